@@ -13,6 +13,15 @@ fn with_orders(partitions: u32) -> Service {
     service
 }
 
+/// With three partitions of ten records.
+fn with_three_times_ten() -> Service {
+    let service = with_orders(3);
+    for partition in 0..3 {
+        append(&service, partition, 10, NOW);
+    }
+    service
+}
+
 async fn commit(service: &Service, group: &str, partition: u32, offset: u64) {
     let row = json!({"topic": "orders", "partition": partition, "offset": offset});
     let body = json!({ "offsets": [row] });
@@ -87,23 +96,14 @@ async fn the_scope_is_every_partition_of_the_topics_that_the_group_has_subscribe
     assert_eq!(lag.state, GroupState::Stable);
     assert_eq!(lag.members, 1);
     assert_eq!(names, ["left", "orders"]);
-    let rows: Vec<_> = lag.topics[1]
-        .partitions
-        .iter()
-        .map(|row| {
-            let lag = row.total.lag;
-            (
-                row.committed_offset.map(Offset::get),
-                lag.lag,
-                lag.lag_ms,
-                row.member.as_deref(),
-            )
-        })
-        .collect();
+    let rows = lag.topics[1].partitions.iter().map(|row| {
+        let (committed, lag) = (row.committed_offset.map(Offset::get), row.total.lag);
+        (committed, lag.lag, lag.lag_ms, row.member.as_deref())
+    });
     // A partition without a committed offset is read from its log start.
     let m1 = Some("m1");
     let wanted = [(Some(4), 6, 1000, m1), (None, 0, 0, m1), (None, 3, 2000, m1)];
-    assert_eq!(rows, wanted);
+    assert_eq!(rows.collect::<Vec<_>>(), wanted);
 }
 
 /// Polls as a member of the group `g`, with the fields in `join`.
@@ -156,10 +156,7 @@ async fn a_member_that_is_gone_before_its_first_commit_leaves_the_lag_behind() {
         ("shared", true),
         ("shared", false),
     ] {
-        let service = with_orders(3);
-        for partition in 0..3 {
-            append(&service, partition, 10, NOW);
-        }
+        let service = with_three_times_ten();
         let body = json!({"topics": ["orders"], "type": kind, "max_records": 1});
         let polled = poll(&service, "m", body).await;
         assert_eq!(polled["records"].as_array().unwrap().len(), 1);
@@ -178,10 +175,7 @@ async fn a_member_that_is_gone_before_its_first_commit_leaves_the_lag_behind() {
 #[tokio::test]
 async fn partitions_without_a_commit_count_beside_those_that_have_one() {
     for kind in ["ordered", "shared", "outside"] {
-        let service = with_orders(3);
-        for partition in 0..3 {
-            append(&service, partition, 10, NOW);
-        }
+        let service = with_three_times_ten();
         if kind == "outside" {
             // As `quipu consume --group` commits, without membership.
             commit(&service, "g", 1, 10).await;
@@ -432,11 +426,8 @@ async fn the_history_has_a_step_every_ten_seconds_by_partition_and_in_total() {
     assert_eq!(by["series"].as_array().unwrap().len(), 1);
     assert_eq!(by["series"][0].get("topic"), None);
     let answer = service.get("/v1/groups/g/lag/history?window_ms=86400000").await;
-    assert_eq!(
-        answer.ok()["total"]["lag"],
-        json!([110]),
-        "one step of five minutes"
-    );
+    let found = &answer.ok()["total"]["lag"];
+    assert_eq!(*found, json!([110]), "one step of five minutes");
 }
 
 #[tokio::test]
@@ -484,9 +475,8 @@ async fn the_picture_is_an_svg_that_no_cache_keeps() {
     assert!(many.contains("Lag of g in orders"), "{many}");
     assert!(many.contains(">4 others<"), "{many}");
     assert!(many.contains("prefers-color-scheme:dark"));
-    let one = service
-        .get("/v1/groups/g/lag.svg?topic=orders&partition=3&theme=light")
-        .await;
+    let uri = "/v1/groups/g/lag.svg?topic=orders&partition=3&theme=light";
+    let one = service.get(uri).await;
     let one = one.text();
     assert!(one.contains("Lag of g in orders/3"), "{one}");
     assert!(one.contains(">40 records<"), "{one}");
@@ -540,12 +530,8 @@ async fn the_picture_in_the_documentation_is_what_the_service_draws() {
         service.set_time(now);
         for partition in 0..4 {
             let index = partition as usize;
-            let burst = if partition == 1 && (70..95).contains(&step) {
-                55
-            } else {
-                0
-            };
-            let produced = 20 + random(20) + burst;
+            let is_burst = partition == 1 && (70..95).contains(&step);
+            let produced = 20 + random(20) + if is_burst { 55 } else { 0 };
             append(&service, partition, produced as usize, now - 200);
             end[index] += produced;
             let is_down = partition == 3 && (140..215).contains(&step);

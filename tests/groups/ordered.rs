@@ -12,6 +12,11 @@ fn quick(ack: &Value) -> Value {
     json!({"ack": ack, "wait_ms": 0, "max_records": 10})
 }
 
+/// [`quick`], from a member that may not have joined yet.
+fn quick_join(ack: &Value) -> Value {
+    json!({"ack": ack, "topics": ["orders"], "max_records": 10, "wait_ms": 0})
+}
+
 async fn orders(partitions: u32, records: u64) -> Service {
     let service = Service::new();
     service.create_topic("orders", partitions).await;
@@ -61,8 +66,7 @@ async fn a_consumer_is_a_loop_of_one_call() {
     let mut seen = Vec::new();
     let mut ack = Value::Null;
     while seen.len() < 25 {
-        let body = json!({"ack": ack, "topics": ["orders"], "max_records": 10, "wait_ms": 0});
-        let polled = take(&service, "a", body).await;
+        let polled = take(&service, "a", quick_join(&ack)).await;
         assert_eq!(polled["assignment"], json!([{"topic": "orders", "partition": 0}]));
         assert_eq!(polled["records"][0]["topic"], "orders");
         seen.extend(offsets(&polled));
@@ -97,11 +101,7 @@ async fn a_lost_answer_is_delivered_again_under_another_name() {
 #[tokio::test]
 async fn a_lost_answer_of_many_partitions_comes_again_before_anything_else() {
     let service = orders(6, 4).await;
-    let poll = async |ack: &Value| {
-        let body = json!({"ack": ack, "topics": ["orders"], "max_records": 10, "wait_ms": 0});
-        let answer = ask(&service, "a", body).await;
-        answer.ok()
-    };
+    let poll = async |ack: &Value| take(&service, "a", quick_join(ack)).await;
     let first = poll(&Value::Null).await;
     for partition in 0..6 {
         service.append_numbers("orders", partition, 4, 20);
@@ -230,25 +230,24 @@ async fn commits_of_a_member_count_while_it_has_the_partition_and_never_go_back(
     let instead = service.post(MEMBERS, member("a")).await.json();
     assert_ne!(instead["epoch"], joined["epoch"]);
     refused(service.post(path, commit(&polled["epoch"], 0, 9)), 409, "fenced").await;
-    let other = "/v1/groups/billing/members/b/commit";
+    let answer = service
+        .post("/v1/groups/billing/members/b/commit", commit(&json!(1), 0, 9))
+        .await;
+    answer.problem(404, "unknown-member");
+    let nothing = json!({"offsets": []});
     refused(
-        service.post(other, commit(&json!(1), 0, 9)),
-        404,
-        "unknown-member",
+        service.put("/v1/groups/billing/offsets", nothing),
+        409,
+        "group-active",
     )
     .await;
-    for (call, body) in [
-        ("offsets", json!({"offsets": []})),
-        ("offsets/reset", json!({"topic": "orders", "to": "latest"})),
-    ] {
-        let uri = format!("/v1/groups/billing/{call}");
-        let answer = if call == "offsets" {
-            service.put(&uri, body).await
-        } else {
-            service.post(&uri, body).await
-        };
-        answer.problem(409, "group-active");
-    }
+    let reset = json!({"topic": "orders", "to": "latest"});
+    refused(
+        service.post("/v1/groups/billing/offsets/reset", reset),
+        409,
+        "group-active",
+    )
+    .await;
     refused(service.delete("/v1/groups/billing"), 409, "group-active").await;
     // A member cannot commit in another member's partition either.
     let other = service.post(MEMBERS, member("b")).await.created();
@@ -263,15 +262,14 @@ async fn commits_of_a_member_count_while_it_has_the_partition_and_never_go_back(
 async fn an_acknowledgement_of_before_a_restart_counts_unless_somebody_else_was_given_the_partition() {
     for somebody_else in [false, true] {
         let service = orders(1, 20).await;
-        let body = |ack: &Value| json!({"ack": ack, "topics": ["orders"], "max_records": 10, "wait_ms": 0});
-        let polled = take(&service, "a", body(&Value::Null)).await;
+        let polled = take(&service, "a", quick_join(&Value::Null)).await;
         let service = service.restart();
         if somebody_else {
-            let of_b = take(&service, "b", body(&Value::Null)).await;
+            let of_b = take(&service, "b", quick_join(&Value::Null)).await;
             assert_eq!(offsets(&of_b).len(), 10);
             leave(&service, "b").await;
         }
-        let next = take(&service, "a", body(&polled["poll_id"])).await;
+        let next = take(&service, "a", quick_join(&polled["poll_id"])).await;
         let expected = if somebody_else { (0, 0) } else { (0, 10) };
         assert_eq!(offsets(&next)[0], expected, "somebody else: {somebody_else}");
     }
@@ -297,28 +295,25 @@ async fn a_group_begins_where_its_first_member_says_and_reads_added_partitions_f
 #[tokio::test]
 async fn wrong_requests_of_members_are_refused_by_name() {
     let service = orders(1, 1).await;
-    let join = MEMBERS;
-    for (body, pointer) in [
-        (json!({"topics": []}), "/topics"),
-        (json!({"topics": ["orders"], "member_id": "a b"}), "/member_id"),
-        (
-            json!({"topics": ["orders"], "session_timeout_ms": 1}),
-            "/session_timeout_ms",
-        ),
-        (json!({"topics": ["orders"], "start": "begin"}), "/start"),
-        (json!({"topics": ["orders"], "type": "queue"}), "/type"),
+    for (name, value) in [
+        ("topics", json!([])),
+        ("member_id", json!("a b")),
+        ("session_timeout_ms", json!(1)),
+        ("start", json!("begin")),
+        ("type", json!("queue")),
     ] {
-        let found = &service.post(join, body).await.problem(400, "invalid-request")["pointer"];
-        assert_eq!(found, pointer);
+        let mut body = json!({"topics": ["orders"]});
+        body[name] = value;
+        service.post(MEMBERS, body).await.invalid(&format!("/{name}"));
     }
-    let answer = service.post(join, json!({"topics": ["nothing"]})).await;
+    let answer = service.post(MEMBERS, json!({"topics": ["nothing"]})).await;
     answer.problem(404, "unknown-topic");
     ask(&service, "a", json!({})).await.problem(404, "unknown-member");
     let path = "/v1/groups/billing/members/a/heartbeat";
     refused(service.post(path, json!({})), 404, "unknown-member").await;
     let answer = service.delete("/v1/groups/billing/members/a").await;
     answer.problem(404, "unknown-member");
-    service.post(join, member("a")).await.with_status(201);
+    join(&service, "a").await;
     for (body, pointer) in [
         (json!({"ack": "nonsense"}), "/ack"),
         (json!({"wait_ms": 60_001}), "/wait_ms"),
@@ -363,14 +358,13 @@ async fn a_member_that_is_silent_gives_its_partitions_up_when_its_session_ends()
 #[tokio::test]
 async fn a_member_that_joins_while_its_group_is_deleted_makes_it_again() {
     let service = orders(1, 1).await;
-    let path = MEMBERS;
-    service.post(path, member("a")).await.with_status(201);
+    join(&service, "a").await;
     leave(&service, "a").await;
     let guard = service.app.groups.alone().await;
     let outside = service.app.groups.begin_outside("billing");
     let outside = outside.expect("nobody is there");
     let router = service.router.clone();
-    let request = http::Request::post(path)
+    let request = http::Request::post(MEMBERS)
         .header("content-type", "application/json")
         .body(axum::body::Body::from(member("b").to_string()));
     let joining = tokio::spawn(tower::ServiceExt::oneshot(router, request.unwrap()));
@@ -388,10 +382,8 @@ async fn a_member_that_joins_while_its_group_is_deleted_makes_it_again() {
 async fn a_reset_is_not_undone_by_an_acknowledgement_of_before_it() {
     for restarts in [false, true] {
         let service = orders(1, 30).await;
-        let path = "/v1/groups/billing/members/a/poll";
-        let body = |ack: &Value| json!({"ack": ack, "topics": ["orders"], "max_records": 10, "wait_ms": 0});
-        let first = service.post(path, body(&Value::Null)).await.json();
-        let second = service.post(path, body(&first["poll_id"])).await.json();
+        let first = take(&service, "a", quick_join(&Value::Null)).await;
+        let second = take(&service, "a", quick_join(&first["poll_id"])).await;
         assert_eq!(offsets(&second)[0], (0, 10));
         let service = if restarts {
             service.restart()
@@ -401,7 +393,7 @@ async fn a_reset_is_not_undone_by_an_acknowledgement_of_before_it() {
         };
         let reset = json!({"topic": "orders", "to": "earliest"});
         expect(service.post("/v1/groups/billing/offsets/reset", reset), 200).await;
-        let third = service.post(path, body(&second["poll_id"])).await.ok();
+        let third = take(&service, "a", quick_join(&second["poll_id"])).await;
         assert_eq!(offsets(&third)[0], (0, 0), "restarts: {restarts}");
         assert_eq!(committed(&service, 0).await, Some(0));
     }
@@ -445,10 +437,9 @@ async fn a_member_that_joins_while_the_group_is_set_goes_on_from_there() {
 #[tokio::test]
 async fn an_epoch_of_before_a_restart_is_stale() {
     let service = orders(1, 1).await;
-    let path = MEMBERS;
-    let before = service.post(path, member("a")).await.created();
+    let before = join(&service, "a").await;
     let service = service.restart();
-    let after = service.post(path, member("a")).await.created();
+    let after = join(&service, "a").await;
     let is_newer = before["epoch"].as_u64() < after["epoch"].as_u64();
     assert!(is_newer, "{before} {after}");
     let body =

@@ -23,7 +23,9 @@ fn at(offset: u64) -> Value {
 fn with_orders(partitions: u32, timestamps: &[i64]) -> Service {
     let service = Service::start();
     service.topic("orders", partitions);
-    service.append_at("orders", 0, timestamps);
+    if !timestamps.is_empty() {
+        service.append_at("orders", 0, timestamps);
+    }
     service
 }
 
@@ -51,10 +53,8 @@ async fn a_commit_makes_the_group_and_is_there_after_a_restart() {
 
 #[tokio::test]
 async fn what_was_read_can_be_committed_as_it_stands() {
-    let service = Service::start();
-    service.topic("orders", 1);
-    let body = json!([at(0)]);
-    commit(&service, "a", body).await;
+    let service = with_orders(1, &[]);
+    commit(&service, "a", json!([at(0)])).await;
     let read = service.get("/v1/groups/a/offsets").await.ok();
     assert_eq!(service.put("/v1/groups/b/offsets", &read).await.ok(), read);
 }
@@ -75,8 +75,7 @@ async fn a_group_with_nothing_committed_exists_once_it_was_made_and_goes_when_it
 async fn a_deleted_group_takes_its_offsets_with_it_and_nobody_elses() {
     let service = with_orders(1, &[1, 2]);
     for group in ["a", "ab"] {
-        let body = json!([at(1)]);
-        commit(&service, group, body).await;
+        commit(&service, group, json!([at(1)])).await;
     }
     service.delete("/v1/groups/a").await;
     commit(&service, "a", json!([])).await;
@@ -113,7 +112,7 @@ async fn lists_are_sorted_and_go_on_after_the_last_name() {
 #[tokio::test]
 async fn a_commit_that_cannot_be_is_refused_at_its_place_and_nothing_is_committed() {
     let service = with_orders(2, &[1, 2, 3]);
-    let good = json!({"topic": "orders", "partition": 0, "offset": 1});
+    let good = at(1);
     let other = json!({"topic": "orders", "partition": 1, "offset": 0});
     let row = |name: &str, value: Value| {
         let mut row = good.clone();
@@ -147,10 +146,8 @@ async fn a_commit_that_cannot_be_is_refused_at_its_place_and_nothing_is_committe
 
 #[tokio::test]
 async fn a_wrong_body_is_400_whether_or_not_the_group_exists() {
-    let service = Service::start();
-    service.topic("orders", 1);
-    let body = json!([at(0)]);
-    commit(&service, "g", body).await;
+    let service = with_orders(1, &[]);
+    commit(&service, "g", json!([at(0)])).await;
     let members = "members members/m/poll members/m/settle members/m/commit members/m/heartbeat";
     for group in ["g", "nobody"] {
         for path in members.split(' ').chain(["redrive", "offsets/reset"]) {
@@ -173,10 +170,8 @@ async fn a_name_that_no_group_can_have_is_refused() {
 
 #[tokio::test]
 async fn a_topic_made_again_under_the_same_name_begins_with_nothing_committed() {
-    let service = Service::start();
-    service.topic("orders", 1);
+    let service = with_orders(1, &[1, 2]);
     service.topic("other", 1);
-    service.append_at("orders", 0, &[1, 2]);
     let offsets = json!([
         {"topic": "orders", "partition": 0, "offset": 2},
         {"topic": "other", "partition": 0, "offset": 0},
@@ -197,10 +192,8 @@ async fn a_topic_made_again_under_the_same_name_begins_with_nothing_committed() 
 
 #[tokio::test]
 async fn offsets_of_a_topic_that_is_gone_are_not_shown_even_if_they_were_not_removed() {
-    let service = Service::start();
-    service.topic("orders", 1);
-    let body = json!([at(0)]);
-    commit(&service, "g", body).await;
+    let service = with_orders(1, &[]);
+    commit(&service, "g", json!([at(0)])).await;
     service.delete_topic("orders", Vec::new());
     assert_eq!(service.get(OFFSETS).await.ok(), json!({"offsets": []}));
     assert_eq!(service.get("/v1/groups/g/lag").await.ok()["topics"], json!([]));
@@ -209,8 +202,8 @@ async fn offsets_of_a_topic_that_is_gone_are_not_shown_even_if_they_were_not_rem
 #[tokio::test]
 async fn a_reset_says_what_it_would_do_and_then_does_it() {
     let service = with_orders(2, &[100, 300, 200, 400]);
-    let expected = json!([{"topic": "orders", "partition": 0, "offset": 2, "metadata": "m"}]);
-    commit(&service, "g", expected).await;
+    let committed = json!([{"topic": "orders", "partition": 0, "offset": 2, "metadata": "m"}]);
+    commit(&service, "g", committed.clone()).await;
     let reset = async |body: Value| service.post(RESET, &body).await;
     let row = |partition, old: Option<u64>, new: u64| {
         json!({"topic": "orders", "partition": partition,
@@ -222,8 +215,7 @@ async fn a_reset_says_what_it_would_do_and_then_does_it() {
     let expected = json!({"dry_run": true, "offsets": [row(0, Some(2), 4), row(1, None, 0)]});
     assert_eq!(answer, expected);
     let offsets = service.get(OFFSETS).await.ok();
-    let expected = json!([{"topic": "orders", "partition": 0, "offset": 2, "metadata": "m"}]);
-    assert_eq!(offsets["offsets"], expected);
+    assert_eq!(offsets["offsets"], committed);
 
     let mut old = 2;
     for (to, new) in [
@@ -255,8 +247,7 @@ async fn a_reset_says_what_it_would_do_and_then_does_it() {
 #[tokio::test]
 async fn a_reset_stays_within_what_is_kept() {
     let service = with_orders(1, &[1, 2, 3, 4]);
-    let body = json!([at(1)]);
-    commit(&service, "g", body).await;
+    commit(&service, "g", json!([at(1)])).await;
     let partition = service.app.log.topic("orders").unwrap().partition(0).unwrap();
     partition.trim(quipu_segments::Offset::new(2)).unwrap();
     for to in [
@@ -270,15 +261,13 @@ async fn a_reset_stays_within_what_is_kept() {
         assert_eq!(answer["offsets"][0]["new_offset"], 2, "{to}");
     }
     // A commit below the log start is taken, and goes on at the log start.
-    let body = json!([at(0)]);
-    commit(&service, "g", body).await;
+    commit(&service, "g", json!([at(0)])).await;
     assert_eq!(service.get("/v1/groups/g/lag").await.ok()["lag"], 2);
 }
 
 #[tokio::test]
 async fn a_reset_that_cannot_be_is_refused_at_its_place() {
-    let service = Service::start();
-    service.topic("orders", 1);
+    let service = with_orders(1, &[]);
     let good = json!({"topic": "orders", "to": "latest"});
     service.post(RESET, &good).await.problem(404, "unknown-group");
     commit(&service, "g", json!([])).await;

@@ -35,12 +35,14 @@ async fn poll(service: &Service, member: &str, ack: &Value, most: u64) -> Value 
     service.post(&path, body).await.ok()
 }
 
+/// The offsets in a list of records, or of places.
+fn offsets_in(rows: &Value) -> Vec<u64> {
+    let rows = rows.as_array().expect("a list").iter();
+    rows.map(|row| row["offset"].as_u64().unwrap()).collect()
+}
+
 fn offsets(polled: &Value) -> Vec<u64> {
-    let records = polled["records"].as_array().expect("records");
-    records
-        .iter()
-        .map(|record| record["offset"].as_u64().unwrap())
-        .collect()
+    offsets_in(&polled["records"])
 }
 
 fn places(offsets: &[u64]) -> Value {
@@ -52,11 +54,12 @@ fn places(offsets: &[u64]) -> Value {
 
 async fn settle(service: &Service, member: &str, body: Value) -> Vec<u64> {
     let path = format!("/v1/groups/workers/members/{member}/settle");
-    let answer = service.post(&path, body).await.ok();
-    let lost = answer["lost"].as_array().expect("lost");
-    lost.iter()
-        .map(|place| place["offset"].as_u64().unwrap())
-        .collect()
+    offsets_in(&service.post(&path, body).await.ok()["lost"])
+}
+
+/// Settles records that the member has all leased.
+async fn settle_all(service: &Service, member: &str, body: Value) {
+    assert_eq!(settle(service, member, body).await, NONE);
 }
 
 async fn committed(service: &Service) -> Option<u64> {
@@ -77,11 +80,9 @@ async fn more_members_than_partitions_share_the_work_and_no_record_is_two_member
         let joined = enter(&service, name, json!({})).await;
         assert_eq!(joined["assignment"], json!([]));
     }
-    let (a, b, c) = (
-        poll(&service, "a", &Value::Null, 3).await,
-        poll(&service, "b", &Value::Null, 3).await,
-        poll(&service, "c", &Value::Null, 100).await,
-    );
+    let a = poll(&service, "a", &Value::Null, 3).await;
+    let b = poll(&service, "b", &Value::Null, 3).await;
+    let c = poll(&service, "c", &Value::Null, 100).await;
     let found = [offsets(&a), offsets(&b), offsets(&c)];
     assert_eq!(found, [vec![0, 1, 2], vec![3, 4, 5], vec![6, 7, 8]]);
     assert_eq!(a["records"][0]["delivery_count"], 1);
@@ -121,13 +122,11 @@ async fn an_accepted_record_is_not_delivered_again_after_a_restart_and_a_leased_
 async fn a_member_that_leaves_with_an_ack_accepts_what_it_had_and_without_one_gives_it_back() {
     let service = jobs(1, 6).await;
     for name in ["a", "b", "c"] {
-        let path = MEMBERS;
-        service.post(path, join(name, json!({}))).await.with_status(201);
+        enter(&service, name, json!({})).await;
     }
     let a = poll(&service, "a", &Value::Null, 3).await;
     let b = poll(&service, "b", &Value::Null, 3).await;
-    let found = settle(&service, "a", json!({"release": places(&[1])})).await;
-    assert_eq!(found, NONE);
+    settle_all(&service, "a", json!({"release": places(&[1])})).await;
     let path = format!("{MEMBERS}/a?ack={}", a["poll_id"].as_str().unwrap());
     service.delete(&path).await.with_status(204);
     expect(service.delete("/v1/groups/workers/members/b"), 204).await;
@@ -143,14 +142,12 @@ async fn released_records_come_again_and_poison_goes_to_the_dead_letters_without
     enter(&service, "a", json!({"max_deliveries": 2})).await;
     poll(&service, "a", &Value::Null, 10).await;
     let body = json!({"release": places(&[1]), "accept": places(&[0, 2])});
-    let found = settle(&service, "a", body).await;
-    assert_eq!(found, NONE);
+    settle_all(&service, "a", body).await;
     let again = poll(&service, "a", &Value::Null, 10).await;
     assert_eq!(offsets(&again), [1]);
     assert_eq!(again["records"][0]["delivery_count"], 2);
     service.append_numbers("jobs", 0, 3, 1);
-    let found = settle(&service, "a", json!({"release": places(&[1])})).await;
-    assert_eq!(found, NONE);
+    settle_all(&service, "a", json!({"release": places(&[1])})).await;
     let others = poll(&service, "a", &Value::Null, 10).await;
     // The other record's second delivery was its last.
     assert_eq!(offsets(&others), [3]);
@@ -207,17 +204,12 @@ async fn a_lease_that_runs_out_counts_and_its_record_goes_to_another_member() {
     let body = json!({"accept": places(&[0]), "extend": places(&[0])});
     let found = settle(&service, "a", body).await;
     assert_eq!(found, [0, 0]);
-    assert_eq!(settle(&service, "b", json!({"extend": places(&[0])})).await, NONE);
+    settle_all(&service, "b", json!({"extend": places(&[0])})).await;
     // A member that leaves gives back its records; the third delivery is the last.
     expect(service.delete("/v1/groups/workers/members/b"), 204).await;
     assert_eq!(offsets(&poll(&service, "a", &Value::Null, 10).await), [0]);
-    while service
-        .get("/v1/topics/jobs.dlq/partitions/0/records?offset=earliest")
-        .await
-        .status
-        != 200
-        || committed(&service).await != Some(1)
-    {
+    let dead = "/v1/topics/jobs.dlq/partitions/0/records?offset=earliest";
+    while service.get(dead).await.status != 200 || committed(&service).await != Some(1) {
         tokio::task::yield_now().await;
     }
     let dead = fetch(&service, "jobs.dlq").await;
@@ -232,7 +224,7 @@ async fn a_delayed_release_waits_and_a_lost_answer_comes_back_when_its_leases_en
     enter(&service, "a", json!({"lease_ms": 150})).await;
     poll(&service, "a", &Value::Null, 1).await;
     let release = json!([{"topic": "jobs", "partition": 0, "offset": 0, "delay_ms": 86_400_000}]);
-    assert_eq!(settle(&service, "a", json!({"release": release})).await, NONE);
+    settle_all(&service, "a", json!({"release": release})).await;
     // Record 0 is delayed, so this poll leases record 1; its answer counts as lost.
     assert_eq!(offsets(&poll(&service, "a", &Value::Null, 10).await), [1]);
     // No record is leased twice at once.
@@ -258,30 +250,24 @@ async fn groups_keep_their_type_and_settings() {
     expect(service.post(path, join("a", json!({"lease_ms": 1000}))), 201).await;
     expect(service.post(path, join("b", json!({"lease_ms": 1000}))), 201).await;
     service.post(path, join("c", json!({}))).await.with_status(201);
-    let answer = service.post(path, join("d", json!({"lease_ms": 2000}))).await;
-    answer.problem(409, "group-settings-differ");
-    let answer = service.post(path, json!({"topics": ["jobs"]})).await;
-    answer.problem(409, "group-type-mismatch");
     let body = json!({"topics": ["jobs"], "member_id": "a"});
     expect(service.post("/v1/groups/plain/members", body), 201).await;
-    let answer = service
-        .post("/v1/groups/plain/members", join("b", json!({})))
-        .await;
-    answer.problem(409, "group-type-mismatch");
-    let answer = service.post("/v1/groups/plain/members/a/settle", json!({})).await;
-    answer.problem(409, "group-type-mismatch");
-    let body = json!({"dead_letter_topic": "x"});
-    let answer = service.post("/v1/groups/plain/redrive", body).await;
-    answer.problem(409, "group-type-mismatch");
-    let body = json!({"dead_letter_topic": "x"});
-    let answer = service.post("/v1/groups/none/redrive", body).await;
-    answer.problem(404, "unknown-group");
-    let body = json!({"dead_letter_topic": "x"});
-    let answer = service.post("/v1/groups/workers/redrive", body).await;
-    answer.problem(404, "unknown-topic");
-    let body = json!({"accepted": []});
-    let answer = service.post("/v1/groups/workers/members/a/settle", body).await;
-    answer.problem(400, "invalid-request");
+    let to_x = json!({"dead_letter_topic": "x"});
+    let other = join("d", json!({"lease_ms": 2000}));
+    let (ordered, typo) = (json!({"topics": ["jobs"]}), json!({"accepted": []}));
+    for (path, body, status, code) in [
+        ("workers/members", other, 409, "group-settings-differ"),
+        ("workers/members", ordered, 409, "group-type-mismatch"),
+        ("plain/members", join("b", json!({})), 409, "group-type-mismatch"),
+        ("plain/members/a/settle", json!({}), 409, "group-type-mismatch"),
+        ("plain/redrive", to_x.clone(), 409, "group-type-mismatch"),
+        ("none/redrive", to_x.clone(), 404, "unknown-group"),
+        ("workers/redrive", to_x, 404, "unknown-topic"),
+        ("workers/members/a/settle", typo, 400, "invalid-request"),
+    ] {
+        let answer = service.post(&format!("/v1/groups/{path}"), body).await;
+        answer.problem(status, code);
+    }
 }
 
 #[tokio::test]
@@ -311,7 +297,6 @@ async fn what_a_member_has_leased_stays_its_own_when_it_subscribes_to_something_
     service.post(path, other).await.with_status(200);
     enter(&service, "b", json!({})).await;
     assert_eq!(offsets(&poll(&service, "b", &Value::Null, 10).await), NONE);
-    let found = settle(&service, "a", json!({"accept": places(&[0, 1, 2])})).await;
-    assert_eq!(found, NONE);
+    settle_all(&service, "a", json!({"accept": places(&[0, 1, 2])})).await;
     assert_eq!(committed(&service).await, Some(3));
 }

@@ -49,24 +49,24 @@ fn append_keyed(service: &Service, topic: &str, partition: u32, key: Option<&str
 fn lines(answer: &Answer) -> Vec<Value> {
     let text = answer.text();
     assert!(text.is_empty() || text.ends_with('\n'), "{text:?}");
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    parsed(text)
+}
+
+fn parsed(lines: &str) -> Vec<Value> {
+    let lines = lines.lines();
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// `partition/offset` of each record.
 fn places(records: &[Value]) -> Vec<String> {
-    records
-        .iter()
-        .map(|record| format!("{}/{}", record["partition"], record["offset"]))
-        .collect()
+    let place = |record: &Value| format!("{}/{}", record["partition"], record["offset"]);
+    records.iter().map(place).collect()
 }
 
 /// The places of a whole stream of lines.
 async fn replay(service: &Service, query: &str) -> Vec<String> {
-    places(&lines(
-        &service.get(&format!("{T}?{query}")).await.with_status(200),
-    ))
+    let answer = service.get(&format!("{T}?{query}")).await;
+    places(&lines(&answer.with_status(200)))
 }
 
 /// Checks for a refusal: a 400 that names a parameter, or another status with a code.
@@ -111,11 +111,8 @@ fn assert_error(event: &Event, code: &str) {
 }
 
 fn records(events: &[Event]) -> Vec<Value> {
-    events
-        .iter()
-        .filter(|event| event.name == "record")
-        .map(Event::json)
-        .collect()
+    let records = events.iter().filter(|event| event.name == "record");
+    records.map(Event::json).collect()
 }
 
 /// The first `id`, which may come before any event.
@@ -178,10 +175,7 @@ impl Live {
             if let Some(end) = self.text.iter().rposition(|byte| *byte == b'\n') {
                 let rest = self.text.split_off(end + 1);
                 let whole = String::from_utf8(std::mem::replace(&mut self.text, rest)).unwrap();
-                return whole
-                    .lines()
-                    .map(|line| serde_json::from_str(line).unwrap())
-                    .collect();
+                return parsed(&whole);
             }
             let answer = self.chunk().await;
             let chunk = answer.expect("it goes on").expect("it does not break off");
