@@ -5,13 +5,13 @@
 mod support;
 
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use axum::body::Body;
 use http::Method;
 use quipu::formats::partitioner::partition_of_key;
 use serde_json::{Value, json};
-use support::{Answer, Server, Service, expect, has, invalid, refused};
+use support::service::Headers;
+use support::{Answer, Sample, Server, Service, expect, has, invalid, python_with, refused};
 
 const RECORDS: &str = "/v1/topics/t/records";
 const EVENT: &str = "application/cloudevents+json";
@@ -25,15 +25,8 @@ const CE: [(&str, &str); 4] = [
 
 async fn service(partitions: u32) -> Service {
     let service = Service::new();
-    let spec = json!({"partitions": partitions});
-    service.put("/v1/topics/t", spec).await.with_status(201);
+    service.create_topic("t", partitions).await;
     service
-}
-
-async fn post(service: &Service, uri: &str, content_type: &str, body: impl Into<Body>) -> Answer {
-    service
-        .send(Method::POST, uri, &[("content-type", content_type)], body)
-        .await
 }
 
 async fn binary(service: &Service, uri: &str, more: &[(&str, &str)], body: &str) -> Answer {
@@ -74,9 +67,11 @@ async fn an_event_is_a_record_as_the_kafka_binding_has_it_in_every_mode() {
         "datacontenttype": "application/json", "retries": 5, "data": {"total": 1}});
     let sent = event("a-1", body);
     let content_type = "application/cloudevents+json; charset=UTF-8";
-    let one = post(&service, RECORDS, content_type, sent.to_string()).await;
+    let one = service.post_as(RECORDS, content_type, sent.to_string()).await;
     assert_eq!(one.ok(), json!({"offsets": [{"partition": 0, "offset": 0}]}));
-    let two = post(&service, RECORDS, BATCH, json!([sent, sent]).to_string()).await;
+    let two = service
+        .post_as(RECORDS, BATCH, json!([sent, sent]).to_string())
+        .await;
     let expected = json!({"offsets": [{"partition": 0, "offset": 1}, {"partition": 0, "offset": 2}]});
     assert_eq!(two.ok(), expected);
     let more = [
@@ -107,14 +102,14 @@ async fn the_key_chooses_the_partition_unless_the_query_does() {
     let service = service(6).await;
     let rows = (0..20).map(|n| event("x", json!({"partitionkey": format!("k{n}")})));
     let batch: Vec<Value> = rows.collect();
-    let reply = post(&service, RECORDS, BATCH, json!(batch).to_string()).await;
+    let reply = service.post_as(RECORDS, BATCH, json!(batch).to_string()).await;
     let answer = reply.ok();
     for (n, position) in answer["offsets"].as_array().unwrap().iter().enumerate() {
         let found = &position["partition"];
         assert_eq!(found, partition_of_key(format!("k{n}").as_bytes(), 6));
     }
     let to = format!("{RECORDS}?partition=4");
-    let answer = post(&service, &to, BATCH, json!(batch).to_string()).await.ok();
+    let answer = service.post_as(&to, BATCH, json!(batch).to_string()).await.ok();
     let positions = answer["offsets"].as_array().unwrap();
     assert!(positions.iter().all(|position| position["partition"] == 4));
     binary(&service, &to, &[], "x").await.with_status(200);
@@ -124,22 +119,25 @@ async fn the_key_chooses_the_partition_unless_the_query_does() {
         ("x", 400, "invalid-request"),
     ] {
         let uri = format!("{RECORDS}?partition={partition}");
-        let answer = post(&service, &uri, BATCH, json!(batch).to_string()).await;
+        let answer = service.post_as(&uri, BATCH, json!(batch).to_string()).await;
         assert_eq!(answer.problem(status, code)["pointer"], "partition");
     }
-    let answer = post(&service, &format!("{RECORDS}?key=a"), EVENT, batch[0].to_string()).await;
+    let answer = service
+        .post_as(&format!("{RECORDS}?key=a"), EVENT, batch[0].to_string())
+        .await;
     answer.invalid("key");
 }
 
 #[tokio::test]
 async fn events_outrank_the_content_type_and_a_type_of_whole_events_outranks_headers() {
     let service = service(1).await;
-    for content_type in [
+    let types = [
         "application/json",
         "application/x-ndjson",
         "application/vnd.apache.kafka.record-batch",
         "text/plain",
-    ] {
+    ];
+    for content_type in types {
         let answer = binary(&service, RECORDS, &[("content-type", content_type)], "{not json").await;
         answer.with_status(200);
     }
@@ -148,12 +146,7 @@ async fn events_outrank_the_content_type_and_a_type_of_whole_events_outranks_hea
     let answer = binary(&service, RECORDS, &headers, &structured.to_string()).await;
     answer.with_status(200);
     let records = records(&service, 0).await;
-    for (record, content_type) in records.iter().zip([
-        "application/json",
-        "application/x-ndjson",
-        "application/vnd.apache.kafka.record-batch",
-        "text/plain",
-    ]) {
+    for (record, content_type) in records.iter().zip(types) {
         assert_eq!(record["headers"]["content-type"], content_type);
         assert_eq!(record["value_base64"], "e25vdCBqc29u");
     }
@@ -188,7 +181,7 @@ async fn what_is_wrong_is_named_and_nothing_of_the_request_is_stored() {
         (BATCH, json!([good, without_source]).to_string(), "/1/source"),
         (BATCH, json!([good, fraction]).to_string(), "/1/x"),
     ] {
-        let answer = post(&service, RECORDS, content_type, body.clone()).await;
+        let answer = service.post_as(RECORDS, content_type, body.clone()).await;
         let problem = answer.problem(400, "invalid-request");
         assert_eq!(problem["pointer"], pointer, "{body}");
         assert_eq!(problem["outcome"], "none");
@@ -221,7 +214,7 @@ async fn limits_are_those_of_records_and_name_the_event() {
         event("1", Value::Object(many)),
     ] {
         let body = json!([{"specversion": "1.0", "id": "1", "source": "s", "type": "t"}, event]);
-        let answer = post(&service, RECORDS, BATCH, body.to_string()).await;
+        let answer = service.post_as(RECORDS, BATCH, body.to_string()).await;
         assert_eq!(answer.problem(413, "record-too-large")["pointer"], "/1");
     }
     refused(binary(&service, RECORDS, &[], &large), 413, "record-too-large").await;
@@ -233,8 +226,8 @@ async fn a_condition_and_a_coding_work_as_for_records() {
     let service = service(2).await;
     let one = event("1", json!({"data": 1})).to_string();
     let at = |offset: u64| format!("{RECORDS}?partition=1&ack=durable&expected_offset={offset}");
-    post(&service, &at(0), EVENT, one.clone()).await.with_status(200);
-    let answer = &post(&service, &at(0), EVENT, one.clone()).await;
+    service.post_as(&at(0), EVENT, one.clone()).await.with_status(200);
+    let answer = &service.post_as(&at(0), EVENT, one.clone()).await;
     let found = &answer.problem(412, "offset-mismatch")["end_offset"];
     assert_eq!(found, 1);
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -260,17 +253,9 @@ async fn the_trace_of_the_request_and_that_of_the_event_stay_apart() {
 #[tokio::test]
 async fn any_record_is_fetched_as_an_event() {
     let service = service(2).await;
-    service.append(
-        "t",
-        1,
-        false,
-        &[(
-            1_357_035_420_000,
-            Some(b"k"),
-            Some(b"{\"a\": 1}"),
-            &[(b"h", Some(b"x")), (b"H", Some(b"y"))],
-        )],
-    );
+    let headers: Headers<'_> = &[(b"h", Some(b"x")), (b"H", Some(b"y"))];
+    let sample: Sample<'_> = (1_357_035_420_000, Some(b"k"), Some(b"{\"a\": 1}"), headers);
+    service.append("t", 1, false, &[sample]);
     let at = |offset: u64| {
         json!({"specversion": "1.0", "id": format!("t/1/{offset}"),
         "source": "/v1/topics/t/partitions/1", "type": "quipu.record"})
@@ -299,7 +284,7 @@ async fn any_record_is_fetched_as_an_event() {
     assert_eq!(answer.text(), "[]\n");
     // Fetched events can be produced again, and still say where they came from.
     let fetched = service.get_as(&range(1, "offset=0"), BATCH).await;
-    expect(post(&service, RECORDS, BATCH, fetched.body.clone()), 200).await;
+    expect(service.post_as(RECORDS, BATCH, fetched.body.clone()), 200).await;
     let copied = [events(&service, 0).await, events(&service, 1).await].concat();
     assert_eq!(copied.len(), 2);
     assert_eq!(copied[0], copied[1]);
@@ -328,8 +313,8 @@ async fn a_stream_gives_structured_events_where_the_query_or_the_client_asks_for
     const STREAM: &str = "text/event-stream";
     let service = service(1).await;
     let sent = event("a", json!({"data": {"n": [1, 2]}, "subject": "x"}));
-    expect(post(&service, RECORDS, EVENT, sent.to_string()), 200).await;
-    expect(post(&service, RECORDS, "text/plain", "plain\ntext"), 200).await;
+    expect(service.post_as(RECORDS, EVENT, sent.to_string()), 200).await;
+    expect(service.post_as(RECORDS, "text/plain", "plain\ntext"), 200).await;
 
     let structured = |text: &str| -> Vec<Value> {
         let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
@@ -360,16 +345,10 @@ async fn a_stream_gives_structured_events_where_the_query_or_the_client_asks_for
 
 #[test]
 fn the_python_sdk_sends_in_every_mode_and_reads_what_comes_back() {
-    let python = std::env::var_os("QUIPU_TEST_PYTHON").unwrap_or_else(|| "python3".into());
-    let available = Command::new(&python)
-        .args(["-c", "import cloudevents.core.bindings.http"])
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !available {
+    let Some(python) = python_with("import cloudevents.core.bindings.http") else {
         println!("skipped: no Python with the package cloudevents");
         return;
-    }
+    };
     let directory = tempfile::tempdir().expect("a temporary directory");
     let server = Server::start(&directory.path().join("data"));
     server.create_topic("t", 1);

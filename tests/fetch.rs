@@ -58,10 +58,8 @@ async fn trim(service: &Service, before: u64) {
 /// The numbers in the records of a JSON answer.
 fn numbers(answer: &Answer) -> Vec<u64> {
     let answer = answer.json();
-    let records = answer["records"].as_array().unwrap().iter();
-    records
-        .map(|record| record["value"]["n"].as_u64().unwrap())
-        .collect()
+    let number = |record: &Value| record["value"]["n"].as_u64().unwrap();
+    answer["records"].as_array().unwrap().iter().map(number).collect()
 }
 
 fn positions(answer: &Answer) -> [Option<u64>; 3] {
@@ -72,10 +70,8 @@ fn positions(answer: &Answer) -> [Option<u64>; 3] {
 #[tokio::test]
 async fn a_json_answer_has_the_fields_and_the_order_of_the_contract() {
     let service = service().await;
-    let (value, headers) = (
-        br#"{"event":"FlightDeparted"}"#,
-        [(&b"type"[..], Some(&b"FlightDeparted"[..]))],
-    );
+    let value = br#"{"event":"FlightDeparted"}"#;
+    let headers = [(&b"type"[..], Some(&b"FlightDeparted"[..]))];
     let sample: Sample<'_> = (1_357_035_420_000, Some(b"N14228"), Some(value), &headers);
     service.append("t", 0, true, &[sample]);
     service.append("t", 0, false, &[(7, None, None, &[])]);
@@ -126,10 +122,8 @@ async fn batches_are_given_whole_as_they_are_stored() {
     let whole = fetch_as(&service, "offset=0", BATCHES).await;
     assert_eq!(whole.header("content-type"), Some(BATCHES));
     assert_eq!(positions(&whole), [Some(30), Some(0), Some(30)]);
-    assert_eq!(
-        whole.header("content-length"),
-        Some(&*whole.body.len().to_string())
-    );
+    let length = whole.body.len().to_string();
+    assert_eq!(whole.header("content-length"), Some(&*length));
     let ranges = |answer: &Answer| -> Vec<(u64, u64)> {
         Batches::new(&answer.body)
             .map(|batch| {
@@ -412,9 +406,8 @@ async fn poll(service: &Service, query: &str, meanwhile: impl AsyncFnOnce()) -> 
         });
         answer
     });
-    polled
-        .await
-        .expect("the poll ends when there is a reason, not by its time")
+    let ended = polled.await;
+    ended.expect("the poll ends when there is a reason, not by its time")
 }
 
 #[tokio::test]
@@ -428,10 +421,8 @@ async fn a_poll_ends_when_a_record_comes() {
     ] {
         let answer = poll(&service, query, async || {
             service.append_numbers("t", 0, first, 1);
-        })
-        .await
-        .with_status(200);
-        assert_eq!(numbers(&answer), [first], "{query}");
+        });
+        assert_eq!(numbers(&answer.await.with_status(200)), [first], "{query}");
     }
 }
 
@@ -460,16 +451,13 @@ async fn a_poll_waits_for_min_bytes_or_the_time_where_it_ends() {
         tokio::task::yield_now().await;
         let text = format!("{{\"n\":31,\"pad\":\"{}\"}}", "x".repeat(1000));
         service.append("t", 0, true, &[(31_000, None, Some(text.as_bytes()), &[])]);
-    })
-    .await
-    .with_status(200);
-    assert_eq!(numbers(&answer), [29, 30, 31]);
+    });
+    assert_eq!(numbers(&answer.await.with_status(200)), [29, 30, 31]);
     // It does not pass a time that comes meanwhile.
     let answer = poll(&service, "offset=32&until=40000&min_bytes=1000000", async || {
         service.append_numbers("t", 0, 39, 3);
-    })
-    .await
-    .with_status(200);
+    });
+    let answer = answer.await.with_status(200);
     assert_eq!(numbers(&answer), [39]);
     assert_eq!(answer.json()["next_offset"], 33);
 }
@@ -620,19 +608,15 @@ async fn what_was_fetched_can_be_produced_again_as_it_stands() {
         (b"b", Some("ü".as_bytes())),
         (b"c", None),
     ];
-    service.append(
-        "t",
-        0,
-        false,
-        &[
-            (1, Some(b"k\"\n"), Some(b"{\"a\" : 1.50}"), headers),
-            (2, Some(b"\xfe"), Some(b"not JSON"), &[]),
-            (3, Some(b""), Some(b"null"), &[]),
-            (4, None, Some(b""), &[]),
-            (5, None, None, &[]),
-            (6, None, Some(b"{\n}"), &[]),
-        ],
-    );
+    let samples: &[Sample<'_>] = &[
+        (1, Some(b"k\"\n"), Some(b"{\"a\" : 1.50}"), headers),
+        (2, Some(b"\xfe"), Some(b"not JSON"), &[]),
+        (3, Some(b""), Some(b"null"), &[]),
+        (4, None, Some(b""), &[]),
+        (5, None, None, &[]),
+        (6, None, Some(b"{\n}"), &[]),
+    ];
+    service.append("t", 0, false, samples);
     let lines = fetch_as(&service, "offset=0", NDJSON).await;
     let produced = service.post_as("/v1/topics/lines/records", NDJSON, lines.body.clone());
     expect(produced, 200).await;
@@ -648,9 +632,8 @@ async fn what_was_fetched_can_be_produced_again_as_it_stands() {
     expect(service.post_as(uri, "application/json", body), 200).await;
     let uri = "/v1/topics/document/partitions/0/records?offset=0";
     let copied = service.get(uri).await.with_status(200);
-    let renamed = document
-        .text()
-        .replace("\"topic\":\"t\"", "\"topic\":\"document\"");
+    let text = document.text();
+    let renamed = text.replace("\"topic\":\"t\"", "\"topic\":\"document\"");
     assert_eq!(copied.text(), renamed);
 }
 
@@ -673,20 +656,13 @@ fn values() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn stored() -> impl Strategy<Value = Stored> {
-    let header_value = prop::option::of(prop_oneof![
-        prop::collection::vec(any::<u8>(), 0..8),
-        any::<String>().prop_map(String::into_bytes)
-    ]);
-    let key = prop_oneof![
-        prop::collection::vec(any::<u8>(), 0..20),
-        any::<String>().prop_map(String::into_bytes)
-    ];
-    (
-        0..i64::MAX / 2,
-        prop::option::of(key),
-        prop::option::of(values()),
-        prop::collection::vec(("[ab\"ü]{0,2}", header_value), 0..5),
-    )
+    let bytes_or_text = |below: usize| {
+        let bytes = prop::collection::vec(any::<u8>(), 0..below);
+        prop::option::of(prop_oneof![bytes, any::<String>().prop_map(String::into_bytes)])
+    };
+    let headers = prop::collection::vec(("[ab\"ü]{0,2}", bytes_or_text(8)), 0..5);
+    let value = prop::option::of(values());
+    (0..i64::MAX / 2, bytes_or_text(20), value, headers)
 }
 
 /// Parses a rendered record as a producer's request would be, with the values' text unchanged.

@@ -18,7 +18,7 @@ use flate2::read::GzDecoder;
 use quipu::formats::partitioner::partition_of_key;
 use serde_json::json;
 use serde_json::value::RawValue;
-use support::{Server, has, read_partition};
+use support::{Server, has, python_with, read_partition};
 
 const TOPIC: &str = "flights";
 const PARTITIONS: u32 = 6;
@@ -112,10 +112,8 @@ fn check_contents(server: &Server, expected: &[Vec<&Flight>]) {
             let flight = flights.next().expect("no more than were sent");
             let at = format!("offset {} of {partition}", record.offset);
             assert_eq!(record.value.get(), flight.value.get(), "{at}");
-            let found = record.key.as_deref();
-            assert_eq!(found, Some(flight.key), "offset {} of {partition}", record.offset);
-            let found = record.timestamp;
-            assert_eq!(found, flight.timestamp, "offset {} of {partition}", record.offset);
+            assert_eq!(record.key.as_deref(), Some(flight.key), "{at}");
+            assert_eq!(record.timestamp, flight.timestamp, "{at}");
         });
         assert_eq!(flights.len(), 0, "missing at the end of {partition}");
     }
@@ -161,16 +159,10 @@ from kafka.partitioner.default import murmur2
 for line in sys.stdin:
     print((murmur2(line.rstrip('\\n').encode()) & 0x7fffffff) % int(sys.argv[1]))
 ";
-    let python = std::env::var_os("QUIPU_TEST_PYTHON").unwrap_or_else(|| "python3".into());
-    let available = Command::new(&python)
-        .args(["-c", "from kafka.partitioner.default import murmur2"])
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !available {
+    let Some(python) = python_with("from kafka.partitioner.default import murmur2") else {
         println!("not compared with kafka-python, which is not installed");
         return;
-    }
+    };
     let keys = flights.iter().map(|flight| flight.key);
     let home = |key: &str| partition_of_key(key.as_bytes(), PARTITIONS);
     let keys: BTreeMap<&str, u32> = keys.map(|key| (key, home(key))).collect();

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 pub use client::{Answer, Connection, Fetched, contains, has, read_partition, says};
 pub use clock::NOW;
-pub use process::Server;
+pub use process::{Server, python_with};
 pub use service::{JSON, Sample, Service, expect, invalid, refused, request};
 
 /// Ends a test that hangs.

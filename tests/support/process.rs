@@ -1,6 +1,6 @@
 //! The real binary in a process of its own.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -95,11 +95,8 @@ impl Server {
                 let status = server.wait();
                 return Err(format!("{}{line}ended with {status}", server.log()));
             }
-            assert!(
-                begin.elapsed() < PATIENCE,
-                "not ready; the log says:\n{}",
-                server.log()
-            );
+            let is_late = begin.elapsed() >= PATIENCE;
+            assert!(!is_late, "not ready; the log says:\n{}", server.log());
             std::thread::yield_now();
         }
         server.ready_after = begin.elapsed();
@@ -149,10 +146,7 @@ impl Server {
 
     /// One request on a connection of its own, which must be answered with `status`.
     pub fn expect(&self, status: u16, method: &str, path: &str, content_type: &str, body: &[u8]) -> Value {
-        let answer = self
-            .connect()
-            .request(method, path, content_type, body)
-            .expect("an answer");
+        let answer = self.connect().call(method, path, content_type, body);
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
         answer.json_or_null()
     }
@@ -188,11 +182,8 @@ impl Server {
             if let Some(status) = self.child.try_wait().expect("it was started here") {
                 return status;
             }
-            assert!(
-                begin.elapsed() < PATIENCE,
-                "does not end; the log says:\n{}",
-                self.log()
-            );
+            let is_late = begin.elapsed() >= PATIENCE;
+            assert!(!is_late, "does not end; the log says:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -208,6 +199,14 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The Python of `QUIPU_TEST_PYTHON`, else `python3`; `None` if it cannot run this import.
+pub fn python_with(import: &str) -> Option<OsString> {
+    let python = std::env::var_os("QUIPU_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let mut probe = Command::new(&python);
+    let status = probe.args(["-c", import]).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success()).then_some(python)
 }
 
 /// Removes the settings of the tests' own environment, which are not meant for the servers that they start.
