@@ -206,9 +206,7 @@ fn producers_are_refused_before_memory_grows_reads_go_on_and_nothing_acknowledge
         // More calls wait for the disk than there are threads for them, and reads still go on.
         let mut waiting: Vec<Connection> = (0..600).map(|_| connect()).collect();
         for connection in &mut waiting {
-            connection
-                .send_head("DELETE", "/v1/topics/t/partitions/0/records?before=0", "")
-                .unwrap();
+            connection.begin("DELETE", "/v1/topics/t/partitions/0/records?before=0", "");
         }
         let mut other = connect();
         for _ in 0..20 {

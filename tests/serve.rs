@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::Shutdown;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::Signal;
@@ -19,12 +19,7 @@ const OFFSETS: &str = "/v1/groups/g/offsets";
 const NONE: &[u8] = b"{\"offsets\":[]}";
 const JSON: &str = "application/json";
 /// Small sizes, so that a log is created fast.
-const SMALL: [&str; 4] = [
-    "--journal-file-bytes",
-    "4194304",
-    "--max-request-bytes",
-    "1048576",
-];
+const SMALL: &str = "--journal-file-bytes 4194304 --max-request-bytes 1048576";
 const LIVE: &str = "/health/live";
 const RECORDS: &str = "/v1/topics/t/records";
 
@@ -34,7 +29,7 @@ fn temporary() -> TempDir {
 
 /// Starts a server with these flags on the directory `data` in `dir`.
 fn start(dir: &TempDir, flags: &str) -> Server {
-    let flags = format!("{} {flags}", SMALL.join(" "));
+    let flags = format!("{SMALL} {flags}");
     Server::start_with_flags(&dir.path().join("data"), &flags, &[])
 }
 
@@ -49,7 +44,7 @@ fn started(flags: &str) -> (TempDir, Server) {
 fn quipu(data: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
     command.env_clear().args(["serve", "--listen", "127.0.0.1:0"]);
-    command.args(SMALL).arg("--data").arg(data).args(flags);
+    command.args(SMALL.split(' ')).arg("--data").arg(data).args(flags);
     command.stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -58,14 +53,10 @@ fn quipu(data: &Path, flags: &[&str]) -> Command {
 /// Runs a server that must not start; returns the one line that says why.
 #[track_caller]
 fn refusal(command: &mut Command) -> String {
-    let Output {
-        status,
-        stderr,
-        stdout,
-    } = command.output().expect("the binary runs");
-    let text = String::from_utf8(stderr).expect("text");
-    assert!(stdout.is_empty(), "{stdout:?}");
-    assert_eq!(status.code(), Some(1), "{text}");
+    let output = command.output().expect("the binary runs");
+    let text = String::from_utf8(output.stderr).expect("text");
+    assert!(output.stdout.is_empty(), "{:?}", output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");
     text
 }
@@ -202,9 +193,7 @@ fn what_is_acknowledged_under_load_before_a_stop_is_what_is_stored() {
     assert_eq!(server.wait().code(), Some(0));
     let topic = start(&dir, "").get("/v1/topics/t");
     let ends = topic["partitions"].as_array().unwrap().iter();
-    let stored: u64 = ends
-        .map(|partition| partition["end_offset"].as_u64().unwrap())
-        .sum();
+    let stored: u64 = ends.map(|row| row["end_offset"].as_u64().unwrap()).sum();
     assert_eq!(stored, acknowledged.into_inner());
 }
 

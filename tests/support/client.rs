@@ -363,9 +363,7 @@ pub fn read_partition(
         let path = format!(
             "/v1/topics/{topic}/partitions/{partition}/records?offset={offset}&max_records=100000&max_bytes=8388608"
         );
-        let answer = connection
-            .get_as(&path, "application/x-ndjson")
-            .expect("an answer");
+        let answer = connection.ask_as(&path, "application/x-ndjson");
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         for line in answer.body.split_inclusive(|byte| *byte == b'\n') {
             assert_eq!(line.last(), Some(&b'\n'), "an unfinished line");

@@ -82,17 +82,11 @@ impl Service {
 
     /// Closes the log, lets `change` change the data directory, and opens the log again.
     pub fn restart_after(self, change: impl FnOnce(&Path)) -> Self {
-        let Self {
-            app,
-            router,
-            clock,
-            dir,
-        } = self;
-        app.log.close().expect("the log closes");
-        let config = app.config.clone();
-        drop((app, router));
-        change(dir.path());
-        Self::over(dir, config, clock)
+        self.app.log.close().expect("the log closes");
+        let config = self.app.config.clone();
+        drop((self.app, self.router));
+        change(self.dir.path());
+        Self::over(self.dir, config, self.clock)
     }
 
     /// Sets the wall time, in milliseconds.
@@ -164,8 +158,8 @@ impl Service {
 
     /// POST with a body of any type.
     pub async fn post_as(&self, uri: &str, media_type: &str, body: impl Into<Body>) -> Answer {
-        self.send(Method::POST, uri, &[("content-type", media_type)], body)
-            .await
+        let headers = [("content-type", media_type)];
+        self.send(Method::POST, uri, &headers, body).await
     }
 
     /// Makes a topic over the API.
@@ -185,10 +179,8 @@ impl Service {
     }
 
     pub fn delete_topic(&self, name: &str, state: Vec<StateChange>) {
-        self.app
-            .log
-            .delete_topic(name, state)
-            .expect("the topic is deleted");
+        let deleted = self.app.log.delete_topic(name, state);
+        deleted.expect("the topic is deleted");
     }
 
     pub fn partition(&self, topic: &str, index: u32) -> Arc<Partition> {
@@ -219,9 +211,8 @@ impl Service {
 
     /// Appends one record with the value `1` for each timestamp, in one batch.
     pub fn append_at(&self, topic: &str, index: u32, timestamps: &[i64]) {
-        let samples = timestamps
-            .iter()
-            .map(|time| (*time, None, Some(&b"1"[..]), &[][..]));
+        let times = timestamps.iter();
+        let samples = times.map(|time| (*time, None, Some(&b"1"[..]), &[][..]));
         self.append(topic, index, true, &samples.collect::<Vec<Sample<'_>>>());
     }
 
@@ -230,10 +221,8 @@ impl Service {
         let answer = self.get("/metrics").await;
         let mut lines = answer.text().lines();
         let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value
-            .unwrap_or_else(|| panic!("{name} is not in {}", answer.text()))
-            .parse()
-            .expect("a number")
+        let value = value.unwrap_or_else(|| panic!("{name} is not in {}", answer.text()));
+        value.parse().expect("a number")
     }
 }
 

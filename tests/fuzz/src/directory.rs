@@ -246,12 +246,8 @@ fn positions(log: &Log) -> BTreeMap<String, Positions> {
 }
 
 fn read_all(partition: &Arc<Partition>) {
-    let Positions {
-        log_start_offset,
-        end_offset,
-        ..
-    } = partition.positions();
-    let mut from = log_start_offset;
+    let positions = partition.positions();
+    let (mut from, end_offset) = (positions.log_start_offset, positions.end_offset);
     for _ in 0..MOST_READS {
         if from >= end_offset {
             return;
