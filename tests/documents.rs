@@ -72,10 +72,9 @@ fn blocks(document: &str) -> Vec<Block> {
                 block.text.push('\n');
             }
             (None, Some(info)) => {
-                let (line, info) = (index + 1, info.to_owned());
                 open = Some(Block {
-                    line,
-                    info,
+                    line: index + 1,
+                    info: info.to_owned(),
                     text: String::new(),
                 });
             }
@@ -309,43 +308,42 @@ fn every_shell_block_of_the_documents_runs_and_prints_what_is_said() {
 
 #[test]
 fn a_failing_command_another_output_and_a_missing_script_are_each_noticed() {
+    let block = |info: &str, text: &str| format!("```{info}\n{text}\n```\n");
+    let sh = |text| block("sh", text);
     let cases = [
+        (sh("true\nfalse | cat\ntrue"), "page:1: the block ended with"),
+        (sh("echo $UNSET"), "UNSET"),
         (
-            "```sh\ntrue\nfalse | cat\ntrue\n```\n",
-            "page:1: the block ended with",
-        ),
-        ("```sh\necho $UNSET\n```\n", "UNSET"),
-        (
-            "```sh\necho one\n```\n\n```text\ntwo\n```\n",
+            sh("echo one") + "\n" + &block("text", "two"),
             "page:5: the page says",
         ),
         (
-            "```text\none\n```\n```sh\necho one\n```\n",
+            block("text", "one") + &sh("echo one"),
             "page:1: what printed this?",
         ),
         (
-            "```sh\nscripts/nothing --seed 1\n```\n",
+            sh("scripts/nothing --seed 1"),
             "page:2: there is no scripts/nothing",
         ),
         (
-            "```sh\nX=1 cargo test --test nothing\n```\n",
+            sh("X=1 cargo test --test nothing"),
             "page:2: there is no tests/nothing",
         ),
         (
-            "```sh no-run: there is nobody to run it\nif\n```\n",
+            block("sh no-run: there is nobody to run it", "if"),
             "syntax error",
         ),
-        ("```bash\ntrue\n```\n", "what is a block of"),
+        (block("bash", "true"), "what is a block of"),
     ];
+    // It says `quipu serve`, so that it gets no server.
+    let serves = sh("true quipu serve");
     for (index, (page, expected)) in cases.into_iter().enumerate() {
-        // It says `quipu serve`, so that it gets no server.
-        let page = format!("{page}```sh\ntrue quipu serve\n```\n");
+        let page = page + &serves;
         let problem = run("page", &page, &format!("127.0.0.{}:1", index + 2)).expect_err(expected);
         assert!(problem.contains(expected), "{expected}: {problem}");
     }
-    let fine = "```sh\necho one; echo a two b; echo 3; echo four\n```\n```text\none\na … b\n…\nfour\n```\n";
-    let fine = format!("{fine}```sh\ntrue quipu serve\n```\n");
-    run("page", &fine, "127.0.0.1:1").unwrap();
+    let fine = sh("echo one; echo a two b; echo 3; echo four") + &block("text", "one\na … b\n…\nfour");
+    run("page", &(fine + &serves), "127.0.0.1:1").unwrap();
 }
 
 /// GitHub's anchor of a heading.
