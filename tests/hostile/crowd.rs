@@ -135,9 +135,8 @@ fn thousands_that_ask_for_much_and_read_nothing_or_a_byte_now_and_then_hold_up_n
 
     // The waiting clients get their record.
     let body = br#"{"records":[{"value":"awaited"}]}"#;
-    fixture
-        .server
-        .expect(200, "POST", "/v1/topics/quiet/records", JSON, body);
+    let path = "/v1/topics/quiet/records";
+    fixture.server.expect(200, "POST", path, JSON, body);
     for reader in readers.iter_mut().filter(|reader| reader.waits) {
         reader.wait_for_the_answer();
     }

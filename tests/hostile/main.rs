@@ -52,14 +52,19 @@ impl Fixture {
             .expect(200, "POST", RECORDS, JSON, document.as_bytes());
     }
 
+    /// A connection that has asked for this path, whose answer is unread.
+    fn ask(&self, path: &str) -> Connection {
+        let mut connection = self.server.connect();
+        connection.ask(path);
+        connection
+    }
+
     /// Begins a request to append, with these headers and this first part of its body.
     fn begin(&self, headers: &str, body: &[u8]) -> Connection {
         let mut connection = self.server.connect();
-        connection
-            .send_head("POST", RECORDS, headers)
-            .expect("it listens");
+        connection.begin("POST", RECORDS, headers);
         // A refusal is readable by a client that is still sending.
-        connection.send(body).expect("it reads on");
+        connection.say(body);
         connection
     }
 
@@ -122,17 +127,11 @@ fn parts(server: &Server, topic: &str, partition: u32, part: fn(Fetched) -> Stri
 
 /// All that the server still sends before it closes, reset or not.
 fn read_to_the_end(connection: &mut Connection) -> Vec<u8> {
-    const CLOSED: [ErrorKind; 3] = [
-        ErrorKind::ConnectionReset,
-        ErrorKind::BrokenPipe,
-        ErrorKind::ConnectionAborted,
-    ];
+    use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
     let mut all = Vec::new();
     if let Err(error) = connection.stream.read_to_end(&mut all) {
-        assert!(
-            CLOSED.contains(&error.kind()),
-            "the server does not close: {error}"
-        );
+        let is_closed = matches!(error.kind(), ConnectionReset | BrokenPipe | ConnectionAborted);
+        assert!(is_closed, "the server does not close: {error}");
     }
     all
 }

@@ -50,13 +50,8 @@ fn ten_thousand_connections_idle_and_waiting_hold_up_nobody_and_are_given_back()
     let before = fixture.server.anonymous_bytes();
     let mut most = 0;
     for round in 0..2 {
-        let mut connections: Vec<Connection> = (0..CONNECTIONS)
-            .map(|_| {
-                let mut connection = fixture.server.connect();
-                connection.ask("/health/live");
-                connection
-            })
-            .collect();
+        let ask = |_| fixture.ask("/health/live");
+        let mut connections: Vec<Connection> = (0..CONNECTIONS).map(ask).collect();
         for connection in &mut connections {
             connection.answered().with_status(200);
         }
@@ -75,9 +70,8 @@ fn ten_thousand_connections_idle_and_waiting_hold_up_nobody_and_are_given_back()
         work(&fixture, &mut keys);
         let waiting = fixture.server.anonymous_bytes();
         let body = format!("{{\"records\":[{{\"value\":{round}}}]}}");
-        fixture
-            .server
-            .expect(200, "POST", "/v1/topics/quiet/records", JSON, body.as_bytes());
+        let path = "/v1/topics/quiet/records";
+        fixture.server.expect(200, "POST", path, JSON, body.as_bytes());
         for connection in &mut connections {
             let answer = connection.answered().with_status(200);
             // Without the record, the wait of a minute ended before the append.

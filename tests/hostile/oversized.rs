@@ -61,10 +61,8 @@ fn bodies_that_are_too_large_are_refused_however_they_come() {
     let fixture = Fixture::new(&[]);
     // A declared length: refused before any byte of the body.
     let headers = "Content-Type: application/json\r\nContent-Length: 1099511627776\r\n";
-    fixture
-        .begin(headers, b"")
-        .answered()
-        .refusal(413, "request-too-large", "none");
+    let answer = fixture.begin(headers, b"").answered();
+    answer.refusal(413, "request-too-large", "none");
     // A body in chunks: refused as soon as it is too large.
     let headers = "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n";
     let mut connection = fixture.begin(headers, b"");
@@ -126,10 +124,8 @@ fn blank_lines_without_end_hold_up_nobody_and_are_refused() {
             fixture.append(&keys[keys.len() - 1]);
         }
         for answer in refusals.join().expect("it does not panic") {
-            says(
-                &answer.refusal(400, "invalid-request", "none"),
-                "16 MiB of blank lines",
-            );
+            let problem = answer.refusal(400, "invalid-request", "none");
+            says(&problem, "16 MiB of blank lines");
         }
     });
     assert!(keys.len() > 10, "{} others were answered meanwhile", keys.len());
@@ -206,21 +202,15 @@ fn answers_that_nobody_reads_are_bounded_together() {
     fixture.check_memory("long answers of producers");
     // Reports are made whole before they are sent.
     fixture.server.create_topic("wide", 10_000);
-    let ask = |path: &str| -> Connection {
-        let mut connection = fixture.server.connect();
-        connection.ask(path);
-        connection
-    };
-    let mut silent: Vec<_> = (0..CLIENTS * 5)
-        .map(|n| ask(if n % 2 == 0 { "/metrics" } else { "/v1/topics/wide" }))
-        .collect();
+    let ask = |n| fixture.ask(["/metrics", "/v1/topics/wide"][n % 2]);
+    let mut silent: Vec<_> = (0..CLIENTS * 5).map(ask).collect();
     for connection in &mut silent {
         let head = connection.answer_head().expect("an answer");
         assert!(matches!(head.status, 200 | 503), "{head:?}");
     }
     fixture.check_memory("long reports");
     // They block nobody, and a client that reads on gets everything.
-    ask("/metrics").answered().with_status(200);
+    fixture.ask("/metrics").answered().with_status(200);
     let (mut connection, head) = clients.swap_remove(0);
     let body = connection.answer_body(&head).expect("the answer goes on");
     let answer: serde_json::Value = serde_json::from_slice(&body).expect("JSON");

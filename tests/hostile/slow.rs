@@ -160,10 +160,8 @@ fn clients_that_read_nothing_cost_little_each_and_are_let_go() {
         let metrics = String::from_utf8(fixture.server.connect().get("/metrics").body).expect("text");
         metrics.contains(&format!("\nquipu_stalled_connections_total {READERS}\n"))
     });
-    assert!(
-        open_files(&fixture.server) <= files + 8,
-        "handles are not given back"
-    );
+    let open = open_files(&fixture.server);
+    assert!(open <= files + 8, "handles are not given back");
     for connection in &mut readers {
         let rest = read_to_the_end(connection);
         assert!(rest.len() < 32 * MIB, "{} bytes", rest.len());
@@ -175,9 +173,8 @@ fn clients_that_read_nothing_cost_little_each_and_are_let_go() {
 fn clients_that_read_slowly_and_long_polls_live() {
     let fixture = Fixture::new(&[("QUIPU_WRITE_IDLE_TIMEOUT_MS", "300")]);
     let mut expected = fill(&fixture, "t");
-    let mut poll = fixture.server.connect();
     let end = expected.len();
-    poll.ask(&format!(
+    let mut poll = fixture.ask(&format!(
         "/v1/topics/t/partitions/0/records?offset={end}&wait_ms=60000"
     ));
     let mut slow = fixture.server.connect();
@@ -197,9 +194,7 @@ fn clients_that_read_slowly_and_long_polls_live() {
     }
     fixture.append("awaited");
     expected.push("awaited".to_owned());
-    assert_eq!(
-        poll.answered().with_status(200).json()["records"][0]["key"],
-        "awaited"
-    );
+    let answer = poll.answered().with_status(200).json();
+    assert_eq!(answer["records"][0]["key"], "awaited");
     fixture.finish(&expected);
 }

@@ -28,13 +28,13 @@ fn statuses(fixture: &Fixture, bytes: &[u8]) -> Vec<u16> {
         .collect()
 }
 
-#[track_caller]
-fn check(fixture: &Fixture, name: &str, request: &str, allowed: &[&[u16]]) {
-    let found = statuses(fixture, request.as_bytes());
-    assert!(
-        allowed.contains(&&found[..]),
-        "{name}: answered {found:?}, allowed are {allowed:?}"
-    );
+impl Fixture {
+    #[track_caller]
+    fn check(&self, name: &str, request: &str, allowed: &[&[u16]]) {
+        let found = statuses(self, request.as_bytes());
+        let is_allowed = allowed.contains(&&found[..]);
+        assert!(is_allowed, "{name}: answered {found:?}, allowed are {allowed:?}");
+    }
 }
 
 fn chunk(text: &str) -> String {
@@ -64,44 +64,27 @@ fn a_body_is_never_taken_for_a_request() {
     ] {
         let bytes = with_length(method, path, &hidden.to_string());
         // The server may also close the connection if it leaves a body unread.
-        check(&fixture, path, &bytes, &[&[status, 200], &[status]]);
+        fixture.check(path, &bytes, &[&[status, 200], &[status]]);
     }
     let raw = with_length("POST", "/v1/topics/t/records", &hidden.to_string());
-    check(
-        &fixture,
-        "a value that looks like a request",
-        &raw,
-        &[&[200, 200]],
-    );
+    fixture.check("a value that looks like a request", &raw, &[&[200, 200]]);
     let twice = raw.replacen("\r\n\r\n", &format!("\r\nContent-Length: {hidden}\r\n\r\n"), 1);
-    check(&fixture, "the same length twice", &twice, &[&[200, 200], &[400]]);
+    fixture.check("the same length twice", &twice, &[&[200, 200], &[400]]);
     let chunked = format!(
         "POST /v1/topics/t/records HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: Chunked\r\n\r\n{}{LAST}",
         chunk(SMUGGLED)
     );
-    check(
-        &fixture,
-        "a chunk that looks like a request",
-        &chunked,
-        &[&[200, 200]],
-    );
+    fixture.check("a chunk that looks like a request", &chunked, &[&[200, 200]]);
     let extension = chunked.replacen("\r\nPOST", ";a=\"\u{7f}GET / HTTP/1.1\"\r\nPOST", 1);
-    check(&fixture, "a chunk extension", &extension, &[&[200, 200], &[400]]);
-    let trailers = chunked.replacen(
-        "0\r\n\r\n",
-        "0\r\nContent-Length: 5\r\nHost: localhost\r\n\r\n",
-        1,
-    );
-    check(&fixture, "trailers", &trailers, &[&[200, 200], &[400]]);
+    fixture.check("a chunk extension", &extension, &[&[200, 200], &[400]]);
+    let more = "0\r\nContent-Length: 5\r\nHost: localhost\r\n\r\n";
+    let trailers = chunked.replacen("0\r\n\r\n", more, 1);
+    fixture.check("trailers", &trailers, &[&[200, 200], &[400]]);
 
     // A length that is too small: the rest of the body is read as a request of its own, whose method does not exist.
     let short = with_length("POST", "/v1/topics/t/records", "3");
-    check(
-        &fixture,
-        "a length that is too small",
-        &short,
-        &[&[200, 405, 200], &[200, 400], &[200]],
-    );
+    let allowed: &[&[u16]] = &[&[200, 405, 200], &[200, 400], &[200]];
+    fixture.check("a length that is too small", &short, allowed);
     finish(fixture);
 }
 
@@ -119,12 +102,12 @@ fn two_lengths_of_one_body_are_refused_or_end_the_connection() {
             format!("transfer-encoding:chunked\r\ncontent-length:{length}\r\ncontent-length:1\r\n"),
         ] {
             let bytes = format!("{head}{fields}\r\n{chunks}");
-            check(&fixture, &fields, &bytes, &[&[200], &[400]]);
+            fixture.check(&fields, &bytes, &[&[200], &[400]]);
         }
         let bytes = format!("{head}Content-Length: {length}\r\nContent-Length: 1\r\n\r\n{chunks}");
-        check(&fixture, "two lengths", &bytes, &[&[400]]);
+        fixture.check("two lengths", &bytes, &[&[400]]);
         let bytes = format!("{head}Content-Length: {length}, 1\r\n\r\n{chunks}");
-        check(&fixture, "two lengths in a line", &bytes, &[&[400]]);
+        fixture.check("two lengths in a line", &bytes, &[&[400]]);
     }
     finish(fixture);
 }
@@ -136,26 +119,26 @@ fn lengths_and_codings_that_are_not_plain_are_refused() {
     let lengths = "+5|-5|5 5|5,5|0x5|5.0||\"5\"|5;|five|18446744073709551616|99999999999999999999999999";
     for length in lengths.split('|') {
         let bytes = format!("{head}Content-Length: {length}\r\n\r\nhello{SMUGGLED}{LAST}");
-        check(&fixture, length, &bytes, &[&[400]]);
+        fixture.check(length, &bytes, &[&[400]]);
     }
     let codings =
         "chunked, identity|identity|gzip|chunked;q=1|xchunked|chunked,|\"chunked\"|chunked\u{b}|, chunked, x";
     for coding in codings.split('|') {
         let bytes = format!("{head}Transfer-Encoding: {coding}\r\n\r\n0\r\n\r\n{SMUGGLED}{LAST}");
-        check(&fixture, coding, &bytes, &[&[400], &[501]]);
+        fixture.check(coding, &bytes, &[&[400], &[501]]);
     }
     // These end with chunked, so the body's end is known; but nothing here undoes the rest.
     let codings = "gzip, chunked|identity, chunked|chunked, chunked|chunked\r\nTransfer-Encoding: chunked|\
         identity\r\nTransfer-Encoding: chunked|, chunked";
     for coding in codings.split('|') {
         let bytes = format!("{head}Transfer-Encoding: {coding}\r\n\r\n0\r\n\r\n{SMUGGLED}{LAST}");
-        check(&fixture, coding, &bytes, &[&[501]]);
+        fixture.check(coding, &bytes, &[&[501]]);
     }
     let fields = "Transfer-Encoding : chunked|Content-Length : 5| Content-Length: 5|X: a\r\n Content-Length: 5|\
         X: a\r\n\tTransfer-Encoding: chunked|X: a\0b|X: a\rContent-Length: 5|X\0: a|Content-Length|: 5|X: a\u{1}";
     for fields in fields.split('|') {
         let bytes = format!("{head}{fields}\r\n\r\n0\r\n\r\n{SMUGGLED}{LAST}");
-        check(&fixture, fields, &bytes, &[&[400]]);
+        fixture.check(fields, &bytes, &[&[400]]);
     }
     finish(fixture);
 }
@@ -185,11 +168,11 @@ fn chunks_that_are_not_plain_are_refused() {
     ] {
         let bytes = format!("{head}{body}{SMUGGLED}{LAST}");
         let name: String = body.chars().take(40).collect();
-        check(&fixture, &name, &bytes, &[&[400], &[408]]);
+        fixture.check(&name, &bytes, &[&[400], &[408]]);
     }
     // A chunk that is larger than all memory is not waited for.
     let bytes = format!("{head}ffffffffffffffff\r\n{}{SMUGGLED}{LAST}", "x".repeat(MIB));
-    check(&fixture, "a huge chunk", &bytes, &[&[400], &[408], &[413]]);
+    fixture.check("a huge chunk", &bytes, &[&[400], &[408], &[413]]);
     finish(fixture);
 }
 
@@ -239,7 +222,7 @@ fn other_versions_and_what_is_not_http_execute_nothing_more() {
         ),
     ] {
         let name: String = bytes.chars().take(60).collect();
-        check(&fixture, &name, &bytes, allowed);
+        fixture.check(&name, &bytes, allowed);
     }
     finish(fixture);
 }
