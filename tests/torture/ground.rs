@@ -233,10 +233,8 @@ pub fn names(dir: &Path) -> Vec<String> {
 
 /// One request with JSON, on a connection of its own.
 pub fn request(server: &Server, method: &str, path: &str, body: &str) -> Answer {
-    let answer = server
-        .connect()
-        .request(method, path, "application/json", body.as_bytes());
-    answer.expect("an answer")
+    let mut connection = server.connect();
+    connection.call(method, path, "application/json", body.as_bytes())
 }
 
 /// Whether strace can inject here; prints a message if it cannot.
@@ -270,15 +268,9 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// `quipu verify` finds nothing.
 pub fn verify(data: &Path) {
-    let output = Command::new(env!("CARGO_BIN_EXE_quipu"))
-        .arg("verify")
-        .arg(data)
-        .output();
-    let output = output.expect("it starts");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
+    let output = command.arg("verify").arg(data).output().expect("it starts");
     let said = [output.stdout, output.stderr].concat();
-    assert!(
-        output.status.success(),
-        "quipu verify: {}",
-        String::from_utf8_lossy(&said)
-    );
+    let text = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "quipu verify: {text}");
 }
