@@ -325,15 +325,16 @@ impl Setting {
                 get(config).iter().all(|item| fits(item))
             }
         };
-        if fits {
-            return Ok(());
-        }
-        Err(ConfigError::Value {
+        fits.then_some(()).ok_or_else(|| self.wrong(place, value))
+    }
+
+    fn wrong(&self, place: &str, found: &str) -> ConfigError {
+        ConfigError::Value {
             place: place.to_owned(),
             name: self.name,
-            found: value.to_owned(),
+            found: found.to_owned(),
             allowed: self.allowed(),
-        })
+        }
     }
 }
 
@@ -448,13 +449,7 @@ impl Config {
         for (key, value) in table.get_ref() {
             let place = at(key.span().start);
             let setting = find(key.get_ref()).ok_or_else(|| unknown(&place, key.get_ref()))?;
-            let source = text.get(value.span()).unwrap_or_default().to_owned();
-            let wrong = || ConfigError::Value {
-                place: place.clone(),
-                name: setting.name,
-                found: source.clone(),
-                allowed: setting.allowed(),
-            };
+            let wrong = || setting.wrong(&place, text.get(value.span()).unwrap_or_default());
             let is_number = matches!(setting.access, Access::Number { .. });
             let value = match value.get_ref() {
                 DeValue::Integer(number) if is_number && number.radix() == 10 => number.as_str().to_owned(),
@@ -605,13 +600,10 @@ fn is_origin(text: &str) -> bool {
 
 /// Whether the text is the name of a host, or an IPv4 address.
 fn is_host(text: &str) -> bool {
-    let is_label = |label: &str| {
-        label
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
-    };
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
     let name = text.strip_suffix('.').unwrap_or(text);
-    name.split('.').all(|label| !label.is_empty() && is_label(label))
+    let mut labels = name.split('.');
+    labels.all(|label| !label.is_empty() && label.bytes().all(is_allowed))
 }
 
 #[cfg(test)]
@@ -744,23 +736,15 @@ mod tests {
         for right in ["http://[::1]:7420", "https://127.0.0.1", "http://localhost/", ""] {
             assert!(load(None, &[], &[("public_url", right)]).is_ok(), "{right}");
         }
+        let origins =
+            "https://a.example/path example.org https://u@a.example https://a?b https://a#b http://a,";
+        let hosts = "quipu:7420 http://quipu quipu/below a,,b , . a..b u@quipu";
+        let urls = "c.example https://c.example/below * https://user:word@c.example https://c.example?a=b \
+            https://c.example#part https:// https://:80 https://c.example:x ftp://c.example https://[c]";
         for (name, all) in [
-            (
-                "cors_origins",
-                "https://a.example/path example.org https://u@a.example https://a?b https://a#b http://a,",
-            ),
-            (
-                "allowed_hosts",
-                "quipu:7420 http://quipu quipu/below a,,b , . a..b u@quipu",
-            ),
-            (
-                "public_url",
-                "c.example https://c.example/below * https://user:word@c.example https://c.example?a=b",
-            ),
-            (
-                "public_url",
-                "https://c.example#part https:// https://:80 https://c.example:x ftp://c.example https://[c]",
-            ),
+            ("cors_origins", origins),
+            ("allowed_hosts", hosts),
+            ("public_url", urls),
         ] {
             for wrong in all.split(' ') {
                 let error = refusal(None, &[], &[(name, wrong)]);

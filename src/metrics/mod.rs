@@ -173,10 +173,8 @@ pub(crate) use families;
 fn damage(out: &mut Writer<'_>, ranges: &[DamagedRange]) -> fmt::Result {
     let mut rows: BTreeMap<(&str, u32), [u64; 3]> = BTreeMap::new();
     for range in ranges {
-        let topic = range
-            .name
-            .rsplit_once('/')
-            .map_or(&*range.name, |(topic, _)| topic);
+        let split = range.name.rsplit_once('/');
+        let topic = split.map_or(&*range.name, |(topic, _)| topic);
         let key = (topic, range.partition.index);
         if rows.len() == MAX_SERIES && !rows.contains_key(&key) {
             continue;
@@ -187,13 +185,8 @@ fn damage(out: &mut Writer<'_>, ranges: &[DamagedRange]) -> fmt::Result {
         row[2] += range.bytes;
     }
     let damaged = |index: usize| {
-        rows.iter().map(move |((topic, partition), row)| {
-            let labels = [
-                ("topic", (*topic).to_owned()),
-                ("partition", partition.to_string()),
-            ];
-            (labels, row[index])
-        })
+        let rows = rows.iter();
+        rows.map(move |((topic, partition), row)| (partition_labels(topic, *partition), row[index]))
     };
     families! { out:
         gauges "quipu_damaged_ranges", damaged(0), "Ranges of records that cannot be read";
@@ -201,6 +194,10 @@ fn damage(out: &mut Writer<'_>, ranges: &[DamagedRange]) -> fmt::Result {
         gauges "quipu_damaged" Bytes, damaged(2), "Stored bytes that are damaged";
     }
     Ok(())
+}
+
+fn partition_labels(topic: &str, partition: u32) -> [(&'static str, String); 2] {
+    [("topic", topic.to_owned()), ("partition", partition.to_string())]
 }
 
 struct Snapshot {
@@ -323,13 +320,8 @@ impl Snapshot {
 
     fn partitions(&self, out: &mut Writer<'_>) -> fmt::Result {
         let each = |value: fn(&PartitionRow) -> u64| {
-            self.partitions.iter().map(move |row| {
-                let labels = [
-                    ("topic", row.topic.to_string()),
-                    ("partition", row.partition.to_string()),
-                ];
-                (labels, value(row))
-            })
+            let rows = self.partitions.iter();
+            rows.map(move |row| (partition_labels(&row.topic, row.partition), value(row)))
         };
         families! { out:
             gauges "quipu_partition_log_start_offset", each(|row| row.log_start_offset), "The log start offset";
