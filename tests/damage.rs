@@ -87,9 +87,8 @@ fn range(from: u64, until: u64) -> Value {
 }
 
 async fn skip(service: &Service, from: u64, until: u64) -> Answer {
-    service
-        .post(&format!("{PARTITION}/damage/skip"), &range(from, until))
-        .await
+    let path = format!("{PARTITION}/damage/skip");
+    service.post(&path, &range(from, until)).await
 }
 
 async fn unskip(service: &Service, from: u64, until: u64) -> Answer {
@@ -281,18 +280,14 @@ async fn only_what_is_damaged_is_skipped() {
         skip(&service, from, until).await.invalid("/damaged_until_offset");
     }
     let path = format!("{PARTITION}/damage/skip");
+    let negative = json!({"damaged_offset": -1, "damaged_until_offset": 5});
+    let more = json!({"damaged_offset": 3, "damaged_until_offset": 5, "partition": 0});
     for (body, pointer) in [
         (json!({}), ""),
         (json!({"damaged_offset": 3}), ""),
-        (
-            json!({"damaged_offset": -1, "damaged_until_offset": 5}),
-            "/damaged_offset",
-        ),
+        (negative, "/damaged_offset"),
         (range(3, u64::MAX), "/damaged_until_offset"),
-        (
-            json!({"damaged_offset": 3, "damaged_until_offset": 5, "partition": 0}),
-            "/partition",
-        ),
+        (more, "/partition"),
     ] {
         service.post(&path, &body).await.invalid(pointer);
     }
@@ -301,10 +296,9 @@ async fn only_what_is_damaged_is_skipped() {
     service.get(&path).await.problem(405, "method-not-allowed");
     let answer = service.get("/v1/topics/t/partitions/7/damage").await;
     answer.problem(404, "unknown-partition");
-    service
-        .post("/v1/topics/x/partitions/0/damage/skip", &range(3, 5))
-        .await
-        .problem(404, "unknown-topic");
+    let path = "/v1/topics/x/partitions/0/damage/skip";
+    let answer = service.post(path, &range(3, 5)).await;
+    answer.problem(404, "unknown-topic");
     // Nothing of that was stored.
     assert_eq!(known(&service).await, [(3, 5, false)]);
     trim(&service, 4).await;

@@ -141,10 +141,8 @@ async fn metrics_have_positions_lag_and_the_engines_counts() {
     assert!(content_type.starts_with("application/openmetrics-text"));
     let has = |line: &str| {
         let text = answer.text();
-        assert!(
-            text.lines().any(|found| found == line),
-            "no line {line:?} in\n{text}"
-        );
+        let is_there = text.lines().any(|found| found == line);
+        assert!(is_there, "no line {line:?} in\n{text}");
     };
     has("quipu_partition_end_offset{topic=\"orders\",partition=\"0\"} 0");
     has("quipu_partition_end_offset{topic=\"orders\",partition=\"1\"} 2");
@@ -203,9 +201,8 @@ async fn browsers_are_answered_only_where_origins_are_configured() {
     let answer = on.get_with("/v1/groups", &[A]).await.with_status(200);
     let exposed = answer.header("access-control-expose-headers").unwrap();
     assert!(exposed.contains("next-offset"), "{exposed}");
-    let other = on
-        .get_with("/v1/groups", &[("origin", "https://b.example")])
-        .await;
+    let headers = [("origin", "https://b.example")];
+    let other = on.get_with("/v1/groups", &headers).await;
     assert_eq!(other.header(ALLOWED), None);
     let problem = on.get_with("/x", &[A]).await;
     problem.problem(404, "not-found");
