@@ -581,7 +581,8 @@ async fn types_that_clients_send_unasked_are_refused_with_the_types_that_there_a
         application/vnd.kafka.json.v2+json|application/x-ldjson|application/stream+json|application/problem+json|Application/Geo+JSON; x=1";
     for content_type in types.split('|') {
         let answer = server.post_as(RECORDS, content_type, body);
-        refused(answer, 415, "unsupported-media-type").await;
+        let problem = refused(answer, 415, "unsupported-media-type").await;
+        says(&problem, "application/x-ndjson");
     }
     assert!(server.stored("t", 0).is_empty());
     for kind in ["ndjson", "jsonl", "x-jsonlines", "jsonlines", "x-jsonl"] {

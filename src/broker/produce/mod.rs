@@ -13,8 +13,8 @@ pub mod record_batch;
 pub mod upload;
 pub mod whole;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Once};
 
 use tokio::sync::watch;
 
@@ -42,8 +42,6 @@ pub struct Producer {
     stopping: watch::Receiver<bool>,
     /// Chooses the partition of a request's records without keys.
     rotation: Arc<Rotation>,
-    /// Done once a client was hinted that its list of records is stored as one record.
-    pub first_hint: Once,
     /// Set once the log can take calls with idempotency keys ([`Log::prepare_keys`]).
     keys_prepared: Arc<AtomicBool>,
 }
@@ -110,7 +108,6 @@ impl Producer {
             counters,
             stopping,
             rotation,
-            first_hint: Once::new(),
             keys_prepared: Arc::default(),
         }
     }

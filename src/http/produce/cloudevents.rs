@@ -43,7 +43,7 @@ pub(super) async fn produce(call: &TopicCall<'_>, mode: Mode, body: &mut Incomin
     let place = move |call: &TopicCall<'_>, attempt: &Attempt, body: &[u8]| {
         place(call, attempt, mode, partition, body)
     };
-    whole::produce(call, options, key, body, |_, _| Ok(None), place).await
+    whole::produce(call, options, key, body, |_| Ok(None), place).await
 }
 
 fn place(

@@ -10,7 +10,7 @@ use crate::http::Answer;
 pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Answer {
     let (params, options) = call.params(&["ack", "expected_offset", "repartition"])?;
     let key = call.key(&params, None)?;
-    whole::produce(call, options, key, body, |_, _| Ok(None), place).await
+    whole::produce(call, options, key, body, |_| Ok(None), place).await
 }
 
 fn place(call: &TopicCall<'_>, attempt: &Attempt, body: &[u8]) -> Result<Placed, Refusal> {

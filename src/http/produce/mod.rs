@@ -269,7 +269,7 @@ async fn to_topic(producer: &Arc<Producer>, topic: &str, parts: &Parts, body: &m
     match media {
         Media::Json | Media::RecordBatch => json::produce(&call, body).await,
         Media::Ndjson => Box::pin(ndjson::produce(&call, body)).await,
-        Media::Raw => Box::pin(raw::produce(&call, body)).await,
+        Media::Raw { is_json } => Box::pin(raw::produce(&call, is_json, body)).await,
         Media::Event(mode) => Box::pin(cloudevents::produce(&call, mode, body)).await,
     }
 }
@@ -319,7 +319,10 @@ enum Media {
     Json,
     Ndjson,
     RecordBatch,
-    Raw,
+    /// One record's value; `is_json` if the type is another one of JSON, such as `application/geo+json`.
+    Raw {
+        is_json: bool,
+    },
     Event(Mode),
 }
 
@@ -369,7 +372,10 @@ fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
         essence if !essence.contains(&b'/') || essence.contains(&b',') => {
             return Err(not_a_type("the content-type is not one type"));
         }
-        _ => return Ok(Media::Raw),
+        essence => {
+            let is_json = essence.ends_with(b"+json");
+            return Ok(Media::Raw { is_json });
+        }
     };
     let parameters = parameters.to_ascii_lowercase();
     let mut parameters = parameters.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
@@ -605,6 +611,7 @@ mod tests {
 
     #[test]
     fn the_media_type_chooses_the_reader_whatever_its_case_and_parameters() {
+        let raw = Media::Raw { is_json: false };
         for (expected, values) in [
             (Media::Json, "application/json|Application/JSON"),
             (Media::Json, "application/json; charset=utf-8"),
@@ -616,9 +623,9 @@ mod tests {
             (Media::Event(Mode::Structured), "application/cloudevents+json"),
             (Media::Event(Mode::Batched), "Application/CloudEvents-Batch+JSON"),
             (Media::Ndjson, "application/x-jsonl|application/jsonlines"),
-            (Media::Raw, "application/cloudevents+avro|application/vnd.x.json"),
-            (Media::Raw, "text/plain; charset=latin1|application/geo+json"),
-            (Media::Raw, "application/octet-stream"),
+            (raw, "application/cloudevents+avro|application/vnd.x.json"),
+            (raw, "text/plain; charset=latin1|application/octet-stream"),
+            (Media::Raw { is_json: true }, "application/Geo+JSON; x=1"),
         ] {
             for value in values.split('|') {
                 assert_eq!(media(value), Ok(expected), "{value}");

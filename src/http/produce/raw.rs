@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderValue, header};
+use http::header;
 
 use super::body::Incoming;
 use super::{TopicCall, not_a_type, whole};
@@ -27,7 +27,7 @@ struct Said {
     key: Option<String>,
 }
 
-pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Answer {
+pub(super) async fn produce(call: &TopicCall<'_>, is_json: bool, body: &mut Incoming<'_>) -> Answer {
     let (params, options) = call.params(&["ack", "expected_offset", "key", "partition", "timestamp"])?;
     let said = Said {
         partition: params.number("partition", 0, u64::MAX)?,
@@ -36,33 +36,24 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> An
     };
     let key = call.key(&params, None)?;
     let place = move |call: &TopicCall<'_>, attempt: &Attempt, body: &[u8]| place(call, attempt, &said, body);
+    let inspect = move |body: &[u8]| inspect(is_json, body);
     whole::produce(call, options, key, body, inspect, place).await
 }
 
-/// Looks at a body that becomes one record although it begins as a list of records does: another JSON type is refused,
-/// and any other type gets a hint.
-fn inspect(call: &TopicCall<'_>, body: &[u8]) -> Result<Option<&'static str>, Problem> {
+/// Looks for a body that becomes one record although it begins as a list of records does: as another JSON type it is
+/// refused, as any other type it gets a hint.
+fn inspect(is_json: bool, body: &[u8]) -> Result<Option<&'static str>, Problem> {
     let start = &body[..body.len().min(MOST_START_BYTES)];
     let tokens: [&[u8]; 4] = [b"{", b"\"records\"", b":", b"["];
     let rest = tokens.iter().try_fold(without_mark(start), |rest, token| {
         rest.trim_ascii_start().strip_prefix(*token)
     });
-    if rest.is_none() {
-        return Ok(None);
-    }
-    let content_type = call.parts.headers.get(header::CONTENT_TYPE);
-    let content_type = String::from_utf8_lossy(content_type.map_or(b"", HeaderValue::as_bytes));
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if essence.to_ascii_lowercase().ends_with("+json") {
-        return Err(not_a_type(
+    match rest {
+        Some(_) if is_json => Err(not_a_type(
             "the body looks like a list of records, but its content-type is another JSON type",
-        ));
+        )),
+        looks_like_records => Ok(looks_like_records.map(|_| HINT)),
     }
-    let topic = call.target.topic.name();
-    call.producer.first_hint.call_once(|| {
-        tracing::warn!(topic, %content_type, "{HINT}; this is logged only the first time");
-    });
-    Ok(Some(HINT))
 }
 
 fn place(call: &TopicCall<'_>, attempt: &Attempt, said: &Said, value: &[u8]) -> Result<Placed, Refusal> {

@@ -25,14 +25,14 @@ pub(super) async fn produce(
     options: Options,
     key: Option<Box<Key>>,
     body: &mut Incoming<'_>,
-    inspect: impl FnOnce(&TopicCall<'_>, &[u8]) -> Result<Option<&'static str>, Problem>,
+    inspect: impl FnOnce(&[u8]) -> Result<Option<&'static str>, Problem>,
     place: impl Fn(&TopicCall<'_>, &Attempt, &[u8]) -> Result<Placed, Refusal> + Clone + Send + 'static,
 ) -> Answer {
     let mut budget = body.budget();
     let bytes = body
         .whole(&mut budget, call.producer.limits.max_request_bytes)
         .await?;
-    let hint = inspect(call, &bytes)?;
+    let hint = inspect(&bytes)?;
     let attempt = Attempt {
         options,
         now: call.producer.now(),
