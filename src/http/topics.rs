@@ -1,6 +1,6 @@
 //! Creates, lists, describes, alters and deletes topics; moves the log start of a partition, and finds offsets by time.
 //!
-//! A thin layer over [`crate::broker::topics::catalog`]: parses requests and describes topics.
+//! A thin layer over [`crate::broker::topics`]: parses requests, and renders what the broker describes.
 
 use std::collections::BTreeMap;
 

@@ -362,7 +362,9 @@ mod tests {
             assert_eq!(offsets(&page), (from..next).collect::<Vec<_>>());
             assert_eq!(page.next_offset.get(), next);
             assert_eq!(page.limited || page.ended, until.is_some());
-            assert!(next > 15 || page.runs[0].bytes.len() < 200);
+            if next == 15 {
+                assert!(page.runs[0].bytes.len() < 200, "only the batches that are needed");
+            }
         }
     }
 

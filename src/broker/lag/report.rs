@@ -181,8 +181,10 @@ impl Lags {
 
     /// The current lag of every group, by name. May block on the disk.
     pub fn all(&self) -> impl Iterator<Item = (String, GroupLag)> {
-        let names = self.groups.names().into_iter();
-        names.map(|name| (name.clone(), self.of(&name)))
+        self.groups.names().into_iter().map(|name| {
+            let lag = self.of(&name);
+            (name, lag)
+        })
     }
 
     /// A row for each partition in each group's scope, for the history. `with_points` may block on the disk.

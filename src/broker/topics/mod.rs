@@ -1,4 +1,5 @@
-//! Topics: their catalog, their changes, and the damaged records that an operator skipped.
+//! Topics: their catalog, their changes and descriptions, offsets by time, and the damaged records that an operator
+//! skipped.
 //!
 //! [`Topics`] is the only way to change a topic. A change reads the current state, decides and writes, one change at a
 //! time: changes are rare, so one lock for all topics is enough. [`Topics::changes`] tells groups and streams when a

@@ -283,10 +283,10 @@ impl Story<'_> {
             }
         }
         let (took, _) = speed(records, started);
-        let (events, merged) = match ordered {
-            true => (count(records), ", partitions merged in the order of time"),
-            false => (count(records), ""),
-        };
+        let (events, mut merged) = (count(records), "");
+        if ordered {
+            merged = ", partitions merged in the order of time";
+        }
         narrator.check(format_args!("{events} events of that day in {took}{merged}"))?;
         narrator.say("At 3600 times its pace, the day takes 24 seconds:")?;
         self.quipu(&format!(
