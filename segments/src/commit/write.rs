@@ -164,7 +164,8 @@ impl Engine {
         first_bytes: u64,
         now: TimestampMs,
     ) -> io::Result<Active> {
-        if writer.published.active.is_none() && writer.next_offset == Offset::ZERO {
+        if writer.published.active.is_none() {
+            // The first segment. Or all older ones were trimmed, and a power cut has taken the directory with them.
             self.disk.create_dir_all(partition.dir())?;
         }
         writer.new_names = true;

@@ -1,7 +1,7 @@
 //! Writes the journal's batches into the segments again.
 //!
-//! Every batch of the rounds that are needed is written at its position, whatever the segment seems to hold: after a
-//! failed writeback the page cache may show bytes that the disk lacks. Batches are gathered, so that each file is
+//! Every batch of the rounds that are needed, unless it is trimmed, is written at its position, whatever the segment
+//! seems to hold: after a failed writeback the page cache may show bytes that the disk lacks. Batches are gathered, so that each file is
 //! written in few calls, and at most [`Recovery::max_touched`] files are open before they are synced and closed.
 //!
 //! Crash: the journal and the checkpoint are not changed here, so the next start writes the same again.
@@ -35,8 +35,8 @@ impl Recovery<'_> {
         state: &mut State,
     ) -> Result<HashSet<TopicId>> {
         let mut deleted: HashSet<TopicId> = deleting.iter().copied().collect();
-        let (mut starts, mut bases) = (HashMap::new(), HashMap::<_, BTreeSet<Offset>>::new());
-        scan.for_each(|_, items| {
+        let (mut starts, mut written) = (HashMap::new(), HashMap::<_, (BTreeSet<Offset>, Offset)>::new());
+        scan.for_each(|round, items| {
             for item in items {
                 match *item {
                     Item::State { .. } => {}
@@ -48,21 +48,30 @@ impl Recovery<'_> {
                     Item::Append {
                         partition,
                         segment_base,
+                        bytes,
                         ..
                     } => {
-                        bases.entry(partition).or_default().insert(segment_base);
+                        let (bases, next) = written.entry(partition).or_default();
+                        bases.insert(segment_base);
+                        *next = next_offset(round, bytes)?.max(*next);
                     }
                 }
             }
             Ok(())
         })?;
         // Trimmed batches are not written again: the disk may be full, and later records may use their space.
-        let kept_from = |(partition, bases): (PartitionId, BTreeSet<Offset>)| {
-            let known = self.known.get(&partition).map(|known| known.log_start_offset);
-            let start = known.max(starts.get(&partition).copied())?;
-            Some((partition, *bases.range(..=start).next_back()?))
+        let kept_from = |(partition, (bases, next)): (PartitionId, (BTreeSet<Offset>, Offset))| {
+            let known = self.known.get(&partition);
+            let start = known.map(|known| known.log_start_offset);
+            let start = start.max(starts.get(&partition).copied())?;
+            let next = known.map_or(next, |known| known.next_offset.max(next));
+            // If the evidence is damaged, records behind `next` may be found in the newest segment.
+            match next <= start && self.is_whole {
+                true => Some((partition, start)),
+                false => Some((partition, *bases.range(..=start).next_back()?)),
+            }
         };
-        let kept_from: HashMap<PartitionId, Offset> = bases.into_iter().filter_map(kept_from).collect();
+        let kept_from: HashMap<PartitionId, Offset> = written.into_iter().filter_map(kept_from).collect();
         let names: HashMap<TopicId, &TopicBody> = topics.iter().map(|body| (body.id, body)).collect();
         scan.for_each(|round, items| {
             for item in items {
@@ -124,17 +133,7 @@ impl Recovery<'_> {
         round: u64,
         is_trimmed: bool,
     ) -> Result<()> {
-        let malformed = || {
-            Error::Directory(format!(
-                "round {round} of the journal holds a batch that is none: use a newer quipu"
-            ))
-        };
-        let mut next_offset = None;
-        for batch in Batches::new(bytes) {
-            let (header, _) = batch.map_err(|_| malformed())?;
-            next_offset = Some(header.next_offset());
-        }
-        let next_offset = next_offset.ok_or_else(malformed)?;
+        let next_offset = next_offset(round, bytes)?;
         let end = position.plus(bytes.len() as u64);
         let known = self.known.entry(partition).or_insert_with(Known::nothing);
         known.is_evident = true;
@@ -215,4 +214,19 @@ impl Recovery<'_> {
         }
         Ok(())
     }
+}
+
+/// The offset after journalled batches.
+fn next_offset(round: u64, batches: &[u8]) -> Result<Offset> {
+    let malformed = || {
+        Error::Directory(format!(
+            "round {round} of the journal holds a batch that is none: use a newer quipu"
+        ))
+    };
+    let mut next_offset = None;
+    for batch in Batches::new(batches) {
+        let (header, _) = batch.map_err(|_| malformed())?;
+        next_offset = Some(header.next_offset());
+    }
+    next_offset.ok_or_else(malformed)
 }

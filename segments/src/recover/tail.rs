@@ -339,7 +339,10 @@ impl Recovery<'_> {
                 removed => removed.at("removing", &path)?,
             }
         }
-        self.touched_dirs.insert(dir.to_path_buf());
+        // All of a partition may be trimmed, and a power cut may have taken its directory.
+        if self.disk.exists(dir).at("looking for", dir)? {
+            self.touched_dirs.insert(dir.to_path_buf());
+        }
         Ok(())
     }
 }

@@ -153,17 +153,27 @@ fn trimmed_files_of_a_deleted_topic_are_not_removed_from_a_new_one_of_its_name()
 #[test]
 fn a_start_on_a_full_disk_does_not_write_trimmed_segments_again() {
     for seed in 0..SEEDS {
-        let (disk, log) = start(seed, spec(1, 4 << 10));
-        for _ in 0..8 {
-            append(&log, &[0], &[1; 3_000]).unwrap();
+        // The last record is kept and needs room, or not even that.
+        for (trimmed, room) in [(7, 8 << 10), (8, 0)] {
+            let (disk, log) = start(seed, spec(1, 4 << 10));
+            for _ in 0..8 {
+                append(&log, &[0], &[1; 3_000]).unwrap();
+            }
+            partition(&log, 0).trim(Offset::new(trimmed)).unwrap();
+            // The trimmed files are removed, but no checkpoint is written.
+            disk.fail(Fault::once(IoKind::Write, 0).on("checkpoint").onwards());
+            assert!(log.sync_segments().is_err());
+            let disk = disk.after_power_cut();
+            disk.set_capacity(Some(disk.used_bytes() + room));
+            let log = open(&disk);
+            let kept = vec![[1; 3_000]; 8 - trimmed as usize];
+            assert_eq!(values(&log, 0), kept, "seed {seed}, {trimmed}");
+            disk.set_capacity(None);
+            append(&log, &[0], b"next").unwrap();
+            let log = open(&disk.after_power_cut());
+            assert_eq!(values(&log, 0).len(), kept.len() + 1, "seed {seed}, {trimmed}");
+            assert_eq!(partition(&log, 0).positions().end_offset, Offset::new(9));
         }
-        partition(&log, 0).trim(Offset::new(7)).unwrap();
-        // The trimmed files are removed, but no checkpoint is written.
-        disk.fail(Fault::once(IoKind::Write, 0).on("checkpoint").onwards());
-        assert!(log.sync_segments().is_err());
-        let disk = disk.after_power_cut();
-        disk.set_capacity(Some(disk.used_bytes() + (8 << 10)));
-        assert_eq!(values(&open(&disk), 0), [[1; 3_000]], "seed {seed}");
     }
 }
 
