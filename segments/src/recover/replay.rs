@@ -1,8 +1,9 @@
 //! Writes the journal's batches into the segments again.
 //!
 //! Every batch of the rounds that are needed, unless it is trimmed, is written at its position, whatever the segment
-//! seems to hold: after a failed writeback the page cache may show bytes that the disk lacks. Batches are gathered, so that each file is
-//! written in few calls, and at most [`Recovery::max_touched`] files are open before they are synced and closed.
+//! seems to hold: after a failed writeback the page cache may show bytes that the disk lacks. Batches are gathered, so
+//! that each file is written in few calls, and at most [`Recovery::max_touched`] files are open before they are synced
+//! and closed.
 //!
 //! Crash: the journal and the checkpoint are not changed here, so the next start writes the same again.
 
