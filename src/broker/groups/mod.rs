@@ -44,7 +44,8 @@ use shared::{codec, redrive};
 
 use crate::broker::blocking::Blocking;
 use crate::broker::engine::{
-    Ack, AppendRequest, Clock, Error, Log, Offset, Partition, PartitionId, StateChange, Topic, TopicId,
+    Ack, AppendRequest, Clock, Error, Log, Offset, Partition, PartitionId, StateChange, StateEntry, Topic,
+    TopicId,
 };
 use crate::broker::fetch::Fetcher;
 use crate::broker::refusal::{Reason, Refusal};
@@ -375,12 +376,11 @@ fn exists(log: &Log, group: &str) -> bool {
 }
 
 fn committed(log: &Log, group: &str) -> BTreeMap<PartitionId, Committed> {
-    let mut all = BTreeMap::new();
     let mut known: Option<(TopicId, bool)> = None;
-    for (key, value) in log.state_prefix(&offsets::offsets_prefix(group)) {
+    let read = |(key, value): StateEntry| {
         let Some(id) = offsets::partition_of_key(&key) else {
             tracing::error!(group, "a key of the state is not a committed offset's");
-            continue;
+            return None;
         };
         let is_there = match known {
             Some((topic, is_there)) if topic == id.topic => is_there,
@@ -388,14 +388,19 @@ fn committed(log: &Log, group: &str) -> BTreeMap<PartitionId, Committed> {
         };
         known = Some((id.topic, is_there));
         if !is_there {
-            continue;
+            return None;
         }
-        match Committed::decode(&value) {
-            Ok(committed) => drop(all.insert(id, committed)),
-            Err(error) => tracing::error!(group, partition = %id, %error, "a committed offset is left out"),
-        }
-    }
-    all
+        let committed = Committed::decode(&value)
+            .inspect_err(
+                |error| tracing::error!(group, partition = %id, %error, "a committed offset is left out"),
+            )
+            .ok()?;
+        Some((id, committed))
+    };
+    log.state_prefix(&offsets::offsets_prefix(group))
+        .into_iter()
+        .filter_map(read)
+        .collect()
 }
 
 async fn append(log: &Log, state: Vec<StateChange>) -> Result<(), Error> {
