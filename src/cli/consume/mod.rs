@@ -54,8 +54,8 @@ pub(crate) struct Args {
     /// End before offset:N or a time, or at `latest`, the end as it is now [default: latest without --follow]
     #[arg(long, value_name = "WHERE", value_parser = Position::parse_until, allow_hyphen_values = true)]
     until: Option<Position>,
-    /// Print only the newest N records of all partitions together; with --follow go on from there
-    #[arg(long, value_name = "N", conflicts_with_all = ["group", "from"], value_parser = clap::value_parser!(u64).range(1..))]
+    /// Print only the newest N records of all partitions together, at most 100000; with --follow go on from there
+    #[arg(long, value_name = "N", conflicts_with_all = ["group", "from"], value_parser = clap::value_parser!(u64).range(1..=100_000))]
     last: Option<u64>,
     /// Print only records with this key
     #[arg(long, value_name = "KEY")]
