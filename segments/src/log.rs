@@ -226,7 +226,12 @@ impl Log {
     ///
     /// # Errors
     /// The inner error is [`Error::KeyReused`]: the key was stored with another fingerprint.
-    pub fn recall(&self, topic: TopicId, key: &[u8], fingerprint: &[u8; 16]) -> Option<Result<Appended>> {
+    pub fn recall(
+        &self,
+        topic: Option<TopicId>,
+        key: &[u8],
+        fingerprint: &[u8; 16],
+    ) -> Option<Result<Appended>> {
         self.engine().recall(topic, key, fingerprint)
     }
 

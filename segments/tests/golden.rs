@@ -259,7 +259,7 @@ fn go_on(log: &Log) {
 fn send_once(log: &Log, key: &str, sequence: i32) -> [Appended; 2] {
     let topic = log.topic("orders").expect("it is there");
     let once = Once {
-        topic: topic.id(),
+        topic: Some(topic.id()),
         key: key.into(),
         fingerprint: *b"of what it says.",
         expires: TimestampMs(i64::MAX),

@@ -64,7 +64,7 @@ impl World {
 
     fn once(&self, key: &str) -> Once {
         Once {
-            topic: self.log.topic("orders").unwrap().id(),
+            topic: Some(self.log.topic("orders").unwrap().id()),
             key: key.into(),
             fingerprint: [3; 16],
             expires: TimestampMs(self.clock.now().get() + WINDOW_MS),
@@ -211,7 +211,7 @@ fn equal_keys_of_one_round_append_once_and_the_same_key_in_another_topic_is_anot
     let other = world.log.create_topic("payments", spec(1)).unwrap();
     let tickets: Vec<Ticket> = (0..3).map(|_| world.queue(world.once("k")).unwrap()).collect();
     let reused = world.queue(world.reused("k")).unwrap();
-    let topic = other.id();
+    let topic = Some(other.id());
     let mut part = world.part(0, "value");
     part.partition = other.partition(0).unwrap();
     let elsewhere = world.append(
@@ -229,6 +229,53 @@ fn equal_keys_of_one_round_append_once_and_the_same_key_in_another_topic_is_anot
     assert!(matches!(reused.wait(), Err(Error::KeyReused)));
     assert!(is_new(&elsewhere.unwrap().wait().unwrap()));
     assert_eq!(world.end(0), 1);
+}
+
+#[test]
+fn a_key_of_the_whole_log_spans_topics_and_outlives_them_and_restarts() {
+    let mut world = World::new();
+    world.log.create_topic("payments", spec(1)).unwrap();
+    let of_log = |world: &World, fingerprint| Once {
+        topic: None,
+        fingerprint: [fingerprint; 16],
+        ..world.once("k")
+    };
+    let parts = |world: &World| {
+        let mut second = world.part(0, "b");
+        second.partition = world.log.topic("payments").unwrap().partition(0).unwrap();
+        vec![world.part(1, "a"), second]
+    };
+    world.send(world.once("other")).unwrap();
+    let first = world.append(parts(&world), of_log(&world, 3)).unwrap();
+    let twin = world.append(parts(&world), of_log(&world, 3)).unwrap();
+    let reused = world.append(vec![world.part(2, "c")], of_log(&world, 4)).unwrap();
+    while world.log.run_round().unwrap() {}
+    let first = first.wait().unwrap();
+    assert!(is_new(&first));
+    assert_eq!(twin.wait().unwrap().repeated.as_deref(), Some(&b"note of k"[..]));
+    assert!(matches!(reused.wait(), Err(Error::KeyReused)));
+    // The same key of a topic is another one.
+    assert!(world.is_new("k"));
+    for round in 0..3 {
+        let again = world.log.recall(None, b"k", &[3; 16]).unwrap().unwrap();
+        assert_eq!(again.base_offsets, first.base_offsets, "{round}");
+        let known = world.log.recall(None, b"k", &[4; 16]).unwrap();
+        assert!(matches!(known, Err(Error::KeyReused)), "{round}");
+        assert_eq!((world.end(0), world.end(1), world.end(2)), (2, 1, 0), "{round}");
+        match round {
+            0 => world.crash(),
+            1 => {
+                world.log.delete_topic("payments", Vec::new()).unwrap();
+                world.kill();
+            }
+            _ => {}
+        }
+    }
+    let again = world.queue(of_log(&world, 3)).unwrap();
+    while world.log.run_round().unwrap() {}
+    assert!(!is_new(&again.wait().unwrap()));
+    world.clock.advance(WINDOW);
+    assert!(world.log.recall(None, b"k", &[3; 16]).is_none());
 }
 
 #[test]
@@ -371,7 +418,7 @@ fn a_key_needs_prepare_keys_first_and_records_of_its_own_topic() {
     world.log.prepare_keys().unwrap();
     world.log.prepare_keys().unwrap();
     let (mut of_another, mut without_key) = (world.once("k"), world.once("k"));
-    of_another.topic = quipu_segments::TopicId(99);
+    of_another.topic = Some(quipu_segments::TopicId(99));
     without_key.key.clear();
     for wrong in [of_another, without_key] {
         assert!(matches!(world.send(wrong), Err(Error::Invalid(_))));

@@ -212,7 +212,7 @@ fn a_key_that_comes_with_a_repeated_batch_is_remembered_for_longer_than_the_batc
     let send = |world: &World, fingerprint| {
         let mut request = of_parts(vec![world.part(0, vec![first.clone()])]);
         request.once = Some(Once {
-            topic: world.log.topic("orders").unwrap().id(),
+            topic: Some(world.log.topic("orders").unwrap().id()),
             key: b"k".to_vec(),
             fingerprint: [fingerprint; 16],
             expires: TimestampMs(i64::MAX),

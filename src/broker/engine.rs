@@ -119,7 +119,12 @@ impl Log {
     }
 
     /// The result of an earlier append with this key, if that is known without waiting.
-    pub fn recall(&self, topic: TopicId, key: &[u8], fingerprint: &[u8; 16]) -> Option<Result<Appended>> {
+    pub fn recall(
+        &self,
+        topic: Option<TopicId>,
+        key: &[u8],
+        fingerprint: &[u8; 16],
+    ) -> Option<Result<Appended>> {
         self.0.recall(topic, key, fingerprint)
     }
 

@@ -17,7 +17,7 @@ pub struct Limits {
     pub max_connections: usize,
     /// Decoded request bodies held in memory at once, in bytes.
     pub max_in_flight_bytes: u64,
-    /// Partitions of one topic.
+    /// Partitions of one topic, and those that one request to several topics writes to.
     pub max_partitions: u32,
 }
 

@@ -7,6 +7,7 @@ mod fixture;
 mod producers;
 mod requests;
 mod restarts;
+mod several;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,8 +1,10 @@
-//! The contract of produce requests, through the router as the server uses it; [`races`] is over the real binary.
+//! The contract of produce requests, through the router as the server uses it; [`races`] is over the real binary. [`several`]
+//! has requests to several topics.
 #![allow(clippy::disallowed_methods, reason = "it tests the real binary")]
 
 mod batches;
 mod races;
+mod several;
 #[path = "../support/mod.rs"]
 mod support;
 mod uploads;

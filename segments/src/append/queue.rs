@@ -119,10 +119,10 @@ impl Queue {
             bytes += producers::check_part(&part.records)?;
         }
         if let Some(once) = &request.once {
-            let is_of_topic = |part: &Part| part.partition.id().topic == once.topic;
-            if request.parts.is_empty() || !request.parts.iter().all(is_of_topic) {
+            let is_within = |part: &Part| once.topic.is_none_or(|topic| part.partition.id().topic == topic);
+            if request.parts.is_empty() || !request.parts.iter().all(is_within) {
                 return Err(Error::Invalid(
-                    "a request that is appended once has records of the topic of its key, and of no other"
+                    "a request that is appended once has records; if its key has a topic, of no other topic"
                         .into(),
                 ));
             }

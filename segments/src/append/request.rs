@@ -83,8 +83,9 @@ impl Part {
 /// nothing and gets the answer of the first. A request that failed is not remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Once {
-    /// The topic of the key. All parts of the request belong to it, and there is at least one part.
-    pub topic: TopicId,
+    /// The topic of the key: all parts of the request belong to it, and the key is forgotten with it. `None` for a key
+    /// of the whole log: the parts belong to any topics. There is at least one part.
+    pub topic: Option<TopicId>,
     /// The key, from 1 byte to 1 KiB.
     pub key: Vec<u8>,
     /// Stands for the request's contents: a request with the same key and another fingerprint is refused.

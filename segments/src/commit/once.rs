@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::append::keys::{ById, Kept, Keys, Remembered};
+use crate::append::keys::{ById, Kept, Keys, Remembered, encode_id};
 use crate::append::request::{Once, Part, Records};
 use crate::batch::BatchBuilder;
 use crate::engine::Engine;
@@ -97,6 +97,18 @@ impl<'a> KeyPlanner<'a> {
     pub(super) fn log(&self) -> Result<Arc<Partition>> {
         let log = self.engine.key_log.read().clone();
         log.ok_or_else(|| Error::Invalid("a request that is appended once needs prepare_keys first".into()))
+    }
+
+    /// The key of the record that remembers `once`.
+    ///
+    /// # Errors
+    /// Those of [`KeyPlanner::log`].
+    pub(super) fn id(&self, once: &Once) -> Result<Vec<u8>> {
+        let topic = match once.topic {
+            Some(topic) => topic,
+            None => self.log()?.id().topic,
+        };
+        Ok(encode_id(topic, &once.key))
     }
 
     /// The answer to a request whose key is known, and whether the answer is settled, whatever the round's result is.

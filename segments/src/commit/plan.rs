@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::once::{KeyPlanner, key_record};
 use super::{Outcome, Scratch};
-use crate::append::keys::{Entry, Kept, encode_id};
+use crate::append::keys::{Entry, Kept};
 use crate::append::producers::{Producers, Sequenced, Verdict};
 use crate::append::queue::{Operation, Queued};
 use crate::append::request::{AppendRequest, Once, Part, Records};
@@ -226,9 +226,12 @@ impl Planner<'_> {
 
     /// Plans one append: looks for a repetition, then checks all of its conditions, and only then assigns offsets.
     fn append(&mut self, request: AppendRequest) -> Result<Answered> {
-        let id = request.once.as_ref().map(|once| encode_id(once.topic, &once.key));
+        let id = request.once.as_ref().map(|once| self.keys.id(once)).transpose()?;
         if let (Some(once), Some(id)) = (&request.once, &id) {
-            self.check_not_gone(&request.parts[0].partition)?;
+            // A key of the whole log outlives the topics of its request.
+            if once.topic.is_some() {
+                self.check_not_gone(&request.parts[0].partition)?;
+            }
             if let Some(answer) = self.keys.find(once, id, self.now) {
                 return Ok(answer);
             }

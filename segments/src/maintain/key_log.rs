@@ -76,14 +76,15 @@ impl Engine {
     /// The answer to a request with this key, if one was stored before; `None` if that is unknown or not durable yet.
     pub(crate) fn recall(
         &self,
-        topic: TopicId,
+        topic: Option<TopicId>,
         key: &[u8],
         fingerprint: &[u8; 16],
     ) -> Option<Result<Appended>> {
         if !self.options.key_precautions().0 {
             return None;
         }
-        let id = encode_id(topic, key);
+        let of_log = || Some(self.key_log.read().as_ref()?.id().topic);
+        let id = encode_id(topic.or_else(of_log)?, key);
         let keys = self.keys.lock();
         let entry = Arc::clone(keys.get(&id, self.clock.now())?);
         drop(keys);

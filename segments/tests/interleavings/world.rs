@@ -656,7 +656,7 @@ impl World {
 /// The key of a request that several send.
 fn once(topic: &Topic, producer: &str, request: u64, expires: TimestampMs) -> Once {
     Once {
-        topic: topic.id(),
+        topic: Some(topic.id()),
         key: format!("{producer}/{request}").into_bytes(),
         fingerprint: [1; 16],
         expires,

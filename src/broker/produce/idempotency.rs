@@ -1,7 +1,8 @@
 //! Idempotency keys: a repeated call is appended once, and answered as the first time.
 //!
 //! The log stores a key in the same round as the records of its call, and remembers it for the topic's
-//! `dedupe_window_ms` ([`Once`]). A fingerprint of the whole call is stored with it, to tell a repetition from another
+//! `dedupe_window_ms` ([`Once`]). Keys of calls over several topics are the server's own, and are remembered for the
+//! longest of the topics' times. A fingerprint of the whole call is stored with it, to tell a repetition from another
 //! call with the same key, and a note from which the answer is made again.
 //!
 //! The wire chooses what a fingerprint covers besides the records ([`Covered`]).
@@ -10,13 +11,12 @@
 //! units.
 
 use std::sync::atomic::Ordering::{Acquire, Release};
-use std::time::Duration;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Producer, Target};
+use super::Producer;
 use crate::broker::blocking::Share;
-use crate::broker::engine::{Appended, Once, TimestampMs, TopicId};
+use crate::broker::engine::{Appended, Once, TimestampMs, Topic, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::catalog;
 
@@ -39,18 +39,18 @@ impl Covered {
 
 /// The key of a call, with the hash of everything that its fingerprint covers except the records.
 pub struct Key {
-    topic: TopicId,
+    /// The topic; `None` for a key of the server.
+    topic: Option<TopicId>,
     key: Vec<u8>,
-    window: Duration,
     hasher: Xxh3,
 }
 
 impl Key {
-    /// A key for calls to a topic.
+    /// A key for calls to a topic, or (`None`) one of the server, for calls to several topics.
     ///
     /// # Errors
     /// [`Reason::InvalidRequest`] (without a field) for a key that is not 1 to 255 characters of visible ASCII.
-    pub fn new(target: &Target, key: &[u8], covered: Covered) -> Result<Box<Self>, Refusal> {
+    pub fn new(topic: Option<TopicId>, key: &[u8], covered: Covered) -> Result<Box<Self>, Refusal> {
         if !(1..=MAX_KEY_BYTES).contains(&key.len()) || !key.iter().all(u8::is_ascii_graphic) {
             return Err(Refusal::new(
                 Reason::InvalidRequest,
@@ -58,9 +58,8 @@ impl Key {
             ));
         }
         Ok(Box::new(Self {
-            topic: target.topic.id(),
+            topic,
             key: key.to_vec(),
-            window: catalog::dedupe_window(&target.topic.spec()),
             hasher: covered.0,
         }))
     }
@@ -70,14 +69,19 @@ impl Key {
         self.hasher.clone()
     }
 
-    /// What to remember of a unit from `now` on; a call that is no upload has the one unit 0.
-    pub(super) fn once(&self, unit: u32, fingerprint: Fingerprint, now: TimestampMs, note: Vec<u8>) -> Once {
-        let window = i64::try_from(self.window.as_millis()).unwrap_or(i64::MAX);
+    /// What to remember of a unit; a call that is no upload has the one unit 0. [`expiry`] says until when.
+    pub(super) fn once(
+        &self,
+        unit: u32,
+        fingerprint: Fingerprint,
+        expires: TimestampMs,
+        note: Vec<u8>,
+    ) -> Once {
         Once {
             topic: self.topic,
             key: self.of_unit(unit),
             fingerprint,
-            expires: TimestampMs(now.get().saturating_add(window)),
+            expires,
             note,
         }
     }
@@ -91,6 +95,13 @@ impl Key {
         }
         key
     }
+}
+
+/// When a key is forgotten that is stored with records of a topic at the time `now`.
+pub(super) fn expiry(topic: &Topic, now: TimestampMs) -> TimestampMs {
+    let window = catalog::dedupe_window(&topic.spec()).as_millis();
+    let window = i64::try_from(window).unwrap_or(i64::MAX);
+    TimestampMs(now.get().saturating_add(window))
 }
 
 impl Producer {
@@ -132,7 +143,8 @@ pub fn fingerprint(hasher: &Xxh3) -> Fingerprint {
     hasher.digest128().to_be_bytes()
 }
 
-/// How the records of a body were placed the first time: from this and the body, the placement is computed again.
+/// How a body's records of one topic were placed the first time: from this and the body, the placement is computed
+/// again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct First {
     /// The topic's partitions at the time.
@@ -146,22 +158,24 @@ const FIRST: u8 = b'p';
 const PARTS: u8 = b'u';
 const COUNT: u8 = b'b';
 
-impl First {
-    pub(super) fn encode(self) -> Vec<u8> {
-        // No topic has so many partitions.
-        let unkeyed = self.unkeyed.unwrap_or(u32::MAX);
-        encode(FIRST, &[self.partitions, unkeyed])
-    }
+/// The note of a whole call: of each of its topics, in the order in which the body names them first.
+pub(super) fn encode_firsts(firsts: impl Iterator<Item = First>) -> Vec<u8> {
+    // No topic has so many partitions.
+    let numbers = firsts.flat_map(|first| [first.partitions, first.unkeyed.unwrap_or(u32::MAX)]);
+    encode(FIRST, &numbers.collect::<Vec<_>>())
+}
 
-    pub(super) fn decode(note: &[u8]) -> Result<Self, Refusal> {
-        match decode(FIRST, note).as_deref() {
-            Some([partitions, unkeyed]) if *partitions > 0 => Ok(Self {
-                partitions: *partitions,
-                unkeyed: (*unkeyed != u32::MAX).then_some(*unkeyed),
-            }),
-            _ => Err(unreadable()),
-        }
+pub(super) fn decode_firsts(note: &[u8]) -> Result<Vec<First>, Refusal> {
+    let numbers = decode(FIRST, note).ok_or_else(unreadable)?;
+    let (pairs, rest) = numbers.as_chunks::<2>();
+    if pairs.is_empty() || !rest.is_empty() || pairs.iter().any(|[partitions, _]| *partitions == 0) {
+        return Err(unreadable());
     }
+    let first = |[partitions, unkeyed]: &[u32; 2]| First {
+        partitions: *partitions,
+        unkeyed: (*unkeyed != u32::MAX).then_some(*unkeyed),
+    };
+    Ok(pairs.iter().map(first).collect())
 }
 
 /// The note of a unit: the partition of each part, and how many records it has.
@@ -224,34 +238,29 @@ mod tests {
 
     #[test]
     fn notes_come_back_as_they_were_and_no_other_bytes_are_taken_for_one() {
-        for first in [
-            First {
-                partitions: 1,
-                unkeyed: None,
-            },
-            First {
-                partitions: 10_000,
-                unkeyed: Some(9_999),
-            },
+        let first = |partitions, unkeyed| First { partitions, unkeyed };
+        let encode_all = |firsts: &[First]| encode_firsts(firsts.iter().copied());
+        for firsts in [
+            vec![first(1, None)],
+            vec![first(10_000, Some(9_999))],
+            vec![first(3, None), first(1, Some(0)), first(7, None)],
         ] {
-            assert_eq!(First::decode(&first.encode()).unwrap(), first);
+            assert_eq!(decode_firsts(&encode_all(&firsts)).unwrap(), firsts);
         }
         let parts = vec![(0, 1), (7, 10_000)];
         assert_eq!(decode_parts(&encode_parts(&parts)).unwrap(), parts);
         assert_eq!(decode_count(&encode_count(3)).unwrap(), 3);
-        let first = First {
-            partitions: 0,
-            unkeyed: None,
-        };
         for wrong in [
             &b""[..],
             b"p",
             b"x\0\0\0\x01",
-            &first.encode(),
+            &encode_all(&[]),
+            &encode_all(&[first(0, None)]),
+            &encode_all(&[first(1, None), first(0, None)]),
             &encode_parts(&[(1, 0)]),
             &encode_count(0),
         ] {
-            assert!(First::decode(wrong).is_err(), "{wrong:?}");
+            assert!(decode_firsts(wrong).is_err(), "{wrong:?}");
             assert!(decode_parts(wrong).is_err(), "{wrong:?}");
             assert!(decode_count(wrong).is_err(), "{wrong:?}");
         }

@@ -68,6 +68,22 @@ impl RecordLimits {
     }
 }
 
+/// Checks that the records of a request, which take `bytes` as they are stored, take at most `limit`.
+///
+/// Empty records are larger in a batch than in JSON, and events' attributes become headers with longer names. The
+/// journal could take far more at once.
+///
+/// # Errors
+/// [`Reason::RequestTooLarge`].
+#[inline]
+pub fn check_stored_bytes(bytes: usize, limit: usize) -> Result<(), Refusal> {
+    if bytes <= limit {
+        return Ok(());
+    }
+    let detail = format!("the records take more than {limit} bytes as stored; split the request");
+    Err(Refusal::new(Reason::RequestTooLarge, detail))
+}
+
 /// Why a well-formed record is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Misfit {

@@ -1,8 +1,8 @@
 //! Produce: from records to one append of the log.
 //!
 //! [`Producer`] holds what all calls share. [`limits`] checks the limits of a record, [`placing`] chooses the
-//! partitions and builds the batches, [`append`] makes one append of these. A [`whole`] call is one append, an
-//! [`upload`] is a sequence of them, [`record_batch`] checks batches that clients have built themselves.
+//! partitions and builds the batches, [`append`] makes one append of these. A [`whole`] call is one append, for one
+//! topic or for [`several`], an [`upload`] is a sequence of them, [`record_batch`] checks batches that clients have built themselves.
 //! [`idempotency`] makes a repeated call append nothing.
 
 pub mod append;
@@ -10,6 +10,7 @@ pub mod idempotency;
 pub mod limits;
 pub mod placing;
 pub mod record_batch;
+pub mod several;
 pub mod upload;
 pub mod whole;
 
@@ -79,11 +80,18 @@ pub struct Target {
     pub rules: TopicRules,
 }
 
+impl Target {
+    /// When a call is answered.
+    fn ack(&self, options: Options) -> Ack {
+        options.ack.unwrap_or(self.rules.ack)
+    }
+}
+
 /// How a call wants its records to be appended.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// When it is answered.
-    pub ack: Ack,
+    /// When it is answered; `None`: as the topic says.
+    pub ack: Option<Ack>,
     /// Append only if this is the next offset.
     pub expected_offset: Option<Offset>,
     /// Whether to ignore the partitions that records name.

@@ -191,6 +191,11 @@ impl<'a> Placer<'a> {
         Ok(placement)
     }
 
+    /// Sets the limits of the records that follow.
+    pub fn limit(&mut self, limits: RecordLimits) {
+        self.placing.limits = limits;
+    }
+
     /// Whether nothing was placed since the last [`Placer::take`].
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()

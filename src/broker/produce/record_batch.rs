@@ -9,7 +9,7 @@
 use bytes::Bytes;
 
 use super::append::add_to;
-use super::idempotency::{Fingerprint, Key, decode_count, encode_count};
+use super::idempotency::{Fingerprint, Key, decode_count, encode_count, expiry};
 use super::limits::{Misfit, RecordLimits};
 use super::placing::Built;
 use super::{Options, Producer, Target};
@@ -79,8 +79,11 @@ impl Producer {
             json_lines: false,
         };
         let mut request = AppendRequest {
-            ack: options.ack,
-            once: once.map(|(key, fingerprint)| key.once(0, fingerprint, now, encode_count(records))),
+            ack: target.ack(options),
+            once: once.map(|(key, fingerprint)| {
+                let expires = expiry(&target.topic, now);
+                key.once(0, fingerprint, expires, encode_count(records))
+            }),
             ..AppendRequest::default()
         };
         let built = vec![built];

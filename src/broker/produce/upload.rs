@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::append::add_to;
-use super::idempotency::{Fingerprint, Key, decode_parts, encode_parts, fingerprint};
+use super::idempotency::{Fingerprint, Key, decode_parts, encode_parts, expiry, fingerprint};
 use super::placing::{ExtraHeader, Placer};
 use super::{Options, Producer, Target};
 use crate::broker::engine::{AppendRequest, Appended, Error, Offset, Part, Records, Ticket};
@@ -341,7 +341,7 @@ impl<'a> Upload<'a> {
             .collect();
         let records: u64 = parts.iter().map(|(_, records)| u64::from(*records)).sum();
         let mut request = AppendRequest {
-            ack: self.options.ack,
+            ack: self.target.ack(self.options),
             ..AppendRequest::default()
         };
         let expected_offset = self.options.expected_offset;
@@ -359,7 +359,8 @@ impl<'a> Upload<'a> {
                 drop(take());
                 return self.account(parts, appended, bytes);
             }
-            request.once = Some(keyed.key.once(unit, fingerprint, now, encode_parts(&parts)));
+            let expires = expiry(&self.target.topic, now);
+            request.once = Some(keyed.key.once(unit, fingerprint, expires, encode_parts(&parts)));
         }
         self.in_flight = Some(InFlight {
             ticket: self.append(request).await?,

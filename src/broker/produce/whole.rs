@@ -3,54 +3,201 @@
 //! With an idempotency key the wire keeps the body until the call is answered. A body that was appended before is
 //! placed again as it was the first time, which gives the same partitions and offsets.
 
-use super::append::add_to;
-use super::idempotency::{Fingerprint, First, Key, unreadable};
+use std::sync::Arc;
+
+use super::append;
+use super::idempotency::{Fingerprint, First, Key, decode_firsts, encode_firsts, expiry, unreadable};
 use super::placing::{Built, Placement, Placer};
 use super::{Options, Producer, Target};
-use crate::broker::engine::{AppendRequest, Appended, Offset, Once, TimestampMs};
+use crate::broker::engine::{Ack, AppendRequest, Appended, Log, Offset, Once, TimestampMs, Topic};
 use crate::broker::refusal::Refusal;
 
 /// One placing of a call's records.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Attempt {
     /// How they are appended.
     pub options: Options,
     /// The time of the append.
     pub now: TimestampMs,
-    /// How they were placed the first time, if the call is repeated: the limits are not checked again.
-    pub first: Option<First>,
+    /// How they were placed the first time, if the call is repeated: the limits are not checked again. An entry for
+    /// each topic, in the order in which the call names them first.
+    pub firsts: Option<Vec<First>>,
+}
+
+impl Attempt {
+    /// How a call to one topic was placed the first time, if it is repeated.
+    pub fn first(&self) -> Option<First> {
+        self.firsts.as_ref()?.first().copied()
+    }
 }
 
 /// The placed records of a call.
 pub struct Placed {
+    pub(super) topics: Vec<PlacedTopic>,
+    /// The topics' names, if the answer has them.
+    pub(super) names: Vec<String>,
+    /// The place of each record, in the order of the call. Parts are counted through all topics.
+    pub(super) placements: Vec<Placement>,
+    pub(super) bytes: usize,
+}
+
+/// The placed records of one topic.
+pub(super) struct PlacedTopic {
+    /// `None` in a repeated call, which appends nothing.
+    topic: Option<Arc<Topic>>,
+    /// When a call is answered that does not say it.
+    ack: Ack,
+    first: First,
     built: Vec<Built>,
-    placements: Vec<Placement>,
-    bytes: usize,
     moved: bool,
-    unkeyed: Option<u32>,
+}
+
+impl PlacedTopic {
+    /// Takes the records out of a placer.
+    pub(super) fn of(
+        topic: Option<Arc<Topic>>,
+        ack: Ack,
+        partitions: u32,
+        placer: &mut Placer<'_>,
+        now: TimestampMs,
+    ) -> Self {
+        Self {
+            topic,
+            ack,
+            first: First {
+                partitions,
+                unkeyed: placer.unkeyed_partition(),
+            },
+            moved: placer.moved(),
+            built: placer.take(now),
+        }
+    }
+
+    /// How many parts there are.
+    pub(super) fn parts(&self) -> usize {
+        self.built.len()
+    }
 }
 
 impl Placed {
-    /// Takes the records out of a placer; `placements` says where it put each.
-    pub fn of(mut placer: Placer<'_>, placements: Vec<Placement>, now: TimestampMs) -> Self {
+    /// Takes the records of a call to one topic out of a placer; `placements` says where it put each.
+    pub fn of(target: &Target, mut placer: Placer<'_>, placements: Vec<Placement>, now: TimestampMs) -> Self {
+        let (topic, ack) = (Some(Arc::clone(&target.topic)), target.rules.ack);
         Self {
             bytes: placer.bytes(),
-            moved: placer.moved(),
-            unkeyed: placer.unkeyed_partition(),
-            built: placer.take(now),
+            topics: vec![PlacedTopic::of(topic, ack, target.partitions, &mut placer, now)],
+            names: Vec::new(),
             placements,
         }
     }
+
+    /// Adds the records to an append. Their places have no offsets until the append has them: see
+    /// [`Places::appended`].
+    ///
+    /// # Errors
+    /// [`Reason::UnknownTopic`](crate::broker::refusal::Reason::UnknownTopic) if a topic was deleted meanwhile: the
+    /// request must not be appended.
+    pub fn add_to(
+        self,
+        request: &mut AppendRequest,
+        log: &Log,
+        expected_offset: Option<Offset>,
+    ) -> Result<Places, Refusal> {
+        let first_part = request.parts.len();
+        let parts = self.parts();
+        for placed in self.topics {
+            let topic = placed.topic.expect("a repeated call appends nothing");
+            let (built, moved) = (placed.built, placed.moved);
+            append::add_to(request, log, &topic, built, expected_offset, moved)?;
+        }
+        Ok(Places {
+            parts,
+            names: self.names,
+            placements: self.placements,
+            is_replayed: false,
+            first_part,
+        })
+    }
+
+    /// The places of the records of a repeated call, which were appended at `base_offsets`.
+    fn replayed(self, base_offsets: &[Offset]) -> Result<Places, Refusal> {
+        let mut places = Places {
+            parts: self.parts(),
+            names: self.names,
+            placements: self.placements,
+            is_replayed: true,
+            first_part: 0,
+        };
+        if places.parts.len() != base_offsets.len() {
+            return Err(unreadable());
+        }
+        places.appended(base_offsets);
+        Ok(places)
+    }
+
+    pub(super) fn parts(&self) -> Vec<PartPlace> {
+        let topics = (0_u32..).zip(&self.topics);
+        let parts = topics.flat_map(|(topic, placed)| {
+            placed.built.iter().map(move |built| PartPlace {
+                topic,
+                partition: built.partition,
+                base_offset: Offset::ZERO,
+            })
+        });
+        parts.collect()
+    }
+
+    /// When a call is answered that does not say it: when it is durable, unless all its topics say otherwise.
+    fn ack(&self) -> Ack {
+        let is_written = |placed: &PlacedTopic| placed.ack == Ack::Written;
+        if self.topics.iter().all(is_written) {
+            Ack::Written
+        } else {
+            Ack::Durable
+        }
+    }
+
+    /// What to remember of a call with an idempotency key: for as long as the topic says that says the longest.
+    fn once(&self, key: &Key, fingerprint: Fingerprint, now: TimestampMs) -> Once {
+        let topics = self.topics.iter().filter_map(|placed| placed.topic.as_deref());
+        let expires = topics.map(|topic| expiry(topic, now)).max();
+        let note = encode_firsts(self.topics.iter().map(|placed| placed.first));
+        key.once(0, fingerprint, expires.unwrap_or(now), note)
+    }
+}
+
+/// Where a part of a call lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartPlace {
+    /// The topic's place in [`Places::names`].
+    pub topic: u32,
+    /// The partition.
+    pub partition: u32,
+    /// The offset of the first record.
+    pub base_offset: Offset,
 }
 
 /// Where the records of a call lie.
 pub struct Places {
-    /// Partition and first offset of each part.
-    pub parts: Vec<(u32, Offset)>,
+    /// The parts, of all topics.
+    pub parts: Vec<PartPlace>,
+    /// The names of the topics, if the answer has them.
+    pub names: Vec<String>,
     /// The place of each record in its part, in the order of the call.
     pub placements: Vec<Placement>,
     /// Nothing was appended, because the call was appended before.
     pub is_replayed: bool,
+    /// The first of the parts in the append.
+    first_part: usize,
+}
+
+impl Places {
+    /// Takes over the offsets that the append gave to its parts.
+    pub fn appended(&mut self, base_offsets: &[Offset]) {
+        for (part, base_offset) in self.parts.iter_mut().zip(&base_offsets[self.first_part..]) {
+            part.base_offset = *base_offset;
+        }
+    }
 }
 
 impl Producer {
@@ -60,11 +207,10 @@ impl Producer {
     /// Those of the append; nothing is stored, unless the outcome says otherwise.
     pub fn append_whole(
         &self,
-        target: &Target,
         options: Options,
         placed: Placed,
     ) -> Result<impl Future<Output = Result<Places, Refusal>>, Refusal> {
-        let appended = self.append_placed(target, options, placed, None)?;
+        let appended = self.append_placed(options, placed, None)?;
         Ok(async { Ok(appended.await?.0) })
     }
 
@@ -76,7 +222,6 @@ impl Producer {
     /// call.
     pub async fn append_once<F: Future<Output = Result<Placed, Refusal>>>(
         &self,
-        target: &Target,
         mut attempt: Attempt,
         key: &Key,
         fingerprint: Fingerprint,
@@ -89,13 +234,9 @@ impl Producer {
                 appended
             }
             None => {
-                let placed = place(attempt).await?;
-                let first = First {
-                    partitions: target.partitions,
-                    unkeyed: placed.unkeyed,
-                };
-                let once = key.once(0, fingerprint, attempt.now, first.encode());
-                let appended = self.append_placed(target, attempt.options, placed, Some(once))?;
+                let placed = place(attempt.clone()).await?;
+                let once = placed.once(key, fingerprint, attempt.now);
+                let appended = self.append_placed(attempt.options, placed, Some(once))?;
                 let (places, appended) = appended.await?;
                 if appended.repeated.is_none() {
                     return Ok(places);
@@ -103,62 +244,28 @@ impl Producer {
                 appended
             }
         };
-        attempt.first = Some(First::decode(appended.repeated.as_deref().unwrap_or_default())?);
-        let placed = place(attempt).await?;
-        if placed.built.len() != appended.base_offsets.len() {
-            return Err(unreadable());
-        }
-        let partitions = placed.built.iter().map(|built| built.partition);
-        Ok(Places {
-            parts: partitions.zip(appended.base_offsets).collect(),
-            placements: placed.placements,
-            is_replayed: true,
-        })
+        attempt.firsts = Some(decode_firsts(appended.repeated.as_deref().unwrap_or_default())?);
+        place(attempt).await?.replayed(&appended.base_offsets)
     }
 
     // Not an async function: the future of each produce request holds only what is needed after the append.
     fn append_placed(
         &self,
-        target: &Target,
         options: Options,
         placed: Placed,
         once: Option<Once>,
     ) -> Result<impl Future<Output = Result<(Places, Appended), Refusal>>, Refusal> {
-        let Placed {
-            built,
-            placements,
-            bytes,
-            moved,
-            ..
-        } = placed;
-        let mut parts: Vec<_> = built
-            .iter()
-            .map(|built| (built.partition, Offset::ZERO))
-            .collect();
         let mut request = AppendRequest {
-            ack: options.ack,
+            ack: options.ack.unwrap_or_else(|| placed.ack()),
             once,
             ..AppendRequest::default()
         };
-        add_to(
-            &mut request,
-            &self.log,
-            &target.topic,
-            built,
-            options.expected_offset,
-            moved,
-        )?;
-        let appending = self.append(request, placements.len() as u64, bytes)?;
+        let bytes = placed.bytes;
+        let mut places = placed.add_to(&mut request, &self.log, options.expected_offset)?;
+        let appending = self.append(request, places.placements.len() as u64, bytes)?;
         Ok(async {
             let appended = appending.await?;
-            for ((_, offset), base) in parts.iter_mut().zip(&appended.base_offsets) {
-                *offset = *base;
-            }
-            let places = Places {
-                parts,
-                placements,
-                is_replayed: false,
-            };
+            places.appended(&appended.base_offsets);
             Ok((places, appended))
         })
     }

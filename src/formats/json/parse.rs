@@ -10,6 +10,8 @@
 //! | `partition` | a whole number |
 //! | `offset`, `topic` | any value, ignored: so a record that a fetch returned can be sent again |
 //!
+//! In a list for several topics ([`parse_addressed`]) `topic` is a string that each record must have.
+//!
 //! Any other field, and a field that comes twice, is an error. `null` stands for an absent field wherever a client's
 //! serializer may write it: in `key`, `headers`, `timestamp`, `partition`, and the fields in base64.
 
@@ -41,6 +43,15 @@ pub struct ParsedRecord<'a> {
 
 /// A header's name and value.
 pub type ParsedHeader<'a> = (Cow<'a, [u8]>, Option<Cow<'a, [u8]>>);
+
+/// A record that names its topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressedRecord<'a> {
+    /// The name of the topic, which may not exist.
+    pub topic: Cow<'a, [u8]>,
+    /// The record.
+    pub record: ParsedRecord<'a>,
+}
 
 /// Why JSON is not a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,16 +108,33 @@ pub fn parse_records<'a, E: From<RecordError>>(
 ) -> Result<usize, E> {
     if let Err(error) = std::str::from_utf8(body) {
         let ignore = |_, _: ParsedRecord<'_>| Ok::<(), RecordError>(());
-        let parse = |prefix: &[u8]| body_records(prefix, ignore).err();
+        let parse = |prefix: &[u8]| body_records(prefix, record, ignore).err();
         return Err(not_utf8(body, error.valid_up_to(), parse).into());
     }
-    body_records(body, take)
+    body_records(body, record, take)
 }
 
-/// [`parse_records`] of UTF-8.
-fn body_records<'a, E: From<RecordError>>(
+/// The same for records that name their topics: each must have a `topic`.
+///
+/// # Errors
+/// As for [`parse_records`].
+pub fn parse_addressed<'a, E: From<RecordError>>(
     body: &'a [u8],
-    mut take: impl FnMut(usize, ParsedRecord<'a>) -> Result<(), E>,
+    take: impl FnMut(usize, AddressedRecord<'a>) -> Result<(), E>,
+) -> Result<usize, E> {
+    if let Err(error) = std::str::from_utf8(body) {
+        let ignore = |_, _: AddressedRecord<'_>| Ok::<(), RecordError>(());
+        let parse = |prefix: &[u8]| body_records(prefix, addressed, ignore).err();
+        return Err(not_utf8(body, error.valid_up_to(), parse).into());
+    }
+    body_records(body, addressed, take)
+}
+
+/// Reads a body that is UTF-8, each of its records by `read`.
+fn body_records<'a, T, E: From<RecordError>>(
+    body: &'a [u8],
+    read: impl Fn(&mut Scanner<'a>) -> Result<T, RecordError>,
+    mut take: impl FnMut(usize, T) -> Result<(), E>,
 ) -> Result<usize, E> {
     let top = |fault| RecordError::new("", fault);
     let list = |fault| RecordError::new("/records", fault);
@@ -128,7 +156,7 @@ fn body_records<'a, E: From<RecordError>>(
         }
         scanner.expect(b':', "':'").map_err(list)?;
         scanner.expect(b'[', "an array of records").map_err(list)?;
-        count = Some(items(&mut scanner, "/records", record, &mut take)?);
+        count = Some(items(&mut scanner, "/records", &read, &mut take)?);
     }
     scanner.end().map_err(top)?;
     match count {
@@ -139,11 +167,11 @@ fn body_records<'a, E: From<RecordError>>(
 }
 
 /// Reads an array's items, whose `[` is read already, and passes each with its index to `take`; returns their number.
-pub(crate) fn items<'a, E: From<RecordError>>(
+pub(crate) fn items<'a, T, E: From<RecordError>>(
     scanner: &mut Scanner<'a>,
     pointer: &str,
-    read: impl Fn(&mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError>,
-    take: &mut impl FnMut(usize, ParsedRecord<'a>) -> Result<(), E>,
+    read: impl Fn(&mut Scanner<'a>) -> Result<T, RecordError>,
+    take: &mut impl FnMut(usize, T) -> Result<(), E>,
 ) -> Result<usize, E> {
     let mut index = 0;
     let mut more = !scanner.eat(b']');
@@ -225,8 +253,26 @@ const PARTITION: usize = 3;
 const HEADERS: usize = 4;
 const VALUE_BASE64: usize = 5;
 const KEY_BASE64: usize = 6;
+const TOPIC: usize = 8;
 
 fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError> {
+    fields::<false>(scanner, &mut None)
+}
+
+fn addressed<'a>(scanner: &mut Scanner<'a>) -> Result<AddressedRecord<'a>, RecordError> {
+    let mut topic = None;
+    let record = fields::<true>(scanner, &mut topic)?;
+    let missing = || RecordError::new("/topic", Fault::new(scanner.position(), "topic is missing"));
+    let topic = topic.ok_or_else(missing)?;
+    Ok(AddressedRecord { topic, record })
+}
+
+/// Reads a record. If it is `ADDRESSED`, its topic is put into `topic`, else any `topic` is ignored.
+#[inline]
+fn fields<'a, const ADDRESSED: bool>(
+    scanner: &mut Scanner<'a>,
+    topic: &mut Option<Cow<'a, [u8]>>,
+) -> Result<ParsedRecord<'a>, RecordError> {
     let top = |fault| RecordError::new("", fault);
     let mut record = ParsedRecord {
         json_line: true,
@@ -300,6 +346,11 @@ fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError
                 record.key = Some(base64(scanner).map_err(here)?.into());
             }
             KEY | TIMESTAMP | PARTITION | HEADERS | VALUE_BASE64 | KEY_BASE64 => {}
+            TOPIC if ADDRESSED && !null(scanner) => {
+                let text = scanner.string("a topic's name, a string");
+                *topic = Some(text.and_then(Text::decode).map_err(here)?);
+            }
+            TOPIC if ADDRESSED => {}
             _ => {
                 scanner.value().map_err(here)?;
             }
@@ -322,7 +373,7 @@ fn field_of(name: &[u8]) -> Option<usize> {
         b"value_base64" => VALUE_BASE64,
         b"key_base64" => KEY_BASE64,
         b"offset" => 7,
-        b"topic" => 8,
+        b"topic" => TOPIC,
         _ => return None,
     })
 }
@@ -464,6 +515,39 @@ mod tests {
 
     fn parse(json: &str) -> ParsedRecord<'_> {
         parse_record(json.as_bytes()).unwrap_or_else(|error| panic!("{json}: {error}"))
+    }
+
+    #[test]
+    fn a_record_of_several_topics_names_its_topic_and_is_otherwise_like_any_other() {
+        let body = br#"{"records":[{"topic":"a","key":"k","value":[1, 2]},{"value":1,"topic":"b\u002dc","offset":{}}]}"#;
+        let mut found = Vec::new();
+        let count = parse_addressed(body, |index, addressed| {
+            found.push((index, addressed));
+            Ok::<(), RecordError>(())
+        });
+        assert_eq!(count, Ok(2));
+        let (topics, records): (Vec<_>, Vec<_>) = found
+            .iter()
+            .map(|(_, addressed)| (&*addressed.topic, &addressed.record))
+            .unzip();
+        assert_eq!(topics, [&b"a"[..], b"b-c"]);
+        assert_eq!(*records[0], parse(r#"{"key":"k","value":[1, 2]}"#));
+        assert_eq!(*records[1], parse(r#"{"value":1}"#));
+        for (wrong, pointer) in [
+            (&br#"{"records":[]}"#[..], "/records"),
+            (br#"{"records":[{"topic":"a"},{"value":1}]}"#, "/records/1/topic"),
+            (br#"{"records":[{}]}"#, "/records/0/topic"),
+            (br#"{"records":[{"topic":null}]}"#, "/records/0/topic"),
+            (br#"{"records":[{"topic":7}]}"#, "/records/0/topic"),
+            (br#"{"records":[{"topic":"a","topic":"a"}]}"#, "/records/0/topic"),
+            (br#"{"records":[{"topic":"a","tpic":"a"}]}"#, "/records/0/tpic"),
+            (br#"{"records":[{"topic":"a","key":1}]}"#, "/records/0/key"),
+            (b"{\"records\":[{\"topic\":\"\xff\"}]}", "/records/0/topic"),
+            (br#"{"topic":"a","records":[{}]}"#, "/topic"),
+        ] {
+            let error = parse_addressed(wrong, |_, _| Ok::<(), RecordError>(())).unwrap_err();
+            assert_eq!(error.pointer, pointer, "{}", String::from_utf8_lossy(wrong));
+        }
     }
 
     fn pointer(json: &[u8]) -> String {

@@ -1,7 +1,8 @@
 //! Produce: `POST /v1/topics/{topic}/records` and `POST /v1/topics/{topic}/partitions/{partition}/records`.
 //!
 //! The media type chooses the reader of the body: [`json`] (a list of records), [`ndjson`] (a stream of them), [`raw`]
-//! (one value), [`cloudevents`] (one event or several), [`record_batch`] (batches as they are stored).
+//! (one value), [`cloudevents`] (one event or several), [`record_batch`] (batches as they are stored). [`several`] is
+//! `POST /v1/records`, for records of several topics.
 //! [`broker::produce`](crate::broker::produce) places and appends the records. This file reads the query and the
 //! headers, and writes the answers, for all readers. [`whole`] serves the readers that read the whole body first.
 //!
@@ -16,6 +17,7 @@ mod json;
 mod ndjson;
 mod raw;
 mod record_batch;
+mod several;
 mod whole;
 
 use std::convert::Infallible;
@@ -40,12 +42,13 @@ use super::params::{Params, single, values_of};
 use super::path::{not_text, parse_index};
 use super::problem::{Code, Problem};
 use super::{Share, chunks};
-use crate::broker::engine::{Ack, Offset};
+use crate::broker::engine::{Ack, Offset, TimestampMs, TopicId};
 use crate::broker::produce::idempotency::{Covered, Key};
+use crate::broker::produce::limits::check_stored_bytes;
 use crate::broker::produce::placing::{ExtraHeader, Placement, Placer, Placing};
-use crate::broker::produce::whole::{Attempt, Placed};
+use crate::broker::produce::whole::{Attempt, PartPlace, Placed};
 use crate::broker::produce::{Options, Producer, Target};
-use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::refusal::Refusal;
 use crate::broker::topics::unknown_partition;
 use crate::formats::cloudevents::unquoted;
 use crate::formats::json::ParsedRecord;
@@ -67,6 +70,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(produce))
         .routes(routes!(produce_to_partition))
+        .routes(routes!(several::produce_to_topics))
 }
 
 /// A record as a producer sends it.
@@ -397,21 +401,23 @@ fn not_a_type(what: &str) -> Problem {
     Problem::new(Code::UnsupportedMediaType, format!("{what}; send {types}"))
 }
 
-/// A request to a topic that exists.
-struct TopicCall<'a> {
+/// A request to produce, to a `target`.
+struct Call<'a, T> {
     producer: &'a Arc<Producer>,
     parts: &'a Parts,
-    target: Target,
+    target: T,
 }
+
+/// A request to a topic that exists.
+type TopicCall<'a> = Call<'a, Target>;
 
 impl TopicCall<'_> {
     /// The query's parameters and the options; a parameter that is not in `allowed` is refused.
     fn params(&self, allowed: &[&str]) -> Result<(Params, Options), Problem> {
         let params = Params::parse(self.parts.uri.query(), allowed, &[])?;
-        let ack = params.choice("ack", &[("durable", Ack::Durable), ("written", Ack::Written)])?;
         let expected_offset = params.number("expected_offset", 0, Offset::MAX.get())?;
         let options = Options {
-            ack: ack.unwrap_or(self.target.rules.ack),
+            ack: ack(&params)?,
             expected_offset: expected_offset.map(Offset::new),
             repartition: params.flag("repartition")?.unwrap_or(false),
         };
@@ -420,17 +426,41 @@ impl TopicCall<'_> {
 
     /// The request's idempotency key, if it has one; `partition` is the partition in its path.
     ///
+    /// # Errors
+    /// Those of [`Call::scoped_key`].
+    fn key(&self, params: &Params, partition: Option<u32>) -> Result<Option<Box<Key>>, Problem> {
+        self.scoped_key(Some(self.target.topic.id()), params, partition)
+    }
+
+    /// How the request's records are placed.
+    fn placing(&self, attempt: &Attempt) -> Placing<'_> {
+        let producer = self.producer;
+        Placing {
+            extra_headers: self.extra_headers(),
+            ..producer.placing(&self.target, attempt.options, attempt.first())
+        }
+    }
+}
+
+impl<T: Clone + Send + 'static> Call<'_, T> {
+    /// The request's idempotency key, if it has one, for a topic or for the server.
+    ///
     /// A repetition must have the same query (decoded and sorted), content type (as it was sent), headers of a
     /// CloudEvent, partition in the path, and decoded body. `traceparent` is not compared: each try may have its own.
     ///
     /// # Errors
     /// 400 for two keys, and for one that is not 1 to 255 characters of visible ASCII.
-    fn key(&self, params: &Params, partition: Option<u32>) -> Result<Option<Box<Key>>, Problem> {
+    fn scoped_key(
+        &self,
+        topic: Option<TopicId>,
+        params: &Params,
+        partition: Option<u32>,
+    ) -> Result<Option<Box<Key>>, Problem> {
         let Some(key) = single(&self.parts.headers, &IDEMPOTENCY_KEY)? else {
             return Ok(None);
         };
         let covered = self.said_beside_the_body(params, partition);
-        let key = Key::new(&self.target, key.as_bytes(), covered);
+        let key = Key::new(topic, key.as_bytes(), covered);
         Ok(Some(key.map_err(|refusal| refusal.at(IDEMPOTENCY_KEY.as_str()))?))
     }
 
@@ -473,24 +503,15 @@ impl TopicCall<'_> {
         header.into_iter().collect()
     }
 
-    /// How the request's records are placed.
-    fn placing(&self, attempt: &Attempt) -> Placing<'_> {
-        let producer = self.producer;
-        Placing {
-            extra_headers: self.extra_headers(),
-            ..producer.placing(&self.target, attempt.options, attempt.first)
-        }
-    }
-
     /// Runs long work on the request on a blocking thread.
-    async fn blocking<T: Send + 'static>(
+    async fn blocking<R: Send + 'static>(
         &self,
-        work: impl FnOnce(&TopicCall<'_>) -> Result<T, Refusal> + Send + 'static,
-    ) -> Result<T, Refusal> {
+        work: impl FnOnce(&Call<'_, T>) -> Result<R, Refusal> + Send + 'static,
+    ) -> Result<R, Refusal> {
         let (producer, parts, target) = (Arc::clone(self.producer), self.parts.clone(), self.target.clone());
         let work = move || {
             let (producer, parts) = (&producer, &parts);
-            work(&TopicCall {
+            work(&Call {
                 producer,
                 parts,
                 target,
@@ -500,14 +521,20 @@ impl TopicCall<'_> {
     }
 }
 
+/// The parameter `ack`.
+fn ack(params: &Params) -> Result<Option<Ack>, Problem> {
+    params.choice("ack", &[("durable", Ack::Durable), ("written", Ack::Written)])
+}
+
 /// A list of records that becomes one append.
 struct Listed<'a> {
+    target: &'a Target,
     placer: Placer<'a>,
     placements: Vec<Placement>,
-    attempt: Attempt,
+    now: TimestampMs,
     /// The field of a record, or the parameter, that names its partition.
     partition: &'static str,
-    /// The most bytes of records, as they are stored; the journal could take far more at once.
+    /// The most bytes of records, as they are stored.
     max_bytes: usize,
 }
 
@@ -515,11 +542,12 @@ impl<'a> Listed<'a> {
     fn new(call: &'a TopicCall<'_>, attempt: &Attempt, partition: &'static str) -> Self {
         let max_bytes = call.producer.limits.max_request_bytes;
         Self {
+            target: &call.target,
             placer: Placer::new(call.placing(attempt), attempt.now),
             placements: Vec::new(),
-            attempt: *attempt,
+            now: attempt.now,
             partition,
-            max_bytes: attempt.first.map_or(max_bytes, |_| usize::MAX),
+            max_bytes: attempt.first().map_or(max_bytes, |_| usize::MAX),
         }
     }
 
@@ -533,25 +561,20 @@ impl<'a> Listed<'a> {
             misfit.refuse(&pointer, &partition)
         })?;
         self.placements.push(placement);
-        // Empty records are larger in a batch than in JSON, and events' attributes become headers with longer names.
-        if self.placer.bytes() > self.max_bytes {
-            let most = self.max_bytes;
-            let detail = format!("the records take more than {most} bytes as stored; split the request");
-            return Err(Refusal::new(Reason::RequestTooLarge, detail));
-        }
-        Ok(())
+        check_stored_bytes(self.placer.bytes(), self.max_bytes)
     }
 
     fn placed(self) -> Placed {
-        Placed::of(self.placer, self.placements, self.attempt.now)
+        Placed::of(self.target, self.placer, self.placements, self.now)
     }
 }
 
-/// `{"offsets":[…]}` for records at `placements` in parts of (partition, first offset), written while the client reads
-/// it, and a `hint`, which needs no escapes; `held` is released at its end.
+/// `{"offsets":[…]}` for records at `placements` in `parts`, with their topics if they have `names`, written while the
+/// client reads it, and a `hint`, which needs no escapes, as names need none; `held` is released at its end.
 fn positions(
     placements: Vec<Placement>,
-    parts: Vec<(u32, Offset)>,
+    parts: Vec<PartPlace>,
+    names: Vec<String>,
     hint: Option<&'static str>,
     held: Option<OwnedSemaphorePermit>,
 ) -> Body {
@@ -565,11 +588,17 @@ fn positions(
             if index > 0 {
                 out.push(b',');
             }
-            let (partition, base) = parts[placement.part as usize];
-            out.extend_from_slice(b"{\"partition\":");
-            out.extend_from_slice(number.format(partition).as_bytes());
+            let part = &parts[placement.part as usize];
+            out.push(b'{');
+            if let Some(name) = names.get(part.topic as usize) {
+                out.extend_from_slice(b"\"topic\":\"");
+                out.extend_from_slice(name.as_bytes());
+                out.extend_from_slice(b"\",");
+            }
+            out.extend_from_slice(b"\"partition\":");
+            out.extend_from_slice(number.format(part.partition).as_bytes());
             out.extend_from_slice(b",\"offset\":");
-            let offset = base.plus(u64::from(placement.delta)).get();
+            let offset = part.base_offset.plus(u64::from(placement.delta)).get();
             out.extend_from_slice(number.format(offset).as_bytes());
             out.push(b'}');
             if out.len() >= ANSWER_CHUNK_BYTES {
@@ -602,6 +631,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::broker::refusal::Reason;
 
     fn media(value: &str) -> Result<Media, Code> {
         let value = HeaderValue::from_str(value).unwrap();
@@ -673,9 +703,20 @@ mod tests {
     async fn positions_stand_in_the_order_of_the_request() {
         let placement = |part, delta| Placement { part, delta };
         let placements = vec![placement(1, 0), placement(0, 0), placement(1, 1)];
-        let parts = vec![(7, Offset::new(41)), (0, Offset::new(9))];
-        let out = positions(placements, parts, None, None).collect().await.unwrap();
+        let part = |topic, partition, base_offset| PartPlace {
+            topic,
+            partition,
+            base_offset: Offset::new(base_offset),
+        };
+        let parts = vec![part(0, 7, 41), part(1, 0, 9)];
+        let written = async |names| {
+            let body = positions(placements.clone(), parts.clone(), names, None, None);
+            body.collect().await.unwrap().to_bytes()
+        };
         let expected = r#"{"offsets":[{"partition":0,"offset":9},{"partition":7,"offset":41},{"partition":0,"offset":10}]}"#;
-        assert_eq!(out.to_bytes(), format!("{expected}\n"));
+        assert_eq!(written(Vec::new()).await, format!("{expected}\n"));
+        let names = vec!["a".to_owned(), "b".to_owned()];
+        let expected = r#"{"offsets":[{"topic":"b","partition":0,"offset":9},{"topic":"a","partition":7,"offset":41},{"topic":"b","partition":0,"offset":10}]}"#;
+        assert_eq!(written(names).await, format!("{expected}\n"));
     }
 }

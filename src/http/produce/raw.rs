@@ -77,5 +77,5 @@ fn place(call: &TopicCall<'_>, attempt: &Attempt, said: &Said, value: &[u8]) -> 
     let placement = placer
         .add(&record)
         .map_err(|misfit| misfit.refuse("", "partition"))?;
-    Ok(Placed::of(placer, vec![placement], attempt.now))
+    Ok(Placed::of(&call.target, placer, vec![placement], attempt.now))
 }

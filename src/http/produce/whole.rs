@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
 use super::body::Incoming;
-use super::{INLINE_BYTES, Options, TopicCall, positions, replayed};
+use super::{Call, INLINE_BYTES, Options, positions, replayed};
 use crate::broker::produce::idempotency::{Key, fingerprint};
 use crate::broker::produce::placing::Placement;
 use crate::broker::produce::whole::{Attempt, Placed, Places};
@@ -20,13 +20,13 @@ const MOST_UNCOUNTED_BYTES: usize = 8 << 10;
 
 /// Reads the body and appends the records that `place` makes from it. `inspect` refuses the body, or returns the hint of
 /// the answer.
-pub(super) async fn produce(
-    call: &TopicCall<'_>,
+pub(super) async fn produce<T: Clone + Send + 'static>(
+    call: &Call<'_, T>,
     options: Options,
     key: Option<Box<Key>>,
     body: &mut Incoming<'_>,
     inspect: impl FnOnce(&[u8]) -> Result<Option<&'static str>, Problem>,
-    place: impl Fn(&TopicCall<'_>, &Attempt, &[u8]) -> Result<Placed, Refusal> + Clone + Send + 'static,
+    place: impl Fn(&Call<'_, T>, &Attempt, &[u8]) -> Result<Placed, Refusal> + Clone + Send + 'static,
 ) -> Answer {
     let mut budget = body.budget();
     let bytes = body
@@ -36,13 +36,13 @@ pub(super) async fn produce(
     let attempt = Attempt {
         options,
         now: call.producer.now(),
-        first: None,
+        firsts: None,
     };
     match key {
         None => {
             let placed = work(call, &bytes, move |call, body| place(call, &attempt, body)).await?;
             drop(bytes);
-            let appended = call.producer.append_whole(&call.target, options, placed)?;
+            let appended = call.producer.append_whole(options, placed)?;
             Ok(answer(appended.await?, hint, budget))
         }
         // Boxed because it is rarer: the future of a request without a key stays small.
@@ -50,14 +50,14 @@ pub(super) async fn produce(
     }
 }
 
-async fn produce_once(
-    call: &TopicCall<'_>,
+async fn produce_once<T: Clone + Send + 'static>(
+    call: &Call<'_, T>,
     attempt: Attempt,
     key: Box<Key>,
     bytes: Bytes,
     hint: Option<&'static str>,
     budget: Budget<'_>,
-    place: impl Fn(&TopicCall<'_>, &Attempt, &[u8]) -> Result<Placed, Refusal> + Clone + Send + 'static,
+    place: impl Fn(&Call<'_, T>, &Attempt, &[u8]) -> Result<Placed, Refusal> + Clone + Send + 'static,
 ) -> Answer {
     let mut hasher = key.hasher();
     let fingerprint = work(call, &bytes, move |_, body| {
@@ -69,9 +69,9 @@ async fn produce_once(
         let place = place.clone();
         work(call, &bytes, move |call, body| place(call, &attempt, body))
     };
-    let producer = call.producer;
-    let places = producer
-        .append_once(&call.target, attempt, &key, fingerprint, place)
+    let places = call
+        .producer
+        .append_once(attempt, &key, fingerprint, place)
         .await?;
     drop(bytes);
     let is_replayed = places.is_replayed;
@@ -91,7 +91,7 @@ fn answer(places: Places, hint: Option<&'static str>, mut budget: Budget<'_>) ->
     }
     let held = budget.take();
     let is_holding = held.is_some();
-    let body = positions(placements, places.parts, hint, held);
+    let body = positions(placements, places.parts, places.names, hint, held);
     let mut response = (fresh("application/json"), body).into_response();
     if is_holding {
         response.extensions_mut().insert(HoldsBodies);
@@ -100,11 +100,11 @@ fn answer(places: Places, hint: Option<&'static str>, mut budget: Budget<'_>) ->
 }
 
 /// Works on the body: a small one at once, a larger one on a blocking thread.
-async fn work<T: Send + 'static>(
-    call: &TopicCall<'_>,
+async fn work<T: Clone + Send + 'static, R: Send + 'static>(
+    call: &Call<'_, T>,
     bytes: &Bytes,
-    work: impl FnOnce(&TopicCall<'_>, &[u8]) -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
+    work: impl FnOnce(&Call<'_, T>, &[u8]) -> Result<R, Refusal> + Send + 'static,
+) -> Result<R, Refusal> {
     if bytes.len() <= INLINE_BYTES {
         return work(call, bytes);
     }

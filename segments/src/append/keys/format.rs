@@ -3,7 +3,7 @@
 //! # The record's key
 //! | bytes | field |
 //! |---|---|
-//! | varint | topic id |
+//! | varint | topic id; for a key of the whole log, the id of the internal topic itself |
 //! | n | the caller's key |
 //!
 //! # The record's value

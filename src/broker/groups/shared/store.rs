@@ -4,7 +4,6 @@
 //! Dead letters are placed like any producer's records: by their key, or together in a partition that rotates. Their
 //! topic's limits do not apply: every stored record can become a dead letter.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::codec::{self, Saved};
@@ -13,13 +12,12 @@ use super::queue::Queue;
 use crate::broker::engine::batch::Record;
 use crate::broker::engine::{
     Ack, AppendRequest, Error, Fetched, Log, Offset, Partition, PartitionId, ReadRequest, StateChange,
-    TimestampMs, Topic, TopicId,
+    TimestampMs, Topic,
 };
 use crate::broker::fetch::page::PageRecords;
 use crate::broker::groups::offsets::{self, Committed};
 use crate::broker::produce::limits::RecordLimits;
-use crate::broker::produce::placing::{Placer, Placing};
-use crate::broker::produce::{TopicRules, append};
+use crate::broker::produce::several::Several;
 use crate::broker::refusal::Refusal;
 use crate::broker::topics::Topics;
 use crate::broker::topics::skips::Skips;
@@ -206,56 +204,33 @@ fn split(left: &mut &[(Offset, u32)], until: Offset) -> impl Iterator<Item = Off
     below.into_iter()
 }
 
-/// Records for one append, to any topics.
-pub(super) struct Outgoing<'a> {
-    rotation: &'a Rotation,
-    now: TimestampMs,
-    topics: BTreeMap<TopicId, (Arc<Topic>, u32, Placer<'a>)>,
-}
+/// Records for one append, to any topics. They were stored before, so no limits hold.
+pub(super) struct Outgoing<'a>(Several<'a>);
 
 impl<'a> Outgoing<'a> {
     pub(super) fn new(rotation: &'a Rotation, now: TimestampMs) -> Self {
-        Self {
-            rotation,
-            now,
-            topics: BTreeMap::new(),
-        }
+        Self(Several::new(rotation, now))
     }
 
     /// Adds a record to its topic: to the partition it names, if that exists.
     pub(super) fn add(&mut self, topic: &Arc<Topic>, record: &ParsedRecord<'_>) {
-        let (_, partitions, placer) = self.topics.entry(topic.id()).or_insert_with(|| {
-            let partitions = topic.partition_count();
-            let placing = Placing {
-                topic: topic.id(),
-                partitions,
-                log_append_time: TopicRules::of(&topic.spec()).log_append_time,
-                limits: RecordLimits::NONE,
-                rotation: self.rotation,
-                unkeyed: None,
-                repartition: false,
-                one_partition: false,
-                extra_headers: Vec::new(),
-            };
-            (topic.clone(), partitions, Placer::new(placing, self.now))
-        });
-        let added = if record
-            .partition
-            .is_some_and(|partition| partition >= u64::from(*partitions))
-        {
-            placer.add(&ParsedRecord {
+        let number = self.0.number_of(topic, &[]);
+        let partitions = u64::from(self.0.partitions(number));
+        let added = if record.partition.is_some_and(|partition| partition >= partitions) {
+            let anywhere = ParsedRecord {
                 partition: None,
                 ..record.clone()
-            })
+            };
+            self.0.add(number, RecordLimits::NONE, &anywhere)
         } else {
-            placer.add(record)
+            self.0.add(number, RecordLimits::NONE, record)
         };
         added.expect("its partition is there, and no limit holds");
     }
 
     /// Bytes of the records so far.
     pub(super) fn bytes(&self) -> usize {
-        self.topics.values().map(|(_, _, placer)| placer.bytes()).sum()
+        self.0.bytes()
     }
 
     /// The append of all of them.
@@ -267,10 +242,7 @@ impl<'a> Outgoing<'a> {
             ack: Ack::Durable,
             ..AppendRequest::default()
         };
-        for (topic, _, mut placer) in self.topics.into_values() {
-            let moved = placer.moved();
-            append::add_to(&mut request, log, &topic, placer.take(self.now), None, moved)?;
-        }
+        self.0.placed().add_to(&mut request, log, None)?;
         Ok(request)
     }
 }
