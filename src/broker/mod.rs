@@ -5,6 +5,7 @@ pub mod caller;
 pub mod counters;
 pub mod engine;
 pub mod fetch;
+pub mod filter;
 pub mod groups;
 pub mod lag;
 pub mod limits;

@@ -30,7 +30,7 @@ impl Params {
         Self::parse_with(query, allowed, None, later)
     }
 
-    /// The same, but names with the prefix are allowed too, if something follows the prefix.
+    /// The same, but names with the prefix are allowed too, if something follows the prefix, and they may be repeated.
     ///
     /// # Errors
     /// As for [`Params::parse`].
@@ -55,7 +55,8 @@ impl Params {
                 return Err(Problem::new(Reason::NotSupported, detail).with("pointer", name));
             }
             let open = prefix.and_then(|prefix| name.strip_prefix(prefix));
-            if !allowed.contains(&&*name) && open.is_none_or(str::is_empty) {
+            let is_known = allowed.contains(&&*name);
+            if !is_known && open.is_none_or(str::is_empty) {
                 let open = prefix.map(|prefix| format!("{prefix}NAME"));
                 let mut known: Vec<&str> = allowed.iter().copied().chain(open.as_deref()).collect();
                 if known.is_empty() {
@@ -64,7 +65,7 @@ impl Params {
                 let known = known.join(", ");
                 return invalid(format!("unknown parameter {name}; known here: {known}"));
             }
-            if pairs.iter().any(|(earlier, _)| *earlier == name) {
+            if is_known && pairs.iter().any(|(earlier, _)| *earlier == name) {
                 return invalid(format!("{name} is given twice"));
             }
             pairs.push((name, value));

@@ -419,6 +419,38 @@ async fn headers_are_compared_and_all_that_are_named_must_match() {
 }
 
 #[tokio::test]
+async fn a_headers_value_is_a_pattern_and_repeated_ones_are_alternatives() {
+    let service = service(1).await;
+    let types = ["order.paid", "order", "invoice.paid", "order.paid.late", "or*"];
+    for kind in types {
+        let headers: &[(&[u8], Option<&[u8]>)] = &[(b"type", Some(kind.as_bytes())), (b"x", Some(b"1"))];
+        service.append("t", 0, true, &[(1, Some(b"or*"), Some(b"1"), headers)]);
+    }
+    for (query, expected) in [
+        ("header.type=order.*", &["0/0"][..]),
+        ("header.type=order.%23", &["0/0", "0/1", "0/3"]),
+        ("header.type=*", &["0/1", "0/4"]),
+        ("header.type=%23.paid&header.type=order", &["0/0", "0/1", "0/2"]),
+        ("header.type=order.*&header.type=none&header.x=1", &["0/0"]),
+        ("header.type=order.*&header.x=2", &[]),
+        ("header.type=order.*&header.y=%23", &[]),
+        ("header.type=order&key=or*", &["0/1"]),
+        ("key=*", &[]),
+        ("header.type=*.*&last=1", &["0/2"]),
+    ] {
+        assert_eq!(replay(&service, query).await, expected, "{query}");
+    }
+    for wrong in ["or*", "order.%23%23", "a.b*.c"] {
+        let query = format!("{T}?header.type=x&header.type={wrong}");
+        let problem = service.get(&query).await.invalid("header.type");
+        says(&problem, "stand alone between dots");
+    }
+    let many = "header.type=x&".repeat(101);
+    let problem = service.get(&format!("{T}?{many}")).await.invalid("header.type");
+    says(&problem, "at most 100 patterns");
+}
+
+#[tokio::test]
 async fn records_of_several_partitions_come_by_time_and_those_of_one_in_their_order() {
     let service = service(3).await;
     append(&service, "t", 0, &[10, 50, 20]);

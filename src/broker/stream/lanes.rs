@@ -184,7 +184,7 @@ impl Lanes {
             });
         }
         // Read after the ends: a record that is placed outside its key's partition from now on lies behind them.
-        let key = request.filter.key.as_deref();
+        let key = request.filter.key();
         if let Some(home) = key.and_then(|key| catalog::partition_of_key(&fetcher.log, topic, key.as_bytes()))
         {
             for lane in &mut self.lanes[first..] {

@@ -3,13 +3,12 @@
 //! - [`request`] has the parameters of a stream.
 //! - [`lanes`] finds where each partition begins and ends.
 //! - [`run`] reads and hands out records; `read` reads a page, `wait` waits, `last` goes to the newest records.
-//! - [`filter`], [`merge`], [`newest`] and [`pace`] are pure: which records are wanted, the order by timestamp, where the
-//!   last N begin, when a record of a replay is due. `reading` walks a page record by record.
+//! - [`merge`], [`newest`] and [`pace`] are pure: the order by timestamp, where the last N begin, when a record of a replay
+//!   is due. `reading` walks a page record by record, to those that the [`filter`](super::filter) wants.
 //!
 //! A wire implements [`Sink`]. A stream is an async function that its reader drives: there is no task and no queue.
 //! After its end the server keeps nothing of it: the reader's cursors hold all that it needs to go on.
 
-pub mod filter;
 pub mod lanes;
 mod last;
 pub mod merge;

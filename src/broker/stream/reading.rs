@@ -7,7 +7,7 @@
 use crate::broker::engine::batch::{BatchError, BatchHeader, Record, RecordPlace, Records};
 use crate::broker::engine::{Offset, TimestampMs};
 use crate::broker::fetch::page::Page;
-use crate::broker::stream::filter::Filter;
+use crate::broker::filter::Filter;
 
 /// A page, and how far it was read.
 pub(super) struct Reading {

@@ -1,7 +1,7 @@
 //! The parameters of a stream.
 
-use super::filter::Filter;
 use crate::broker::engine::TimestampMs;
+use crate::broker::filter::Filter;
 use crate::formats::cursor::Cursor;
 
 /// Where a stream begins.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use quipu::formats::pattern::Pattern;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -37,11 +38,16 @@ impl<'a> Record<'a> {
             .map_err(|error| anyhow::anyhow!("the server sent a line that is no record: {error}"))
     }
 
-    /// Whether it has that key, if one is asked for, and each of these headers with that value.
-    pub(super) fn matches(&self, key: Option<&str>, headers: &[(String, String)]) -> bool {
-        let has = |(name, wanted): &(String, String)| {
+    /// Whether it has that key, if one is asked for, and each of these headers with a value that matches one of the
+    /// patterns of its name.
+    pub(super) fn matches(&self, key: Option<&str>, headers: &[(String, Pattern)]) -> bool {
+        let has = |(name, _): &(String, Pattern)| {
             let found = self.headers.as_ref().and_then(|headers| headers.get(name));
-            found.is_some_and(|found| header_values(found).any(|value| value == wanted.as_bytes()))
+            let is_wanted = |value: Vec<u8>| {
+                let mut of_name = headers.iter().filter(|(other, _)| other == name);
+                of_name.any(|(_, pattern)| pattern.matches(&value))
+            };
+            found.is_some_and(|found| header_values(found).any(is_wanted))
         };
         key.is_none_or(|key| self.key.as_deref() == Some(key)) && headers.iter().all(has)
     }
@@ -214,11 +220,15 @@ mod tests {
     #[test]
     fn records_are_chosen_by_key_and_headers() {
         let record = Record::parse(LINE).unwrap();
-        let header = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+        let header = |name: &str, value: &str| vec![(name.to_owned(), value.parse().unwrap())];
         assert!(record.matches(Some("k"), &header("type", "T")));
         assert!(record.matches(None, &header("many", "b")));
         assert!(!record.matches(Some("x"), &[]));
         assert!(!record.matches(None, &header("type", "U")));
         assert!(!record.matches(None, &header("none", "")));
+        assert!(record.matches(None, &header("many", "*")));
+        let several = [header("many", "x.#"), header("type", "T"), header("many", "b")].concat();
+        assert!(record.matches(None, &several));
+        assert!(!record.matches(None, &several[..2]));
     }
 }

@@ -15,6 +15,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, SystemTime};
 
 use clap::builder::NonEmptyStringValueParser;
+use quipu::formats::pattern::{Pattern, PatternError};
 use quipu_segments::TimestampMs;
 
 use self::commit::Commits;
@@ -60,9 +61,10 @@ pub(crate) struct Args {
     /// Print only records with this key
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// Print only records with this header; if repeated, records must have all of them
+    /// Print only records with this header; in a VALUE of words between dots, * stands for one word and # for any number.
+    /// If repeated, records must match one VALUE of each NAME
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_header)]
-    header: Vec<(String, String)>,
+    header: Vec<(String, Pattern)>,
     /// Read only this partition; may be repeated
     #[arg(long, value_name = "P")]
     partition: Vec<u32>,
@@ -80,9 +82,12 @@ pub(crate) struct Args {
     raw: bool,
 }
 
-fn parse_header(text: &str) -> Result<(String, String), String> {
+fn parse_header(text: &str) -> Result<(String, Pattern), String> {
     match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some((name, value)) if !name.is_empty() => {
+            let pattern = value.parse().map_err(|error: PatternError| error.to_string())?;
+            Ok((name.to_owned(), pattern))
+        }
         _ => Err("a header is written NAME=VALUE".to_owned()),
     }
 }

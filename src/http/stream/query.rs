@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName};
 
 use crate::broker::engine::TimestampMs;
-use crate::broker::stream::filter::Filter;
+use crate::broker::filter::Filter;
 use crate::broker::stream::request::{Beginning, Ending, StreamRequest};
 use crate::formats::cursor::{Cursor, MAX_PARTITIONS};
 use crate::formats::time::parse_time;
@@ -87,18 +87,12 @@ impl StreamQuery {
             return Err(Problem::invalid("order", detail));
         }
         let as_events = params.choice("data", &[("records", false), ("cloudevents", true)])?;
-        let headers_wanted = params.with_prefix(HEADER_PREFIX);
         let request = StreamRequest {
             from: resumed.map_or(from, Beginning::Cursor),
             until,
             // A client that resumes continues at its cursor.
             last: last.filter(|_| !is_resumed),
-            filter: Filter {
-                key: params.get("key").map(str::to_owned),
-                headers: headers_wanted
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                    .collect(),
-            },
+            filter: filter(&params)?,
             partitions,
             follow: params.flag("follow")?.unwrap_or(false),
             by_time: speed.is_some() || order == Some(true),
@@ -111,6 +105,19 @@ impl StreamQuery {
             as_events: as_events.unwrap_or_else(|| names(headers, "application/cloudevents+json")),
         })
     }
+}
+
+/// The key is a text; the values of headers are patterns.
+fn filter(params: &Params) -> Result<Filter, Problem> {
+    let mut filter = Filter::default();
+    if let Some(key) = params.get("key") {
+        filter.set_key(key);
+    }
+    for (name, pattern) in params.with_prefix(HEADER_PREFIX) {
+        let added = filter.add_header(name, pattern);
+        added.map_err(|refusal| refusal.at(format!("{HEADER_PREFIX}{name}")))?;
+    }
+    Ok(filter)
 }
 
 fn topics(params: &Params) -> Result<Vec<String>, Problem> {
@@ -257,16 +264,21 @@ mod tests {
     #[test]
     fn every_parameter_is_read() {
         let text = "from=5&until=1970-01-01T00:00:01Z&last=7&key=a%20b&partitions=3,0&follow=true&order=timestamp\
-            &speed=0.5&header.type=x%3Dy&header.b.c=";
+            &speed=0.5&header.type=x%3Dy&header.b.c=&header.type=order.*";
         let query = parse(text).unwrap();
         assert_eq!(query.from, Beginning::Time(TimestampMs(5)));
         assert_eq!(query.until, Some(Ending::Time(TimestampMs(1000))));
         assert_eq!((query.last, query.partitions), (Some(7), Some(vec![3, 0])));
         let expected = (true, true, Some(0.5));
         assert_eq!((query.follow, query.by_time, query.speed), expected);
-        assert_eq!(query.filter.key.as_deref(), Some("a b"));
-        let headers: Vec<_> = query.filter.headers.iter().map(|(n, v)| (&**n, &**v)).collect();
-        assert_eq!(headers, [("type", "x=y"), ("b.c", "")]);
+        let mut filter = Filter::default();
+        filter.set_key("a b");
+        for (name, pattern) in [("type", "x=y"), ("type", "order.*"), ("b.c", "")] {
+            filter.add_header(name, pattern).unwrap();
+        }
+        assert_eq!(query.filter, filter);
+        // A key is compared as it is.
+        assert_eq!(parse("key=a*").unwrap().filter.key(), Some("a*"));
         assert!(parse("speed=60").unwrap().by_time);
         let expected = Some(Ending::Latest);
         assert_eq!(parse("from=latest&until=latest").unwrap().until, expected);
@@ -312,7 +324,10 @@ mod tests {
             ("order", "order=time order=none&speed=1"),
             ("speed", "speed=0 speed=-1 speed=inf speed=NaN speed=1e999 speed="),
             ("header.", "header.=x"),
-            ("header.a", "header.a=1&header.a=2"),
+            (
+                "header.a",
+                "header.a=or* header.a=1&header.a=%23%23 header.b=*&header.a=a.b%23",
+            ),
             ("key", "key=a&key=b"),
         ] {
             for query in queries.split(' ') {
