@@ -405,6 +405,26 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_does_not_say_when_it_is_answered_waits_unless_all_its_topics_say_otherwise() {
+        let broker = broker(Limits::default());
+        let written = [("ack".to_owned(), json!("written"))];
+        for name in ["w", "x"] {
+            broker.topics.create(name, None, &written).unwrap();
+        }
+        for (body, expected) in [
+            (r#"{"records":[{"topic":"w"},{"topic":"x"}]}"#, Ack::Written),
+            (r#"{"records":[{"topic":"w"},{"topic":"a"}]}"#, Ack::Durable),
+            (r#"{"records":[{"topic":"a"},{"topic":"w"}]}"#, Ack::Durable),
+        ] {
+            assert_eq!(
+                place(&broker, &attempt(None), body).unwrap().ack(),
+                expected,
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
     fn a_refusal_names_the_record_and_the_limits_are_those_of_its_topic() {
         let broker = broker(Limits {
             max_request_bytes: 400,

@@ -148,7 +148,7 @@ impl Placed {
     }
 
     /// When a call is answered that does not say it: when it is durable, unless all its topics say otherwise.
-    fn ack(&self) -> Ack {
+    pub(super) fn ack(&self) -> Ack {
         let is_written = |placed: &PlacedTopic| placed.ack == Ack::Written;
         if self.topics.iter().all(is_written) {
             Ack::Written
