@@ -25,10 +25,10 @@ use crate::metrics::{self, Sources};
 const DATA_FORMAT: u32 = 1;
 
 /// The features of this version, for clients that know several; a new feature adds its name.
-const FEATURES: &str = "topics produce-json produce-ndjson produce-raw produce-cloudevents produce-record-batch request-gzip \
-    request-zstd ack-written expected-offset idempotency-key producer-sequence fetch-json fetch-ndjson \
-    fetch-cloudevents fetch-record-batch fetch-wait history-etag stream-ndjson stream-sse damage-skip \
-    group-offsets group-reset group-members group-shared lag lag-history lag-svg";
+const FEATURES: &str = "topics produce-json produce-ndjson produce-raw produce-cloudevents produce-record-batch \
+    produce-several-topics request-gzip request-zstd ack-written expected-offset idempotency-key producer-sequence \
+    fetch-json fetch-ndjson fetch-cloudevents fetch-record-batch fetch-wait history-etag stream-ndjson stream-sse \
+    header-patterns damage-skip group-offsets group-reset group-members group-shared lag lag-history lag-svg";
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()

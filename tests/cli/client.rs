@@ -214,6 +214,7 @@ fn wrong_usage_ends_with_2() {
         "consume t --format %v --raw",
         "consume t u --partition 0",
         "consume t --header type",
+        "consume t --header 'type=or*'",
         "replay t",
         "replay t --from 2013-01-01 --speed 0",
         "replay t --from 2013-01-01 --to ''",

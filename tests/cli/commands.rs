@@ -23,6 +23,14 @@ fn records_are_printed_as_their_reader_wants_them() {
         (format, "text/0@3\tk=1;"),
         ("text --header type=x --header n=1 --format %o", "3"),
         ("text --header type=y", ""),
+        (
+            "text --header 'type=#' --header type=y --header 'n=*' --format %o",
+            "3",
+        ),
+        (
+            "text --from offset:0 --header 'type=*' --header type=y --format %o",
+            "3",
+        ),
         ("t text --format '%t%v ' --key b --max 2", "t1 t4 "),
         ("t text --from offset:3 --header type=x --format %t", "text"),
         ("t --raw --until 1970-01-01T00:00:02Z", "0\n1\n"),

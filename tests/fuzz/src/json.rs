@@ -6,7 +6,9 @@
 //! event is JSON, and its record is rendered as the same event.
 
 use quipu::formats::cloudevents::{EventRenderer, parse_event, parse_events};
-use quipu::formats::json::{ParsedRecord, RecordError, is_json_line, parse_record, parse_records};
+use quipu::formats::json::{
+    ParsedRecord, RecordError, is_json_line, parse_addressed, parse_record, parse_records,
+};
 use quipu::formats::render::{Layout, RecordRenderer};
 use quipu_segments::TimestampMs;
 use quipu_segments::batch::{BatchBuilder, Record, Records, SealedBatch};
@@ -68,6 +70,15 @@ fn body(text: &[u8]) {
     let record = |json: &str| oracle::record(json.as_bytes());
     let expected: Option<Vec<_>> =
         oracle::records(text).and_then(|records| records.into_iter().map(record).collect());
+    // A list whose records name their topics is a list like any other.
+    let mut found = Vec::new();
+    let count = parse_addressed(text, |_, addressed| {
+        found.push(owned(&addressed.record));
+        Ok::<(), RecordError>(())
+    });
+    if count.is_ok() {
+        assert_eq!(Some(found), expected);
+    }
     let mut found = Vec::new();
     let count = parse_records(text, |index, record| {
         assert_eq!(index, found.len());
