@@ -131,7 +131,7 @@ impl Driver {
             state: state_changes(&state),
             ack,
             once: once.as_ref().map(|once| Once {
-                topic: Some(once.topic),
+                topic: once.topic,
                 key: once.key.clone(),
                 fingerprint: [once.fingerprint; 16],
                 expires: TimestampMs(once.expires),

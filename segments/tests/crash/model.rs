@@ -123,7 +123,7 @@ pub(crate) enum Fate {
 /// its note is its [`RequestId`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyedTry {
-    pub(crate) topic: TopicId,
+    pub(crate) topic: Option<TopicId>,
     pub(crate) key: Vec<u8>,
     pub(crate) fingerprint: u8,
     pub(crate) expires: i64,

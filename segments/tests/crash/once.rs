@@ -15,7 +15,8 @@ use crate::model::{BatchTry, Fate, KeyedTry, PartKey, Rec, RequestId, Verdict};
 /// A key that was used.
 #[derive(Clone)]
 pub(super) struct Key {
-    topic: TopicId,
+    /// `None`: it is a key of the whole log.
+    topic: Option<TopicId>,
     key: Vec<u8>,
     fingerprint: u8,
 }
@@ -45,6 +46,7 @@ impl Driver {
 
     pub(super) fn append_once(&mut self, mut partitions: Vec<Arc<Partition>>) {
         let topic = partitions[self.rng.index(partitions.len())].id().topic;
+        let topic = (!self.rng.chance(1, 4)).then_some(topic);
         let rows = self.keys.iter();
         let known: Vec<Key> = rows.filter(|key| key.topic == topic).cloned().collect();
         let mut key = if !known.is_empty() && self.rng.chance(2, 3) {
@@ -63,7 +65,7 @@ impl Driver {
             key
         };
         let copies = [1, 1, 1, 2, 3][self.rng.index(5)];
-        partitions.retain(|partition| partition.id().topic == topic);
+        partitions.retain(|partition| topic.is_none_or(|topic| partition.id().topic == topic));
         for _ in 0..copies {
             if self.rng.chance(1, 10) {
                 key.fingerprint = self.rng.below(3) as u8;
