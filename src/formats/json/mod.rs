@@ -1,7 +1,7 @@
 //! Reads records from the JSON that clients send. Pure: no I/O, no HTTP.
 //!
 //! - [`parse_record`] reads one record object in place (an NDJSON line), [`parse_records`] a whole `{"records":[…]}`,
-//!   [`parse_addressed`] one in which each record names its topic:
+//!   [`parse_addressed`] one in which each record names its topic ([`parse_addressed_list`]: only the array):
 //!   keys and values are borrowed from the body, and a value is kept byte for byte. A JSON pointer locates an error.
 //! - [`is_json_line`] tells whether stored bytes can be copied into a line of JSON as a `value`.
 //!
@@ -17,7 +17,7 @@ mod scan;
 
 pub use parse::{
     AddressedRecord, ParsedHeader, ParsedRecord, RecordError, is_json_line, json_fault, parse_addressed,
-    parse_record, parse_records,
+    parse_addressed_list, parse_record, parse_records,
 };
 pub(crate) use parse::{base64, items, not_utf8, null, token};
 pub use scan::MAX_DEPTH;

@@ -130,6 +130,24 @@ pub fn parse_addressed<'a, E: From<RecordError>>(
     body_records(body, addressed, take)
 }
 
+/// Reads an array of records that name their topics, which is at `pointer` in its document, and passes each with its index
+/// to `take`, in order; returns their number, which may be 0.
+///
+/// # Errors
+/// The fault, with the pointer from the document (`/produce/3/key`) and the byte of the array, or the error of `take`.
+pub fn parse_addressed_list<'a, E: From<RecordError>>(
+    list: &'a str,
+    pointer: &str,
+    mut take: impl FnMut(usize, AddressedRecord<'a>) -> Result<(), E>,
+) -> Result<usize, E> {
+    let here = |fault| RecordError::new(pointer, fault);
+    let mut scanner = Scanner::new(list.as_bytes());
+    scanner.expect(b'[', "an array of records").map_err(here)?;
+    let count = items(&mut scanner, pointer, addressed, &mut take)?;
+    scanner.end().map_err(here)?;
+    Ok(count)
+}
+
 /// Reads a body that is UTF-8, each of its records by `read`.
 fn body_records<'a, T, E: From<RecordError>>(
     body: &'a [u8],
@@ -547,6 +565,33 @@ mod tests {
         ] {
             let error = parse_addressed(wrong, |_, _| Ok::<(), RecordError>(())).unwrap_err();
             assert_eq!(error.pointer, pointer, "{}", String::from_utf8_lossy(wrong));
+        }
+    }
+
+    #[test]
+    fn a_list_within_another_document_has_the_pointers_of_that() {
+        let mut topics = Vec::new();
+        let list = r#" [{"topic":"a","value":1}, {"topic":"b"}] "#;
+        let count = parse_addressed_list(list, "/produce", |_, addressed| {
+            topics.push(addressed.topic);
+            Ok::<(), RecordError>(())
+        });
+        assert_eq!((count, topics), (Ok(2), vec![b"a"[..].into(), b"b"[..].into()]));
+        let ignore = |_, _: AddressedRecord<'_>| Ok::<(), RecordError>(());
+        assert_eq!(parse_addressed_list("[]", "/produce", ignore), Ok(0));
+        for (wrong, pointer) in [
+            ("{}", "/produce"),
+            ("null", "/produce"),
+            ("[{}", "/produce/0/topic"),
+            (r#"[{"topic":"a"}"#, "/produce"),
+            (r#"[{"topic":"a"}]]"#, "/produce"),
+            (
+                r#"[{"topic":"a"},{"topic":"a","partition":-1}]"#,
+                "/produce/1/partition",
+            ),
+        ] {
+            let error = parse_addressed_list(wrong, "/produce", ignore).unwrap_err();
+            assert_eq!(error.pointer, pointer, "{wrong}");
         }
     }
 
