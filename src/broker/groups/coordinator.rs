@@ -16,9 +16,10 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
 use super::live::{GroupState, GroupType, Live};
-use super::members::{Joining, Members, Ms, Refused};
-use super::ordered::partitions::Ordered;
+use super::members::{Asking, Joining, Members, Ms, Refused};
+use super::ordered::partitions::{Acknowledged, Ordered};
 use super::poll_id::PollId;
+use super::processes::AnswerNumber;
 use super::shared::queue::MemberKey;
 use super::shared::work::Work;
 use super::subscriptions::has_begun;
@@ -434,26 +435,67 @@ impl Core {
         }
     }
 
-    /// Begins a poll. Returns its token and the commits its `ack` requests; leases are acknowledged elsewhere.
+    /// How a poll of this group identifies itself.
+    fn asking<'a>(&self, ack: Option<&PollId>, instance: Option<&'a str>) -> Asking<'a> {
+        Asking {
+            ack: ack.map(|ack| AnswerNumber::of(ack, self.members.life)),
+            instance,
+            is_ordered: matches!(self.kind, Kind::Ordered(_)),
+        }
+    }
+
+    /// Whether a poll may begin, or a process join.
     ///
     /// # Errors
-    /// [`Refused::Unknown`].
+    /// Those of [`Members::check_poll_of`].
+    pub(crate) fn check_poll_of(
+        &self,
+        member: &str,
+        ack: Option<&PollId>,
+        instance: Option<&str>,
+    ) -> Result<(), Refused> {
+        self.members.check_poll_of(member, self.asking(ack, instance))
+    }
+
+    /// Begins a poll. Returns its token and what its `ack` leads to; leases are acknowledged elsewhere.
+    ///
+    /// # Errors
+    /// Those of [`Members::begin_poll`].
     pub(crate) fn begin_poll(
         &mut self,
         member: &str,
         ack: Option<&PollId>,
+        instance: Option<&str>,
         now: Ms,
-    ) -> Result<(u64, Vec<(PartitionId, Offset)>), Refused> {
-        let token = self.members.begin_poll(member, now)?;
-        Ok((token, self.acknowledge(member, ack)))
+    ) -> Result<(u64, Acknowledged), Refused> {
+        let asking = self.asking(ack, instance);
+        let begun = self.members.begin_poll(member, asking, now)?;
+        let acknowledged = match &mut self.kind {
+            Kind::Ordered(ordered) => ordered.acknowledge(&self.members, member, ack, begun.is_repeated),
+            Kind::Shared(_) => Acknowledged::default(),
+        };
+        Ok((begun.token, acknowledged))
     }
 
-    /// Begins the commits that an `ack` requests, in an ordered group.
-    pub(crate) fn acknowledge(&mut self, member: &str, ack: Option<&PollId>) -> Vec<(PartitionId, Offset)> {
-        match &mut self.kind {
-            Kind::Ordered(ordered) => ordered.acknowledge(&self.members, member, ack),
-            Kind::Shared(_) => Vec::new(),
+    /// Begins the commits that the `ack` of a leaving member requests, in an ordered group.
+    ///
+    /// # Errors
+    /// [`Refused::MemberSuperseded`]: a process that is no longer the member wants to leave.
+    pub(crate) fn acknowledge(
+        &mut self,
+        member: &str,
+        ack: Option<&PollId>,
+    ) -> Result<Vec<(PartitionId, Offset)>, Refused> {
+        if self.check_poll_of(member, ack, None) == Err(Refused::MemberSuperseded) {
+            return Err(Refused::MemberSuperseded);
         }
+        Ok(match &mut self.kind {
+            Kind::Ordered(ordered) => {
+                let acknowledged = ordered.acknowledge(&self.members, member, ack, false);
+                acknowledged.commits
+            }
+            Kind::Shared(_) => Vec::new(),
+        })
     }
 
     /// Removes a member: its partitions or leases go to others.
@@ -526,6 +568,9 @@ impl Core {
         match &mut self.kind {
             Kind::Shared(work) => work.refresh(log, group, &partitions),
             Kind::Ordered(ordered) => {
+                // A member that no longer subscribes to a topic may still acknowledge what it was given of it.
+                let in_hand = ordered.in_hand().filter(|id| log.topic_by_id(id.topic).is_some());
+                partitions.extend(in_hand);
                 let is_new = partitions.iter().any(|id| !ordered.knows(*id));
                 let committed = if is_new {
                     super::committed(log, group)

@@ -316,6 +316,7 @@ mod tests {
                 lease_ms: None,
                 max_deliveries: None,
                 dead_letter_topic: None,
+                instance: None,
             };
             self.groups().join(group, Some("a"), request).await.unwrap();
         }

@@ -50,6 +50,8 @@ pub struct Join {
     pub max_deliveries: Option<u32>,
     /// Of a shared group: where the dead letters go.
     pub dead_letter_topic: Option<String>,
+    /// The process that joins, as it names itself.
+    pub instance: Option<String>,
 }
 
 impl Join {
@@ -131,6 +133,12 @@ pub(super) fn refused(refused: Refused, group: &str, member: &str) -> Refusal {
             Reason::PollSuperseded,
             format!("a newer poll of {member} has superseded this one, which delivers nothing"),
         ),
+        Refused::MemberSuperseded => (
+            Reason::MemberSuperseded,
+            format!(
+                "a newer process has taken {member} over in the group {group}: stop this one, or give each process a member_id of its own"
+            ),
+        ),
     };
     Refusal::new(reason, detail)
 }
@@ -206,7 +214,13 @@ impl Groups {
             client_id: join.client_id.clone(),
             address: join.address.clone(),
             session_timeout: join.session_timeout,
+            instance: join.instance.as_deref().map(Arc::from),
         };
+        if let Err(superseded @ Refused::MemberSuperseded) =
+            core.check_poll_of(member, None, join.instance.as_deref())
+        {
+            return Attempt::Done(Err(superseded));
+        }
         core.join(joining, join.topics.clone(), now);
         core.refresh(&cell.group, &self.log, &self.coordinator);
         Attempt::Done(core.tell(member))
@@ -379,14 +393,24 @@ impl Groups {
         Ok(order.lock_owned().await)
     }
 
-    /// Joins if the member is unknown; otherwise changes its subscription if the join names other topics.
-    pub(super) async fn be_member(&self, group: &str, member: &str, join: &Join) -> Result<(), Refusal> {
+    /// Joins if the member is unknown; otherwise changes its subscription if the join names other topics. A poll with
+    /// this `ack` that must be refused changes nothing.
+    pub(super) async fn be_member(
+        &self,
+        group: &str,
+        member: &str,
+        ack: Option<&PollId>,
+        join: &Join,
+    ) -> Result<(), Refusal> {
         let cell = self.coordinator.find(group);
         let subscribes = cell.as_ref().and_then(|cell| {
             let (_, core) = self.lock(cell);
             core.members.get(member)?;
-            Some(core.subscribes(member, &join.topics))
+            let checked = core.check_poll_of(member, ack, join.instance.as_deref());
+            Some(checked.map(|()| core.subscribes(member, &join.topics)))
         });
+        let subscribes = subscribes.transpose();
+        let subscribes = subscribes.map_err(|error| refused(error, group, member))?;
         let (Some(cell), Some(subscribes)) = (cell, subscribes) else {
             self.join(group, Some(member), join.clone()).await?;
             return Ok(());
@@ -409,17 +433,19 @@ impl Groups {
     /// Keeps a member alive. Returns its epoch, and the state of the group's members.
     ///
     /// # Errors
-    /// [`Reason::UnknownMember`]; [`Reason::Fenced`] with a stale epoch.
+    /// [`Reason::UnknownMember`]; [`Reason::Fenced`] with a stale epoch; [`Reason::MemberSuperseded`].
     pub fn heartbeat(
         &self,
         group: &str,
         member: &str,
         epoch: Option<u64>,
+        instance: Option<&str>,
     ) -> Result<(u64, GroupState), Refusal> {
+        let refusal = |error| refused(error, group, member);
         let cell = self.cell_of(group, member)?;
         let (now, mut core) = self.lock(&cell);
-        let touched = core.members.touch(member, epoch, now);
-        let epoch = touched.map_err(|error| refused(error, group, member))?;
+        core.members.check_instance(member, instance).map_err(refusal)?;
+        let epoch = core.members.touch(member, epoch, now).map_err(refusal)?;
         Ok((epoch, core.state()))
     }
 
@@ -427,13 +453,14 @@ impl Groups {
     /// offset never goes back, so the returned one may be higher than the requested one.
     ///
     /// # Errors
-    /// Those of [`Groups::check_commits`], [`Reason::UnknownMember`], [`Reason::Fenced`]: nothing was committed. Those of
-    /// a commit.
+    /// Those of [`Groups::check_commits`], [`Reason::UnknownMember`], [`Reason::Fenced`], [`Reason::MemberSuperseded`]:
+    /// nothing was committed. Those of a commit.
     pub async fn commit_as(
         &self,
         group: &str,
         member: &str,
         epoch: u64,
+        instance: Option<&str>,
         offsets: &[NamedCommit],
     ) -> Result<Vec<Offset>, Refusal> {
         let commits = self.check_commits(offsets)?;
@@ -450,6 +477,7 @@ impl Groups {
         let cell = self.cell_of(group, member)?;
         let news = {
             let (now, mut core) = self.lock(&cell);
+            core.members.check_instance(member, instance).map_err(refusal)?;
             core.members.touch(member, Some(epoch), now).map_err(refusal)?;
             let mut news = offsets.clone();
             if let Some((ordered, _)) = core.ordered() {
@@ -487,6 +515,7 @@ impl Groups {
             let key = core.members.get(member).map(Member::key);
             let key = key.ok_or_else(|| refused(Refused::Unknown, group, member))?;
             let commits = core.acknowledge(member, ack.as_ref());
+            let commits = commits.map_err(|error| refused(error, group, member))?;
             (commits, core.work().map(|_| MemberKey(key)))
         };
         if let (Some(key), Some(ack)) = (leases, &ack) {

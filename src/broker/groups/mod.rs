@@ -26,6 +26,7 @@ pub mod ordered;
 pub mod outside;
 pub mod poll;
 pub mod poll_id;
+pub mod processes;
 pub mod settle;
 pub mod shared;
 pub mod subscriptions;

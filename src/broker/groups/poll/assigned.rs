@@ -86,6 +86,7 @@ impl Groups {
             assignment: self.named(&answer.assignment),
             lease_expires: None,
             pages,
+            lost_partitions: self.named(&polling.lost),
         }))
     }
 }

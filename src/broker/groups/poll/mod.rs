@@ -36,6 +36,8 @@ pub struct Wanted {
     pub max_bytes: u64,
     /// How long to wait for a record.
     pub wait: Duration,
+    /// The process that polls, as it names itself.
+    pub instance: Option<String>,
 }
 
 /// The answer to a poll.
@@ -50,6 +52,8 @@ pub struct Polled {
     pub lease_expires: Option<TimestampMs>,
     /// The records.
     pub pages: Vec<Delivered>,
+    /// In an ordered group, the partitions in which `ack` could no longer commit.
+    pub lost_partitions: Vec<(Arc<str>, u32)>,
 }
 
 /// Records of one partition; in a shared group, those that were delivered equally often.
@@ -79,6 +83,8 @@ struct Polling<'a> {
     token: u64,
     /// In a shared group, the key under which the member takes leases.
     key: Option<MemberKey>,
+    /// In an ordered group, the partitions in which its `ack` could no longer commit.
+    lost: Vec<PartitionId>,
 }
 
 impl Polling<'_> {
@@ -160,7 +166,8 @@ impl Groups {
         let mut timeout = pin!(tokio::time::sleep(wanted.wait));
         let mut stopping = self.stopping.clone();
         let mut topics = self.coordinator.topics.clone();
-        let mut is_over = wanted.wait.is_zero();
+        // A member that has lost partitions learns it at once.
+        let mut is_over = wanted.wait.is_zero() || !polling.lost.is_empty();
         loop {
             // Registered before the state is read, so that no change of the state is missed.
             let mut woken = pin!(wake.notified());
@@ -181,7 +188,12 @@ impl Groups {
             if !read.pages.is_empty() || taken.is_new || is_over {
                 let answer = match taken.leases.take() {
                     None => self.deliver_assigned(&polling, read.pages)?,
-                    Some(leases) => Some(self.deliver_leases(&polling, leases, read.pages)?),
+                    Some(leases) => {
+                        let answer = self.deliver_leases(&polling, leases, read.pages)?;
+                        let (_, mut core) = self.lock(&polling.cell);
+                        core.members.answered(member, polling.token);
+                        Some(answer)
+                    }
                 };
                 match answer {
                     Some(answer) => return Ok(answer),
@@ -233,9 +245,10 @@ impl Groups {
         let ack = read_ack(wanted.ack.as_deref(), group, member)?;
         let (polling, order, commits) = loop {
             if let Some(join) = &joining {
-                self.be_member(group, member, join).await?;
+                self.be_member(group, member, ack.as_ref(), join).await?;
             }
-            match self.enter(group, member, ack.as_ref()).await {
+            let instance = wanted.instance.as_deref();
+            match self.enter(group, member, ack.as_ref(), instance).await {
                 Ok(entered) => break entered,
                 // The member's session has ended meanwhile: it joins again.
                 Err(unknown) if unknown.reason == Reason::UnknownMember && joining.is_some() => {}
@@ -264,17 +277,18 @@ impl Groups {
         group: &'a str,
         member: &'a str,
         ack: Option<&PollId>,
+        instance: Option<&str>,
     ) -> Result<(Polling<'a>, OwnedMutexGuard<()>, Vec<(PartitionId, Offset)>), Refusal> {
         let order = self.turn_of(group, member).await?;
         let cell = self.cell_of(group, member)?;
-        let (token, commits, key) = {
+        let (token, acknowledged, key) = {
             let (now, mut core) = self.lock(&cell);
             core.refresh(group, &self.log, &self.coordinator);
-            let begun = core.begin_poll(member, ack, now);
-            let (token, commits) = begun.map_err(|error| refused(error, group, member))?;
+            let begun = core.begin_poll(member, ack, instance, now);
+            let (token, acknowledged) = begun.map_err(|error| refused(error, group, member))?;
             let is_shared = core.work().is_some();
             let member = core.members.get(member).filter(|_| is_shared);
-            (token, commits, member.map(|member| MemberKey(member.key())))
+            (token, acknowledged, member.map(|member| MemberKey(member.key())))
         };
         let polling = Polling {
             groups: self,
@@ -283,8 +297,9 @@ impl Groups {
             member,
             token,
             key,
+            lost: acknowledged.lost,
         };
-        Ok((polling, order, commits))
+        Ok((polling, order, acknowledged.commits))
     }
 
     /// Reads the pieces in order, within the limits of the poll.
