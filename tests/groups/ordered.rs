@@ -627,3 +627,73 @@ async fn the_waiting_poll_of_the_older_process_is_told_why_it_ends() {
     service.append_numbers("orders", 0, 0, 1);
     assert_eq!(offsets(&newer.await.unwrap().ok()), [(0, 0)]);
 }
+
+#[tokio::test]
+async fn a_member_that_reads_a_deleted_topic_is_told_at_every_poll_until_it_names_others() {
+    for kind in ["ordered", "shared"] {
+        let service = orders(1, 5).await;
+        service.create_topic("payments", 1).await;
+        let poll = async |topics: &[&str], ack: &Value| {
+            let body = json!({"topics": topics, "type": kind, "ack": ack, "wait_ms": 0});
+            ask(&service, "a", body).await
+        };
+        let both = ["orders", "payments"];
+        let first = poll(&both, &Value::Null).await.ok();
+        assert_eq!(offsets(&first).len(), 5);
+        service.delete("/v1/topics/payments").await.with_status(204);
+        // Its acknowledgement counts nevertheless, and the problem says so.
+        let told = poll(&both, &first["poll_id"]).await;
+        let told = told.refusal(404, "unknown-topic", "partial");
+        assert_eq!(told["topic"], "payments");
+        let lag = service.get("/v1/groups/billing/lag").await.json();
+        assert_eq!(lag["lag"], 0, "{lag}");
+        poll(&both, &first["poll_id"]).await.problem(404, "unknown-topic");
+        // A topic made later under the same name is another one: the member must ask for it.
+        service.create_topic("payments", 1).await;
+        service.append_numbers("payments", 0, 0, 1);
+        poll(&both, &Value::Null)
+            .await
+            .refusal(404, "unknown-topic", "none");
+        let lag = service.get("/v1/groups/billing/lag").await.json();
+        assert_eq!(lag["topics"].as_array().unwrap().len(), 1, "{lag}");
+        service.append_numbers("orders", 0, 5, 1);
+        let last = poll(&["orders"], &first["poll_id"]).await.ok();
+        assert_eq!(offsets(&last), [(0, 5)]);
+        let all = poll(&both, &last["poll_id"]).await.ok();
+        assert_eq!(all["records"][0]["topic"], "payments");
+    }
+}
+
+#[tokio::test]
+async fn a_waiting_poll_ends_when_its_topic_is_deleted() {
+    let service = std::sync::Arc::new(orders(1, 5).await);
+    let first = take(&service, "a", quick_join(&Value::Null)).await;
+    let waiting = {
+        let body = json!({"ack": first["poll_id"], "wait_ms": 60_000});
+        let service = service.clone();
+        tokio::spawn(async move { ask(&service, "a", body).await })
+    };
+    while committed(&service, 0).await != Some(5) {
+        tokio::task::yield_now().await;
+    }
+    service.delete("/v1/topics/orders").await.with_status(204);
+    let ended = waiting.await.unwrap();
+    ended.refusal(404, "unknown-topic", "partial");
+}
+
+#[tokio::test]
+async fn a_superseded_poll_says_that_its_acknowledgement_is_stored() {
+    let service = std::sync::Arc::new(orders(1, 5).await);
+    let first = take(&service, "a", quick_join(&Value::Null)).await;
+    let waiting = {
+        let body = json!({"ack": first["poll_id"], "wait_ms": 60_000});
+        let service = service.clone();
+        tokio::spawn(async move { ask(&service, "a", body).await })
+    };
+    while committed(&service, 0).await != Some(5) {
+        tokio::task::yield_now().await;
+    }
+    take(&service, "a", quick(&first["poll_id"])).await;
+    let ended = waiting.await.unwrap();
+    ended.refusal(409, "poll-superseded", "partial");
+}

@@ -71,8 +71,7 @@ pub(crate) struct Core {
     pub(crate) members: Members,
     pub(crate) kind: Kind,
     sessions: BTreeMap<Arc<str>, Session>,
-    /// Topics that the group reads although its durable subscription lacks them: they replace deleted topics of the
-    /// same names. The next poll saves them.
+    /// Topics that the group reads although its durable subscription lacks them. The next poll saves them.
     pub(crate) unsubscribed: Vec<TopicId>,
     /// The number of the last topic change that the cell has seen.
     topics_seen: u64,
@@ -90,10 +89,35 @@ pub(crate) struct Core {
 struct Session {
     /// The names of the subscribed topics.
     topics: BTreeSet<String>,
+    /// The topics that had these names when the member subscribed. A topic made later under the name of a deleted one is
+    /// not read: the member must subscribe again.
+    bound: BTreeMap<String, Option<TopicId>>,
+    /// A subscribed topic that is deleted.
+    deleted: Option<String>,
     /// Wakes the member's waiting poll. Members of a shared group share it, because any of them may take a free record.
     wake: Arc<Notify>,
     /// Held from before a commit of the member begins until it has ended, so commits land in the order they begin.
     order: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Session {
+    fn subscribe(&mut self, topics: BTreeSet<String>) {
+        self.topics = topics;
+        self.bound.clear();
+    }
+
+    /// Finds the topics of new names, and notes deleted topics.
+    fn bind(&mut self, log: &Log) {
+        self.deleted = None;
+        for name in &self.topics {
+            let find = || log.topic(name).map(|topic| topic.id());
+            let bound = self.bound.entry(name.clone()).or_insert_with(find);
+            *bound = bound.filter(|id| log.topic_by_id(*id).is_some());
+            if bound.is_none() {
+                self.deleted.get_or_insert_with(|| name.clone());
+            }
+        }
+    }
 }
 
 /// A group's state, locked. Unlocking wakes the polls that have news, and updates the counts.
@@ -404,7 +428,7 @@ impl Core {
         }
         self.topics_seen = 0;
         if let Some(session) = self.sessions.get_mut(&name) {
-            session.topics = topics;
+            session.subscribe(topics);
             return;
         }
         let common = match self.kind {
@@ -413,6 +437,8 @@ impl Core {
         };
         let session = Session {
             topics,
+            bound: BTreeMap::new(),
+            deleted: None,
             wake: common
                 .map(|session| Arc::clone(&session.wake))
                 .unwrap_or_default(),
@@ -534,8 +560,41 @@ impl Core {
     /// Changes a member's subscription; call [`Core::refresh`] next.
     pub(crate) fn subscribe(&mut self, member: &str, topics: &BTreeSet<String>) {
         if let Some(session) = self.sessions.get_mut(member) {
-            session.topics.clone_from(topics);
+            session.subscribe(topics.clone());
             self.topics_seen = 0;
+        }
+    }
+
+    /// A topic that a member subscribes to and that is deleted, as of the last [`Core::refresh`].
+    pub(crate) fn deleted_topic_of(&self, member: &str) -> Option<&str> {
+        self.sessions.get(member)?.deleted.as_deref()
+    }
+
+    /// Forgets everything about a topic that no member subscribes to. `false`: a member does, by this name or under
+    /// another, or a write of a former member is still running.
+    pub(crate) fn forget_topic(&mut self, name: &str, topic: Option<TopicId>) -> bool {
+        let is_named = self
+            .sessions
+            .values()
+            .any(|session| session.topics.contains(name));
+        let Some(topic) = topic else { return !is_named };
+        let is_read = self
+            .members
+            .iter()
+            .any(|(_, member)| member.topics.contains(&topic));
+        if is_named || is_read {
+            return false;
+        }
+        match &mut self.kind {
+            Kind::Ordered(ordered) => ordered.forget_topic(topic),
+            Kind::Shared(work) => {
+                let mut queues = work.queues.iter().filter(|(id, _)| id.topic == topic);
+                if queues.any(|(_, queue)| queue.is_writing() || queue.is_settling()) {
+                    return false;
+                }
+                work.queues.retain(|id, _| id.topic != topic);
+                true
+            }
         }
     }
 
@@ -545,25 +604,23 @@ impl Core {
         if std::mem::replace(&mut self.topics_seen, change) == change {
             return;
         }
-        let mut topics: BTreeMap<&str, Option<TopicId>> = BTreeMap::new();
-        let mut partitions: BTreeSet<PartitionId> = BTreeSet::new();
-        for name in self.sessions.values().flat_map(|session| &session.topics) {
-            topics.entry(name).or_insert_with(|| {
-                let topic = log.topic(name)?;
-                let id = topic.id();
-                partitions.extend((0..topic.partition_count()).map(|index| PartitionId::new(id, index)));
-                Some(id)
-            });
-        }
-        for (name, session) in &self.sessions {
+        let mut topics: BTreeMap<TopicId, u32> = BTreeMap::new();
+        for (name, session) in &mut self.sessions {
+            session.bind(log);
+            let read: BTreeSet<TopicId> = session.bound.values().flatten().copied().collect();
+            for id in &read {
+                let count = || log.topic_by_id(*id).map_or(0, |topic| topic.partition_count());
+                topics.entry(*id).or_insert_with(count);
+            }
             if let Some(member) = self.members.get_mut(name) {
-                let ids = session.topics.iter();
-                member.topics = ids
-                    .filter_map(|name| topics.get(&**name).copied().flatten())
-                    .collect();
+                member.topics = read;
             }
         }
-        self.unsubscribed = topics.values().flatten().copied().collect();
+        let partitions = topics.iter();
+        let partitions =
+            partitions.flat_map(|(id, count)| (0..*count).map(|index| PartitionId::new(*id, index)));
+        let mut partitions: BTreeSet<PartitionId> = partitions.collect();
+        self.unsubscribed = topics.into_keys().collect();
         self.unsubscribed.retain(|topic| !has_begun(log, group, *topic));
         match &mut self.kind {
             Kind::Shared(work) => work.refresh(log, group, &partitions),

@@ -291,7 +291,8 @@ impl Groups {
         Ok(topics)
     }
 
-    /// Subscribes the group to topics that took the place of deleted ones under the same names (`unsubscribed` of the group's cell).
+    /// Subscribes the group durably to topics that its members read (`unsubscribed` of the group's cell). It begins at their
+    /// log starts.
     pub(super) async fn subscribe_to_replaced(
         &self,
         cell: &Cell,

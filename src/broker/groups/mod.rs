@@ -357,18 +357,23 @@ pub struct Commit {
     pub metadata: Option<String>,
 }
 
-/// The changes that remove a group and all its state.
-fn changes_for_deleted_group(log: &Log, group: &str) -> Vec<StateChange> {
+/// The keys of a group's state, without the one that says that the group exists.
+fn keys_of_group(log: &Log, group: &str) -> Vec<Box<[u8]>> {
     let prefixes = [
         offsets::offsets_prefix(group),
         subscriptions::subscriptions_prefix(group),
         codec::states_prefix(group),
         redrive::positions_prefix(group),
     ];
-    let keys = prefixes.iter().flat_map(|prefix| log.state_prefix(prefix));
+    let entries = prefixes.iter().flat_map(|prefix| log.state_prefix(prefix));
+    entries.map(|(key, _)| key.into()).collect()
+}
+
+/// The changes that remove a group and all its state.
+fn changes_for_deleted_group(log: &Log, group: &str) -> Vec<StateChange> {
     [StateChange::remove(offsets::group_key(group))]
         .into_iter()
-        .chain(keys.map(|(key, _)| StateChange::remove(&*key)))
+        .chain(keys_of_group(log, group).into_iter().map(StateChange::remove))
         .collect()
 }
 

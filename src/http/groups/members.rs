@@ -263,11 +263,14 @@ async fn join_group(
 /// With `topics` in its body, a poll joins first if the member is unknown. So a consumer can be a loop of this one
 /// call, also when the server restarts.
 ///
+/// A poll that fails after the server has stored what `ack` acknowledges says so: its problem has the `outcome`
+/// `partial`.
+///
 /// In a shared group the records are leased to the member. `settle` accepts, releases or rejects single records; `ack`
 /// accepts the rest. Records of a lost answer are delivered again when their leases end.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/poll", tag = "groups", request_body = PollBody,
     responses((status = 200, description = "The records; none if the wait has ended or the assignment has changed", body = PolledBody),
-        (status = 404, description = "`unknown-member`, `unknown-topic`"),
+        (status = 404, description = "`unknown-member`; `unknown-topic`: it does not exist, or a topic that the member reads was deleted (poll with other `topics`)"),
         (status = 409, description = "`poll-superseded`: a newer poll of this member has replaced this one, or `ack` was acknowledged before the last one, so this is a late duplicate; it delivers nothing. `member-superseded`: a newer process polls under this member's name; this one must stop. `group-type-mismatch`, `group-settings-differ`"),
         (status = 500, description = "`corrupt-data`: only damaged records are left to read")))]
 async fn poll(

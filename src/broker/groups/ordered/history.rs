@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::broker::engine::TopicId;
 use crate::broker::groups::members::{Asking, Joining};
 use crate::broker::groups::processes::AnswerNumber;
 

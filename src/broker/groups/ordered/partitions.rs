@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::assign::assign;
-use crate::broker::engine::{Offset, PartitionId};
+use crate::broker::engine::{Offset, PartitionId, TopicId};
 use crate::broker::groups::members::{Member, Members, Ms, Refused};
 use crate::broker::groups::poll_id::{MAX_PARTITIONS, PollId, Reach};
 
@@ -36,6 +36,15 @@ struct Reader {
     lost_with_ack: Vec<PartitionId>,
     /// The partition with which the next poll begins, so that no partition starves.
     turn: usize,
+}
+
+impl Reader {
+    fn forget_topic(&mut self, topic: TopicId) {
+        if let Some(delivery) = &mut self.delivery {
+            delivery.ranges.retain(|(id, ..)| id.topic != topic);
+        }
+        self.lost.retain(|(id, _)| id.topic != topic);
+    }
 }
 
 #[derive(Debug)]
@@ -133,6 +142,20 @@ impl Ordered {
     /// Whether a commit is on its way to the log.
     pub fn is_committing(&self) -> bool {
         self.slots.values().any(|slot| slot.committing > 0)
+    }
+
+    /// Drops the partitions of a topic that no member subscribes to; `false` if a commit in one of them is on its way to
+    /// the log.
+    pub fn forget_topic(&mut self, topic: TopicId) -> bool {
+        let mut slots = self.slots.iter().filter(|(id, _)| id.topic == topic);
+        if slots.any(|(_, slot)| slot.committing > 0) {
+            return false;
+        }
+        self.slots.retain(|id, _| id.topic != topic);
+        for reader in self.readers.values_mut() {
+            reader.forget_topic(topic);
+        }
+        true
     }
 
     /// The partitions of records that members have in hand.

@@ -20,7 +20,7 @@ use super::poll_id::PollId;
 use super::shared::queue::MemberKey;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic};
 use crate::broker::fetch::page::{Page, PageLimits};
-use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::refusal::{Outcome, Reason, Refusal};
 use crate::broker::topics::skips::Gap;
 
 use leased::Leases;
@@ -85,6 +85,8 @@ struct Polling<'a> {
     key: Option<MemberKey>,
     /// In an ordered group, the partitions in which its `ack` could no longer commit.
     lost: Vec<PartitionId>,
+    /// Whether its `ack` has stored something.
+    has_stored: bool,
 }
 
 impl Polling<'_> {
@@ -142,9 +144,12 @@ impl Groups {
     /// settled. Then waits for records and delivers them. Joins first if the member is unknown and `joining` is given.
     ///
     /// # Errors
-    /// - [`Reason::UnknownMember`], [`Reason::PollSuperseded`].
+    /// - [`Reason::UnknownMember`], [`Reason::PollSuperseded`], [`Reason::MemberSuperseded`].
+    /// - [`Reason::UnknownTopic`]: a topic that the member reads is deleted.
     /// - Those of a join, a commit or a settle.
     /// - [`Reason::CorruptData`]: nothing but damaged records is left to read.
+    ///
+    /// [`Outcome::Partial`]: what `ack` acknowledges is stored; nothing is delivered.
     pub async fn poll(
         &self,
         group: &str,
@@ -153,6 +158,16 @@ impl Groups {
         joining: Option<Join>,
     ) -> Result<Polled, Refusal> {
         let polling = self.begin_poll(group, member, wanted, joining).await?;
+        let answer = self.finish_poll(&polling, wanted).await;
+        answer.map_err(|refusal| match refusal.outcome {
+            Outcome::None if polling.has_stored => refusal.outcome(Outcome::Partial),
+            _ => refusal,
+        })
+    }
+
+    /// Waits for records and delivers them, after what `ack` acknowledges is stored.
+    async fn finish_poll(&self, polling: &Polling<'_>, wanted: &Wanted) -> Result<Polled, Refusal> {
+        let member = polling.member;
         let wake = {
             let (_, mut core) = self.lock(&polling.cell);
             let waits = core.members.wait(member, polling.token);
@@ -173,12 +188,13 @@ impl Groups {
             let mut woken = pin!(wake.notified());
             woken.as_mut().enable();
             topics.mark_unchanged();
+            self.check_topics(polling).await?;
             let mut taken = match polling.key {
-                None => self.take_assigned(&polling).await?,
-                Some(key) => self.take_leases(&polling, key, wanted).await?,
+                None => self.take_assigned(polling)?,
+                Some(key) => self.take_leases(polling, key, wanted).await?,
             };
             let read = self.read(std::mem::take(&mut taken.pieces), wanted).await?;
-            self.settle_skipped(&polling, read.skipped);
+            self.settle_skipped(polling, read.skipped);
             if read.pages.is_empty()
                 && !taken.is_new
                 && let Some(fault) = read.fault
@@ -187,9 +203,9 @@ impl Groups {
             }
             if !read.pages.is_empty() || taken.is_new || is_over {
                 let answer = match taken.leases.take() {
-                    None => self.deliver_assigned(&polling, read.pages)?,
+                    None => self.deliver_assigned(polling, read.pages)?,
                     Some(leases) => {
-                        let answer = self.deliver_leases(&polling, leases, read.pages)?;
+                        let answer = self.deliver_leases(polling, leases, read.pages)?;
                         let (_, mut core) = self.lock(&polling.cell);
                         core.members.answered(member, polling.token);
                         Some(answer)
@@ -234,6 +250,29 @@ impl Groups {
         }
     }
 
+    /// Looks the member's topics up again. Subscribes the group durably to those that it has not subscribed to yet.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownTopic`]: one of them is deleted. Those of a commit.
+    async fn check_topics(&self, polling: &Polling<'_>) -> Result<(), Refusal> {
+        let unsubscribed = {
+            let (_, mut core) = self.lock(&polling.cell);
+            core.refresh(polling.group, &self.log, &self.coordinator);
+            if let Some(topic) = core.deleted_topic_of(polling.member) {
+                let member = polling.member;
+                let detail = format!(
+                    "the topic {topic} that {member} reads was deleted: poll with other topics, or leave and join again"
+                );
+                return Err(Refusal::new(Reason::UnknownTopic, detail).with("topic", topic));
+            }
+            core.unsubscribed.clone()
+        };
+        if unsubscribed.is_empty() {
+            return Ok(());
+        }
+        self.subscribe_to_replaced(&polling.cell, unsubscribed).await
+    }
+
     /// Joins if needed, begins the poll, and makes durable what its `ack` acknowledges.
     async fn begin_poll<'a>(
         &'a self,
@@ -243,7 +282,7 @@ impl Groups {
         joining: Option<Join>,
     ) -> Result<Polling<'a>, Refusal> {
         let ack = read_ack(wanted.ack.as_deref(), group, member)?;
-        let (polling, order, commits) = loop {
+        let (mut polling, order, commits) = loop {
             if let Some(join) = &joining {
                 self.be_member(group, member, ack.as_ref(), join).await?;
             }
@@ -257,6 +296,7 @@ impl Groups {
         };
         match (polling.key, &ack) {
             (None, _) => {
+                polling.has_stored = !commits.is_empty();
                 self.commit_for(&polling.cell, order, commits, BTreeMap::new())
                     .await?;
             }
@@ -264,6 +304,7 @@ impl Groups {
                 // The group's writer keeps the order of settles.
                 drop(order);
                 self.acknowledge_leases(&polling.cell, key, ack).await?;
+                polling.has_stored = true;
             }
             (Some(_), None) => {}
         }
@@ -298,6 +339,7 @@ impl Groups {
             token,
             key,
             lost: acknowledged.lost,
+            has_stored: false,
         };
         Ok((polling, order, acknowledged.commits))
     }
