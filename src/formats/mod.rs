@@ -4,6 +4,7 @@ pub mod cloudevents;
 pub mod cursor;
 pub mod json;
 pub mod partitioner;
+pub mod pattern;
 pub mod render;
 pub mod time;
 pub mod token;

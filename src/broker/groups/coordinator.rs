@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use super::live::{GroupState, GroupType, Live};
 use super::members::{Asking, Joining, Members, Ms, Refused};
 use super::ordered::partitions::{Acknowledged, Ordered};
+use super::patterns::{Candidates, is_pattern};
 use super::poll_id::PollId;
 use super::processes::AnswerNumber;
 use super::shared::queue::MemberKey;
@@ -87,7 +88,7 @@ pub(crate) struct Core {
 /// The state of a member besides its place in [`Members`].
 #[derive(Debug)]
 struct Session {
-    /// The names of the subscribed topics.
+    /// The names of the subscribed topics, and patterns.
     topics: BTreeSet<String>,
     /// The topics that had these names when the member subscribed. A topic made later under the name of a deleted one is
     /// not read: the member must subscribe again.
@@ -109,7 +110,7 @@ impl Session {
     /// Finds the topics of new names, and notes deleted topics.
     fn bind(&mut self, log: &Log) {
         self.deleted = None;
-        for name in &self.topics {
+        for name in self.topics.iter().filter(|name| !is_pattern(name)) {
             let find = || log.topic(name).map(|topic| topic.id());
             let bound = self.bound.entry(name.clone()).or_insert_with(find);
             *bound = bound.filter(|id| log.topic_by_id(*id).is_some());
@@ -598,6 +599,22 @@ impl Core {
         }
     }
 
+    /// The topics that each subscribed pattern matches.
+    fn matched(&self, log: &Log) -> BTreeMap<String, Vec<TopicId>> {
+        let subscribed = self.sessions.values().flat_map(|session| &session.topics);
+        let patterns: BTreeSet<&String> = subscribed.filter(|name| is_pattern(name)).collect();
+        if patterns.is_empty() {
+            return BTreeMap::new();
+        }
+        let candidates = Candidates::of(log);
+        let matching = |text: &String| {
+            let pattern = text.parse().ok()?;
+            let ids = candidates.matching(&pattern).map(|topic| topic.id());
+            Some((text.clone(), ids.collect()))
+        };
+        patterns.into_iter().filter_map(matching).collect()
+    }
+
     /// Looks up the subscribed topics and their partitions again, if they may have changed.
     pub(crate) fn refresh(&mut self, group: &str, log: &Log, coordinator: &Coordinator) {
         let change = *coordinator.topics.borrow();
@@ -605,9 +622,12 @@ impl Core {
             return;
         }
         let mut topics: BTreeMap<TopicId, u32> = BTreeMap::new();
+        let matched = self.matched(log);
         for (name, session) in &mut self.sessions {
             session.bind(log);
-            let read: BTreeSet<TopicId> = session.bound.values().flatten().copied().collect();
+            let mut read: BTreeSet<TopicId> = session.bound.values().flatten().copied().collect();
+            let patterns = session.topics.iter().filter_map(|name| matched.get(name));
+            read.extend(patterns.flatten());
             for id in &read {
                 let count = || log.topic_by_id(*id).map_or(0, |topic| topic.partition_count());
                 topics.entry(*id).or_insert_with(count);

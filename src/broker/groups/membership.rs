@@ -17,12 +17,13 @@ use super::coordinator::{Cell, Coordinator, Kind, Locked};
 use super::live::{GroupState, GroupType};
 use super::members::{Joining, Member, Ms, Refused};
 use super::outside::NamedCommit;
+use super::patterns::{Candidates, is_pattern};
 use super::poll_id::PollId;
 use super::shared::queue::MemberKey;
 use super::shared::settings::{GroupValue, Settings};
 use super::shared::work::Work;
-use super::subscriptions::has_begun;
-use super::{Commit, Groups, offsets};
+use super::subscriptions::{has_begun, knows_pattern};
+use super::{Commit, Groups, Subscribed, offsets};
 use crate::broker::blocking::Share;
 use crate::broker::engine::{Offset, Partition, PartitionId, Topic, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
@@ -32,7 +33,7 @@ use crate::broker::topics::lookup::Start;
 /// The parameters of a join.
 #[derive(Clone, Debug)]
 pub struct Join {
-    /// The topics that it subscribes to.
+    /// The topics that it subscribes to: names, and [patterns](super::patterns) that were checked.
     pub topics: BTreeSet<String>,
     /// The client's own name for itself.
     pub client_id: Option<String>,
@@ -55,6 +56,11 @@ pub struct Join {
 }
 
 impl Join {
+    /// The topics that it subscribes to by name.
+    fn named_topics(&self) -> impl Iterator<Item = &String> {
+        self.topics.iter().filter(|name| !is_pattern(name))
+    }
+
     /// The kind and settings of the group, if this join creates it.
     fn value(&self) -> Result<GroupValue, Refusal> {
         if self.kind == GroupType::Ordered {
@@ -66,7 +72,7 @@ impl Join {
             max_deliveries: self.max_deliveries.unwrap_or(default.max_deliveries),
             dead_letter_topic: self.dead_letter_topic.clone(),
         };
-        let checked = settings.check(self.topics.iter().map(String::as_str));
+        let checked = settings.check(self.named_topics().map(String::as_str));
         checked.map_err(|unfit| Refusal::invalid(format!("/{}", unfit.field), unfit.to_string()))?;
         Ok(GroupValue::Shared(settings))
     }
@@ -103,6 +109,20 @@ impl Join {
             return Err(Refusal::new(Reason::GroupSettingsDiffer, detail));
         }
         Ok(())
+    }
+}
+
+/// Topics and patterns of a join in which the group has not begun.
+#[derive(Default)]
+struct Unbegun {
+    /// With the place where it starts.
+    topics: BTreeMap<TopicId, (Arc<Topic>, Start)>,
+    patterns: Vec<String>,
+}
+
+impl Unbegun {
+    fn is_empty(&self) -> bool {
+        self.topics.is_empty() && self.patterns.is_empty()
     }
 }
 
@@ -161,7 +181,7 @@ impl Groups {
     /// - [`Reason::GroupTypeMismatch`], [`Reason::GroupSettingsDiffer`]: the group has another type or other settings.
     /// - Those of a commit.
     pub async fn join(&self, group: &str, member: Option<&str>, join: Join) -> Result<Joined, Refusal> {
-        for topic in &join.topics {
+        for topic in join.named_topics() {
             catalog::find(&self.log, topic)?;
         }
         if !self.coordinator.has_room() {
@@ -249,7 +269,7 @@ impl Groups {
         let fresh = join.value()?;
         if let Some(value) = self.value_of(group)? {
             join.check(group, &value)?;
-            if self.new_topics(group, join)?.is_empty() {
+            if self.unbegun(group, join, &value)?.is_empty() {
                 return Ok(value);
             }
         }
@@ -259,36 +279,63 @@ impl Groups {
         if let Some(value) = &known {
             join.check(group, value)?;
         }
-        let topics = self.new_topics(group, join)?;
+        let unbegun = self.unbegun(group, join, known.as_ref().unwrap_or(&fresh))?;
         let mut commits = Vec::new();
-        for topic in topics.iter().filter(|_| join.start != Start::Earliest) {
+        let starts = unbegun.topics.values();
+        for (topic, start) in starts.filter(|(_, start)| *start != Start::Earliest) {
             for partition in topic.partitions().iter() {
                 commits.push(Commit {
                     partition: partition.id(),
-                    offset: self.starting_offset(partition, join.start).await?,
+                    offset: self.starting_offset(partition, *start).await?,
                     metadata: None,
                 });
             }
         }
-        let topics: Vec<TopicId> = topics.iter().map(|topic| topic.id()).collect();
         let is_made = known.is_some();
         let value = known.unwrap_or(fresh);
-        if !is_made || !topics.is_empty() {
-            self.make(guard, group, &value, topics, commits).await?;
+        if !is_made || !unbegun.is_empty() {
+            let subscribed = Subscribed {
+                topics: unbegun.topics.into_keys().collect(),
+                patterns: unbegun.patterns,
+            };
+            self.make(guard, group, &value, subscribed, commits).await?;
         }
         Ok(value)
     }
 
-    /// The topics of a join in which the group has not begun.
-    fn new_topics(&self, group: &str, join: &Join) -> Result<Vec<Arc<Topic>>, Refusal> {
-        let mut topics = Vec::new();
-        for name in &join.topics {
+    /// What a join names and the group has not begun.
+    fn unbegun(&self, group: &str, join: &Join, value: &GroupValue) -> Result<Unbegun, Refusal> {
+        let mut unbegun = Unbegun::default();
+        for name in join.named_topics() {
             let topic = catalog::find(&self.log, name)?;
             if !has_begun(&self.log, group, topic.id()) {
-                topics.push(topic);
+                unbegun.topics.insert(topic.id(), (topic, join.start));
             }
         }
-        Ok(topics)
+        let mut patterns = join.topics.iter().filter(|name| is_pattern(name)).peekable();
+        if patterns.peek().is_none() {
+            return Ok(unbegun);
+        }
+        let dead_letters = match value {
+            GroupValue::Shared(settings) => settings.dead_letter_topic.as_deref(),
+            GroupValue::Ordered => None,
+        };
+        let candidates = Candidates::of(&self.log).without(dead_letters);
+        for text in patterns {
+            let Ok(pattern) = text.parse() else { continue };
+            // What a known pattern brings was made later than the group began with the pattern.
+            let is_known = knows_pattern(&self.log, group, text);
+            let start = if is_known { Start::Earliest } else { join.start };
+            if !is_known {
+                unbegun.patterns.push(text.clone());
+            }
+            let matching = candidates.matching(&pattern);
+            for topic in matching.filter(|topic| !has_begun(&self.log, group, topic.id())) {
+                let first = || (Arc::clone(topic), start);
+                unbegun.topics.entry(topic.id()).or_insert_with(first);
+            }
+        }
+        Ok(unbegun)
     }
 
     /// Subscribes the group durably to topics that its members read (`unsubscribed` of the group's cell). It begins at their
@@ -302,7 +349,11 @@ impl Groups {
             return Ok(());
         };
         let guard = self.commits().await;
-        self.make(guard, &cell.group, &value, topics.clone(), Vec::new())
+        let subscribed = Subscribed {
+            topics: topics.clone(),
+            patterns: Vec::new(),
+        };
+        self.make(guard, &cell.group, &value, subscribed, Vec::new())
             .await?;
         let (_, mut core) = self.lock(cell);
         core.unsubscribed.retain(|topic| !topics.contains(topic));
@@ -369,7 +420,7 @@ impl Groups {
             };
             let changes = commits.iter().map(change).collect();
             let result = groups
-                .write(&cell.group, &GroupValue::Ordered, &[], changes)
+                .write(&cell.group, &GroupValue::Ordered, &Subscribed::default(), changes)
                 .await;
             if let Some((ordered, members)) = groups.lock(&cell).1.ordered() {
                 ordered.end_commit(members, &commits, result.is_ok());
@@ -420,7 +471,7 @@ impl Groups {
             join.check(group, &value)?;
         }
         if !subscribes {
-            for topic in &join.topics {
+            for topic in join.named_topics() {
                 catalog::find(&self.log, topic)?;
             }
             self.begin(group, join).await?;

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::offsets::Committed;
+use super::subscriptions::pattern_of_key;
 use super::{Commit, Groups, MAX_METADATA_BYTES, Outside, append, finish, keys_of_group};
 use crate::broker::blocking::Share;
 use crate::broker::engine::{Log, Offset, Partition, PartitionId, StateChange};
@@ -116,8 +117,8 @@ impl Groups {
         Ok(self.remove((guard, outside), group).await?)
     }
 
-    /// Forgets a topic that the group has given up: its committed offsets, its subscription and what it knows of the
-    /// topic as a work queue; durable when this returns. A later join begins there anew.
+    /// Forgets a topic that the group has given up: its committed offsets, its subscription, the patterns that match it,
+    /// and what it knows of the topic as a work queue; durable when this returns. A later join begins there anew.
     ///
     /// # Errors
     /// - [`Reason::UnknownGroup`]. [`Reason::UnknownTopic`]: the group knows nothing of the topic.
@@ -136,7 +137,11 @@ impl Groups {
             return Err(Refusal::new(Reason::GroupActive, detail));
         }
         let keys = keys_of_group(&self.log, group).into_iter();
-        let of_topic = keys.filter(|key| id.is_some() && topic_of(key) == id);
+        let of_topic = keys.filter(|key| {
+            let pattern = pattern_of_key(key);
+            id.is_some() && topic_of(key) == id
+                || pattern.is_some_and(|pattern| pattern.matches(topic.as_bytes()))
+        });
         let state: Vec<StateChange> = of_topic.map(StateChange::remove).collect();
         if state.is_empty() {
             let detail = format!("the group {group} knows nothing of a topic {topic}");

@@ -23,6 +23,7 @@ use crate::broker::groups::Groups;
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::membership::{Described, Join};
 use crate::broker::groups::outside::NamedCommit;
+use crate::broker::groups::patterns::{self, is_pattern};
 use crate::broker::groups::poll::{Delivered, Polled, Wanted};
 use crate::broker::names::MEMBER;
 use crate::broker::topics::lookup::Start;
@@ -96,7 +97,9 @@ macro_rules! with_fields_of_a_join {
         #[derive(Debug, Deserialize, ToSchema)]
         #[serde(deny_unknown_fields)]
         struct $name {
-            /// The topics to read: 1 to 1000, which must exist.
+            /// The topics to read, 1 to 1000: names of topics, which must exist, or patterns. In a pattern, `*` stands for
+            /// one word between dots and `#` for any number of words: `orders.*`. A pattern also brings topics that are
+            /// made later, from their beginning, but no dead-letter topics. It may match nothing yet.
             topics: $($topics)+,
             /// `ordered` (the default): each partition is read by one member, in order. `shared`: a work queue, in
             /// which each record is leased to one member.
@@ -442,6 +445,12 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
     if body.topics.is_empty() || body.topics.len() > MAX_TOPICS {
         let detail = format!("name 1 to {MAX_TOPICS} topics");
         return Err(Problem::invalid("/topics", detail));
+    }
+    for (i, topic) in body.topics.iter().enumerate() {
+        if is_pattern(topic) {
+            let checked = patterns::check(topic);
+            checked.map_err(|refusal| refusal.at(format!("/topics/{i}")))?;
+        }
     }
     if let Some(client_id) = &body.client_id {
         let checked = MEMBER.check(client_id);
