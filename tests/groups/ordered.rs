@@ -556,9 +556,12 @@ async fn of_two_processes_under_one_member_id_the_older_one_is_stopped() {
         count += turn(&service, &mut newer, None).await.unwrap();
         assert!(count <= 100, "it makes no progress");
     }
-    let mut body = quick_join(&older);
-    body["wait_ms"] = json!(0);
-    ask(&service, "b", body).await.invalid("/ack");
+    // Nor does it make the newer one leave.
+    let path = format!("{MEMBERS}/a?ack={}", older.as_str().unwrap());
+    refused(service.delete(&path), 409, "member-superseded").await;
+    turn(&service, &mut newer, None).await.unwrap();
+    let path = format!("{MEMBERS}/a?ack={}", newer.as_str().unwrap());
+    expect(service.delete(&path), 204).await;
 }
 
 #[tokio::test]

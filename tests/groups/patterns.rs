@@ -122,6 +122,20 @@ async fn a_pattern_never_brings_dead_letters_and_matches_nothing_without_an_erro
         let nothing = service.post(&path, body(&["none.*"], kind, &polled["poll_id"]));
         assert_eq!(nothing.await.ok()["records"], json!([]));
     }
+    // One that becomes a dead-letter topic leaves the groups that a pattern brought it to.
+    add(&service, "later").await;
+    let poll_all = async || {
+        let path = "/v1/groups/ordered/members/m/poll";
+        let polled = service
+            .post(path, body(&["#"], "ordered", &Value::Null))
+            .await
+            .ok();
+        polled["assignment"].as_array().unwrap().len()
+    };
+    assert_eq!(poll_all().await, 2);
+    let queue = json!({"topics": ["jobs"], "type": "shared", "dead_letter_topic": "later", "wait_ms": 0});
+    service.post("/v1/groups/work2/members/w/poll", queue).await.ok();
+    assert_eq!(poll_all().await, 1);
     // A queue that names its own dead letters does not read them either.
     let own = json!({"topics": ["*"], "type": "shared", "dead_letter_topic": "own", "wait_ms": 0});
     add(&service, "own").await;

@@ -299,6 +299,12 @@ impl Groups {
                 patterns: unbegun.patterns,
             };
             self.make(guard, group, &value, subscribed, commits).await?;
+            if !is_made
+                && matches!(&value, GroupValue::Shared(settings) if settings.dead_letter_topic.is_some())
+            {
+                // Patterns no longer match that topic.
+                self.topics.announce();
+            }
         }
         Ok(value)
     }

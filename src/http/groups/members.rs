@@ -384,7 +384,8 @@ async fn commit(
 /// settled, are delivered again.
 #[utoipa::path(delete, path = "/v1/groups/{group}/members/{member}", tag = "groups",
     params(("ack" = Option<String>, Query, description = "The `poll_id` of the answer whose records the member has finished: they are committed (in a shared group: accepted) before it leaves")),
-    responses((status = 204, description = "The member has left")))]
+    responses((status = 204, description = "The member has left"),
+        (status = 409, description = "`member-superseded`: `ack` is of an older process under the member's name")))]
 async fn leave_group(
     app: App,
     RawQuery(query): RawQuery,
