@@ -141,6 +141,8 @@ async fn a_pattern_never_brings_dead_letters_and_matches_nothing_without_an_erro
     add(&service, "own").await;
     let polled = service.post("/v1/groups/own/members/m/poll", own).await.ok();
     assert_eq!(read(&polled), ["jobs"].into());
+    let lag = service.get("/v1/groups/own/lag").await.ok();
+    assert_eq!(lag["topics"].as_array().unwrap().len(), 1, "{lag}");
     // By its name, anybody can read them.
     let polled = poll(&service, &["jobs.dlq"], "ordered", &Value::Null).await;
     assert_eq!(read(&polled), ["jobs.dlq"].into());
