@@ -410,3 +410,74 @@ impl Members {
         std::mem::take(&mut self.woken)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const INSTANCES: [&str; 3] = ["first", "second", "third"];
+
+    #[derive(Clone, Copy, Debug)]
+    enum Call {
+        Join,
+        Poll,
+        /// A commit, a settle or a heartbeat.
+        Other,
+    }
+
+    fn call() -> impl Strategy<Value = Call> {
+        prop::sample::select(vec![Call::Join, Call::Poll, Call::Other])
+    }
+
+    proptest! {
+        #[test]
+        fn the_process_that_joined_or_polled_last_has_the_member_and_the_ones_before_it_never_again(
+            calls in prop::collection::vec((call(), prop::option::of(0_usize..3)), 1..40),
+        ) {
+            let mut members = Members::new(7, 0);
+            let join = |instance: Option<&str>| Joining {
+                member: "m".into(),
+                client_id: None,
+                address: None,
+                session_timeout: 100,
+                instance: instance.map(Arc::from),
+            };
+            members.join(join(None), 0);
+            // By the rules as users read them. A call without an instance proves nothing.
+            let (mut has_it, mut stopped): (Option<usize>, BTreeSet<usize>) = (None, BTreeSet::new());
+            for (call, who) in calls {
+                let instance = who.map(|who| INSTANCES[who]);
+                let asking = Asking { ack: None, instance, is_ordered: true };
+                let epoch = members.get("m").map(|member| member.epoch);
+                let answer = match call {
+                    Call::Join => members.check_poll_of("m", asking).map(|()| drop(members.join(join(instance), 0))),
+                    Call::Poll => members.begin_poll("m", asking, 0).map(drop),
+                    Call::Other => members.check_instance("m", instance),
+                };
+                let is_stopped = who.is_some_and(|who| stopped.contains(&who));
+                let is_stranger = has_it.is_some() && who.is_some() && who != has_it;
+                let expected = match call {
+                    _ if is_stopped => Err(Refused::MemberSuperseded),
+                    Call::Other if is_stranger => Err(Refused::Fenced),
+                    _ => Ok(()),
+                };
+                prop_assert_eq!(answer, expected, "{:?} of {:?}", call, instance);
+                let now = members.get("m").map(|member| member.epoch);
+                match call {
+                    Call::Join | Call::Poll if expected.is_ok() && who.is_some() => {
+                        if let Some(before) = has_it.filter(|_| is_stranger) {
+                            stopped.insert(before);
+                            prop_assert_ne!(now, epoch, "commits of the older one are fenced");
+                        }
+                        has_it = who;
+                    }
+                    // A member that joins without a name has no instance any more.
+                    Call::Join if expected.is_ok() => has_it = None,
+                    _ => {}
+                }
+            }
+        }
+    }
+}

@@ -179,6 +179,7 @@ impl Groups {
     /// # Errors
     /// - [`Reason::UnknownTopic`]; [`Reason::Overloaded`] with too many members.
     /// - [`Reason::GroupTypeMismatch`], [`Reason::GroupSettingsDiffer`]: the group has another type or other settings.
+    /// - [`Reason::MemberSuperseded`]: an older process wants to take back the member that a newer one has.
     /// - Those of a commit.
     pub async fn join(&self, group: &str, member: Option<&str>, join: Join) -> Result<Joined, Refusal> {
         for topic in join.named_topics() {
