@@ -16,7 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
 use super::live::{GroupState, GroupType, Live};
-use super::members::{Asking, Joining, Members, Ms, Refused};
+use super::members::{Asking, Begun, Joining, Members, Ms, Refused};
 use super::ordered::partitions::{Acknowledged, Ordered};
 use super::patterns::{Candidates, is_pattern};
 use super::poll_id::PollId;
@@ -490,7 +490,7 @@ impl Core {
         self.members.check_poll_of(member, self.asking(ack, instance))
     }
 
-    /// Begins a poll. Returns its token and what its `ack` leads to; leases are acknowledged elsewhere.
+    /// Begins a poll. Returns it and what its `ack` leads to; leases are acknowledged elsewhere.
     ///
     /// # Errors
     /// Those of [`Members::begin_poll`].
@@ -500,14 +500,14 @@ impl Core {
         ack: Option<&PollId>,
         instance: Option<&str>,
         now: Ms,
-    ) -> Result<(u64, Acknowledged), Refused> {
+    ) -> Result<(Begun, Acknowledged), Refused> {
         let asking = self.asking(ack, instance);
         let begun = self.members.begin_poll(member, asking, now)?;
         let acknowledged = match &mut self.kind {
             Kind::Ordered(ordered) => ordered.acknowledge(&self.members, member, ack, begun.is_repeated),
             Kind::Shared(_) => Acknowledged::default(),
         };
-        Ok((begun.token, acknowledged))
+        Ok((begun, acknowledged))
     }
 
     /// Begins the commits that the `ack` of a leaving member requests, in an ordered group.

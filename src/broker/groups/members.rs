@@ -73,6 +73,8 @@ pub struct Begun {
     pub token: u64,
     /// Its `ack` repeats the last one, whose answer was lost.
     pub is_repeated: bool,
+    /// It is of a newer process than the member's polls before.
+    pub takes_over: bool,
 }
 
 /// A member.
@@ -326,6 +328,7 @@ impl Members {
         Ok(Begun {
             token,
             is_repeated: asked.is_repeated,
+            takes_over,
         })
     }
 
@@ -452,7 +455,9 @@ mod tests {
                 let asking = Asking { ack: None, instance, is_ordered: true };
                 let epoch = members.get("m").map(|member| member.epoch);
                 let answer = match call {
-                    Call::Join => members.check_poll_of("m", asking).map(|()| drop(members.join(join(instance), 0))),
+                    Call::Join => members.check_poll_of("m", asking).map(|()| {
+                        members.join(join(instance), 0);
+                    }),
                     Call::Poll => members.begin_poll("m", asking, 0).map(drop),
                     Call::Other => members.check_instance("m", instance),
                 };

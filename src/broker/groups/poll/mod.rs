@@ -322,21 +322,28 @@ impl Groups {
     ) -> Result<(Polling<'a>, OwnedMutexGuard<()>, Vec<(PartitionId, Offset)>), Refusal> {
         let order = self.turn_of(group, member).await?;
         let cell = self.cell_of(group, member)?;
-        let (token, acknowledged, key) = {
+        let (begun, acknowledged, key) = {
             let (now, mut core) = self.lock(&cell);
             core.refresh(group, &self.log, &self.coordinator);
             let begun = core.begin_poll(member, ack, instance, now);
-            let (token, acknowledged) = begun.map_err(|error| refused(error, group, member))?;
+            let (begun, acknowledged) = begun.map_err(|error| refused(error, group, member))?;
             let is_shared = core.work().is_some();
             let member = core.members.get(member).filter(|_| is_shared);
-            (token, acknowledged, member.map(|member| MemberKey(member.key())))
+            (begun, acknowledged, member.map(|member| MemberKey(member.key())))
         };
+        if begun.takes_over {
+            tracing::warn!(
+                group,
+                member,
+                "a second process polls as this member: the older one is refused"
+            );
+        }
         let polling = Polling {
             groups: self,
             cell,
             group,
             member,
-            token,
+            token: begun.token,
             key,
             lost: acknowledged.lost,
             has_stored: false,
