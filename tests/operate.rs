@@ -32,7 +32,7 @@ async fn a_method_that_a_path_has_not_is_a_problem_that_names_those_it_has() {
     assert_eq!(answer.header("allow"), Some("GET,HEAD"));
     let answer = service.call(Method::PATCH, "/v1/groups/g/offsets", "{}").await;
     answer.problem(405, "method-not-allowed");
-    assert_eq!(allowed(&answer), ["GET", "HEAD", "PUT"]);
+    assert_eq!(allowed(&answer), ["DELETE", "GET", "HEAD", "PUT"]);
     let answer = service.call(Method::OPTIONS, "/v1/info", "").await;
     answer.problem(405, "method-not-allowed");
 }

@@ -31,6 +31,8 @@ pub enum Reason {
     Fenced,
     /// A newer poll of the member has taken this one's place.
     PollSuperseded,
+    /// A newer process has taken the member over from the one that asks.
+    MemberSuperseded,
     /// The group is of another type.
     GroupTypeMismatch,
     /// The group was begun with other settings.

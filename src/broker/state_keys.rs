@@ -4,6 +4,7 @@
 //! 'g' group                                      a group exists                     groups/offsets
 //! 'o' group 0x00 topic_id:u64 partition:u32      a committed offset                 groups/offsets
 //! 't' group 0x00 topic_id:u64                    a subscription                     groups/subscriptions
+//! 'p' group 0x00 pattern                         a subscription to a pattern        groups/subscriptions
 //! 's' group 0x00 topic_id:u64 partition:u32      a queue                            groups/shared/codec
 //! 'r' group 0x00 topic_id:u64 partition:u32      how far dead letters were redriven groups/shared/redrive
 //! 'd' topic_id:u64 partition:u32 offset:u64      damage that is skipped             topics/skips
@@ -18,6 +19,7 @@ use crate::broker::engine::{Log, StateChange, TopicId};
 pub(super) const GROUP: u8 = b'g';
 pub(super) const OFFSET: u8 = b'o';
 pub(super) const SUBSCRIPTION: u8 = b't';
+pub(super) const PATTERN: u8 = b'p';
 pub(super) const QUEUE: u8 = b's';
 pub(super) const REDRIVE: u8 = b'r';
 pub(super) const SKIP: u8 = b'd';
@@ -59,6 +61,7 @@ mod tests {
             (b"d", Some(TopicId(7))),
             (b"keyed-elsewhere/", Some(TopicId(7))),
             (b"ggroup\0", None),
+            (b"pgroup\0", None),
             (b"keyed-nowhere/", None),
         ] {
             assert_eq!(topic_of(&[prefix, seven].concat()), expected, "{prefix:?}");

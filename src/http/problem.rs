@@ -61,6 +61,7 @@ impl Code {
                 Reason::GroupActive => (409, "group-active", "The group has live members", true),
                 Reason::Fenced => (409, "fenced", "A newer epoch has taken this one's place", false),
                 Reason::PollSuperseded => (409, "poll-superseded", "A newer poll has taken this one's place", false),
+                Reason::MemberSuperseded => (409, "member-superseded", "A newer process has taken the member over", false),
                 Reason::GroupTypeMismatch => (409, "group-type-mismatch", "The group is of another type", false),
                 Reason::GroupSettingsDiffer => (409, "group-settings-differ", "The group has other settings", false),
                 Reason::OutOfOrderSequence => (409, "out-of-order-sequence", "The batch does not follow on its producer's last one", false),

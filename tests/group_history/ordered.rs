@@ -106,10 +106,10 @@ impl Member<'_, '_> {
         }
     }
 
-    /// The answer is lost: the next poll acknowledges an earlier one, or none.
+    /// The answer is lost: the next poll acknowledges the one before again, or none.
     fn lose(&mut self) {
         let again = self.rng.below(2) == 0;
-        self.ack = again.then(|| self.kind.earlier.pop()).flatten();
+        self.ack = again.then(|| self.kind.earlier.last().cloned()).flatten();
     }
 
     fn commit_a_part(&mut self) {

@@ -147,7 +147,12 @@ impl Answered {
     /// Whether this answers a poll that no newer one has replaced.
     pub fn is_newest(&self) -> bool {
         if self.answer.status == 409 {
-            self.answer.refusal(409, "poll-superseded", "none");
+            let problem = self.answer.problem(409, "poll-superseded");
+            // Whether its acknowledgement was stored.
+            assert!(
+                problem["outcome"] == "none" || problem["outcome"] == "partial",
+                "{problem}"
+            );
         }
         self.answer.status != 409
     }

@@ -272,6 +272,12 @@ async fn an_acknowledgement_of_before_a_restart_counts_unless_somebody_else_was_
         let next = take(&service, "a", quick_join(&polled["poll_id"])).await;
         let expected = if somebody_else { (0, 0) } else { (0, 10) };
         assert_eq!(offsets(&next)[0], expected, "somebody else: {somebody_else}");
+        let lost = if somebody_else {
+            json!([{"topic": "orders", "partition": 0}])
+        } else {
+            Value::Null
+        };
+        assert_eq!(next["lost"], lost);
     }
 }
 
@@ -347,9 +353,10 @@ async fn a_member_that_is_silent_gives_its_partitions_up_when_its_session_ends()
     assert_eq!(offsets(&of_b), offsets(&polled));
     let answer = ask(&service, "a", quick(&polled["poll_id"])).await;
     answer.problem(404, "unknown-member");
-    // a comes back, and its old `ack` commits nothing.
+    // a comes back: its old `ack` commits nothing, and the answer says so.
     let body = json!({"ack": polled["poll_id"], "topics": ["orders"], "wait_ms": 0});
-    ask(&service, "a", body).await.with_status(200);
+    let told = take(&service, "a", body).await;
+    assert_eq!(told["lost"], json!([{"topic": "orders", "partition": 0}]));
     assert_eq!(committed(&service, 0).await, None);
     service.app.stopping.send_replace(true);
     ending.await.unwrap();
@@ -379,6 +386,42 @@ async fn a_member_that_joins_while_its_group_is_deleted_makes_it_again() {
 }
 
 #[tokio::test]
+async fn an_answer_names_the_partitions_that_its_acknowledgement_lost_and_only_these() {
+    let service = orders(2, 5).await;
+    let first = take(&service, "a", quick_join(&Value::Null)).await;
+    assert_eq!(offsets(&first).len(), 10);
+    leave(&service, "a").await;
+    join(&service, "b").await;
+    let back = |ack: &Value| json!({"ack": ack, "topics": ["orders"], "wait_ms": 60_000});
+    // b has both partitions until it polls, and a learns that at once, although it was to wait.
+    let told = take(&service, "a", back(&first["poll_id"])).await;
+    let (lost, nothing) = (&told["lost"], &told["records"]);
+    let of = |partition| json!({"topic": "orders", "partition": partition});
+    assert_eq!((lost, nothing), (&json!([of(0), of(1)]), &json!([])));
+    assert_eq!(committed(&service, 0).await, None);
+    // An acknowledgement that counts has no such field.
+    take(&service, "b", quick(&Value::Null)).await;
+    let of_a = take(&service, "a", quick(&told["poll_id"])).await;
+    assert_eq!((offsets(&of_a).len(), of_a.get("lost")), (5, None));
+    let path = format!(
+        "/v1/groups/billing/members/a?ack={}",
+        first["poll_id"].as_str().unwrap()
+    );
+    service.delete(&path).await.with_status(204);
+}
+
+#[tokio::test]
+async fn a_member_that_names_other_topics_still_commits_what_it_had_in_hand() {
+    let service = orders(1, 5).await;
+    service.create_topic("payments", 1).await;
+    let first = take(&service, "a", quick_join(&Value::Null)).await;
+    let body = json!({"ack": first["poll_id"], "topics": ["payments"], "wait_ms": 0});
+    let next = take(&service, "a", body).await;
+    assert_eq!(next["assignment"], json!([{"topic": "payments", "partition": 0}]));
+    assert_eq!((next.get("lost"), committed(&service, 0).await), (None, Some(5)));
+}
+
+#[tokio::test]
 async fn a_reset_is_not_undone_by_an_acknowledgement_of_before_it() {
     for restarts in [false, true] {
         let service = orders(1, 30).await;
@@ -395,6 +438,7 @@ async fn a_reset_is_not_undone_by_an_acknowledgement_of_before_it() {
         expect(service.post("/v1/groups/billing/offsets/reset", reset), 200).await;
         let third = take(&service, "a", quick_join(&second["poll_id"])).await;
         assert_eq!(offsets(&third)[0], (0, 0), "restarts: {restarts}");
+        assert_eq!(third["lost"], json!([{"topic": "orders", "partition": 0}]));
         assert_eq!(committed(&service, 0).await, Some(0));
     }
 }
@@ -446,4 +490,213 @@ async fn an_epoch_of_before_a_restart_is_stale() {
         json!({"epoch": before["epoch"], "offsets": [{"topic": "orders", "partition": 0, "offset": 1}]});
     let answer = service.post("/v1/groups/billing/members/a/commit", body).await;
     answer.problem(409, "fenced");
+}
+
+#[tokio::test]
+async fn a_stray_acknowledgement_is_refused_and_disturbs_nothing() {
+    let service = std::sync::Arc::new(orders(1, 30).await);
+    let mut acks = vec![Value::Null];
+    for _ in 0..3 {
+        let polled = take(&service, "a", quick_join(acks.last().unwrap())).await;
+        acks.push(polled["poll_id"].clone());
+    }
+    // The member waits for more, and a proxy sends an old poll of it again.
+    let waiting = {
+        let (service, body) = (service.clone(), json!({"ack": acks[3], "wait_ms": 60_000}));
+        tokio::spawn(async move { ask(&service, "a", body).await })
+    };
+    while committed(&service, 0).await != Some(30) {
+        tokio::task::yield_now().await;
+    }
+    for stray in &acks[1..3] {
+        let body = json!({"ack": stray, "topics": ["others"], "wait_ms": 0});
+        let refused = ask(&service, "a", body).await;
+        refused.refusal(409, "poll-superseded", "none");
+    }
+    service.append_numbers("orders", 0, 30, 1);
+    assert_eq!(offsets(&waiting.await.unwrap().ok()), [(0, 30)]);
+    // The last acknowledgement again: its answer was lost.
+    let again = take(&service, "a", quick(&acks[3])).await;
+    assert_eq!(offsets(&again), [(0, 30)]);
+}
+
+/// A poll of a process that remembers what it got; or the refusal's code.
+async fn turn(service: &Service, ack: &mut Value, instance: Option<&str>) -> Result<usize, String> {
+    let mut body = quick_join(ack);
+    if let Some(instance) = instance {
+        body["instance"] = json!(instance);
+    }
+    let answer = ask(service, "a", body).await;
+    let said = answer.json();
+    if answer.status != 200 {
+        assert_eq!((answer.status, &said["retryable"]), (409, &json!(false)));
+        return Err(said["code"].as_str().unwrap().to_owned());
+    }
+    *ack = said["poll_id"].clone();
+    Ok(offsets(&said).len())
+}
+
+#[tokio::test]
+async fn of_two_processes_under_one_member_id_the_older_one_is_stopped() {
+    let service = orders(1, 100).await;
+    let (mut older, mut newer) = (Value::Null, Value::Null);
+    turn(&service, &mut older, None).await.unwrap();
+    turn(&service, &mut older, None).await.unwrap();
+    for _ in 0..2 {
+        turn(&service, &mut newer, None).await.unwrap();
+        // The first time, it may have lost an answer.
+        let _ = turn(&service, &mut older, None).await;
+    }
+    for _ in 0..3 {
+        let refused = turn(&service, &mut older, None).await;
+        assert_eq!(refused, Err("member-superseded".to_owned()));
+    }
+    let mut count = 0;
+    while committed(&service, 0).await != Some(100) {
+        count += turn(&service, &mut newer, None).await.unwrap();
+        assert!(count <= 100, "it makes no progress");
+    }
+    // Nor does it make the newer one leave.
+    let path = format!("{MEMBERS}/a?ack={}", older.as_str().unwrap());
+    refused(service.delete(&path), 409, "member-superseded").await;
+    turn(&service, &mut newer, None).await.unwrap();
+    let path = format!("{MEMBERS}/a?ack={}", newer.as_str().unwrap());
+    expect(service.delete(&path), 204).await;
+}
+
+#[tokio::test]
+async fn a_process_with_another_instance_takes_the_member_over() {
+    let service = orders(1, 100).await;
+    let (mut older, mut newer) = (Value::Null, Value::Null);
+    turn(&service, &mut older, Some("first")).await.unwrap();
+    turn(&service, &mut newer, Some("second")).await.unwrap();
+    let refused = turn(&service, &mut older, Some("first")).await;
+    assert_eq!(refused, Err("member-superseded".to_owned()));
+    let epoch = service.get("/v1/groups/billing").await.json()["members"][0]["epoch"].clone();
+    let path = |call: &str| format!("{MEMBERS}/a/{call}");
+    let row = json!([{"topic": "orders", "partition": 0, "offset": 1}]);
+    let commit = |instance: &str| json!({"epoch": epoch, "offsets": row, "instance": instance});
+    let beat = |instance: &str| json!({"instance": instance});
+    for (instance, code) in [("first", "member-superseded"), ("third", "fenced")] {
+        refused_with(&service, &path("commit"), commit(instance), code).await;
+        refused_with(&service, &path("heartbeat"), beat(instance), code).await;
+    }
+    let mut joining = member("a");
+    joining["instance"] = json!("first");
+    refused_with(&service, MEMBERS, joining, "member-superseded").await;
+    // The newer one goes on, and its first poll has changed the epoch.
+    service.post(&path("heartbeat"), beat("second")).await.ok();
+    service.post(&path("commit"), commit("second")).await.ok();
+    let mut all = 0;
+    while committed(&service, 0).await != Some(100) {
+        all += turn(&service, &mut newer, Some("second")).await.unwrap();
+        assert!(all <= 100, "it makes no progress");
+    }
+    // Under another name, the older one is welcome.
+    let body = json!({"topics": ["orders"], "instance": "first", "wait_ms": 0});
+    take(&service, "b", body).await;
+    for instance in ["", "a b", "ü"] {
+        let body = json!({"instance": instance});
+        ask(&service, "a", body.clone()).await.invalid("/instance");
+        service.post(&path("heartbeat"), body).await.invalid("/instance");
+    }
+}
+
+async fn refused_with(service: &Service, path: &str, body: Value, code: &str) {
+    service.post(path, body).await.refusal(409, code, "none");
+}
+
+#[tokio::test]
+async fn the_waiting_poll_of_the_older_process_is_told_why_it_ends() {
+    let service = std::sync::Arc::new(orders(1, 0).await);
+    let poll = |instance: &str| {
+        let body = json!({"topics": ["orders"], "instance": instance, "wait_ms": 60_000});
+        let service = service.clone();
+        tokio::spawn(async move { ask(&service, "a", body).await })
+    };
+    let mut first = Value::Null;
+    turn(&service, &mut first, Some("first")).await.unwrap();
+    let older = poll("first");
+    let is_polling = |service: &Service| {
+        let members = service.app.groups.describe("billing");
+        members.iter().any(|member| member.is_polling)
+    };
+    while !is_polling(&service) {
+        tokio::task::yield_now().await;
+    }
+    let newer = poll("second");
+    let ended = older.await.unwrap();
+    ended.refusal(409, "member-superseded", "none");
+    service.append_numbers("orders", 0, 0, 1);
+    assert_eq!(offsets(&newer.await.unwrap().ok()), [(0, 0)]);
+}
+
+#[tokio::test]
+async fn a_member_that_reads_a_deleted_topic_is_told_at_every_poll_until_it_names_others() {
+    for kind in ["ordered", "shared"] {
+        let service = orders(1, 5).await;
+        service.create_topic("payments", 1).await;
+        let poll = async |topics: &[&str], ack: &Value| {
+            let body = json!({"topics": topics, "type": kind, "ack": ack, "wait_ms": 0});
+            ask(&service, "a", body).await
+        };
+        let both = ["orders", "payments"];
+        let first = poll(&both, &Value::Null).await.ok();
+        assert_eq!(offsets(&first).len(), 5);
+        service.delete("/v1/topics/payments").await.with_status(204);
+        // Its acknowledgement counts nevertheless, and the problem says so.
+        let told = poll(&both, &first["poll_id"]).await;
+        let told = told.refusal(404, "unknown-topic", "partial");
+        assert_eq!(told["topic"], "payments");
+        let lag = service.get("/v1/groups/billing/lag").await.json();
+        assert_eq!(lag["lag"], 0, "{lag}");
+        poll(&both, &first["poll_id"]).await.problem(404, "unknown-topic");
+        // A topic made later under the same name is another one: the member must ask for it.
+        service.create_topic("payments", 1).await;
+        service.append_numbers("payments", 0, 0, 1);
+        poll(&both, &Value::Null)
+            .await
+            .refusal(404, "unknown-topic", "none");
+        let lag = service.get("/v1/groups/billing/lag").await.json();
+        assert_eq!(lag["topics"].as_array().unwrap().len(), 1, "{lag}");
+        service.append_numbers("orders", 0, 5, 1);
+        let last = poll(&["orders"], &first["poll_id"]).await.ok();
+        assert_eq!(offsets(&last), [(0, 5)]);
+        let all = poll(&both, &last["poll_id"]).await.ok();
+        assert_eq!(all["records"][0]["topic"], "payments");
+    }
+}
+
+#[tokio::test]
+async fn a_waiting_poll_ends_when_its_topic_is_deleted() {
+    let service = std::sync::Arc::new(orders(1, 5).await);
+    let first = take(&service, "a", quick_join(&Value::Null)).await;
+    let waiting = {
+        let body = json!({"ack": first["poll_id"], "wait_ms": 60_000});
+        let service = service.clone();
+        tokio::spawn(async move { ask(&service, "a", body).await })
+    };
+    while committed(&service, 0).await != Some(5) {
+        tokio::task::yield_now().await;
+    }
+    service.delete("/v1/topics/orders").await.with_status(204);
+    let ended = waiting.await.unwrap();
+    ended.refusal(404, "unknown-topic", "partial");
+}
+
+#[tokio::test]
+async fn a_superseded_poll_says_that_its_acknowledgement_is_stored() {
+    let service = std::sync::Arc::new(orders(1, 5).await);
+    let first = take(&service, "a", quick_join(&Value::Null)).await;
+    let waiting = {
+        let body = json!({"ack": first["poll_id"], "wait_ms": 60_000});
+        let service = service.clone();
+        tokio::spawn(async move { ask(&service, "a", body).await })
+    };
+    while committed(&service, 0).await != Some(5) {
+        tokio::task::yield_now().await;
+    }
+    take(&service, "a", quick(&first["poll_id"])).await;
+    let ended = waiting.await.unwrap();
+    ended.refusal(409, "poll-superseded", "partial");
 }

@@ -355,3 +355,58 @@ async fn commits_and_deletions_at_once_leave_no_offset_without_its_group() {
     assert_eq!(service.app.log.state_prefix(&prefix).len(), 0);
     service.get(G).await.problem(404, "unknown-group");
 }
+
+#[tokio::test]
+async fn a_topic_that_a_group_has_given_up_is_forgotten() {
+    for kind in ["ordered", "shared"] {
+        let service = Service::new();
+        for topic in ["orders", "payments", "others"] {
+            service.create_topic(topic, 1).await;
+            service.append_numbers(topic, 0, 0, 5);
+        }
+        let poll = async |topics: &[&str], ack: &Value| {
+            let body = json!({"topics": topics, "type": kind, "ack": ack, "wait_ms": 0});
+            service.post("/v1/groups/billing/members/a/poll", body).await.ok()
+        };
+        let first = poll(&["orders", "payments"], &Value::Null).await;
+        let again = poll(&["orders", "payments"], &first["poll_id"]).await;
+        let forget = |topic: &str| format!("/v1/groups/billing/offsets?topic={topic}");
+        refused(service.delete(&forget("payments")), 409, "group-active").await;
+        poll(&["orders"], &again["poll_id"]).await;
+        let lag = async || {
+            let lag = service.get("/v1/groups/billing/lag").await.json();
+            let topics = lag["topics"].as_array().unwrap().iter();
+            let names = topics.map(|row| row["topic"].as_str().unwrap().to_owned());
+            names.collect::<Vec<String>>()
+        };
+        assert_eq!(lag().await, ["orders", "payments"]);
+        service.delete(&forget("payments")).await.with_status(204);
+        assert_eq!(lag().await, ["orders"]);
+        let committed = service.get("/v1/groups/billing/offsets").await.text().to_owned();
+        assert!(!committed.contains("payments"), "{committed}");
+        for unknown in ["payments", "others", "nothing"] {
+            refused(service.delete(&forget(unknown)), 404, "unknown-topic").await;
+        }
+        // Whoever joins later begins anew: while other members live, and after a restart.
+        let join = json!({"topics": ["payments"], "type": kind, "wait_ms": 0});
+        let member = "/v1/groups/billing/members/b";
+        let begins = async |service: &Service| {
+            let polled = service.post(&format!("{member}/poll"), &join).await.ok();
+            assert_eq!(polled["records"].as_array().unwrap().len(), 5, "{kind}");
+            let ack = polled["poll_id"].as_str().unwrap();
+            let left = service.delete(&format!("{member}?ack={ack}")).await;
+            left.with_status(204);
+            service.delete(&forget("payments")).await.with_status(204);
+        };
+        begins(&service).await;
+        begins(&service).await;
+        let service = service.restart();
+        begins(&service).await;
+    }
+    let service = Service::new();
+    let path = "/v1/groups/billing/offsets";
+    invalid(service.delete(path), "topic").await;
+    invalid(service.delete(&format!("{path}?topic=a/b")), "topic").await;
+    invalid(service.delete(&format!("{path}?topics=a")), "topics").await;
+    refused(service.delete(&format!("{path}?topic=a")), 404, "unknown-group").await;
+}

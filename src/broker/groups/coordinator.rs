@@ -16,9 +16,11 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
 use super::live::{GroupState, GroupType, Live};
-use super::members::{Joining, Members, Ms, Refused};
-use super::ordered::partitions::Ordered;
+use super::members::{Asking, Begun, Joining, Members, Ms, Refused};
+use super::ordered::partitions::{Acknowledged, Ordered};
+use super::patterns::{Candidates, is_pattern};
 use super::poll_id::PollId;
+use super::processes::AnswerNumber;
 use super::shared::queue::MemberKey;
 use super::shared::work::Work;
 use super::subscriptions::has_begun;
@@ -70,8 +72,7 @@ pub(crate) struct Core {
     pub(crate) members: Members,
     pub(crate) kind: Kind,
     sessions: BTreeMap<Arc<str>, Session>,
-    /// Topics that the group reads although its durable subscription lacks them: they replace deleted topics of the
-    /// same names. The next poll saves them.
+    /// Topics that the group reads although its durable subscription lacks them. The next poll saves them.
     pub(crate) unsubscribed: Vec<TopicId>,
     /// The number of the last topic change that the cell has seen.
     topics_seen: u64,
@@ -87,12 +88,37 @@ pub(crate) struct Core {
 /// The state of a member besides its place in [`Members`].
 #[derive(Debug)]
 struct Session {
-    /// The names of the subscribed topics.
+    /// The names of the subscribed topics, and patterns.
     topics: BTreeSet<String>,
+    /// The topics that had these names when the member subscribed. A topic made later under the name of a deleted one is
+    /// not read: the member must subscribe again.
+    bound: BTreeMap<String, Option<TopicId>>,
+    /// A subscribed topic that is deleted.
+    deleted: Option<String>,
     /// Wakes the member's waiting poll. Members of a shared group share it, because any of them may take a free record.
     wake: Arc<Notify>,
     /// Held from before a commit of the member begins until it has ended, so commits land in the order they begin.
     order: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Session {
+    fn subscribe(&mut self, topics: BTreeSet<String>) {
+        self.topics = topics;
+        self.bound.clear();
+    }
+
+    /// Finds the topics of new names, and notes deleted topics.
+    fn bind(&mut self, log: &Log) {
+        self.deleted = None;
+        for name in self.topics.iter().filter(|name| !is_pattern(name)) {
+            let find = || log.topic(name).map(|topic| topic.id());
+            let bound = self.bound.entry(name.clone()).or_insert_with(find);
+            *bound = bound.filter(|id| log.topic_by_id(*id).is_some());
+            if bound.is_none() {
+                self.deleted.get_or_insert_with(|| name.clone());
+            }
+        }
+    }
 }
 
 /// A group's state, locked. Unlocking wakes the polls that have news, and updates the counts.
@@ -196,14 +222,16 @@ impl Coordinator {
     /// Forgets a group without members, because its committed offsets change from outside.
     pub(crate) fn forget(&self, group: &str) {
         let mut cells = self.cells.lock();
-        if let Some(cell) = cells.get(group) {
-            let mut core = cell.core.lock();
-            if core.members.is_empty() && core.outside == 0 {
-                core.is_forgotten = true;
-                self.numbers.fetch_max(core.members.last_number(), Relaxed);
-                drop(core);
-                cells.remove(group);
-            }
+        if let Some(cell) = cells.get(group).cloned() {
+            self.forget_cell(&mut cells, &cell, &mut cell.core.lock());
+        }
+    }
+
+    fn forget_cell(&self, cells: &mut HashMap<Arc<str>, Arc<Cell>>, cell: &Cell, core: &mut Core) {
+        if core.members.is_empty() && core.outside == 0 && !core.is_forgotten {
+            core.is_forgotten = true;
+            self.numbers.fetch_max(core.members.last_number(), Relaxed);
+            cells.remove(&cell.group);
         }
     }
 
@@ -235,9 +263,13 @@ impl Coordinator {
 
     /// Ends a change that [`Coordinator::begin_outside`] began.
     pub(crate) fn end_outside(&self, cell: &Cell) {
-        cell.core.lock().outside -= 1;
-        // The cell's memory of past deliveries no longer matches the committed offsets.
-        self.forget(&cell.group);
+        {
+            let mut cells = self.cells.lock();
+            let mut core = cell.core.lock();
+            core.outside -= 1;
+            // The cell's memory of past deliveries no longer matches the committed offsets. So nobody may join it in between.
+            self.forget_cell(&mut cells, cell, &mut core);
+        }
         cell.joinable.notify_waiters();
     }
 
@@ -403,7 +435,7 @@ impl Core {
         }
         self.topics_seen = 0;
         if let Some(session) = self.sessions.get_mut(&name) {
-            session.topics = topics;
+            session.subscribe(topics);
             return;
         }
         let common = match self.kind {
@@ -412,6 +444,8 @@ impl Core {
         };
         let session = Session {
             topics,
+            bound: BTreeMap::new(),
+            deleted: None,
             wake: common
                 .map(|session| Arc::clone(&session.wake))
                 .unwrap_or_default(),
@@ -434,26 +468,67 @@ impl Core {
         }
     }
 
-    /// Begins a poll. Returns its token and the commits its `ack` requests; leases are acknowledged elsewhere.
+    /// How a poll of this group identifies itself.
+    fn asking<'a>(&self, ack: Option<&PollId>, instance: Option<&'a str>) -> Asking<'a> {
+        Asking {
+            ack: ack.map(|ack| AnswerNumber::of(ack, self.members.life)),
+            instance,
+            is_ordered: matches!(self.kind, Kind::Ordered(_)),
+        }
+    }
+
+    /// Whether a poll may begin, or a process join.
     ///
     /// # Errors
-    /// [`Refused::Unknown`].
+    /// Those of [`Members::check_poll_of`].
+    pub(crate) fn check_poll_of(
+        &self,
+        member: &str,
+        ack: Option<&PollId>,
+        instance: Option<&str>,
+    ) -> Result<(), Refused> {
+        self.members.check_poll_of(member, self.asking(ack, instance))
+    }
+
+    /// Begins a poll. Returns it and what its `ack` leads to; leases are acknowledged elsewhere.
+    ///
+    /// # Errors
+    /// Those of [`Members::begin_poll`].
     pub(crate) fn begin_poll(
         &mut self,
         member: &str,
         ack: Option<&PollId>,
+        instance: Option<&str>,
         now: Ms,
-    ) -> Result<(u64, Vec<(PartitionId, Offset)>), Refused> {
-        let token = self.members.begin_poll(member, now)?;
-        Ok((token, self.acknowledge(member, ack)))
+    ) -> Result<(Begun, Acknowledged), Refused> {
+        let asking = self.asking(ack, instance);
+        let begun = self.members.begin_poll(member, asking, now)?;
+        let acknowledged = match &mut self.kind {
+            Kind::Ordered(ordered) => ordered.acknowledge(&self.members, member, ack, begun.is_repeated),
+            Kind::Shared(_) => Acknowledged::default(),
+        };
+        Ok((begun, acknowledged))
     }
 
-    /// Begins the commits that an `ack` requests, in an ordered group.
-    pub(crate) fn acknowledge(&mut self, member: &str, ack: Option<&PollId>) -> Vec<(PartitionId, Offset)> {
-        match &mut self.kind {
-            Kind::Ordered(ordered) => ordered.acknowledge(&self.members, member, ack),
-            Kind::Shared(_) => Vec::new(),
+    /// Begins the commits that the `ack` of a leaving member requests, in an ordered group.
+    ///
+    /// # Errors
+    /// [`Refused::MemberSuperseded`]: a process that is no longer the member wants to leave.
+    pub(crate) fn acknowledge(
+        &mut self,
+        member: &str,
+        ack: Option<&PollId>,
+    ) -> Result<Vec<(PartitionId, Offset)>, Refused> {
+        if self.check_poll_of(member, ack, None) == Err(Refused::MemberSuperseded) {
+            return Err(Refused::MemberSuperseded);
         }
+        Ok(match &mut self.kind {
+            Kind::Ordered(ordered) => {
+                let acknowledged = ordered.acknowledge(&self.members, member, ack, false);
+                acknowledged.commits
+            }
+            Kind::Shared(_) => Vec::new(),
+        })
     }
 
     /// Removes a member: its partitions or leases go to others.
@@ -492,9 +567,58 @@ impl Core {
     /// Changes a member's subscription; call [`Core::refresh`] next.
     pub(crate) fn subscribe(&mut self, member: &str, topics: &BTreeSet<String>) {
         if let Some(session) = self.sessions.get_mut(member) {
-            session.topics.clone_from(topics);
+            session.subscribe(topics.clone());
             self.topics_seen = 0;
         }
+    }
+
+    /// A topic that a member subscribes to and that is deleted, as of the last [`Core::refresh`].
+    pub(crate) fn deleted_topic_of(&self, member: &str) -> Option<&str> {
+        self.sessions.get(member)?.deleted.as_deref()
+    }
+
+    /// Forgets everything about a topic that no member subscribes to. `false`: a member does, by this name or under
+    /// another, or a write of a former member is still running.
+    pub(crate) fn forget_topic(&mut self, name: &str, topic: Option<TopicId>) -> bool {
+        let is_named = self
+            .sessions
+            .values()
+            .any(|session| session.topics.contains(name));
+        let Some(topic) = topic else { return !is_named };
+        let is_read = self
+            .members
+            .iter()
+            .any(|(_, member)| member.topics.contains(&topic));
+        if is_named || is_read {
+            return false;
+        }
+        match &mut self.kind {
+            Kind::Ordered(ordered) => ordered.forget_topic(topic),
+            Kind::Shared(work) => {
+                let mut queues = work.queues.iter().filter(|(id, _)| id.topic == topic);
+                if queues.any(|(_, queue)| queue.is_writing() || queue.is_settling()) {
+                    return false;
+                }
+                work.queues.retain(|id, _| id.topic != topic);
+                true
+            }
+        }
+    }
+
+    /// The topics that each subscribed pattern matches.
+    fn matched(&self, log: &Log) -> BTreeMap<String, Vec<TopicId>> {
+        let subscribed = self.sessions.values().flat_map(|session| &session.topics);
+        let patterns: BTreeSet<&String> = subscribed.filter(|name| is_pattern(name)).collect();
+        if patterns.is_empty() {
+            return BTreeMap::new();
+        }
+        let candidates = Candidates::of(log);
+        let matching = |text: &String| {
+            let pattern = text.parse().ok()?;
+            let ids = candidates.matching(&pattern).map(|topic| topic.id());
+            Some((text.clone(), ids.collect()))
+        };
+        patterns.into_iter().filter_map(matching).collect()
     }
 
     /// Looks up the subscribed topics and their partitions again, if they may have changed.
@@ -503,29 +627,33 @@ impl Core {
         if std::mem::replace(&mut self.topics_seen, change) == change {
             return;
         }
-        let mut topics: BTreeMap<&str, Option<TopicId>> = BTreeMap::new();
-        let mut partitions: BTreeSet<PartitionId> = BTreeSet::new();
-        for name in self.sessions.values().flat_map(|session| &session.topics) {
-            topics.entry(name).or_insert_with(|| {
-                let topic = log.topic(name)?;
-                let id = topic.id();
-                partitions.extend((0..topic.partition_count()).map(|index| PartitionId::new(id, index)));
-                Some(id)
-            });
-        }
-        for (name, session) in &self.sessions {
+        let mut topics: BTreeMap<TopicId, u32> = BTreeMap::new();
+        let matched = self.matched(log);
+        for (name, session) in &mut self.sessions {
+            session.bind(log);
+            let mut read: BTreeSet<TopicId> = session.bound.values().flatten().copied().collect();
+            let patterns = session.topics.iter().filter_map(|name| matched.get(name));
+            read.extend(patterns.flatten());
+            for id in &read {
+                let count = || log.topic_by_id(*id).map_or(0, |topic| topic.partition_count());
+                topics.entry(*id).or_insert_with(count);
+            }
             if let Some(member) = self.members.get_mut(name) {
-                let ids = session.topics.iter();
-                member.topics = ids
-                    .filter_map(|name| topics.get(&**name).copied().flatten())
-                    .collect();
+                member.topics = read;
             }
         }
-        self.unsubscribed = topics.values().flatten().copied().collect();
+        let partitions = topics.iter();
+        let partitions =
+            partitions.flat_map(|(id, count)| (0..*count).map(|index| PartitionId::new(*id, index)));
+        let mut partitions: BTreeSet<PartitionId> = partitions.collect();
+        self.unsubscribed = topics.into_keys().collect();
         self.unsubscribed.retain(|topic| !has_begun(log, group, *topic));
         match &mut self.kind {
             Kind::Shared(work) => work.refresh(log, group, &partitions),
             Kind::Ordered(ordered) => {
+                // A member that no longer subscribes to a topic may still acknowledge what it was given of it.
+                let in_hand = ordered.in_hand().filter(|id| log.topic_by_id(id.topic).is_some());
+                partitions.extend(in_hand);
                 let is_new = partitions.iter().any(|id| !ordered.knows(*id));
                 let committed = if is_new {
                     super::committed(log, group)

@@ -18,7 +18,7 @@ use super::Groups;
 use super::members::Ms;
 use super::offsets::{self, Committed};
 use super::shared::{codec, redrive};
-use super::subscriptions::{subscribed_at, subscriptions_prefix};
+use super::subscriptions::{patterns_prefix, subscribed_at, subscriptions_prefix};
 use crate::broker::engine::{Error, Log, StateChange, TimestampMs};
 
 /// The shortest time between two checks.
@@ -185,7 +185,12 @@ impl Plan {
             .map(|key| StateChange::remove(&*key))
             .collect();
         let offsets = changes.len();
-        for prefix in [subscriptions_prefix(group), codec::states_prefix(group)] {
+        let prefixes = [
+            subscriptions_prefix(group),
+            patterns_prefix(group),
+            codec::states_prefix(group),
+        ];
+        for prefix in prefixes {
             changes.extend(keys(&prefix).map(|key| StateChange::remove(&*key)));
         }
         if is_deleted {
@@ -206,7 +211,8 @@ fn newest(log: &Log, group: &str) -> Option<TimestampMs> {
     let committed = committed
         .iter()
         .map(|(_, value)| Some(Committed::decode(value).ok()?.last_commit));
-    let subscribed = log.state_prefix(&subscriptions_prefix(group));
+    let mut subscribed = log.state_prefix(&subscriptions_prefix(group));
+    subscribed.extend(log.state_prefix(&patterns_prefix(group)));
     let subscribed = subscribed.iter().map(|(_, value)| subscribed_at(value));
     let times: Vec<TimestampMs> = committed.chain(subscribed).collect::<Option<_>>()?;
     times.into_iter().max()
@@ -316,6 +322,7 @@ mod tests {
                 lease_ms: None,
                 max_deliveries: None,
                 dead_letter_topic: None,
+                instance: None,
             };
             self.groups().join(group, Some("a"), request).await.unwrap();
         }
@@ -426,7 +433,9 @@ mod tests {
         let shared = GroupValue::Shared(Settings::default());
         for group in ["plain", "redriven"] {
             let guard = world.broker.groups.alone().await;
-            let made = world.groups().make(guard, group, &shared, Vec::new(), Vec::new());
+            let made = world
+                .groups()
+                .make(guard, group, &shared, Default::default(), Vec::new());
             made.await.unwrap();
             world.commit(group, 1).await;
             let key = codec::state_key(group, world.partition(0));

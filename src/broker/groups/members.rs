@@ -6,12 +6,19 @@
 //! A group's epochs, poll tokens and poll numbers come from one sequence. A member gets a new epoch when it joins, and
 //! whenever an answer has another assignment than the last one; a request with an older epoch is fenced.
 //!
+//! Two processes under one name are told apart by their `instance`, if they name it, else by what they acknowledge
+//! ([`processes`](super::processes)). The newer one goes on; the older one is refused.
+//!
 //! Nothing here wakes a task: [`Members::take_woken`] names the members whose waiting polls the caller must wake.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use super::processes::{AnswerNumber, Processes};
 use crate::broker::engine::TopicId;
+
+/// How many superseded instances of a member are remembered.
+const OLDER_INSTANCES: usize = 16;
 
 /// Milliseconds on a clock that never goes back.
 pub type Ms = u64;
@@ -28,6 +35,9 @@ pub enum Refused {
     /// A newer poll of the same member has superseded this one.
     #[error("a newer poll has superseded this one")]
     Superseded,
+    /// A newer process has taken the member over from the one that asks.
+    #[error("a newer process has taken the member over")]
+    MemberSuperseded,
 }
 
 /// The properties of a member that joins.
@@ -41,6 +51,30 @@ pub struct Joining {
     pub address: Option<String>,
     /// How long it may be silent.
     pub session_timeout: Ms,
+    /// The process, as it names itself.
+    pub instance: Option<Arc<str>>,
+}
+
+/// How a poll identifies itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asking<'a> {
+    /// The answer that it acknowledges.
+    pub ack: Option<AnswerNumber>,
+    /// The process that asks.
+    pub instance: Option<&'a str>,
+    /// Whether the group tells processes apart by what they acknowledge.
+    pub is_ordered: bool,
+}
+
+/// A poll that has begun.
+#[derive(Clone, Copy, Debug)]
+pub struct Begun {
+    /// Names the poll.
+    pub token: u64,
+    /// Its `ack` repeats the last one, whose answer was lost.
+    pub is_repeated: bool,
+    /// It is of a newer process than the member's polls before.
+    pub takes_over: bool,
 }
 
 /// A member.
@@ -61,6 +95,13 @@ pub struct Member {
     pub epoch: u64,
     /// The poll that it is in.
     poll: Option<Poll>,
+    /// The process that has it, if that names itself.
+    instance: Option<Arc<str>>,
+    /// Processes that had it before, newest last.
+    older: VecDeque<Arc<str>>,
+    /// Polls with lower tokens are of a process that had it before.
+    taken_over: u64,
+    processes: Processes,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +124,19 @@ impl Member {
     /// Whether it is in a poll.
     pub fn is_polling(&self) -> bool {
         self.poll.is_some()
+    }
+
+    fn was_instance(&self, instance: &str) -> bool {
+        self.older.iter().any(|older| **older == *instance)
+    }
+
+    fn supersede_instance(&mut self) {
+        if let Some(before) = self.instance.take() {
+            if self.older.len() == OLDER_INSTANCES {
+                self.older.pop_front();
+            }
+            self.older.push_back(before);
+        }
     }
 
     /// Whether it is in a poll whose `ack` is durable: it has no unacknowledged records, and may give up partitions.
@@ -155,10 +209,22 @@ impl Members {
     }
 
     /// Adds a member; replaces one of the same name, and supersedes its poll. Returns the [key](Member::key) of that
-    /// one.
+    /// one. [Check](Members::check_poll_of) first that the joining process is not an older one.
     pub fn join(&mut self, joining: Joining, now: Ms) -> Option<u64> {
         let epoch = self.next_number();
         self.wake(&joining.member);
+        let mut before = self.by_name.remove(&joining.member);
+        let is_other = before
+            .as_ref()
+            .is_some_and(|before| joining.instance.is_some() && before.instance != joining.instance);
+        if let Some(before) = before.as_mut().filter(|_| is_other) {
+            before.supersede_instance();
+            before.taken_over = epoch;
+        }
+        let key = before.as_ref().map(Member::key);
+        let (older, taken_over, processes) = before
+            .map(|before| (before.older, before.taken_over, before.processes))
+            .unwrap_or_default();
         let member = Member {
             topics: BTreeSet::new(),
             client_id: joining.client_id,
@@ -168,10 +234,14 @@ impl Members {
             joined: epoch,
             epoch,
             poll: None,
+            instance: joining.instance,
+            older,
+            taken_over,
+            processes,
         };
         self.soonest = self.soonest.min(member.deadline());
-        let before = self.by_name.insert(joining.member, member);
-        before.map(|before| before.key())
+        self.by_name.insert(joining.member, member);
+        key
     }
 
     /// Removes a member, and returns its [key](Member::key).
@@ -192,13 +262,61 @@ impl Members {
         Ok(member.epoch)
     }
 
-    /// Begins a poll, which supersedes the one that the member is in. Returns its token.
+    /// Checks the process that sends a commit, a settle or a heartbeat, if it names itself: it has the member, or the
+    /// process that has the member did not name itself.
     ///
     /// # Errors
-    /// [`Refused::Unknown`].
-    pub fn begin_poll(&mut self, name: &str, now: Ms) -> Result<u64, Refused> {
-        let token = self.next_number();
+    /// [`Refused::Unknown`], [`Refused::MemberSuperseded`]; [`Refused::Fenced`]: that process has neither joined nor
+    /// polled.
+    pub fn check_instance(&self, name: &str, instance: Option<&str>) -> Result<(), Refused> {
+        let member = self.by_name.get(name).ok_or(Refused::Unknown)?;
+        match (instance, member.instance.as_deref()) {
+            (Some(instance), _) if member.was_instance(instance) => Err(Refused::MemberSuperseded),
+            (Some(instance), Some(present)) if instance != present => Err(Refused::Fenced),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a poll may begin, or a process join. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Refused::Unknown`]; [`Refused::MemberSuperseded`]: a newer process has the member; [`Refused::Superseded`]: the
+    /// `ack` was acknowledged before the last one, so this is a late duplicate of a poll.
+    pub fn check_poll_of(&self, name: &str, asking: Asking<'_>) -> Result<(), Refused> {
+        let member = self.by_name.get(name).ok_or(Refused::Unknown)?;
+        if asking
+            .instance
+            .is_some_and(|instance| member.was_instance(instance))
+        {
+            return Err(Refused::MemberSuperseded);
+        }
+        let is_known = asking.instance.is_some() || !asking.is_ordered;
+        member.processes.check(asking.ack, is_known)
+    }
+
+    /// Begins a poll, which supersedes the one that the member is in. A poll of a new process takes the member over: it
+    /// gets a new epoch.
+    ///
+    /// # Errors
+    /// As [`Members::check_poll_of`]; nothing is changed.
+    pub fn begin_poll(&mut self, name: &str, asking: Asking<'_>, now: Ms) -> Result<Begun, Refused> {
+        self.check_poll_of(name, asking)?;
+        let (fresh, token) = (self.next_number(), self.next_number());
         let member = self.by_name.get_mut(name).ok_or(Refused::Unknown)?;
+        let is_known = asking.instance.is_some() || !asking.is_ordered;
+        let asked = member.processes.begin(asking.ack, is_known, fresh)?;
+        let mut takes_over = asked.takes_over;
+        if let Some(instance) = asking.instance
+            && member.instance.as_deref() != Some(instance)
+        {
+            // A process that only now begins to name itself may be the one that has the member.
+            takes_over |= member.instance.is_some();
+            member.supersede_instance();
+            member.instance = Some(instance.into());
+        }
+        if takes_over {
+            (member.epoch, member.taken_over) = (fresh, fresh);
+        }
         member.last_contact = now;
         let poll = Poll {
             token,
@@ -207,7 +325,18 @@ impl Members {
         if member.poll.replace(poll).is_some() {
             self.wake(name);
         }
-        Ok(token)
+        Ok(Begun {
+            token,
+            is_repeated: asked.is_repeated,
+            takes_over,
+        })
+    }
+
+    /// Notes the number of the answer to a member's newest poll.
+    pub fn answered(&mut self, name: &str, number: u64) {
+        if let Some(member) = self.by_name.get_mut(name) {
+            member.processes.answered(number);
+        }
     }
 
     /// Notes that a poll's `ack` is durable: the poll waits for records now.
@@ -226,11 +355,12 @@ impl Members {
     /// The member, if it is in the poll with this token.
     ///
     /// # Errors
-    /// [`Refused::Superseded`], [`Refused::Unknown`].
+    /// [`Refused::Superseded`], [`Refused::MemberSuperseded`], [`Refused::Unknown`].
     pub fn check_poll(&mut self, name: &str, token: u64) -> Result<&mut Member, Refused> {
         let member = self.by_name.get_mut(name).ok_or(Refused::Unknown)?;
         match member.poll {
             Some(poll) if poll.token == token => Ok(member),
+            _ if token < member.taken_over => Err(Refused::MemberSuperseded),
             _ => Err(Refused::Superseded),
         }
     }
@@ -281,5 +411,78 @@ impl Members {
     /// The members passed to [`Members::wake`] since the last call.
     pub fn take_woken(&mut self) -> Vec<Arc<str>> {
         std::mem::take(&mut self.woken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const INSTANCES: [&str; 3] = ["first", "second", "third"];
+
+    #[derive(Clone, Copy, Debug)]
+    enum Call {
+        Join,
+        Poll,
+        /// A commit, a settle or a heartbeat.
+        Other,
+    }
+
+    fn call() -> impl Strategy<Value = Call> {
+        prop::sample::select(vec![Call::Join, Call::Poll, Call::Other])
+    }
+
+    proptest! {
+        #[test]
+        fn the_process_that_joined_or_polled_last_has_the_member_and_the_ones_before_it_never_again(
+            calls in prop::collection::vec((call(), prop::option::of(0_usize..3)), 1..40),
+        ) {
+            let mut members = Members::new(7, 0);
+            let join = |instance: Option<&str>| Joining {
+                member: "m".into(),
+                client_id: None,
+                address: None,
+                session_timeout: 100,
+                instance: instance.map(Arc::from),
+            };
+            members.join(join(None), 0);
+            // By the rules as users read them. A call without an instance proves nothing.
+            let (mut has_it, mut stopped): (Option<usize>, BTreeSet<usize>) = (None, BTreeSet::new());
+            for (call, who) in calls {
+                let instance = who.map(|who| INSTANCES[who]);
+                let asking = Asking { ack: None, instance, is_ordered: true };
+                let epoch = members.get("m").map(|member| member.epoch);
+                let answer = match call {
+                    Call::Join => members.check_poll_of("m", asking).map(|()| {
+                        members.join(join(instance), 0);
+                    }),
+                    Call::Poll => members.begin_poll("m", asking, 0).map(drop),
+                    Call::Other => members.check_instance("m", instance),
+                };
+                let is_stopped = who.is_some_and(|who| stopped.contains(&who));
+                let is_stranger = has_it.is_some() && who.is_some() && who != has_it;
+                let expected = match call {
+                    _ if is_stopped => Err(Refused::MemberSuperseded),
+                    Call::Other if is_stranger => Err(Refused::Fenced),
+                    _ => Ok(()),
+                };
+                prop_assert_eq!(answer, expected, "{:?} of {:?}", call, instance);
+                let now = members.get("m").map(|member| member.epoch);
+                match call {
+                    Call::Join | Call::Poll if expected.is_ok() && who.is_some() => {
+                        if let Some(before) = has_it.filter(|_| is_stranger) {
+                            stopped.insert(before);
+                            prop_assert_ne!(now, epoch, "commits of the older one are fenced");
+                        }
+                        has_it = who;
+                    }
+                    // A member that joins without a name has no instance any more.
+                    Call::Join if expected.is_ok() => has_it = None,
+                    _ => {}
+                }
+            }
+        }
     }
 }

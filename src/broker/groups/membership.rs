@@ -17,12 +17,13 @@ use super::coordinator::{Cell, Coordinator, Kind, Locked};
 use super::live::{GroupState, GroupType};
 use super::members::{Joining, Member, Ms, Refused};
 use super::outside::NamedCommit;
+use super::patterns::{Candidates, is_pattern};
 use super::poll_id::PollId;
 use super::shared::queue::MemberKey;
 use super::shared::settings::{GroupValue, Settings};
 use super::shared::work::Work;
-use super::subscriptions::has_begun;
-use super::{Commit, Groups, offsets};
+use super::subscriptions::{has_begun, knows_pattern};
+use super::{Commit, Groups, Subscribed, offsets};
 use crate::broker::blocking::Share;
 use crate::broker::engine::{Offset, Partition, PartitionId, Topic, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
@@ -32,7 +33,7 @@ use crate::broker::topics::lookup::Start;
 /// The parameters of a join.
 #[derive(Clone, Debug)]
 pub struct Join {
-    /// The topics that it subscribes to.
+    /// The topics that it subscribes to: names, and [patterns](super::patterns) that were checked.
     pub topics: BTreeSet<String>,
     /// The client's own name for itself.
     pub client_id: Option<String>,
@@ -50,9 +51,16 @@ pub struct Join {
     pub max_deliveries: Option<u32>,
     /// Of a shared group: where the dead letters go.
     pub dead_letter_topic: Option<String>,
+    /// The process that joins, as it names itself.
+    pub instance: Option<String>,
 }
 
 impl Join {
+    /// The topics that it subscribes to by name.
+    fn named_topics(&self) -> impl Iterator<Item = &String> {
+        self.topics.iter().filter(|name| !is_pattern(name))
+    }
+
     /// The kind and settings of the group, if this join creates it.
     fn value(&self) -> Result<GroupValue, Refusal> {
         if self.kind == GroupType::Ordered {
@@ -64,7 +72,7 @@ impl Join {
             max_deliveries: self.max_deliveries.unwrap_or(default.max_deliveries),
             dead_letter_topic: self.dead_letter_topic.clone(),
         };
-        let checked = settings.check(self.topics.iter().map(String::as_str));
+        let checked = settings.check(self.named_topics().map(String::as_str));
         checked.map_err(|unfit| Refusal::invalid(format!("/{}", unfit.field), unfit.to_string()))?;
         Ok(GroupValue::Shared(settings))
     }
@@ -104,6 +112,20 @@ impl Join {
     }
 }
 
+/// Topics and patterns of a join in which the group has not begun.
+#[derive(Default)]
+struct Unbegun {
+    /// With the place where it starts.
+    topics: BTreeMap<TopicId, (Arc<Topic>, Start)>,
+    patterns: Vec<String>,
+}
+
+impl Unbegun {
+    fn is_empty(&self) -> bool {
+        self.topics.is_empty() && self.patterns.is_empty()
+    }
+}
+
 /// What a join returns.
 #[derive(Clone, Debug)]
 pub struct Joined {
@@ -131,6 +153,12 @@ pub(super) fn refused(refused: Refused, group: &str, member: &str) -> Refusal {
             Reason::PollSuperseded,
             format!("a newer poll of {member} has superseded this one, which delivers nothing"),
         ),
+        Refused::MemberSuperseded => (
+            Reason::MemberSuperseded,
+            format!(
+                "a newer process has taken {member} over in the group {group}: stop this one, or give each process a member_id of its own"
+            ),
+        ),
     };
     Refusal::new(reason, detail)
 }
@@ -151,9 +179,10 @@ impl Groups {
     /// # Errors
     /// - [`Reason::UnknownTopic`]; [`Reason::Overloaded`] with too many members.
     /// - [`Reason::GroupTypeMismatch`], [`Reason::GroupSettingsDiffer`]: the group has another type or other settings.
+    /// - [`Reason::MemberSuperseded`]: an older process wants to take back the member that a newer one has.
     /// - Those of a commit.
     pub async fn join(&self, group: &str, member: Option<&str>, join: Join) -> Result<Joined, Refusal> {
-        for topic in &join.topics {
+        for topic in join.named_topics() {
             catalog::find(&self.log, topic)?;
         }
         if !self.coordinator.has_room() {
@@ -206,7 +235,13 @@ impl Groups {
             client_id: join.client_id.clone(),
             address: join.address.clone(),
             session_timeout: join.session_timeout,
+            instance: join.instance.as_deref().map(Arc::from),
         };
+        if let Err(superseded @ Refused::MemberSuperseded) =
+            core.check_poll_of(member, None, join.instance.as_deref())
+        {
+            return Attempt::Done(Err(superseded));
+        }
         core.join(joining, join.topics.clone(), now);
         core.refresh(&cell.group, &self.log, &self.coordinator);
         Attempt::Done(core.tell(member))
@@ -235,7 +270,7 @@ impl Groups {
         let fresh = join.value()?;
         if let Some(value) = self.value_of(group)? {
             join.check(group, &value)?;
-            if self.new_topics(group, join)?.is_empty() {
+            if self.unbegun(group, join, &value)?.is_empty() {
                 return Ok(value);
             }
         }
@@ -245,39 +280,73 @@ impl Groups {
         if let Some(value) = &known {
             join.check(group, value)?;
         }
-        let topics = self.new_topics(group, join)?;
+        let unbegun = self.unbegun(group, join, known.as_ref().unwrap_or(&fresh))?;
         let mut commits = Vec::new();
-        for topic in topics.iter().filter(|_| join.start != Start::Earliest) {
+        let starts = unbegun.topics.values();
+        for (topic, start) in starts.filter(|(_, start)| *start != Start::Earliest) {
             for partition in topic.partitions().iter() {
                 commits.push(Commit {
                     partition: partition.id(),
-                    offset: self.starting_offset(partition, join.start).await?,
+                    offset: self.starting_offset(partition, *start).await?,
                     metadata: None,
                 });
             }
         }
-        let topics: Vec<TopicId> = topics.iter().map(|topic| topic.id()).collect();
         let is_made = known.is_some();
         let value = known.unwrap_or(fresh);
-        if !is_made || !topics.is_empty() {
-            self.make(guard, group, &value, topics, commits).await?;
+        if !is_made || !unbegun.is_empty() {
+            let subscribed = Subscribed {
+                topics: unbegun.topics.into_keys().collect(),
+                patterns: unbegun.patterns,
+            };
+            self.make(guard, group, &value, subscribed, commits).await?;
+            if !is_made
+                && matches!(&value, GroupValue::Shared(settings) if settings.dead_letter_topic.is_some())
+            {
+                // Patterns no longer match that topic.
+                self.topics.announce();
+            }
         }
         Ok(value)
     }
 
-    /// The topics of a join in which the group has not begun.
-    fn new_topics(&self, group: &str, join: &Join) -> Result<Vec<Arc<Topic>>, Refusal> {
-        let mut topics = Vec::new();
-        for name in &join.topics {
+    /// What a join names and the group has not begun.
+    fn unbegun(&self, group: &str, join: &Join, value: &GroupValue) -> Result<Unbegun, Refusal> {
+        let mut unbegun = Unbegun::default();
+        for name in join.named_topics() {
             let topic = catalog::find(&self.log, name)?;
             if !has_begun(&self.log, group, topic.id()) {
-                topics.push(topic);
+                unbegun.topics.insert(topic.id(), (topic, join.start));
             }
         }
-        Ok(topics)
+        let mut patterns = join.topics.iter().filter(|name| is_pattern(name)).peekable();
+        if patterns.peek().is_none() {
+            return Ok(unbegun);
+        }
+        let dead_letters = match value {
+            GroupValue::Shared(settings) => settings.dead_letter_topic.as_deref(),
+            GroupValue::Ordered => None,
+        };
+        let candidates = Candidates::of(&self.log).without(dead_letters);
+        for text in patterns {
+            let Ok(pattern) = text.parse() else { continue };
+            // What a known pattern brings was made later than the group began with the pattern.
+            let is_known = knows_pattern(&self.log, group, text);
+            let start = if is_known { Start::Earliest } else { join.start };
+            if !is_known {
+                unbegun.patterns.push(text.clone());
+            }
+            let matching = candidates.matching(&pattern);
+            for topic in matching.filter(|topic| !has_begun(&self.log, group, topic.id())) {
+                let first = || (Arc::clone(topic), start);
+                unbegun.topics.entry(topic.id()).or_insert_with(first);
+            }
+        }
+        Ok(unbegun)
     }
 
-    /// Subscribes the group to topics that took the place of deleted ones under the same names (`unsubscribed` of the group's cell).
+    /// Subscribes the group durably to topics that its members read (`unsubscribed` of the group's cell). It begins at their
+    /// log starts.
     pub(super) async fn subscribe_to_replaced(
         &self,
         cell: &Cell,
@@ -287,7 +356,11 @@ impl Groups {
             return Ok(());
         };
         let guard = self.commits().await;
-        self.make(guard, &cell.group, &value, topics.clone(), Vec::new())
+        let subscribed = Subscribed {
+            topics: topics.clone(),
+            patterns: Vec::new(),
+        };
+        self.make(guard, &cell.group, &value, subscribed, Vec::new())
             .await?;
         let (_, mut core) = self.lock(cell);
         core.unsubscribed.retain(|topic| !topics.contains(topic));
@@ -354,7 +427,7 @@ impl Groups {
             };
             let changes = commits.iter().map(change).collect();
             let result = groups
-                .write(&cell.group, &GroupValue::Ordered, &[], changes)
+                .write(&cell.group, &GroupValue::Ordered, &Subscribed::default(), changes)
                 .await;
             if let Some((ordered, members)) = groups.lock(&cell).1.ordered() {
                 ordered.end_commit(members, &commits, result.is_ok());
@@ -379,14 +452,24 @@ impl Groups {
         Ok(order.lock_owned().await)
     }
 
-    /// Joins if the member is unknown; otherwise changes its subscription if the join names other topics.
-    pub(super) async fn be_member(&self, group: &str, member: &str, join: &Join) -> Result<(), Refusal> {
+    /// Joins if the member is unknown; otherwise changes its subscription if the join names other topics. A poll with
+    /// this `ack` that must be refused changes nothing.
+    pub(super) async fn be_member(
+        &self,
+        group: &str,
+        member: &str,
+        ack: Option<&PollId>,
+        join: &Join,
+    ) -> Result<(), Refusal> {
         let cell = self.coordinator.find(group);
         let subscribes = cell.as_ref().and_then(|cell| {
             let (_, core) = self.lock(cell);
             core.members.get(member)?;
-            Some(core.subscribes(member, &join.topics))
+            let checked = core.check_poll_of(member, ack, join.instance.as_deref());
+            Some(checked.map(|()| core.subscribes(member, &join.topics)))
         });
+        let subscribes = subscribes.transpose();
+        let subscribes = subscribes.map_err(|error| refused(error, group, member))?;
         let (Some(cell), Some(subscribes)) = (cell, subscribes) else {
             self.join(group, Some(member), join.clone()).await?;
             return Ok(());
@@ -395,7 +478,7 @@ impl Groups {
             join.check(group, &value)?;
         }
         if !subscribes {
-            for topic in &join.topics {
+            for topic in join.named_topics() {
                 catalog::find(&self.log, topic)?;
             }
             self.begin(group, join).await?;
@@ -409,17 +492,19 @@ impl Groups {
     /// Keeps a member alive. Returns its epoch, and the state of the group's members.
     ///
     /// # Errors
-    /// [`Reason::UnknownMember`]; [`Reason::Fenced`] with a stale epoch.
+    /// [`Reason::UnknownMember`]; [`Reason::Fenced`] with a stale epoch; [`Reason::MemberSuperseded`].
     pub fn heartbeat(
         &self,
         group: &str,
         member: &str,
         epoch: Option<u64>,
+        instance: Option<&str>,
     ) -> Result<(u64, GroupState), Refusal> {
+        let refusal = |error| refused(error, group, member);
         let cell = self.cell_of(group, member)?;
         let (now, mut core) = self.lock(&cell);
-        let touched = core.members.touch(member, epoch, now);
-        let epoch = touched.map_err(|error| refused(error, group, member))?;
+        core.members.check_instance(member, instance).map_err(refusal)?;
+        let epoch = core.members.touch(member, epoch, now).map_err(refusal)?;
         Ok((epoch, core.state()))
     }
 
@@ -427,13 +512,14 @@ impl Groups {
     /// offset never goes back, so the returned one may be higher than the requested one.
     ///
     /// # Errors
-    /// Those of [`Groups::check_commits`], [`Reason::UnknownMember`], [`Reason::Fenced`]: nothing was committed. Those of
-    /// a commit.
+    /// Those of [`Groups::check_commits`], [`Reason::UnknownMember`], [`Reason::Fenced`], [`Reason::MemberSuperseded`]:
+    /// nothing was committed. Those of a commit.
     pub async fn commit_as(
         &self,
         group: &str,
         member: &str,
         epoch: u64,
+        instance: Option<&str>,
         offsets: &[NamedCommit],
     ) -> Result<Vec<Offset>, Refusal> {
         let commits = self.check_commits(offsets)?;
@@ -450,6 +536,7 @@ impl Groups {
         let cell = self.cell_of(group, member)?;
         let news = {
             let (now, mut core) = self.lock(&cell);
+            core.members.check_instance(member, instance).map_err(refusal)?;
             core.members.touch(member, Some(epoch), now).map_err(refusal)?;
             let mut news = offsets.clone();
             if let Some((ordered, _)) = core.ordered() {
@@ -487,6 +574,7 @@ impl Groups {
             let key = core.members.get(member).map(Member::key);
             let key = key.ok_or_else(|| refused(Refused::Unknown, group, member))?;
             let commits = core.acknowledge(member, ack.as_ref());
+            let commits = commits.map_err(|error| refused(error, group, member))?;
             (commits, core.work().map(|_| MemberKey(key)))
         };
         if let (Some(key), Some(ack)) = (leases, &ack) {

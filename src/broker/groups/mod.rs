@@ -24,8 +24,10 @@ pub mod membership;
 pub mod offsets;
 pub mod ordered;
 pub mod outside;
+pub mod patterns;
 pub mod poll;
 pub mod poll_id;
+pub mod processes;
 pub mod settle;
 pub mod shared;
 pub mod subscriptions;
@@ -39,6 +41,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 use coordinator::{Cell, Coordinator};
 use members::Ms;
 use offsets::Committed;
+use patterns::Candidates;
 use shared::settings::GroupValue;
 use shared::{codec, redrive};
 
@@ -52,6 +55,7 @@ use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::state_keys::removals_of_topic;
 use crate::broker::topics::Topics;
 use crate::formats::partitioner::Rotation;
+use crate::formats::pattern::Pattern;
 
 /// The longest metadata of a commit, in bytes.
 pub const MAX_METADATA_BYTES: usize = 4096;
@@ -229,6 +233,20 @@ impl Groups {
         let committed = self.committed(group);
         let mut topics = subscriptions::topics(&self.log, group);
         topics.extend(committed.keys().map(|id| id.topic));
+        let patterns = subscriptions::patterns(&self.log, group);
+        if !patterns.is_empty() {
+            // Topics that no member has seen yet.
+            let all = self.log.topics().into_iter();
+            let unseen = all.filter(|topic| {
+                let matches = |pattern: &Pattern| pattern.matches(topic.name().as_bytes());
+                !topics.contains(&topic.id()) && patterns.iter().any(matches)
+            });
+            let unseen: Vec<Arc<Topic>> = unseen.collect();
+            let unseen = Candidates::among(&self.log, unseen);
+            for pattern in &patterns {
+                topics.extend(unseen.matching(pattern).map(|topic| topic.id()));
+            }
+        }
         (topics, committed)
     }
 
@@ -245,11 +263,12 @@ impl Groups {
         group: &str,
         commits: Vec<Commit>,
     ) -> Result<(), Error> {
-        self.make(guard, group, &GroupValue::Ordered, Vec::new(), commits)
+        let nothing = Subscribed::default();
+        self.make(guard, group, &GroupValue::Ordered, nothing, commits)
             .await
     }
 
-    /// Creates a group if it does not exist, subscribes it to `topics` and commits `commits`, all or nothing; returns
+    /// Creates a group if it does not exist, subscribes it to `subscribed` and commits `commits`, all or nothing; returns
     /// when that is durable.
     ///
     /// # Errors
@@ -259,12 +278,12 @@ impl Groups {
         guard: G,
         group: &str,
         value: &GroupValue,
-        topics: Vec<TopicId>,
+        subscribed: Subscribed,
         commits: Vec<Commit>,
     ) -> Result<(), Error> {
         let (groups, group, value) = (self.clone(), group.to_owned(), value.clone());
         finish(guard, async move {
-            groups.write(&group, &value, &topics, commits).await
+            groups.write(&group, &value, &subscribed, commits).await
         })
         .await
     }
@@ -274,16 +293,19 @@ impl Groups {
         &self,
         group: &str,
         value: &GroupValue,
-        topics: &[TopicId],
+        subscribed: &Subscribed,
         commits: Vec<Commit>,
     ) -> Result<(), Error> {
         let (log, now) = (&self.log, self.clock.now());
+        let Subscribed { topics, patterns } = subscribed;
         let mut state: Vec<StateChange> = Vec::with_capacity(commits.len() + topics.len() + 1);
         if !exists(log, group) {
             state.push(StateChange::set(offsets::group_key(group), value.encode()));
         }
         let subscribe = |topic: &TopicId| subscriptions::subscribe(group, *topic, now);
         state.extend(topics.iter().map(subscribe));
+        let subscribe = |pattern: &String| subscriptions::subscribe_to_pattern(group, pattern, now);
+        state.extend(patterns.iter().map(subscribe));
         let mut touched: BTreeSet<TopicId> = topics.iter().copied().collect();
         for commit in commits {
             touched.insert(commit.partition.topic);
@@ -345,6 +367,13 @@ pub struct ExclusiveGuard {
     _guard: OwnedRwLockWriteGuard<()>,
 }
 
+/// Topics and patterns to which a group subscribes.
+#[derive(Debug, Default)]
+struct Subscribed {
+    topics: Vec<TopicId>,
+    patterns: Vec<String>,
+}
+
 /// An offset to commit.
 #[derive(Clone, Debug)]
 pub struct Commit {
@@ -356,18 +385,24 @@ pub struct Commit {
     pub metadata: Option<String>,
 }
 
-/// The changes that remove a group and all its state.
-fn changes_for_deleted_group(log: &Log, group: &str) -> Vec<StateChange> {
+/// The keys of a group's state, without the one that says that the group exists.
+fn keys_of_group(log: &Log, group: &str) -> Vec<Box<[u8]>> {
     let prefixes = [
         offsets::offsets_prefix(group),
         subscriptions::subscriptions_prefix(group),
+        subscriptions::patterns_prefix(group),
         codec::states_prefix(group),
         redrive::positions_prefix(group),
     ];
-    let keys = prefixes.iter().flat_map(|prefix| log.state_prefix(prefix));
+    let entries = prefixes.iter().flat_map(|prefix| log.state_prefix(prefix));
+    entries.map(|(key, _)| key).collect()
+}
+
+/// The changes that remove a group and all its state.
+fn changes_for_deleted_group(log: &Log, group: &str) -> Vec<StateChange> {
     [StateChange::remove(offsets::group_key(group))]
         .into_iter()
-        .chain(keys.map(|(key, _)| StateChange::remove(&*key)))
+        .chain(keys_of_group(log, group).into_iter().map(StateChange::remove))
         .collect()
 }
 

@@ -7,10 +7,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::offsets::Committed;
-use super::{Commit, Groups, MAX_METADATA_BYTES, Outside};
+use super::subscriptions::pattern_of_key;
+use super::{Commit, Groups, MAX_METADATA_BYTES, Outside, append, finish, keys_of_group};
 use crate::broker::blocking::Share;
-use crate::broker::engine::{Log, Offset, Partition, PartitionId};
+use crate::broker::engine::{Log, Offset, Partition, PartitionId, StateChange};
 use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::state_keys::topic_of;
 use crate::broker::topics::lookup::Start;
 use crate::broker::topics::{self, catalog};
 
@@ -113,6 +115,40 @@ impl Groups {
         self.check_exists(group)?;
         let outside = self.no_members(group)?;
         Ok(self.remove((guard, outside), group).await?)
+    }
+
+    /// Forgets a topic that the group has given up: its committed offsets, its subscription, the patterns that match it,
+    /// and what it knows of the topic as a work queue; durable when this returns. A later join begins there anew.
+    ///
+    /// # Errors
+    /// - [`Reason::UnknownGroup`]. [`Reason::UnknownTopic`]: the group knows nothing of the topic.
+    /// - [`Reason::GroupActive`]: a live member subscribes to it.
+    /// - Those of [`Groups::commit`].
+    pub async fn forget_topic(&self, group: &str, topic: &str) -> Result<(), Refusal> {
+        let guard = self.alone().await;
+        self.check_exists(group)?;
+        let id = self.log.topic(topic).map(|topic| topic.id());
+        if let Some(cell) = self.coordinator.find(group)
+            && !self.lock(&cell).1.forget_topic(topic, id)
+        {
+            let detail = format!(
+                "a live member of the group {group} subscribes to {topic}: have it poll with other topics, or leave"
+            );
+            return Err(Refusal::new(Reason::GroupActive, detail));
+        }
+        let keys = keys_of_group(&self.log, group).into_iter();
+        let of_topic = keys.filter(|key| {
+            let pattern = pattern_of_key(key);
+            id.is_some() && topic_of(key) == id
+                || pattern.is_some_and(|pattern| pattern.matches(topic.as_bytes()))
+        });
+        let state: Vec<StateChange> = of_topic.map(StateChange::remove).collect();
+        if state.is_empty() {
+            let detail = format!("the group {group} knows nothing of a topic {topic}");
+            return Err(Refusal::new(Reason::UnknownTopic, detail));
+        }
+        let log = self.log.clone();
+        Ok(finish(guard, async move { append(&log, state).await }).await?)
     }
 
     /// Checks all of `offsets` and looks up their partitions; in the same order.

@@ -3,6 +3,9 @@
 //! ```text
 //! key    't' group 0x00 topic_id:u64       the group has subscribed to the topic     (numbers big-endian)
 //! value  version=1 subscribed_at:i64
+//!
+//! key    'p' group 0x00 pattern             the group has subscribed to a pattern of topics
+//! value  version=1 subscribed_at:i64
 //! ```
 //!
 //! The first join that names a topic writes its entry, in the append that also commits where the group starts. Lag
@@ -13,21 +16,35 @@
 //! committed together with the entry; a partition without a committed offset is read from its log start. So the `start`
 //! of a later join changes nothing in a topic that has an entry or a committed offset.
 //!
+//! A pattern has an entry of its own, written in the same append as those of the topics that match it then. So `start`
+//! counts for these topics only: a topic made later is read from its beginning, even if nobody was a member when it was
+//! made. Its own entry follows with the next poll; until then the pattern's entry puts it into the lag.
+//!
 //! A committed offset without an entry (a commit without membership; data of version 0.1.0) counts as a subscription too.
 
 use std::collections::BTreeSet;
 
 use super::offsets;
 use crate::broker::engine::{Log, StateChange, TimestampMs, TopicId};
-use crate::broker::state_keys::SUBSCRIPTION;
+use crate::broker::state_keys::{PATTERN, SUBSCRIPTION};
+use crate::formats::pattern::Pattern;
 
 const VERSION: u8 = 1;
 
 /// The change that subscribes a group to a topic.
 pub fn subscribe(group: &str, topic: TopicId, now: TimestampMs) -> StateChange {
+    StateChange::set(subscription_key(group, topic), encode(now))
+}
+
+/// The change that subscribes a group to a pattern.
+pub fn subscribe_to_pattern(group: &str, pattern: &str, now: TimestampMs) -> StateChange {
+    StateChange::set(pattern_key(group, pattern), encode(now))
+}
+
+fn encode(now: TimestampMs) -> Vec<u8> {
     let mut value = vec![VERSION];
     value.extend_from_slice(&now.get().to_be_bytes());
-    StateChange::set(subscription_key(group, topic), value)
+    value
 }
 
 /// When the group subscribed; `None` for a value that this version does not write.
@@ -46,6 +63,34 @@ pub fn subscriptions_prefix(group: &str) -> Vec<u8> {
 /// The key of a group's subscription to a topic.
 pub fn subscription_key(group: &str, topic: TopicId) -> Vec<u8> {
     [&subscriptions_prefix(group)[..], &topic.0.to_be_bytes()].concat()
+}
+
+/// The prefix of the keys of a group's patterns.
+pub fn patterns_prefix(group: &str) -> Vec<u8> {
+    [&[PATTERN], group.as_bytes(), &[0]].concat()
+}
+
+/// The key of a group's subscription to a pattern.
+pub fn pattern_key(group: &str, pattern: &str) -> Vec<u8> {
+    [&patterns_prefix(group)[..], pattern.as_bytes()].concat()
+}
+
+/// The pattern of a key that [`pattern_key`] made.
+pub fn pattern_of_key(key: &[u8]) -> Option<Pattern> {
+    let group = key.strip_prefix(&[PATTERN])?;
+    let end = group.iter().position(|byte| *byte == 0)?;
+    std::str::from_utf8(&group[end + 1..]).ok()?.parse().ok()
+}
+
+/// The patterns that a group has subscribed to.
+pub fn patterns(log: &Log, group: &str) -> Vec<Pattern> {
+    let entries = log.state_prefix(&patterns_prefix(group)).into_iter();
+    entries.filter_map(|(key, _)| pattern_of_key(&key)).collect()
+}
+
+/// Whether a group has subscribed to a pattern.
+pub fn knows_pattern(log: &Log, group: &str, pattern: &str) -> bool {
+    log.state_get(&pattern_key(group, pattern)).is_some()
 }
 
 /// The topic of a key that [`subscription_key`] made.
@@ -86,5 +131,18 @@ mod tests {
             assert_eq!(subscribed_at(unreadable), None, "{unreadable:?}");
         }
         assert_eq!(topic_of_key(b"t\0short"), None);
+        let entry = subscribe_to_pattern("billing", "orders.*", TimestampMs(1_357_035_420_000));
+        assert_eq!(entry.key, b"pbilling\0orders.*");
+        assert_eq!(entry.value.unwrap(), value);
+        let pattern = pattern_of_key(&entry.key).map(|pattern| pattern.to_string());
+        assert_eq!(pattern.as_deref(), Some("orders.*"));
+        for wrong in [
+            &b"pbilling"[..],
+            b"tbilling\0orders.*",
+            b"pbilling\0a*",
+            b"pbilling\0\xff",
+        ] {
+            assert_eq!(pattern_of_key(wrong), None, "{wrong:?}");
+        }
     }
 }

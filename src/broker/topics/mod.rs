@@ -146,7 +146,8 @@ impl Topics {
         Ok(skips::take_back(&self.log, partition, range, now)?)
     }
 
-    fn announce(&self) {
+    /// Raises the number of the last change: those who watch topics look again.
+    pub fn announce(&self) {
         self.feed.send_modify(|change| *change += 1);
     }
 }

@@ -23,6 +23,7 @@ use crate::broker::groups::Groups;
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::membership::{Described, Join};
 use crate::broker::groups::outside::NamedCommit;
+use crate::broker::groups::patterns::{self, is_pattern};
 use crate::broker::groups::poll::{Delivered, Polled, Wanted};
 use crate::broker::names::MEMBER;
 use crate::broker::topics::lookup::Start;
@@ -96,7 +97,9 @@ macro_rules! with_fields_of_a_join {
         #[derive(Debug, Deserialize, ToSchema)]
         #[serde(deny_unknown_fields)]
         struct $name {
-            /// The topics to read: 1 to 1000, which must exist.
+            /// The topics to read, 1 to 1000: names of topics, which must exist, or patterns. In a pattern, `*` stands for
+            /// one word between dots and `#` for any number of words: `orders.*`. A pattern also brings topics that are
+            /// made later, from their beginning, but no dead-letter topics. It may match nothing yet.
             topics: $($topics)+,
             /// `ordered` (the default): each partition is read by one member, in order. `shared`: a work queue, in
             /// which each record is leased to one member.
@@ -119,6 +122,10 @@ macro_rules! with_fields_of_a_join {
             max_deliveries: Option<u32>,
             /// Shared groups: the topic of dead letters, created when first needed; default `{topic}.dlq`.
             dead_letter_topic: Option<String>,
+            /// The process, by any name that it chose when it started: 1 to 255 visible ASCII characters. If a process
+            /// with another `instance` joins or polls under this member's name, the older one is refused with 409
+            /// `member-superseded`, and stops.
+            instance: Option<String>,
             $($own)*
         }
     };
@@ -175,6 +182,10 @@ struct PolledBody {
     /// Damaged offsets that the operator has skipped; left out if there are none.
     #[schema(value_type = Option<Vec<Object>>)]
     gaps: Option<Vec<Value>>,
+    /// Ordered groups: the partitions in which `ack` could no longer commit, because they are another member's by now or
+    /// the group was reset. Their records are delivered again, to whoever has the partition. Left out if there are none.
+    #[schema(inline)]
+    lost: Option<Vec<AssignedBody>>,
 }
 
 /// A heartbeat.
@@ -184,6 +195,9 @@ struct HeartbeatBody {
     /// The member's epoch: a stale one is refused.
     #[serde(default)]
     epoch: Option<u64>,
+    /// The process, as in its polls.
+    #[serde(default)]
+    instance: Option<String>,
 }
 
 /// The answer to a heartbeat.
@@ -203,6 +217,9 @@ struct CommitBody {
     epoch: u64,
     /// One for each partition; the member must have all of these partitions.
     offsets: Vec<OffsetBody>,
+    /// The process, as in its polls.
+    #[serde(default)]
+    instance: Option<String>,
 }
 
 /// Joins a group
@@ -217,7 +234,7 @@ struct CommitBody {
     params(("group" = String, Path, description = "The group's name; the group is created if it does not exist")),
     responses((status = 201, description = "The member has joined", body = JoinedBody),
         (status = 404, description = "`unknown-topic`"),
-        (status = 409, description = "`group-type-mismatch`, `group-settings-differ`")))]
+        (status = 409, description = "`group-type-mismatch`, `group-settings-differ`; `member-superseded`: another `instance` has taken the member over")))]
 async fn join_group(
     app: App,
     caller: Option<Extension<Caller>>,
@@ -249,12 +266,15 @@ async fn join_group(
 /// With `topics` in its body, a poll joins first if the member is unknown. So a consumer can be a loop of this one
 /// call, also when the server restarts.
 ///
+/// A poll that fails after the server has stored what `ack` acknowledges says so: its problem has the `outcome`
+/// `partial`.
+///
 /// In a shared group the records are leased to the member. `settle` accepts, releases or rejects single records; `ack`
 /// accepts the rest. Records of a lost answer are delivered again when their leases end.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/poll", tag = "groups", request_body = PollBody,
     responses((status = 200, description = "The records; none if the wait has ended or the assignment has changed", body = PolledBody),
-        (status = 404, description = "`unknown-member`, `unknown-topic`"),
-        (status = 409, description = "`poll-superseded`: a newer poll of this member has replaced this one, which delivers nothing; `group-type-mismatch`, `group-settings-differ`"),
+        (status = 404, description = "`unknown-member`; `unknown-topic`: it does not exist, or a topic that the member reads was deleted (poll with other `topics`)"),
+        (status = 409, description = "`poll-superseded`: a newer poll of this member has replaced this one, or `ack` was acknowledged before the last one, so this is a late duplicate; it delivers nothing. `member-superseded`: a newer process polls under this member's name; this one must stop. `group-type-mismatch`, `group-settings-differ`"),
         (status = 500, description = "`corrupt-data`: only damaged records are left to read")))]
 async fn poll(
     app: App,
@@ -276,6 +296,7 @@ async fn poll(
         max_records: within(body.max_records, "/max_records", MAX_RECORDS, MOST_RECORDS)?,
         max_bytes: within(body.max_bytes, "/max_bytes", MAX_BYTES, MOST_BYTES)?,
         wait: Duration::from_millis(wait_ms),
+        instance: instance_of(body.instance.clone())?,
     };
     let joining = match body.topics {
         Some(topics) => {
@@ -289,6 +310,7 @@ async fn poll(
                 lease_ms: body.lease_ms,
                 max_deliveries: body.max_deliveries,
                 dead_letter_topic: body.dead_letter_topic,
+                instance: body.instance,
             };
             Some(join_of(fields, caller)?)
         }
@@ -314,15 +336,18 @@ async fn poll(
 /// It does not extend leases of records: use `extend` of `settle`.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/heartbeat", tag = "groups", request_body = Option<HeartbeatBody>,
     responses((status = 200, description = "The member is alive", body = HeartbeatAnswer),
-        (status = 409, description = "`fenced`: the epoch is stale")))]
+        (status = 409, description = "`fenced`: the epoch is stale, or a process of that `instance` has not polled; `member-superseded`")))]
 async fn heartbeat(
     app: App,
     _: NoQuery,
     MemberName { group, member }: MemberName,
     OptionalJson(body): OptionalJson<HeartbeatBody>,
 ) -> Answer {
-    let epoch = body.and_then(|body| body.epoch);
-    let (epoch, state) = app.groups.heartbeat(&group, &member, epoch)?;
+    let HeartbeatBody { epoch, instance } = body.unwrap_or_default();
+    let instance = instance_of(instance)?;
+    let (epoch, state) = app
+        .groups
+        .heartbeat(&group, &member, epoch, instance.as_deref())?;
     let state = state.name();
     ok(&HeartbeatAnswer { epoch, state })
 }
@@ -333,15 +358,20 @@ async fn heartbeat(
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/commit", tag = "groups", request_body = CommitBody,
     responses((status = 200, description = "The offsets that are now committed, durably", body = OffsetsBody),
         (status = 404, description = "`unknown-member`, `unknown-topic`, `unknown-partition`"),
-        (status = 409, description = "`fenced`: the epoch is stale, or the member does not have one of the partitions; nothing was committed")))]
+        (status = 409, description = "`fenced`: the epoch is stale, or the member does not have one of the partitions; `member-superseded`; nothing was committed")))]
 async fn commit(
     app: App,
     _: NoQuery,
     MemberName { group, member }: MemberName,
-    JsonBody(CommitBody { epoch, mut offsets }): JsonBody<CommitBody>,
+    JsonBody(body): JsonBody<CommitBody>,
 ) -> Answer {
+    let instance = instance_of(body.instance)?;
+    let (epoch, mut offsets) = (body.epoch, body.offsets);
     let commits: Vec<NamedCommit> = offsets.iter().map(NamedCommit::from).collect();
-    let committed = app.groups.commit_as(&group, &member, epoch, &commits).await?;
+    let committed = app
+        .groups
+        .commit_as(&group, &member, epoch, instance.as_deref(), &commits);
+    let committed = committed.await?;
     for (row, offset) in offsets.iter_mut().zip(committed) {
         row.offset = offset.get();
     }
@@ -354,7 +384,8 @@ async fn commit(
 /// settled, are delivered again.
 #[utoipa::path(delete, path = "/v1/groups/{group}/members/{member}", tag = "groups",
     params(("ack" = Option<String>, Query, description = "The `poll_id` of the answer whose records the member has finished: they are committed (in a shared group: accepted) before it leaves")),
-    responses((status = 204, description = "The member has left")))]
+    responses((status = 204, description = "The member has left"),
+        (status = 409, description = "`member-superseded`: `ack` is of an older process under the member's name")))]
 async fn leave_group(
     app: App,
     RawQuery(query): RawQuery,
@@ -416,6 +447,12 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
         let detail = format!("name 1 to {MAX_TOPICS} topics");
         return Err(Problem::invalid("/topics", detail));
     }
+    for (i, topic) in body.topics.iter().enumerate() {
+        if is_pattern(topic) {
+            let checked = patterns::check(topic);
+            checked.map_err(|refusal| refusal.at(format!("/topics/{i}")))?;
+        }
+    }
     if let Some(client_id) = &body.client_id {
         let checked = MEMBER.check(client_id);
         checked.map_err(|refusal| refusal.at("/client_id"))?;
@@ -441,7 +478,17 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
         lease_ms: body.lease_ms,
         max_deliveries: body.max_deliveries,
         dead_letter_topic: body.dead_letter_topic,
+        instance: instance_of(body.instance)?,
     })
+}
+
+/// Checks the name of a process, if it is given.
+fn instance_of(instance: Option<String>) -> Result<Option<String>, Problem> {
+    if let Some(instance) = &instance {
+        let checked = MEMBER.check(instance);
+        checked.map_err(|refusal| refusal.at("/instance"))?;
+    }
+    Ok(instance)
 }
 
 /// Refuses the first of these fields that is given.
@@ -466,10 +513,14 @@ fn answer(polled: Polled) -> Answer {
             })
         }));
     }
-    let after = match gaps.is_empty() {
-        true => "]}\n".to_owned(),
-        false => format!("],\"gaps\":{}}}\n", Value::from(gaps)),
-    };
+    let mut after = "]".to_owned();
+    if !gaps.is_empty() {
+        after += &format!(",\"gaps\":{}", Value::from(gaps));
+    }
+    if !polled.lost_partitions.is_empty() {
+        after += &format!(",\"lost\":{}", json!(assigned(polled.lost_partitions)));
+    }
+    after.push_str("}\n");
     let (pages, lease_expires) = (polled.pages, polled.lease_expires);
     let body = chunks::body(|chunks| write(before, pages, lease_expires, after, chunks));
     Ok((fresh("application/json"), body.map_err(unreadable)?).into_response())

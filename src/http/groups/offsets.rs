@@ -1,5 +1,8 @@
 //! `/v1/groups/{group}/offsets`: committed offsets, without membership.
 
+use axum::extract::RawQuery;
+use axum::response::IntoResponse;
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -8,16 +11,18 @@ use utoipa_axum::routes;
 
 use super::start_of;
 use crate::broker::groups::outside::{Moved, NamedCommit, Reset, Target};
+use crate::broker::names::TOPIC;
 use crate::http::Answer;
 use crate::http::app::App;
 use crate::http::body::JsonBody;
 use crate::http::ok;
+use crate::http::params::Params;
 use crate::http::path::{AtGroup, GroupName, NoQuery};
 use crate::http::problem::Problem;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .routes(routes!(read_offsets, commit_offsets))
+        .routes(routes!(read_offsets, commit_offsets, forget_topic))
         .routes(routes!(reset_offsets))
 }
 
@@ -106,6 +111,25 @@ async fn commit_offsets(
     let offsets: Vec<NamedCommit> = body.offsets.iter().map(NamedCommit::from).collect();
     app.groups.commit_outside(&group, &offsets).await?;
     ok(&body)
+}
+
+/// Forgets a topic that the group has given up
+///
+/// Removes the group's committed offsets and its subscription there, and what it knows of the topic as a work queue: its
+/// lag no longer counts the topic, and a member that joins later begins there anew.
+#[utoipa::path(delete, path = "/v1/groups/{group}/offsets", tag = "groups",
+    params(("topic" = String, Query, description = "The topic's name")),
+    responses((status = 204, description = "The topic is forgotten, durably"),
+        (status = 404, description = "`unknown-group`; `unknown-topic`: the group knows nothing of the topic"),
+        (status = 409, description = "`group-active`: a live member subscribes to it")))]
+async fn forget_topic(app: App, RawQuery(query): RawQuery, GroupName(group): GroupName) -> Answer {
+    let params = Params::parse(query.as_deref(), &["topic"], &[])?;
+    let Some(topic) = params.get("topic") else {
+        return Err(Problem::invalid("topic", "name the topic to forget"));
+    };
+    TOPIC.check(topic)?;
+    app.groups.forget_topic(&group, topic).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Sets a group's offsets in one topic

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::broker::engine::TopicId;
-use crate::broker::groups::members::Joining;
+use crate::broker::groups::members::{Asking, Joining};
+use crate::broker::groups::processes::AnswerNumber;
 
 type Commits = Vec<(PartitionId, Offset)>;
 
@@ -29,11 +29,17 @@ type Given = (PartitionId, Offset, Offset, u64);
 #[derive(Default)]
 struct Client {
     ack: Option<PollId>,
+    /// The step in which it was given that answer.
+    given_at: u64,
     epoch: u64,
     poll: Option<(u64, Commits, bool)>,
     /// The last answer that was sent to it, even if it was lost: first and next offset of each partition, and the epoch
     /// since which it has had the partition.
     last: Option<(PollId, Vec<Given>)>,
+    /// The acknowledgements that it has sent as a member, oldest first.
+    sent: Vec<PollId>,
+    /// The partitions that the last one of these lost.
+    lost: Vec<PartitionId>,
     /// Unfinished commits of a poll that it gave up: it begins no others before these have ended.
     left_behind: Vec<(PartitionId, Offset)>,
 }
@@ -56,6 +62,9 @@ struct World {
     processed: HashMap<(PartitionId, u64), u32>,
     /// Whether nothing has happened that may deliver a record twice.
     is_clean: bool,
+    step: u64,
+    /// When each partition was last held by somebody else than a client.
+    held_by_others: HashMap<(usize, PartitionId), u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -71,6 +80,8 @@ enum Op {
     Leave(usize, bool),
     Silence(Ms),
     Forget(usize),
+    /// A late duplicate of a poll.
+    Stray(usize, prop::sample::Index),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -84,7 +95,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => client.clone().prop_map(Op::GiveUp),
         1 => (client.clone(), any::<bool>()).prop_map(|(client, acks)| Op::Leave(client, acks)),
         2 => (1..SESSION * 3).prop_map(Op::Silence),
-        1 => client.prop_map(Op::Forget),
+        1 => client.clone().prop_map(Op::Forget),
+        2 => (client, any::<prop::sample::Index>()).prop_map(|(client, which)| Op::Stray(client, which)),
     ]
 }
 
@@ -99,6 +111,8 @@ impl World {
             clients: (0..4).map(|_| Client::default()).collect(),
             processed: HashMap::new(),
             is_clean: true,
+            step: 0,
+            held_by_others: HashMap::new(),
         }
     }
 
@@ -118,6 +132,7 @@ impl World {
             client_id: None,
             address: None,
             session_timeout: SESSION,
+            instance: None,
         };
         self.members.join(joining, self.now);
         self.group.join(&name(client));
@@ -134,14 +149,48 @@ impl World {
 
     /// As the coordinator begins a poll.
     fn begin_poll(&mut self, client: usize, ack: Option<&PollId>) -> Result<(u64, Commits), Refused> {
-        let token = self.members.begin_poll(&name(client), self.now)?;
-        Ok((token, self.group.acknowledge(&self.members, &name(client), ack)))
+        let asking = Asking {
+            ack: ack.map(|ack| AnswerNumber::of(ack, self.members.life)),
+            instance: None,
+            is_ordered: true,
+        };
+        let begun = self.members.begin_poll(&name(client), asking, self.now)?;
+        let acknowledged = self
+            .group
+            .acknowledge(&self.members, &name(client), ack, begun.is_repeated);
+        if let Some(ack) = ack {
+            self.check_lost(client, ack, &acknowledged.lost);
+        }
+        Ok((begun.token, acknowledged.commits))
+    }
+
+    /// An `ack` names as lost exactly those of its partitions that somebody else has had since its answer; one that
+    /// comes again, the same as the first time.
+    fn check_lost(&mut self, client: usize, ack: &PollId, lost: &[PartitionId]) {
+        if self.clients[client].sent.last() != Some(ack) {
+            let given_at = self.clients[client].given_at;
+            let had = |id: &PartitionId| self.held_by_others.get(&(client, *id)).copied().unwrap_or(0);
+            let partitions = ack.reach.iter().map(|reach| reach.partition);
+            self.clients[client].lost = partitions.filter(|id| had(id) > given_at).collect();
+            self.clients[client].sent.push(ack.clone());
+        }
+        assert_eq!(lost, self.clients[client].lost, "of {ack:?}");
+    }
+
+    fn note_holders(&mut self) {
+        for (id, holder) in self.group.partitions() {
+            for client in (0..4).filter(|client| holder.is_some_and(|holder| *holder != name(*client))) {
+                self.held_by_others.insert((client, id), self.step);
+            }
+        }
     }
 
     /// As the coordinator takes a member out.
     fn take_out(&mut self, client: usize) {
         self.members.leave(&name(client)).expect("a member");
+        self.clients[client].sent.clear();
         self.group.leave(&mut self.members, &name(client));
+        self.note_holders();
     }
 
     fn land(&mut self, commits: &[(PartitionId, Offset)], is_durable: bool) {
@@ -219,9 +268,14 @@ impl World {
             }
             self.clients[client].epoch = answer.epoch;
             self.clients[client].ack = Some(answer.poll_id);
+            self.clients[client].given_at = self.step;
         } else {
-            // Lost records were not processed. They may be delivered again, and each is still processed once.
-            self.clients[client].ack = None;
+            // Lost records were not processed. They may be delivered again, and each is still processed once. The client
+            // repeats its `ack`, or has forgotten it.
+            let repeats = most.is_multiple_of(2);
+            let sent = self.clients[client].sent.last().cloned();
+            self.clients[client].ack =
+                sent.filter(|sent| repeats && self.clients[client].ack.as_ref() == Some(sent));
         }
     }
 
@@ -263,6 +317,7 @@ impl World {
     }
 
     fn apply(&mut self, op: Op) {
+        self.step += 1;
         match op {
             Op::Produce(index, count) => *self.ends.get_mut(&id(index)).unwrap() += count,
             Op::Join(client) if self.clients[client].is_idle() => self.join(client),
@@ -289,8 +344,8 @@ impl World {
                 self.is_clean &= acks || ack.is_none();
                 if self.members.get(&name(client)).is_some() {
                     let ack = ack.as_ref().filter(|_| acks);
-                    let commits = self.group.acknowledge(&self.members, &name(client), ack);
-                    self.land(&commits, true);
+                    let acknowledged = self.group.acknowledge(&self.members, &name(client), ack, false);
+                    self.land(&acknowledged.commits, true);
                     self.take_out(client);
                 } else {
                     self.is_clean &= ack.is_none();
@@ -309,9 +364,25 @@ impl World {
             Op::Forget(client) if self.clients[client].poll.is_none() => {
                 self.is_clean &= self.clients[client].ack.take().is_none();
             }
+            Op::Stray(client, which) => self.send_stray(client, &which),
             _ => {}
         }
+        self.note_holders();
         self.check();
+    }
+
+    /// A poll whose `ack` was acknowledged before the last one is refused, and changes nothing.
+    fn send_stray(&mut self, client: usize, which: &prop::sample::Index) {
+        let sent = &self.clients[client].sent;
+        let Some((_, before)) = sent.split_last().filter(|(_, before)| !before.is_empty()) else {
+            return;
+        };
+        let stray = before[which.index(before.len())].clone();
+        let state = format!("{:?} {:?}", self.members, self.group);
+        let refused = self.begin_poll(client, Some(&stray)).unwrap_err();
+        // One of before the client forgot everything is of an older process.
+        assert!(matches!(refused, Refused::Superseded | Refused::MemberSuperseded));
+        assert_eq!(format!("{:?} {:?}", self.members, self.group), state);
     }
 
     /// Checks the invariants that hold at every moment.
@@ -337,6 +408,7 @@ impl World {
 
     /// All members go on until every record is acknowledged.
     fn drain(&mut self) {
+        self.step += 1;
         for client in 0..4 {
             self.end_commit(client, true);
             self.deliver(client, 1, true);

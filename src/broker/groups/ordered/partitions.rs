@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::assign::assign;
-use crate::broker::engine::{Offset, PartitionId};
+use crate::broker::engine::{Offset, PartitionId, TopicId};
 use crate::broker::groups::members::{Member, Members, Ms, Refused};
 use crate::broker::groups::poll_id::{MAX_PARTITIONS, PollId, Reach};
 
@@ -32,8 +32,19 @@ struct Reader {
     /// Partitions with records of a lost answer, in its order, and the offset where these records end: the next answers
     /// begin with them. An entry is dropped when its records are delivered again, or the partition is another member's.
     lost: Vec<(PartitionId, Offset)>,
+    /// The partitions that its last `ack` lost: the answer that said so may be lost, and the `ack` come again.
+    lost_with_ack: Vec<PartitionId>,
     /// The partition with which the next poll begins, so that no partition starves.
     turn: usize,
+}
+
+impl Reader {
+    fn forget_topic(&mut self, topic: TopicId) {
+        if let Some(delivery) = &mut self.delivery {
+            delivery.ranges.retain(|(id, ..)| id.topic != topic);
+        }
+        self.lost.retain(|(id, _)| id.topic != topic);
+    }
 }
 
 #[derive(Debug)]
@@ -46,14 +57,14 @@ struct Delivery {
 /// A partition of a subscribed topic.
 #[derive(Debug)]
 struct Slot {
-    /// The member that reads it. Kept after that member is gone, until another gets it: see [`Ordered::may_commit`].
+    /// The member that reads it. Kept after that member is gone, until another gets it: see `Ordered::standing`.
     owner: Option<Arc<str>>,
     /// Whether the owner still has it: false once the owner has given it up, or is gone.
     is_held: bool,
-    /// The number, in the sequence of epochs, at which this owner got it.
+    /// The number, in the sequence of epochs and answers, at which this owner got it.
     owned_since: u64,
-    /// The owner's epoch at its newest delivery from here; 0: none yet.
-    delivered_epoch: u64,
+    /// The number of the owner's newest answer with records from here; 0: none yet.
+    delivered: u64,
     /// Whether no other member has had it in this process.
     is_first_owner: bool,
     /// The member that is to have it.
@@ -88,6 +99,26 @@ pub struct Answer {
     pub assignment: Vec<PartitionId>,
 }
 
+/// What an `ack` leads to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// The commits that it begins.
+    pub commits: Vec<(PartitionId, Offset)>,
+    /// Partitions of the acknowledged answer in which it can no longer commit: another member was given them since, the
+    /// group was reset, or nobody subscribes to their topic. Topics that are deleted by now are among them.
+    pub lost: Vec<PartitionId>,
+}
+
+/// What an `ack` may do in one partition.
+enum Standing {
+    /// It may commit.
+    Commits,
+    /// It commits nothing, and the member's next answers have the records again if they are not committed.
+    Redelivered,
+    /// It can never commit any more.
+    Lost,
+}
+
 /// The partitions of a group, and the records that its members were given.
 #[derive(Debug, Default)]
 pub struct Ordered {
@@ -111,6 +142,29 @@ impl Ordered {
     /// Whether a commit is on its way to the log.
     pub fn is_committing(&self) -> bool {
         self.slots.values().any(|slot| slot.committing > 0)
+    }
+
+    /// Drops the partitions of a topic that no member subscribes to; `false` if a commit in one of them is on its way to
+    /// the log.
+    pub fn forget_topic(&mut self, topic: TopicId) -> bool {
+        let mut slots = self.slots.iter().filter(|(id, _)| id.topic == topic);
+        if slots.any(|(_, slot)| slot.committing > 0) {
+            return false;
+        }
+        self.slots.retain(|id, _| id.topic != topic);
+        for reader in self.readers.values_mut() {
+            reader.forget_topic(topic);
+        }
+        true
+    }
+
+    /// The partitions of records that members have in hand.
+    pub fn in_hand(&self) -> impl Iterator<Item = PartitionId> {
+        let deliveries = self
+            .readers
+            .values()
+            .filter_map(|reader| reader.delivery.as_ref());
+        deliveries.flat_map(|delivery| delivery.ranges.iter().map(|(id, ..)| *id))
     }
 
     /// Whether a partition is known.
@@ -142,9 +196,10 @@ impl Ordered {
     /// Adds a member that has joined. The unacknowledged records of a replaced member of that name are delivered first.
     pub fn join(&mut self, name: &Arc<str>) {
         self.take_back(name);
-        let lost = self.readers.remove(name).map(|before| before.lost);
+        let before = self.readers.remove(name).unwrap_or_default();
         let reader = Reader {
-            lost: lost.unwrap_or_default(),
+            lost: before.lost,
+            lost_with_ack: before.lost_with_ack,
             ..Reader::default()
         };
         self.readers.insert(Arc::clone(name), reader);
@@ -166,38 +221,52 @@ impl Ordered {
         Ok((epoch, assignment.into_iter().collect()))
     }
 
-    /// Begins and returns the commits that a member's `ack` requests. A last answer that it does not name was lost.
+    /// Begins the commits that a member's `ack` requests. A last answer that it does not name was lost. `is_repeated`:
+    /// it is the member's last `ack`, once more.
     pub fn acknowledge(
         &mut self,
         members: &Members,
         name: &str,
         ack: Option<&PollId>,
-    ) -> Vec<(PartitionId, Offset)> {
+        is_repeated: bool,
+    ) -> Acknowledged {
+        let mut acknowledged = Acknowledged::default();
         let Some((reader, member)) = self.readers.get(name).zip(members.get(name)) else {
-            return Vec::new();
+            return acknowledged;
         };
+        let delivered = reader.delivery.as_ref().map(|delivery| delivery.number);
         let is_of_today = |ack: &PollId| ack.life == members.life;
+        // The delivery is kept until the commit has ended: if it fails, the same `ack` may come again.
+        let is_last = ack.is_some_and(|ack| is_of_today(ack) && Some(ack.number) == delivered);
         // An `ack` of an answer to an earlier member of this name, in this process or an earlier one.
-        let inherited = ack.filter(|ack| !is_of_today(ack) || ack.epoch < member.key());
-        let is_last =
-            |delivery: &Delivery| ack.is_some_and(|ack| is_of_today(ack) && ack.number == delivery.number);
-        let mut commits = Vec::new();
-        match &reader.delivery {
-            // The delivery is kept until the commit has ended: if it fails, the same `ack` may come again.
-            Some(delivery) if is_last(delivery) => {
-                commits.extend(delivery.ranges.iter().map(|(id, _, next)| (*id, *next)));
+        let is_inherited = ack.is_some_and(|ack| !is_of_today(ack) || ack.epoch < member.key());
+        if !is_last {
+            self.take_back(name);
+        }
+        let Some(ack) = ack else { return acknowledged };
+        for reach in &ack.reach {
+            let standing = if is_last {
+                self.standing_of_last(reach)
+            } else {
+                self.standing(name, reach, ack, is_of_today(ack))
+            };
+            match standing {
+                Standing::Commits if is_last || is_inherited => {
+                    acknowledged.commits.push((reach.partition, reach.next));
+                }
+                Standing::Commits | Standing::Redelivered => {}
+                Standing::Lost => acknowledged.lost.push(reach.partition),
             }
-            Some(_) => self.take_back(name),
-            None => {}
         }
-        if let Some(ack) = inherited {
-            let kept = ack
-                .reach
-                .iter()
-                .filter(|reach| self.may_commit(name, reach, ack, is_of_today(ack)));
-            commits.extend(kept.map(|reach| (reach.partition, reach.next)));
+        if let Some(reader) = self.readers.get_mut(name) {
+            if is_repeated {
+                // What it committed the first time may be another member's by now, and is not lost.
+                acknowledged.lost.clone_from(&reader.lost_with_ack);
+            } else {
+                reader.lost_with_ack.clone_from(&acknowledged.lost);
+            }
         }
-        commits.retain(|(id, next)| {
+        acknowledged.commits.retain(|(id, next)| {
             let Some(slot) = self.slots.get_mut(id) else {
                 return false;
             };
@@ -206,23 +275,38 @@ impl Ordered {
             slot.committing += u32::from(is_news);
             is_news
         });
-        commits
+        acknowledged
     }
 
-    /// Whether an `ack` of an earlier member's answer may commit in a partition: since that answer, no other member got
-    /// it, this member was delivered nothing from it, and the group was not reset; and no commit of it runs.
-    fn may_commit(&self, name: &str, reach: &Reach, ack: &PollId, is_of_today: bool) -> bool {
-        let Some(slot) = self.slots.get(&reach.partition) else {
-            return false;
-        };
-        if slot.committing > 0 || slot.committed.unwrap_or(Offset::ZERO) < reach.base {
-            return false;
+    /// What an `ack` of the last answer may do in a partition: commit, unless the group was reset.
+    fn standing_of_last(&self, reach: &Reach) -> Standing {
+        match self.slots.get(&reach.partition) {
+            Some(slot) if !slot.was_reset_since(reach) => Standing::Commits,
+            _ => Standing::Lost,
         }
+    }
+
+    /// What an `ack` of an earlier member's answer may do in a partition. It may commit if, since that answer, no other
+    /// member got the partition, this member was delivered nothing from it, and the group was not reset; and no commit
+    /// of it runs.
+    fn standing(&self, name: &str, reach: &Reach, ack: &PollId, is_of_today: bool) -> Standing {
+        let Some(slot) = self.slots.get(&reach.partition) else {
+            return Standing::Lost;
+        };
         let is_owner = slot.owner.as_deref() == Some(name);
-        if is_of_today {
-            is_owner && slot.owned_since <= ack.epoch && slot.delivered_epoch <= ack.epoch
+        let (is_its_own, is_delivered) = if is_of_today {
+            let is_its_own = is_owner && slot.owned_since <= ack.number;
+            (is_its_own, slot.delivered > ack.number)
         } else {
-            slot.is_first_owner && slot.delivered_epoch == 0 && (is_owner || slot.owner.is_none())
+            let is_its_own = slot.is_first_owner && (is_owner || slot.owner.is_none());
+            (is_its_own, slot.delivered > 0)
+        };
+        if !is_its_own || slot.was_reset_since(reach) {
+            Standing::Lost
+        } else if is_delivered || slot.committing > 0 {
+            Standing::Redelivered
+        } else {
+            Standing::Commits
         }
     }
 
@@ -345,7 +429,7 @@ impl Ordered {
         for (id, _, next) in &ranges {
             if let Some(slot) = self.slots.get_mut(id) {
                 slot.position = *next;
-                slot.delivered_epoch = epoch;
+                slot.delivered = number;
                 reach.push(Reach {
                     partition: *id,
                     base: slot.committed.unwrap_or(Offset::ZERO),
@@ -364,6 +448,7 @@ impl Ordered {
             reader.turn = reader.turn.wrapping_add(1);
         }
         members.end_poll(name, token, now)?;
+        members.answered(name, number);
         Ok(Some(Answer {
             poll_id,
             epoch,
@@ -469,7 +554,7 @@ impl Ordered {
             if slot.owner.as_ref() != Some(&target) {
                 slot.is_first_owner = slot.owner.is_none();
                 slot.owned_since = members.next_number();
-                slot.delivered_epoch = 0;
+                slot.delivered = 0;
                 slot.position = slot.committed.unwrap_or(Offset::ZERO);
                 slot.owner = Some(Arc::clone(&target));
             }
@@ -489,13 +574,18 @@ impl Slot {
             owner: None,
             is_held: false,
             owned_since: 0,
-            delivered_epoch: 0,
+            delivered: 0,
             is_first_owner: true,
             target: None,
             position: committed.unwrap_or(Offset::ZERO),
             committed,
             committing: 0,
         }
+    }
+
+    /// Whether a reset has moved the committed offset back since these records were delivered.
+    fn was_reset_since(&self, reach: &Reach) -> bool {
+        self.committed.unwrap_or(Offset::ZERO) < reach.base
     }
 
     fn holder(&self) -> Option<&Arc<str>> {

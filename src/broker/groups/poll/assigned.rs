@@ -11,23 +11,17 @@ use crate::broker::refusal::Refusal;
 
 impl Groups {
     /// The partitions and offsets that the member may read now.
-    pub(super) async fn take_assigned(&self, polling: &Polling<'_>) -> Result<Taken<'_>, Refusal> {
+    pub(super) fn take_assigned(&self, polling: &Polling<'_>) -> Result<Taken<'_>, Refusal> {
         let member = polling.member;
-        let ((places, is_new), unsubscribed) = {
+        let (places, is_new) = {
             let (_, mut core) = self.lock(&polling.cell);
             core.refresh(polling.group, &self.log, &self.coordinator);
             let is_polling = core.members.check_poll(member, polling.token).map(drop);
             is_polling.map_err(|error| polling.refused(error))?;
             let places = core.ordered().map(|(ordered, _)| ordered.readable(member));
             let places = places.unwrap_or_else(|| Ok(Default::default()));
-            (
-                places.map_err(|error| polling.refused(error))?,
-                core.unsubscribed.clone(),
-            )
+            places.map_err(|error| polling.refused(error))?
         };
-        if !unsubscribed.is_empty() {
-            self.subscribe_to_replaced(&polling.cell, unsubscribed).await?;
-        }
         let mut taken = Taken {
             is_new,
             ..Taken::default()
@@ -86,6 +80,7 @@ impl Groups {
             assignment: self.named(&answer.assignment),
             lease_expires: None,
             pages,
+            lost_partitions: self.named(&polling.lost),
         }))
     }
 }

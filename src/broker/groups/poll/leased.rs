@@ -151,6 +151,7 @@ impl Groups {
             assignment: Vec::new(),
             lease_expires: Some(leases.expires),
             pages,
+            lost_partitions: Vec::new(),
         })
     }
 }

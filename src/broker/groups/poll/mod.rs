@@ -20,7 +20,7 @@ use super::poll_id::PollId;
 use super::shared::queue::MemberKey;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic};
 use crate::broker::fetch::page::{Page, PageLimits};
-use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::refusal::{Outcome, Reason, Refusal};
 use crate::broker::topics::skips::Gap;
 
 use leased::Leases;
@@ -36,6 +36,8 @@ pub struct Wanted {
     pub max_bytes: u64,
     /// How long to wait for a record.
     pub wait: Duration,
+    /// The process that polls, as it names itself.
+    pub instance: Option<String>,
 }
 
 /// The answer to a poll.
@@ -50,6 +52,8 @@ pub struct Polled {
     pub lease_expires: Option<TimestampMs>,
     /// The records.
     pub pages: Vec<Delivered>,
+    /// In an ordered group, the partitions in which `ack` could no longer commit.
+    pub lost_partitions: Vec<(Arc<str>, u32)>,
 }
 
 /// Records of one partition; in a shared group, those that were delivered equally often.
@@ -79,6 +83,10 @@ struct Polling<'a> {
     token: u64,
     /// In a shared group, the key under which the member takes leases.
     key: Option<MemberKey>,
+    /// In an ordered group, the partitions in which its `ack` could no longer commit.
+    lost: Vec<PartitionId>,
+    /// Whether its `ack` has stored something.
+    has_stored: bool,
 }
 
 impl Polling<'_> {
@@ -136,9 +144,12 @@ impl Groups {
     /// settled. Then waits for records and delivers them. Joins first if the member is unknown and `joining` is given.
     ///
     /// # Errors
-    /// - [`Reason::UnknownMember`], [`Reason::PollSuperseded`].
+    /// - [`Reason::UnknownMember`], [`Reason::PollSuperseded`], [`Reason::MemberSuperseded`].
+    /// - [`Reason::UnknownTopic`]: a topic that the member reads is deleted.
     /// - Those of a join, a commit or a settle.
     /// - [`Reason::CorruptData`]: nothing but damaged records is left to read.
+    ///
+    /// [`Outcome::Partial`]: what `ack` acknowledges is stored; nothing is delivered.
     pub async fn poll(
         &self,
         group: &str,
@@ -147,6 +158,16 @@ impl Groups {
         joining: Option<Join>,
     ) -> Result<Polled, Refusal> {
         let polling = self.begin_poll(group, member, wanted, joining).await?;
+        let answer = self.finish_poll(&polling, wanted).await;
+        answer.map_err(|refusal| match refusal.outcome {
+            Outcome::None if polling.has_stored => refusal.outcome(Outcome::Partial),
+            _ => refusal,
+        })
+    }
+
+    /// Waits for records and delivers them, after what `ack` acknowledges is stored.
+    async fn finish_poll(&self, polling: &Polling<'_>, wanted: &Wanted) -> Result<Polled, Refusal> {
+        let member = polling.member;
         let wake = {
             let (_, mut core) = self.lock(&polling.cell);
             let waits = core.members.wait(member, polling.token);
@@ -160,18 +181,20 @@ impl Groups {
         let mut timeout = pin!(tokio::time::sleep(wanted.wait));
         let mut stopping = self.stopping.clone();
         let mut topics = self.coordinator.topics.clone();
-        let mut is_over = wanted.wait.is_zero();
+        // A member that has lost partitions learns it at once.
+        let mut is_over = wanted.wait.is_zero() || !polling.lost.is_empty();
         loop {
             // Registered before the state is read, so that no change of the state is missed.
             let mut woken = pin!(wake.notified());
             woken.as_mut().enable();
             topics.mark_unchanged();
+            self.check_topics(polling).await?;
             let mut taken = match polling.key {
-                None => self.take_assigned(&polling).await?,
-                Some(key) => self.take_leases(&polling, key, wanted).await?,
+                None => self.take_assigned(polling)?,
+                Some(key) => self.take_leases(polling, key, wanted).await?,
             };
             let read = self.read(std::mem::take(&mut taken.pieces), wanted).await?;
-            self.settle_skipped(&polling, read.skipped);
+            self.settle_skipped(polling, read.skipped);
             if read.pages.is_empty()
                 && !taken.is_new
                 && let Some(fault) = read.fault
@@ -180,8 +203,13 @@ impl Groups {
             }
             if !read.pages.is_empty() || taken.is_new || is_over {
                 let answer = match taken.leases.take() {
-                    None => self.deliver_assigned(&polling, read.pages)?,
-                    Some(leases) => Some(self.deliver_leases(&polling, leases, read.pages)?),
+                    None => self.deliver_assigned(polling, read.pages)?,
+                    Some(leases) => {
+                        let answer = self.deliver_leases(polling, leases, read.pages)?;
+                        let (_, mut core) = self.lock(&polling.cell);
+                        core.members.answered(member, polling.token);
+                        Some(answer)
+                    }
                 };
                 match answer {
                     Some(answer) => return Ok(answer),
@@ -222,6 +250,29 @@ impl Groups {
         }
     }
 
+    /// Looks the member's topics up again. Subscribes the group durably to those that it has not subscribed to yet.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownTopic`]: one of them is deleted. Those of a commit.
+    async fn check_topics(&self, polling: &Polling<'_>) -> Result<(), Refusal> {
+        let unsubscribed = {
+            let (_, mut core) = self.lock(&polling.cell);
+            core.refresh(polling.group, &self.log, &self.coordinator);
+            if let Some(topic) = core.deleted_topic_of(polling.member) {
+                let member = polling.member;
+                let detail = format!(
+                    "the topic {topic} that {member} reads was deleted: poll with other topics, or leave and join again"
+                );
+                return Err(Refusal::new(Reason::UnknownTopic, detail).with("topic", topic));
+            }
+            core.unsubscribed.clone()
+        };
+        if unsubscribed.is_empty() {
+            return Ok(());
+        }
+        self.subscribe_to_replaced(&polling.cell, unsubscribed).await
+    }
+
     /// Joins if needed, begins the poll, and makes durable what its `ack` acknowledges.
     async fn begin_poll<'a>(
         &'a self,
@@ -231,11 +282,12 @@ impl Groups {
         joining: Option<Join>,
     ) -> Result<Polling<'a>, Refusal> {
         let ack = read_ack(wanted.ack.as_deref(), group, member)?;
-        let (polling, order, commits) = loop {
+        let (mut polling, order, commits) = loop {
             if let Some(join) = &joining {
-                self.be_member(group, member, join).await?;
+                self.be_member(group, member, ack.as_ref(), join).await?;
             }
-            match self.enter(group, member, ack.as_ref()).await {
+            let instance = wanted.instance.as_deref();
+            match self.enter(group, member, ack.as_ref(), instance).await {
                 Ok(entered) => break entered,
                 // The member's session has ended meanwhile: it joins again.
                 Err(unknown) if unknown.reason == Reason::UnknownMember && joining.is_some() => {}
@@ -244,6 +296,7 @@ impl Groups {
         };
         match (polling.key, &ack) {
             (None, _) => {
+                polling.has_stored = !commits.is_empty();
                 self.commit_for(&polling.cell, order, commits, BTreeMap::new())
                     .await?;
             }
@@ -251,6 +304,7 @@ impl Groups {
                 // The group's writer keeps the order of settles.
                 drop(order);
                 self.acknowledge_leases(&polling.cell, key, ack).await?;
+                polling.has_stored = true;
             }
             (Some(_), None) => {}
         }
@@ -264,27 +318,37 @@ impl Groups {
         group: &'a str,
         member: &'a str,
         ack: Option<&PollId>,
+        instance: Option<&str>,
     ) -> Result<(Polling<'a>, OwnedMutexGuard<()>, Vec<(PartitionId, Offset)>), Refusal> {
         let order = self.turn_of(group, member).await?;
         let cell = self.cell_of(group, member)?;
-        let (token, commits, key) = {
+        let (begun, acknowledged, key) = {
             let (now, mut core) = self.lock(&cell);
             core.refresh(group, &self.log, &self.coordinator);
-            let begun = core.begin_poll(member, ack, now);
-            let (token, commits) = begun.map_err(|error| refused(error, group, member))?;
+            let begun = core.begin_poll(member, ack, instance, now);
+            let (begun, acknowledged) = begun.map_err(|error| refused(error, group, member))?;
             let is_shared = core.work().is_some();
             let member = core.members.get(member).filter(|_| is_shared);
-            (token, commits, member.map(|member| MemberKey(member.key())))
+            (begun, acknowledged, member.map(|member| MemberKey(member.key())))
         };
+        if begun.takes_over {
+            tracing::warn!(
+                group,
+                member,
+                "a second process polls as this member: the older one is refused"
+            );
+        }
         let polling = Polling {
             groups: self,
             cell,
             group,
             member,
-            token,
+            token: begun.token,
             key,
+            lost: acknowledged.lost,
+            has_stored: false,
         };
-        Ok((polling, order, commits))
+        Ok((polling, order, acknowledged.commits))
     }
 
     /// Reads the pieces in order, within the limits of the poll.
