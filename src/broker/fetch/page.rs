@@ -200,6 +200,45 @@ impl Page {
         PageRecords::new(&self.runs, self.from, self.end)
     }
 
+    /// The parts of the page with the records that are kept.
+    ///
+    /// # Errors
+    /// As [`Page::choose`].
+    pub(crate) fn keep(
+        &self,
+        mut is_kept: impl FnMut(&Record<'_>) -> bool,
+    ) -> Result<Vec<Self>, BatchError> {
+        let mut ranges: Vec<(Offset, Offset, u64)> = Vec::new();
+        let mut is_open = false;
+        for record in self.records() {
+            let (record, _) = record?;
+            let is_next = is_kept(&record);
+            match ranges.last_mut().filter(|_| is_open) {
+                Some((_, end, records)) if is_next => {
+                    (*end, *records) = (record.offset.plus(1), *records + 1);
+                }
+                _ if is_next => ranges.push((record.offset, record.offset.plus(1), 1)),
+                _ => {}
+            }
+            is_open = is_next;
+        }
+        let all = self.records.max(1);
+        let part = |(from, end, records): (Offset, Offset, u64)| Self {
+            from,
+            end,
+            next_offset: end,
+            records,
+            stored_bytes: self.stored_bytes * records / all,
+            gaps: Vec::new(),
+            ..self.clone()
+        };
+        match ranges[..] {
+            // Offsets without a record at its edges stay in a page that is kept whole.
+            [(_, _, records)] if records == self.records => Ok(vec![self.clone()]),
+            _ => Ok(ranges.into_iter().map(part).collect()),
+        }
+    }
+
     /// Ends the page at `end`, if its last batch goes beyond that.
     pub(crate) fn end_by(&mut self, end: Offset) {
         self.next_offset = self.next_offset.min(end);

@@ -19,9 +19,9 @@ use super::live::{GroupState, GroupType, Live};
 use super::members::{Joining, Members, Ms, Refused};
 use super::ordered::partitions::Ordered;
 use super::poll_id::PollId;
-use super::shared::queue::MemberKey;
+use super::shared::queue::Now;
 use super::shared::work::Work;
-use super::subscriptions::has_begun;
+use super::subscriptions::{self, has_begun};
 use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs, TopicId};
 
 /// How long a group without members is remembered.
@@ -38,6 +38,9 @@ pub(crate) struct Coordinator {
     numbers: AtomicU64,
     cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
     members: AtomicUsize,
+    /// The unsettled records that the queues of all groups remember.
+    unsettled: AtomicUsize,
+    max_unsettled: usize,
     /// Raised when a topic is created, changed or deleted.
     pub(super) topics: watch::Receiver<u64>,
     /// When the task that ends sessions runs next.
@@ -52,6 +55,8 @@ pub(crate) struct Cell {
     pub(crate) group: Arc<str>,
     /// Notified when an outside change has ended.
     pub(crate) joinable: Notify,
+    /// Notified when a write of a shared group has ended.
+    pub(crate) written: Notify,
     core: Mutex<Core>,
 }
 
@@ -82,6 +87,7 @@ pub(crate) struct Core {
     /// The table no longer holds this cell: look it up again.
     pub(crate) is_forgotten: bool,
     counted: usize,
+    counted_unsettled: usize,
 }
 
 /// The state of a member besides its place in [`Members`].
@@ -126,13 +132,15 @@ impl Drop for Locked<'_> {
 impl Coordinator {
     /// No groups. The numbers start above those of earlier processes, which gave fewer than a thousand numbers a
     /// millisecond: so an old epoch is never mistaken for a current one. The numbers fit JSON's exact range.
-    pub(crate) fn new(now: TimestampMs, topics: watch::Receiver<u64>) -> Self {
+    pub(crate) fn new(now: TimestampMs, topics: watch::Receiver<u64>, max_unsettled: usize) -> Self {
         let first = u64::try_from(now.get()).unwrap_or(0).saturating_mul(1000);
         Self {
             life: RandomState::new().hash_one("life"),
             numbers: AtomicU64::new(first),
             cells: Mutex::default(),
             members: AtomicUsize::new(0),
+            unsettled: AtomicUsize::new(0),
+            max_unsettled,
             topics,
             looks_at: AtomicU64::new(u64::MAX),
             sooner: Notify::new(),
@@ -161,6 +169,11 @@ impl Coordinator {
         self.members.load(Relaxed) < MAX_MEMBERS
     }
 
+    /// How many records queues may still look at before the server remembers as many unsettled ones as allowed.
+    pub(crate) fn room(&self) -> usize {
+        self.max_unsettled.saturating_sub(self.unsettled.load(Relaxed))
+    }
+
     /// The cell of a group, if there is one.
     pub(crate) fn find(&self, group: &str) -> Option<Arc<Cell>> {
         self.cells.lock().get(group).cloned()
@@ -183,10 +196,12 @@ impl Coordinator {
             outside: 0,
             is_forgotten: false,
             counted: 0,
+            counted_unsettled: 0,
         };
         let cell = Arc::new(Cell {
             group: Arc::clone(&group),
             joinable: Notify::new(),
+            written: Notify::new(),
             core: Mutex::new(core),
         });
         cells.insert(group, Arc::clone(&cell));
@@ -200,6 +215,7 @@ impl Coordinator {
             let mut core = cell.core.lock();
             if core.members.is_empty() && core.outside == 0 {
                 core.is_forgotten = true;
+                self.unsettled.fetch_sub(core.counted_unsettled, Relaxed);
                 self.numbers.fetch_max(core.members.last_number(), Relaxed);
                 drop(core);
                 cells.remove(group);
@@ -266,11 +282,11 @@ impl Coordinator {
     pub(crate) fn lock<'a>(&'a self, cell: &'a Cell, now: Ms) -> Locked<'a> {
         let mut core = cell.core.lock();
         for member in core.members.expired(now) {
-            core.leave(&member);
+            core.end_session(&member);
             tracing::info!(
                 group = &*cell.group,
                 member = &*member,
-                "a member sent no request within its session timeout: its partitions go to others"
+                "a member sent no request within its session timeout"
             );
         }
         Locked {
@@ -289,6 +305,13 @@ impl Coordinator {
             self.members.fetch_sub(core.counted, Relaxed);
             core.counted = count;
         }
+        if let Kind::Shared(work) = &mut core.kind
+            && let Some(unsettled) = work.take_unsettled()
+        {
+            self.unsettled.fetch_add(unsettled, Relaxed);
+            self.unsettled.fetch_sub(core.counted_unsettled, Relaxed);
+            core.counted_unsettled = unsettled;
+        }
         if count > 0 {
             core.empty_since = None;
         } else if core.empty_since.is_none() {
@@ -298,23 +321,30 @@ impl Coordinator {
 
     /// Ends expired sessions and leases, and forgets groups that have long been empty. Returns when to run next, and
     /// the shared groups that have something to write.
-    pub(crate) fn tick(&self, now: Ms) -> (Option<Ms>, Vec<Arc<Cell>>) {
+    pub(crate) fn tick(&self, at: Now) -> (Option<Ms>, Vec<Arc<Cell>>) {
+        let now = at.moment.0;
         let cells: Vec<Arc<Cell>> = self.cells.lock().values().cloned().collect();
         let mut next: Option<Ms> = None;
         let mut busy = Vec::new();
         for cell in cells {
             let mut core = self.lock(&cell, now);
             let mut deadline = core.members.next_deadline();
-            if let Kind::Shared(work) = &mut core.kind {
-                work.expire(now);
+            let Core { kind, members, .. } = &mut *core;
+            if let Kind::Shared(work) = kind {
+                work.expire(at);
+                work.forget_members(|name| members.get(name).is_some());
                 if work.is_due(now) || !work.unsaved().is_empty() {
                     busy.push(Arc::clone(&cell));
                 }
-                let leases = work.next_deadline().filter(|at| *at > now);
+                let leases = work.next_deadline(at).filter(|due| *due > now);
                 deadline = deadline.into_iter().chain(leases).min();
             }
             let is_idle = core.is_idle() && !core.is_closed();
-            let forget_at = core.empty_since.map(|since| since + REMEMBERED_MS);
+            // A queue stays in memory: what is delayed or leased in it shows in the group's lag.
+            let forget_at = match core.kind {
+                Kind::Ordered(_) => core.empty_since.map(|since| since + REMEMBERED_MS),
+                Kind::Shared(_) => None,
+            };
             drop(core);
             if forget_at.is_some_and(|at| at <= now) && is_idle {
                 self.forget(&cell.group);
@@ -392,14 +422,11 @@ impl Core {
     /// Adds a member; call [`Core::refresh`] next.
     pub(crate) fn join(&mut self, joining: Joining, topics: BTreeSet<String>, now: Ms) {
         let name = Arc::clone(&joining.member);
-        let before = self.members.join(joining, now);
+        self.members.join(joining, now);
         match &mut self.kind {
             Kind::Ordered(ordered) => ordered.join(&name),
-            Kind::Shared(work) => {
-                if let Some(before) = before {
-                    work.release_all(MemberKey(before));
-                }
-            }
+            // Leases of an earlier session of this name are still its own.
+            Kind::Shared(work) => drop(work.member(&name)),
         }
         self.topics_seen = 0;
         if let Some(session) = self.sessions.get_mut(&name) {
@@ -456,17 +483,24 @@ impl Core {
         }
     }
 
-    /// Removes a member: its partitions or leases go to others.
+    /// Removes a member that leaves: its partitions or leases go to others.
     pub(crate) fn leave(&mut self, member: &str) {
-        let Some(key) = self.members.leave(member) else {
+        self.end_session(member);
+        if let Kind::Shared(work) = &mut self.kind {
+            work.leave(member);
+        }
+    }
+
+    /// Removes a member: its partitions go to others. Its leases end when their time is over.
+    fn end_session(&mut self, member: &str) {
+        if self.members.leave(member).is_none() {
             return;
-        };
+        }
         if let Some(session) = self.sessions.remove(member) {
             session.wake.notify_waiters();
         }
-        match &mut self.kind {
-            Kind::Ordered(ordered) => ordered.leave(&mut self.members, member),
-            Kind::Shared(work) => work.release_all(MemberKey(key)),
+        if let Kind::Ordered(ordered) = &mut self.kind {
+            ordered.leave(&mut self.members, member);
         }
     }
 
@@ -524,7 +558,14 @@ impl Core {
         self.unsubscribed = topics.values().flatten().copied().collect();
         self.unsubscribed.retain(|topic| !has_begun(log, group, *topic));
         match &mut self.kind {
-            Kind::Shared(work) => work.refresh(log, group, &partitions),
+            Kind::Shared(work) => {
+                // Unsettled records stay when members leave.
+                for id in subscriptions::topics(log, group) {
+                    let count = log.topic_by_id(id).map_or(0, |topic| topic.partition_count());
+                    partitions.extend((0..count).map(|index| PartitionId::new(id, index)));
+                }
+                work.refresh(log, group, &partitions);
+            }
             Kind::Ordered(ordered) => {
                 let is_new = partitions.iter().any(|id| !ordered.knows(*id));
                 let committed = if is_new {

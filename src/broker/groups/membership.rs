@@ -15,10 +15,9 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::coordinator::{Cell, Coordinator, Kind, Locked};
 use super::live::{GroupState, GroupType};
-use super::members::{Joining, Member, Ms, Refused};
+use super::members::{Joining, Ms, Refused};
 use super::outside::NamedCommit;
 use super::poll_id::PollId;
-use super::shared::queue::MemberKey;
 use super::shared::settings::{GroupValue, Settings};
 use super::shared::work::Work;
 use super::subscriptions::has_begun;
@@ -406,17 +405,23 @@ impl Groups {
         Ok(())
     }
 
-    /// Keeps a member alive. Returns its epoch, and the state of the group's members.
+    /// Keeps a member alive. Returns its epoch, and the state of the group's members. If it `extends`, all of its leases
+    /// begin anew.
     ///
     /// # Errors
-    /// [`Reason::UnknownMember`]; [`Reason::Fenced`] with a stale epoch.
+    /// [`Reason::UnknownMember`]; [`Reason::Fenced`] with a stale epoch; [`Reason::GroupTypeMismatch`] if a member of an
+    /// ordered group extends.
     pub fn heartbeat(
         &self,
         group: &str,
         member: &str,
         epoch: Option<u64>,
+        extends: bool,
     ) -> Result<(u64, GroupState), Refusal> {
         let cell = self.cell_of(group, member)?;
+        if extends {
+            self.extend_all(group, member, &cell)?;
+        }
         let (now, mut core) = self.lock(&cell);
         let touched = core.members.touch(member, epoch, now);
         let epoch = touched.map_err(|error| refused(error, group, member))?;
@@ -482,15 +487,16 @@ impl Groups {
         let ack = read_ack(ack, group, member)?;
         let order = self.turn_of(group, member).await?;
         let cell = self.cell_of(group, member)?;
-        let (commits, leases) = {
+        let (commits, is_shared) = {
             let (_, mut core) = self.lock(&cell);
-            let key = core.members.get(member).map(Member::key);
-            let key = key.ok_or_else(|| refused(Refused::Unknown, group, member))?;
+            if core.members.get(member).is_none() {
+                return Err(refused(Refused::Unknown, group, member));
+            }
             let commits = core.acknowledge(member, ack.as_ref());
-            (commits, core.work().map(|_| MemberKey(key)))
+            (commits, core.work().is_some())
         };
-        if let (Some(key), Some(ack)) = (leases, &ack) {
-            self.acknowledge_leases(&cell, key, ack).await?;
+        if let Some(ack) = ack.filter(|_| is_shared) {
+            self.acknowledge_leases(group, member, &ack).await?;
         }
         self.commit_for(&cell, order, commits, BTreeMap::new()).await?;
         self.lock(&cell).1.leave(member);
@@ -526,7 +532,9 @@ impl Groups {
             assignment: self.named(held.get(name).map_or(&[][..], Vec::as_slice)),
             leased: match &core.kind {
                 Kind::Ordered(_) => None,
-                Kind::Shared(work) => Some(work.leased_to(MemberKey(member.key()))),
+                Kind::Shared(work) => {
+                    Some(work.known_member(name).map_or(0, |key| work.leased_to(key)))
+                }
             },
         });
         described.collect()
@@ -536,7 +544,7 @@ impl Groups {
     pub async fn end_sessions(self) {
         let mut stopping = self.stopping.clone();
         loop {
-            let (next, busy) = self.coordinator.tick(self.now_ms());
+            let (next, busy) = self.coordinator.tick(self.now());
             for cell in busy {
                 self.attend(&cell);
             }

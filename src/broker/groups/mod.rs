@@ -8,6 +8,7 @@
 //! the restart can still commit (see [`poll_id`]).
 //!
 //! - [`membership`], [`poll`] and [`settle`] are the calls of members, [`outside`] those of others.
+//! - `writing` makes durable what members of shared groups settle.
 //! - `coordinator` holds the groups with members. The state machines that decide are pure: [`members`] for both kinds
 //!   of groups, [`ordered`] for partitions, [`shared`] for leases.
 //! - [`expiry`] removes committed offsets that nobody has used for long, if that is configured.
@@ -29,6 +30,7 @@ pub mod poll_id;
 pub mod settle;
 pub mod shared;
 pub mod subscriptions;
+mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
@@ -38,6 +40,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use coordinator::{Cell, Coordinator};
 use members::Ms;
+use shared::queue::{Moment, Now};
 use offsets::Committed;
 use shared::settings::GroupValue;
 use shared::{codec, redrive};
@@ -95,7 +98,8 @@ impl std::fmt::Debug for Groups {
 }
 
 impl Groups {
-    /// Groups over a log, without members.
+    /// Groups over a log, without members. Queues look at no further records while all of them together remember
+    /// `max_queue_records` unsettled ones.
     pub fn new(
         log: Log,
         clock: Arc<dyn Clock>,
@@ -104,9 +108,10 @@ impl Groups {
         fetcher: Fetcher,
         rotation: Arc<Rotation>,
         stopping: watch::Receiver<bool>,
+        max_queue_records: usize,
     ) -> Self {
         Self(Arc::new(Parts {
-            coordinator: Coordinator::new(clock.now(), topics.changes()),
+            coordinator: Coordinator::new(clock.now(), topics.changes(), max_queue_records),
             log,
             clock,
             blocking,
@@ -121,6 +126,15 @@ impl Groups {
 
     fn now_ms(&self) -> Ms {
         u64::try_from(self.clock.monotonic().0.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The time on both clocks. The wall clock is read first, so that no lease ends before the time in its answer.
+    fn now(&self) -> Now {
+        let wall = self.clock.now();
+        Now {
+            moment: Moment(self.now_ms()),
+            wall,
+        }
     }
 
     /// Waits until no exclusive change is running. Several commits may run at the same time.

@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 
 use super::offsets::{OffsetBody, OffsetsBody};
 use super::start_of;
+use super::work::PlaceBody;
 use crate::broker::caller::Caller;
 use crate::broker::engine::TimestampMs;
 use crate::broker::engine::batch::BatchError;
@@ -24,6 +25,7 @@ use crate::broker::groups::live::GroupType;
 use crate::broker::groups::membership::{Described, Join};
 use crate::broker::groups::outside::NamedCommit;
 use crate::broker::groups::poll::{Delivered, Polled, Wanted};
+use crate::broker::groups::settle::Place;
 use crate::broker::names::MEMBER;
 use crate::broker::topics::lookup::Start;
 use crate::formats::render::{Layout, RecordRenderer};
@@ -40,7 +42,6 @@ const SESSION_TIMEOUT_MS: u64 = 30_000;
 const LEAST_SESSION_TIMEOUT_MS: u64 = 100;
 const MOST_SESSION_TIMEOUT_MS: u64 = 24 * 3_600_000;
 const MAX_TOPICS: usize = 1000;
-const MAX_RECORDS: u64 = 500;
 const MOST_RECORDS: u64 = 100_000;
 const MAX_BYTES: u64 = 1 << 20;
 const MOST_BYTES: u64 = 32 << 20;
@@ -136,7 +137,8 @@ with_fields_of_a_join! {
         /// The `poll_id` of the answer whose records the member has finished. Their offsets are committed; in a shared
         /// group, those of its records that are not settled are accepted. Null: nothing is acknowledged.
         ack: Option<String>,
-        /// Most records in the answer: default 500; from 1 to 100000 (a larger value counts as 100000).
+        /// Most records in the answer: default 500; from 1 to 100000 (a larger value counts as 100000). In a shared group:
+        /// default 16, but no more than what waits divided by the members; at most 1000.
         max_records: Option<u64>,
         /// The largest number of stored bytes in the answer: default 1048576; from 1 to 33554432 (a larger value counts
         /// as that). One record is always delivered, whatever its size.
@@ -175,6 +177,12 @@ struct PolledBody {
     /// Damaged offsets that the operator has skipped; left out if there are none.
     #[schema(value_type = Option<Vec<Object>>)]
     gaps: Option<Vec<Value>>,
+    /// Shared groups: records for which `ack` did not count, because another member holds them now; left out if there
+    /// are none.
+    lost: Option<Vec<PlaceBody>>,
+    /// Shared groups: records for which `ack` did not count, because they were settled before; left out if there are
+    /// none.
+    settled: Option<Vec<PlaceBody>>,
 }
 
 /// A heartbeat.
@@ -184,6 +192,9 @@ struct HeartbeatBody {
     /// The member's epoch: a stale one is refused.
     #[serde(default)]
     epoch: Option<u64>,
+    /// Shared groups: begin all leases of the member anew.
+    #[serde(default)]
+    extend: bool,
 }
 
 /// The answer to a heartbeat.
@@ -250,7 +261,8 @@ async fn join_group(
 /// call, also when the server restarts.
 ///
 /// In a shared group the records are leased to the member. `settle` accepts, releases or rejects single records; `ack`
-/// accepts the rest. Records of a lost answer are delivered again when their leases end.
+/// accepts the rest, also after the leases have ended, unless somebody else holds them. Records of a lost answer are
+/// delivered again when their leases end.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/poll", tag = "groups", request_body = PollBody,
     responses((status = 200, description = "The records; none if the wait has ended or the assignment has changed", body = PolledBody),
         (status = 404, description = "`unknown-member`, `unknown-topic`"),
@@ -273,7 +285,10 @@ async fn poll(
     }
     let wanted = Wanted {
         ack: body.ack,
-        max_records: within(body.max_records, "/max_records", MAX_RECORDS, MOST_RECORDS)?,
+        max_records: match body.max_records {
+            None => None,
+            given => Some(within(given, "/max_records", 1, MOST_RECORDS)?),
+        },
         max_bytes: within(body.max_bytes, "/max_bytes", MAX_BYTES, MOST_BYTES)?,
         wait: Duration::from_millis(wait_ms),
     };
@@ -311,18 +326,18 @@ async fn poll(
 
 /// Keeps a member alive during long work
 ///
-/// It does not extend leases of records: use `extend` of `settle`.
+/// In a shared group `extend` begins all of its leases anew; `extend` of `settle` does so for single records.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/heartbeat", tag = "groups", request_body = Option<HeartbeatBody>,
     responses((status = 200, description = "The member is alive", body = HeartbeatAnswer),
-        (status = 409, description = "`fenced`: the epoch is stale")))]
+        (status = 409, description = "`fenced`: the epoch is stale; `group-type-mismatch`: `extend` in an ordered group")))]
 async fn heartbeat(
     app: App,
     _: NoQuery,
     MemberName { group, member }: MemberName,
     OptionalJson(body): OptionalJson<HeartbeatBody>,
 ) -> Answer {
-    let epoch = body.and_then(|body| body.epoch);
-    let (epoch, state) = app.groups.heartbeat(&group, &member, epoch)?;
+    let HeartbeatBody { epoch, extend } = body.unwrap_or_default();
+    let (epoch, state) = app.groups.heartbeat(&group, &member, epoch, extend)?;
     let state = state.name();
     ok(&HeartbeatAnswer { epoch, state })
 }
@@ -466,13 +481,27 @@ fn answer(polled: Polled) -> Answer {
             })
         }));
     }
-    let after = match gaps.is_empty() {
-        true => "]}\n".to_owned(),
-        false => format!("],\"gaps\":{}}}\n", Value::from(gaps)),
-    };
+    let mut after = "]".to_owned();
+    let uncounted = &polled.uncounted;
+    let lists = [
+        ("gaps", gaps),
+        ("lost", rows(&uncounted.lost)),
+        ("settled", rows(&uncounted.settled)),
+    ];
+    for (name, list) in lists {
+        if !list.is_empty() {
+            after.push_str(&format!(",\"{name}\":{}", Value::from(list)));
+        }
+    }
+    after.push_str("}\n");
     let (pages, lease_expires) = (polled.pages, polled.lease_expires);
     let body = chunks::body(|chunks| write(before, pages, lease_expires, after, chunks));
     Ok((fresh("application/json"), body.map_err(unreadable)?).into_response())
+}
+
+fn rows(places: &[Place]) -> Vec<Value> {
+    let row = |place: &Place| json!(PlaceBody::from(place));
+    places.iter().map(row).collect()
 }
 
 /// The last fields of each record in a shared group: its delivery count, and when its lease ends.

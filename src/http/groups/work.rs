@@ -6,7 +6,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::broker::engine::Offset;
-use crate::broker::groups::settle::{Place, Settling};
+use crate::broker::groups::settle::{Place, Release, Settling};
 use crate::http::Answer;
 use crate::http::app::App;
 use crate::http::body::JsonBody;
@@ -27,10 +27,10 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(redrive_group))
 }
 
-/// A leased record.
+/// A record that was delivered.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct PlaceBody {
+pub(super) struct PlaceBody {
     /// The topic.
     topic: String,
     /// The partition.
@@ -39,7 +39,17 @@ struct PlaceBody {
     offset: u64,
 }
 
-/// A leased record to deliver again.
+impl From<&Place> for PlaceBody {
+    fn from(place: &Place) -> Self {
+        Self {
+            topic: place.topic.clone(),
+            partition: place.partition,
+            offset: place.offset.get(),
+        }
+    }
+}
+
+/// A record to deliver again.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ReleaseBody {
@@ -52,9 +62,16 @@ struct ReleaseBody {
     /// The shortest time until it is delivered again, in milliseconds: default 0; from 0 to 86400000.
     #[serde(default)]
     delay_ms: u64,
+    /// Whether the lease that ends counts as a delivery; default true.
+    #[serde(default = "counts")]
+    count: bool,
 }
 
-/// A leased record to reject: it becomes a dead letter.
+const fn counts() -> bool {
+    true
+}
+
+/// A record to reject: it becomes a dead letter.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RejectBody {
@@ -69,7 +86,7 @@ struct RejectBody {
     reason: Option<String>,
 }
 
-/// How leased records are settled; at most 100000 in all lists together.
+/// How records are settled; at most 100000 in all lists together.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SettleBody {
@@ -82,7 +99,7 @@ struct SettleBody {
     /// Reject: make these records dead letters.
     #[serde(default)]
     reject: Vec<RejectBody>,
-    /// Extend the leases of these records: they end `lease_ms` from now.
+    /// Extend the leases of these records: they end `lease_ms` from now. A lease that has ended begins again.
     #[serde(default)]
     extend: Vec<PlaceBody>,
 }
@@ -90,8 +107,10 @@ struct SettleBody {
 /// The answer to a settle.
 #[derive(Debug, Serialize, ToSchema)]
 struct SettledBody {
-    /// Records that were no longer leased to this member: their leases had ended, or they were settled before.
+    /// Records that another member holds now, or that do not exist: nothing changed.
     lost: Vec<PlaceBody>,
+    /// Records that were settled before: nothing changed.
+    settled: Vec<PlaceBody>,
 }
 
 /// Which dead letters to redrive.
@@ -116,13 +135,14 @@ struct RedrivenBody {
     at_end: bool,
 }
 
-/// Settles leased records: accepted, released, rejected or extended
+/// Settles records: accepted, released, rejected or extended
 ///
-/// The result is durable before the answer: accepted records never come again, rejected ones are in the dead letter
+/// It counts for every unsettled record that no other member holds, also after the lease or the member's session has
+/// ended, and after a restart of the server; the member need not be known. The result is durable before the answer: accepted records never come again, rejected ones are in the dead letter
 /// topic.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/settle", tag = "groups", request_body = SettleBody,
-    responses((status = 200, description = "All records are settled, except those in `lost`", body = SettledBody),
-        (status = 404, description = "`unknown-group`, `unknown-member`, `unknown-topic`, `unknown-partition`"),
+    responses((status = 200, description = "All records are settled, except those in `lost` and `settled`", body = SettledBody),
+        (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`"),
         (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
 async fn settle_records(
     app: App,
@@ -150,21 +170,23 @@ async fn settle_records(
             return Err(Problem::invalid(format!("/release/{i}/delay_ms"), detail));
         }
         let place = place("release", i, row.topic, row.partition, row.offset)?;
-        settling.release.push((place, row.delay_ms));
+        settling.release.push(Release {
+            place,
+            delay_ms: row.delay_ms,
+            counts: row.count,
+        });
     }
     for (i, row) in body.reject.into_iter().enumerate() {
         let reason = row.reason.unwrap_or_else(|| "rejected".to_owned());
         let place = place("reject", i, row.topic, row.partition, row.offset)?;
         settling.reject.push((place, reason));
     }
-    let lost = app.groups.settle(&group, &member, settling).await?;
-    let row = |place: Place| PlaceBody {
-        topic: place.topic,
-        partition: place.partition,
-        offset: place.offset.get(),
-    };
-    let lost = lost.into_iter().map(row).collect();
-    ok(&SettledBody { lost })
+    let uncounted = app.groups.settle(&group, &member, settling).await?;
+    let rows = |places: &[Place]| places.iter().map(PlaceBody::from).collect();
+    ok(&SettledBody {
+        lost: rows(&uncounted.lost),
+        settled: rows(&uncounted.settled),
+    })
 }
 
 /// Redrives dead letters of a shared group: appends them to their original topics

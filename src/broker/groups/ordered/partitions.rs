@@ -354,6 +354,7 @@ impl Ordered {
             }
         }
         let poll_id = PollId {
+            leased: Vec::new(),
             life: members.life,
             epoch,
             number,

@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Delivered, Piece, Polled, Polling, Taken};
+use super::{Delivered, MAX_RECORDS, Piece, Polled, Polling, Taken, Wanted};
 use crate::broker::engine::{Topic, TopicId};
 use crate::broker::groups::Groups;
 use crate::broker::groups::poll_id::MAX_PARTITIONS;
+use crate::broker::groups::settle::Uncounted;
 use crate::broker::refusal::Refusal;
 
 impl Groups {
     /// The partitions and offsets that the member may read now.
-    pub(super) async fn take_assigned(&self, polling: &Polling<'_>) -> Result<Taken<'_>, Refusal> {
+    pub(super) async fn take_assigned(
+        &self,
+        polling: &Polling<'_>,
+        wanted: &Wanted,
+    ) -> Result<Taken<'_>, Refusal> {
         let member = polling.member;
         let ((places, is_new), unsubscribed) = {
             let (_, mut core) = self.lock(&polling.cell);
@@ -30,6 +35,7 @@ impl Groups {
         }
         let mut taken = Taken {
             is_new,
+            most: wanted.max_records.unwrap_or(MAX_RECORDS),
             ..Taken::default()
         };
         let mut topics: BTreeMap<TopicId, Option<Arc<Topic>>> = BTreeMap::new();
@@ -86,6 +92,7 @@ impl Groups {
             assignment: self.named(&answer.assignment),
             lease_expires: None,
             pages,
+            uncounted: Uncounted::default(),
         }))
     }
 }

@@ -17,6 +17,7 @@ use super::coordinator::Cell;
 use super::members::{Ms, Refused};
 use super::membership::{Join, read_ack, refused};
 use super::poll_id::PollId;
+use super::settle::Uncounted;
 use super::shared::queue::MemberKey;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic};
 use crate::broker::fetch::page::{Page, PageLimits};
@@ -25,13 +26,18 @@ use crate::broker::topics::skips::Gap;
 
 use leased::Leases;
 
+/// The most records in the answer of an ordered group, unless the poll says otherwise.
+const MAX_RECORDS: u64 = 500;
+/// How far a queue looks ahead at once for a record whose time has come.
+const MOST_AHEAD: u64 = 10_000;
+
 /// The parameters of a poll.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The `poll_id` of the answer whose records are done.
     pub ack: Option<String>,
-    /// The most records in the answer.
-    pub max_records: u64,
+    /// The most records in the answer; `None`: [`MAX_RECORDS`], or what a member of a queue can do within its leases.
+    pub max_records: Option<u64>,
     /// The most stored bytes in the answer; the first record is delivered even if it is larger.
     pub max_bytes: u64,
     /// How long to wait for a record.
@@ -50,6 +56,8 @@ pub struct Polled {
     pub lease_expires: Option<TimestampMs>,
     /// The records.
     pub pages: Vec<Delivered>,
+    /// In a shared group, the records for which `ack` did not count.
+    pub uncounted: Uncounted,
 }
 
 /// Records of one partition; in a shared group, those that were delivered equally often.
@@ -79,6 +87,7 @@ struct Polling<'a> {
     token: u64,
     /// In a shared group, the key under which the member takes leases.
     key: Option<MemberKey>,
+    uncounted: Uncounted,
 }
 
 impl Polling<'_> {
@@ -117,6 +126,10 @@ struct Taken<'a> {
     deadline: Option<Ms>,
     /// In a shared group, the leases that were taken.
     leases: Option<Leases<'a>>,
+    /// The most records in the answer.
+    most: u64,
+    /// How many more are looked at.
+    ahead: u64,
 }
 
 /// The result of reading the pieces.
@@ -146,7 +159,7 @@ impl Groups {
         wanted: &Wanted,
         joining: Option<Join>,
     ) -> Result<Polled, Refusal> {
-        let polling = self.begin_poll(group, member, wanted, joining).await?;
+        let mut polling = self.begin_poll(group, member, wanted, joining).await?;
         let wake = {
             let (_, mut core) = self.lock(&polling.cell);
             let waits = core.members.wait(member, polling.token);
@@ -161,17 +174,26 @@ impl Groups {
         let mut stopping = self.stopping.clone();
         let mut topics = self.coordinator.topics.clone();
         let mut is_over = wanted.wait.is_zero();
+        // How many more records than wanted a queue looks at, because those that it found are for later.
+        let mut ahead = 0;
         loop {
             // Registered before the state is read, so that no change of the state is missed.
             let mut woken = pin!(wake.notified());
             woken.as_mut().enable();
             topics.mark_unchanged();
             let mut taken = match polling.key {
-                None => self.take_assigned(&polling).await?,
-                Some(key) => self.take_leases(&polling, key, wanted).await?,
+                None => self.take_assigned(&polling, wanted).await?,
+                Some(key) => self.take_leases(&polling, key, wanted, ahead).await?,
             };
-            let read = self.read(std::mem::take(&mut taken.pieces), wanted).await?;
-            self.settle_skipped(&polling, read.skipped);
+            let mut read = self.read(&mut taken, wanted).await?;
+            self.settle_skipped(&polling, std::mem::take(&mut read.skipped));
+            if let Some(leases) = &taken.leases
+                && self.put_off(leases, &mut read.pages, taken.most)?
+                && read.pages.is_empty()
+            {
+                ahead = (ahead * 2).clamp(MAX_RECORDS, MOST_AHEAD);
+                continue;
+            }
             if read.pages.is_empty()
                 && !taken.is_new
                 && let Some(fault) = read.fault
@@ -181,7 +203,7 @@ impl Groups {
             if !read.pages.is_empty() || taken.is_new || is_over {
                 let answer = match taken.leases.take() {
                     None => self.deliver_assigned(&polling, read.pages)?,
-                    Some(leases) => Some(self.deliver_leases(&polling, leases, read.pages)?),
+                    Some(leases) => Some(self.deliver_leases(&mut polling, leases, read.pages)?),
                 };
                 match answer {
                     Some(answer) => return Ok(answer),
@@ -231,7 +253,7 @@ impl Groups {
         joining: Option<Join>,
     ) -> Result<Polling<'a>, Refusal> {
         let ack = read_ack(wanted.ack.as_deref(), group, member)?;
-        let (polling, order, commits) = loop {
+        let (mut polling, order, commits) = loop {
             if let Some(join) = &joining {
                 self.be_member(group, member, join).await?;
             }
@@ -247,10 +269,10 @@ impl Groups {
                 self.commit_for(&polling.cell, order, commits, BTreeMap::new())
                     .await?;
             }
-            (Some(key), Some(ack)) => {
+            (Some(_), Some(ack)) => {
                 // The group's writer keeps the order of settles.
                 drop(order);
-                self.acknowledge_leases(&polling.cell, key, ack).await?;
+                polling.uncounted = self.acknowledge_leases(group, member, ack).await?;
             }
             (Some(_), None) => {}
         }
@@ -272,9 +294,7 @@ impl Groups {
             core.refresh(group, &self.log, &self.coordinator);
             let begun = core.begin_poll(member, ack, now);
             let (token, commits) = begun.map_err(|error| refused(error, group, member))?;
-            let is_shared = core.work().is_some();
-            let member = core.members.get(member).filter(|_| is_shared);
-            (token, commits, member.map(|member| MemberKey(member.key())))
+            (token, commits, core.work().map(|work| work.member(member)))
         };
         let polling = Polling {
             groups: self,
@@ -283,15 +303,16 @@ impl Groups {
             member,
             token,
             key,
+            uncounted: Uncounted::default(),
         };
         Ok((polling, order, commits))
     }
 
     /// Reads the pieces in order, within the limits of the poll.
-    async fn read(&self, pieces: Vec<Piece>, wanted: &Wanted) -> Result<Read, Refusal> {
+    async fn read(&self, taken: &mut Taken<'_>, wanted: &Wanted) -> Result<Read, Refusal> {
         let mut read = Read::default();
-        for piece in pieces {
-            if !self.read_piece(piece, wanted, &mut read).await? {
+        for piece in std::mem::take(&mut taken.pieces) {
+            if !self.read_piece(piece, taken.most + taken.ahead, wanted, &mut read).await? {
                 break;
             }
         }
@@ -300,17 +321,23 @@ impl Groups {
     }
 
     /// Reads as much of a piece as it can; `false` if a limit of the poll is reached.
-    async fn read_piece(&self, piece: Piece, wanted: &Wanted, read: &mut Read) -> Result<bool, Refusal> {
+    async fn read_piece(
+        &self,
+        piece: Piece,
+        most: u64,
+        wanted: &Wanted,
+        read: &mut Read,
+    ) -> Result<bool, Refusal> {
         let id = piece.partition.id();
         let mut from = piece.from;
         loop {
-            if read.records >= wanted.max_records || read.bytes >= wanted.max_bytes {
+            if read.records >= most || read.bytes >= wanted.max_bytes {
                 return Ok(false);
             }
             let limits = PageLimits {
                 from,
                 until: piece.until,
-                max_records: wanted.max_records - read.records,
+                max_records: most - read.records,
                 max_bytes: wanted.max_bytes - read.bytes,
                 whole_batches: false,
             };

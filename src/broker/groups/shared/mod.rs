@@ -4,6 +4,7 @@
 //! - [`codec`]: its durable form in the engine's state.
 //! - [`settings`]: what the first member of a group chose, and how it is stored.
 //! - [`dead_letter`]: a record on its way to the dead letters, and back.
+//! - [`later`]: records that are for later.
 //! - [`store`]: the appends that settle, each one atomic request.
 //! - [`redrive`]: sends dead letters back to the partitions they came from, each once.
 //! - `work`: a shared group in memory. [`settle`](super::settle) and [`poll`](super::poll) work on it.
@@ -13,6 +14,7 @@
 
 pub mod codec;
 pub mod dead_letter;
+pub mod later;
 pub mod queue;
 pub mod redrive;
 pub mod settings;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::codec::{self, Saved};
 use super::dead_letter::{Origin, of_record};
-use super::queue::Queue;
+use super::queue::{Queue, Written};
 use crate::broker::engine::batch::Record;
 use crate::broker::engine::{
     Ack, AppendRequest, Error, Fetched, Log, Offset, Partition, PartitionId, ReadRequest, StateChange,
@@ -31,8 +31,8 @@ use crate::formats::partitioner::Rotation;
 pub struct Settlement {
     /// The partition.
     pub partition: PartitionId,
-    /// Its queue's state once this is durable.
-    pub saved: Saved,
+    /// What changes in its queue's state.
+    pub written: Written,
 }
 
 /// The records of a partition to dead-letter, as read.
@@ -61,15 +61,26 @@ pub fn load(log: &Log, group: &str, partition: PartitionId, max_deliveries: u32)
             return None;
         }
     };
-    let saved = log.state_get(&codec::state_key(group, partition));
-    match saved.map(|value| Saved::decode(&value)) {
-        Some(Ok(saved)) if saved.is_of(committed) => return Some(Queue::restore(&saved, max_deliveries)),
+    let key = codec::state_key(group, partition);
+    let entries = log.state_prefix(&key);
+    let mut head = None;
+    let mut blocks: Vec<(u64, &[u8])> = Vec::with_capacity(entries.len());
+    for (found, value) in &entries {
+        match &found[key.len()..] {
+            [] => head = Some(value),
+            rest => blocks.extend(codec::block_number(rest).map(|number| (number, &**value))),
+        }
+    }
+    let numbers = blocks.iter().map(|(number, _)| *number).collect();
+    let saved = match head.map(|head| Saved::decode(head, blocks)) {
+        Some(Ok(saved)) if saved.head.floor == committed => saved,
         Some(Err(error)) => {
             tracing::error!(group, %partition, %error, "the group goes on from its committed offset");
+            Saved::at(committed, numbers)
         }
-        Some(Ok(_)) | None => {}
-    }
-    Some(Queue::new(committed, max_deliveries))
+        Some(Ok(_)) | None => Saved::at(committed, numbers),
+    };
+    Some(Queue::restore(saved, max_deliveries))
 }
 
 /// The one append of a settle: `settlements`, of different partitions, and dead letters with their destination topics.
@@ -92,7 +103,7 @@ pub fn settle<'r>(
     for settlement in settlements {
         request
             .state
-            .extend(changes_of(group, settlement.partition, &settlement.saved, now));
+            .extend(changes_of(group, settlement.partition, &settlement.written, now));
     }
     Ok(request)
 }
@@ -177,19 +188,31 @@ pub fn read_letters(
     found
 }
 
-/// The state of a partition, with its committed offset.
-fn changes_of(group: &str, partition: PartitionId, saved: &Saved, now: TimestampMs) -> [StateChange; 2] {
+/// The changed state of a partition, with its committed offset.
+fn changes_of<'a>(
+    group: &'a str,
+    partition: PartitionId,
+    written: &'a Written,
+    now: TimestampMs,
+) -> impl Iterator<Item = StateChange> + use<'a> {
+    let head = written.head;
     let committed = Committed {
-        offset: saved.floor,
+        offset: head.floor,
         last_commit: now,
         metadata: None,
     };
     let state = StateChange {
         key: codec::state_key(group, partition),
-        // Without runs, the committed offset is the whole state.
-        value: (!saved.runs.is_empty()).then(|| saved.encode()),
+        // If nobody has looked beyond the floor, the committed offset is the whole state.
+        value: (head.next > head.floor).then(|| head.encode()),
     };
+    let blocks = written.blocks.iter().map(move |(number, records)| StateChange {
+        key: codec::block_key(group, partition, *number),
+        value: (!records.is_empty()).then(|| codec::encode_block(*number, records)),
+    });
     [offsets::commit(group, partition, &committed), state]
+        .into_iter()
+        .chain(blocks)
 }
 
 /// The records read; they may begin before the requested offset.
