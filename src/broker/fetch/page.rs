@@ -204,10 +204,7 @@ impl Page {
     ///
     /// # Errors
     /// As [`Page::choose`].
-    pub(crate) fn keep(
-        &self,
-        mut is_kept: impl FnMut(&Record<'_>) -> bool,
-    ) -> Result<Vec<Self>, BatchError> {
+    pub(crate) fn keep(&self, mut is_kept: impl FnMut(&Record<'_>) -> bool) -> Result<Vec<Self>, BatchError> {
         let mut ranges: Vec<(Offset, Offset, u64)> = Vec::new();
         let mut is_open = false;
         for record in self.records() {

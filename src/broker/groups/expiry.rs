@@ -468,7 +468,7 @@ mod tests {
         let coordinator = &world.broker.groups.coordinator;
         assert!(coordinator.find("g").is_some(), "a late acknowledgement is known");
         world.clock.advance(Duration::from_secs(601));
-        coordinator.tick(world.groups().now_ms());
+        coordinator.tick(world.groups().now());
         assert!(coordinator.find("g").is_none());
         let (rows, bytes) = world.state();
         assert_eq!(rows, 6, "the group, a subscription, and four committed offsets");

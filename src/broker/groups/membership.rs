@@ -532,9 +532,7 @@ impl Groups {
             assignment: self.named(held.get(name).map_or(&[][..], Vec::as_slice)),
             leased: match &core.kind {
                 Kind::Ordered(_) => None,
-                Kind::Shared(work) => {
-                    Some(work.known_member(name).map_or(0, |key| work.leased_to(key)))
-                }
+                Kind::Shared(work) => Some(work.known_member(name).map_or(0, |key| work.leased_to(key))),
             },
         });
         described.collect()

@@ -40,8 +40,8 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use coordinator::{Cell, Coordinator};
 use members::Ms;
-use shared::queue::{Moment, Now};
 use offsets::Committed;
+use shared::queue::{Moment, Now};
 use shared::settings::GroupValue;
 use shared::{codec, redrive};
 

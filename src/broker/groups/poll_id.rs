@@ -260,7 +260,12 @@ mod tests {
             leased: (0..MAX_LEASED as u64 / 2).map(range).collect(),
         };
         let one = PollId {
-            leased: (0..MAX_LEASED as u64).map(|at| LeasedRange { partition: range(0).partition, ..range(at) }).collect(),
+            leased: (0..MAX_LEASED as u64)
+                .map(|at| LeasedRange {
+                    partition: range(0).partition,
+                    ..range(at)
+                })
+                .collect(),
             ..id.clone()
         };
         for id in [id, one] {

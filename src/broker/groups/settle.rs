@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use super::Groups;
 use super::coordinator::{Cell, Kind};
+use super::live::Progress;
 use super::poll_id::PollId;
-use super::shared::queue::{ChangeId, Claim, MemberKey, Moment, Now, Outcome, PollNumber};
+use super::shared::queue::{ChangeId, Claim, MAX_UNSETTLED, MemberKey, Moment, Now, Outcome, PollNumber};
 use super::shared::redrive::{self, Redriven};
 use super::shared::settings::GroupValue;
 use super::shared::work::{Changes, Work};
@@ -22,6 +23,9 @@ use crate::broker::blocking::Share;
 use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::{self, catalog};
+
+/// How long a group that has lost unsettled records is `losing`.
+const LOSING_MS: u64 = 60_000;
 
 /// A record, as a settle names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -315,6 +319,40 @@ impl Groups {
         }
     }
 
+    /// How far a shared group is, by partition; nothing for an ordered one.
+    pub fn progress(&self, group: &str) -> BTreeMap<PartitionId, Progress> {
+        let mut all = BTreeMap::new();
+        let Ok(Some(GroupValue::Shared(_))) = self.value_of(group) else {
+            return all;
+        };
+        let Ok(cell) = self.queue_cell(group) else {
+            return all;
+        };
+        let (now, mut core) = self.lock(&cell);
+        core.refresh(group, &self.log, &self.coordinator);
+        let is_full = self.coordinator.room() == 0;
+        let Some(work) = core.work() else { return all };
+        for (id, queue) in &mut work.queues {
+            let Some((_, partition)) = self.find_partition(*id) else {
+                continue;
+            };
+            let positions = partition.positions();
+            queue.trim(Moment(now), positions.log_start_offset);
+            let is_recent = |lost: Moment| now.saturating_sub(lost.0) < LOSING_MS;
+            let progress = Progress {
+                settled: queue.settled(),
+                first_due: queue.first_due(),
+                leased: queue.leased() as u64,
+                delayed: queue.delayed() as u64,
+                has_due: queue.has_due(positions.end_offset),
+                is_losing: queue.lost_at().is_some_and(is_recent),
+                is_full: is_full || queue.unsettled() >= MAX_UNSETTLED,
+            };
+            all.insert(*id, progress);
+        }
+        all
+    }
+
     /// The partitions that a settle names.
     fn find_named(&self, settling: &Settling) -> Result<Named, Refusal> {
         let mut named = Named::new();
@@ -377,9 +415,7 @@ fn begin(work: &mut Work, member: &str, now: Now, settling: &Settling, named: &N
     let accept = settling.accept.iter().map(|place| (place, ()));
     for (id, places) in by_partition(accept, named) {
         let change = begin_in_partition(work, id, key, places.keys(), &mut begun.uncounted).0;
-        begun
-            .changes
-            .extend(change.map(|change| (id, Some(change))));
+        begun.changes.extend(change.map(|change| (id, Some(change))));
     }
     let reject = settling.reject.iter().map(|(place, reason)| (place, reason));
     for (id, places) in by_partition(reject, named) {

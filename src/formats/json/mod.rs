@@ -15,7 +15,8 @@ mod parse;
 mod scan;
 
 pub use parse::{
-    ParsedHeader, ParsedRecord, RecordError, is_json_line, json_fault, parse_record, parse_records,
+    DELIVER_AT, ParsedHeader, ParsedRecord, RecordError, is_json_line, json_fault, parse_record,
+    parse_records,
 };
 pub(crate) use parse::{base64, items, not_utf8, null, token};
 pub use scan::MAX_DEPTH;

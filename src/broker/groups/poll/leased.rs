@@ -8,13 +8,13 @@ use std::sync::Arc;
 use super::{Delivered, Piece, Polled, Polling, Taken, Wanted};
 use crate::broker::engine::batch::Record;
 use crate::broker::engine::{Offset, PartitionId, TimestampMs};
+use crate::broker::fetch::unreadable;
 use crate::broker::groups::Groups;
 use crate::broker::groups::coordinator::{Cell, Kind};
 use crate::broker::groups::members::Refused;
 use crate::broker::groups::poll_id::{LeasedRange, MAX_LEASED, PollId};
 use crate::broker::groups::shared::later::deliver_at;
 use crate::broker::groups::shared::queue::{Leasing, MemberKey, Moment, PollNumber};
-use crate::broker::fetch::unreadable;
 use crate::broker::refusal::Refusal;
 
 /// The records of an answer if the poll does not say how many: what a member holds it should finish within its leases.
@@ -37,7 +37,13 @@ impl Drop for Leases<'_> {
         }
         let (_, mut core) = self.groups.lock(&self.cell);
         if let Some(work) = core.work() {
-            for LeasedRange { partition, from, until, .. } in self.ranges.drain(..) {
+            for LeasedRange {
+                partition,
+                from,
+                until,
+                ..
+            } in self.ranges.drain(..)
+            {
                 work.give_back(partition, self.member, self.poll, offsets(from, until), None);
             }
         }
@@ -243,8 +249,7 @@ fn split(ranges: &[LeasedRange], pages: &[Delivered]) -> (Vec<LeasedRange>, Vec<
     for range in ranges {
         let mut from = range.from;
         let in_range = pages.iter().filter(|delivered| {
-            delivered.partition == range.partition
-                && (range.from..range.until).contains(&delivered.page.from)
+            delivered.partition == range.partition && (range.from..range.until).contains(&delivered.page.from)
         });
         for page in in_range.map(|delivered| &delivered.page) {
             let until = page.next_offset.min(range.until);

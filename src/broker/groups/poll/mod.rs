@@ -312,7 +312,10 @@ impl Groups {
     async fn read(&self, taken: &mut Taken<'_>, wanted: &Wanted) -> Result<Read, Refusal> {
         let mut read = Read::default();
         for piece in std::mem::take(&mut taken.pieces) {
-            if !self.read_piece(piece, taken.most + taken.ahead, wanted, &mut read).await? {
+            if !self
+                .read_piece(piece, taken.most + taken.ahead, wanted, &mut read)
+                .await?
+            {
                 break;
             }
         }

@@ -331,4 +331,193 @@ pub fn block_number(rest: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::broker::engine::TopicId;
+    use crate::broker::groups::offsets::partition_of_key;
+
+    fn state() -> impl Strategy<Value = Unsettled> {
+        let not_before = prop::option::of(prop_oneof![Just(0), 0..i64::MAX].prop_map(TimestampMs));
+        let state = (0..=MAX_DELIVERIES, any::<bool>(), not_before);
+        let any = state.prop_map(|(deliveries, is_released, not_before)| Unsettled {
+            deliveries,
+            is_released,
+            not_before,
+        });
+        prop_oneof![3 => Just(Unsettled::FRESH), 2 => any]
+    }
+
+    /// A block with at least one record.
+    fn block() -> impl Strategy<Value = (u64, Vec<(Offset, Unsettled)>)> {
+        let number = prop_oneof![Just(0), 0..1000_u64, Just((Offset::MAX.get() - BLOCK) / BLOCK)];
+        (
+            number,
+            prop::collection::btree_map(0..BLOCK, state(), 1..=BLOCK as usize),
+        )
+            .prop_map(|(number, rows)| {
+                let first = Offset::new(number * BLOCK);
+                let rows = rows.into_iter().map(|(at, state)| (first.plus(at), state));
+                (number, rows.collect())
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn a_block_comes_back_as_it_was_and_has_one_encoding(
+            (number, rows) in block(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+            noise in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let value = encode_block(number, &rows);
+            prop_assert_eq!(decode_block(number, &value), Ok(rows));
+            let mut other = value.clone();
+            let at = at.index(value.len());
+            other[at] = byte;
+            for bytes in [other, value[..at].to_vec(), noise.clone(), [&[1][..], &noise].concat()] {
+                if let Ok(rows) = decode_block(number, &bytes) {
+                    prop_assert_eq!(encode_block(number, &rows), bytes);
+                }
+            }
+        }
+
+        #[test]
+        fn a_head_comes_back_as_it_was(floor in 0..=Offset::MAX.get(), looked in any::<u64>(), noise in prop::collection::vec(any::<u8>(), 0..40)) {
+            let next = floor.saturating_add(looked).min(Offset::MAX.get());
+            let head = Head { floor: Offset::new(floor), next: Offset::new(next) };
+            let value = head.encode();
+            prop_assert_eq!(Saved::decode(&value, []).map(|saved| saved.head), Ok(head));
+            for length in 0..value.len() {
+                prop_assert!(Saved::decode(&value[..length], []).is_err(), "{}", length);
+            }
+            let _ = Saved::decode(&noise, []);
+            let _ = Saved::decode(&[&[1][..], &noise].concat(), []);
+            if let Ok(saved) = Saved::decode(&[&[2][..], &noise].concat(), []) {
+                prop_assert_eq!(saved.head.encode(), [&[2][..], &noise].concat());
+            }
+        }
+    }
+
+    const fn delivered(deliveries: u32) -> Unsettled {
+        Unsettled {
+            deliveries,
+            ..Unsettled::FRESH
+        }
+    }
+
+    #[test]
+    fn the_layouts_do_not_change() {
+        let head = Head {
+            floor: Offset::new(1000),
+            next: Offset::new(1303),
+        };
+        assert_eq!(head.encode(), [2, 0xe8, 7, 0x97, 10]);
+        let late = Unsettled {
+            deliveries: 3,
+            is_released: true,
+            not_before: Some(TimestampMs(300)),
+        };
+        let rows = [
+            (960, late),
+            (1000, delivered(1)),
+            (1001, delivered(1)),
+            (1003, delivered(0)),
+        ];
+        let rows = rows.map(|(offset, state)| (Offset::new(offset), state));
+        let value = encode_block(15, &rows);
+        assert_eq!(value, [1, 0, 1, 15, 0xac, 2, 39, 2, 4, 1, 1, 0]);
+        assert_eq!(decode_block(15, &value), Ok(rows.to_vec()));
+        let id = PartitionId::new(TopicId(258), 3);
+        assert_eq!(state_key("jobs", id), b"sjobs\0\0\0\0\0\0\0\x01\x02\0\0\0\x03");
+        let key = block_key("jobs", id, 15);
+        assert_eq!(key, b"sjobs\0\0\0\0\0\0\0\x01\x02\0\0\0\x03\0\0\0\0\0\0\0\x0f");
+        assert_eq!(block_number(&key[state_key("jobs", id).len()..]), Some(15));
+    }
+
+    #[test]
+    fn a_head_of_version_1_is_read_and_replaced_as_a_whole() {
+        let value = [1, 0xe8, 7, 0xaf, 2, 1, 3, 0xac, 2, 0, 1, 1, 1, 2];
+        let saved = Saved::decode(&value, []).unwrap();
+        assert!(saved.is_outdated);
+        assert_eq!((saved.head.floor.get(), saved.head.next.get()), (1000, 1303));
+        let open = [(1000, delivered(2)), (1301, delivered(0)), (1302, delivered(1))];
+        assert_eq!(
+            saved.open,
+            open.map(|(offset, state)| (Offset::new(offset), state))
+        );
+        let mut queue = super::super::queue::Queue::restore(saved, 5);
+        let written = queue.begin_write(&[]);
+        assert_eq!(written.head.encode(), [2, 0xe8, 7, 0x97, 10]);
+        assert_eq!(
+            written
+                .blocks
+                .iter()
+                .map(|(number, _)| *number)
+                .collect::<Vec<_>>(),
+            [15, 20]
+        );
+    }
+
+    #[test]
+    fn what_no_queue_writes_is_refused() {
+        for (bytes, what) in [
+            (&[][..], "it is empty"),
+            (&[3, 0, 0], "its version is neither 1 nor 2"),
+            (&[2, 0, 0, 0], "bytes follow its extent"),
+            (&[2, 5, 4], "its extent is malformed"),
+            (&[1, 0, 0, 0], "bytes follow its runs"),
+            (&[1, 0, 1, 2, 1], "its runs are longer than their count says"),
+            (&[1, 0, 1, 0, 1], "its runs are malformed"),
+            (&[1, 0, 1, 1, 0], "its runs are malformed"),
+            (&[1, 0, 2, 1, 2, 1, 2], "its runs are malformed"),
+            (&[1, 0, 1, 1, 1], "its runs are malformed"),
+            (&[1, 0, 1, 1, 2, 0], "bytes follow its runs"),
+            (&[1, 0x80, 0, 0], "a number has a byte too many"),
+            (&[1, 0, 0x81, 0x40], "it has too many offsets"),
+            (&[1, 0, 1, 1, 0xea, 7], "a count of deliveries is too large"),
+            (
+                &[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0],
+                "a number is too large",
+            ),
+            (
+                &[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 1, 1, 1],
+                "its offsets are too large",
+            ),
+        ] {
+            assert_eq!(Saved::decode(bytes, []), Err(Unreadable(what)), "{bytes:?}");
+        }
+        for (bytes, what) in [
+            (&[][..], "a block is empty"),
+            (&[2, 0, 1, 0], "the version of a block is not 1"),
+            (&[1], "the runs of a block are malformed"),
+            (&[1, 0, 0, 0], "the runs of a block are malformed"),
+            (&[1, 60, 5, 0], "the runs of a block are malformed"),
+            (&[1, 0, 1, 4, 0, 1, 4], "the runs of a block are malformed"),
+            (&[1, 0, 1, 0xa4, 0x1f], "a count of deliveries is too large"),
+            (&[1, 0, 1], "it is too short"),
+        ] {
+            assert_eq!(decode_block(0, bytes), Err(Unreadable(what)), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn entries_say_nothing_below_the_floor_or_beyond_next() {
+        let head = Head {
+            floor: Offset::new(2),
+            next: Offset::new(5),
+        };
+        let rows: Vec<_> = (0..8).map(|offset| (Offset::new(offset), delivered(1))).collect();
+        let value = encode_block(0, &rows);
+        let saved = Saved::decode(&head.encode(), [(0, &value[..])]).unwrap();
+        assert_eq!(saved.open, rows[2..5]);
+        assert_eq!(saved.blocks, BTreeSet::from([0]));
+    }
+
+    #[test]
+    fn keys_give_their_partition_back_and_one_groups_keys_never_begin_anothers() {
+        let id = PartitionId::new(TopicId(u64::MAX), u32::MAX);
+        assert_eq!(partition_of_key(&state_key("a", id)), Some(id));
+        assert!(!state_key("ab", id).starts_with(&states_prefix("a")));
+        assert_eq!(partition_of_key(b"s\0short"), None);
+    }
+}

@@ -3,9 +3,7 @@
 
 use crate::broker::engine::TimestampMs;
 use crate::broker::engine::batch::Record;
-
-/// The header's name.
-pub const DELIVER_AT: &str = "deliver_at";
+use crate::formats::json::DELIVER_AT;
 
 /// A record's time; `None` without one, or with a header that is no time.
 pub fn deliver_at(record: &Record<'_>) -> Option<TimestampMs> {

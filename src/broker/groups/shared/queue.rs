@@ -233,6 +233,8 @@ pub struct Queue {
     stored: BTreeSet<u64>,
     /// `next` as last written: unsettled records from here on are in no entry.
     stored_next: Offset,
+    /// When unsettled records were last deleted.
+    lost_at: Option<Moment>,
     /// A delivery ended, a record was skipped, or a delay began since the last write.
     unsaved: bool,
 }
@@ -258,6 +260,7 @@ impl Queue {
             dirty: BTreeSet::new(),
             stored: BTreeSet::new(),
             stored_next: floor,
+            lost_at: None,
             unsaved: false,
         }
     }
@@ -270,7 +273,9 @@ impl Queue {
         queue.stored = saved.blocks;
         if saved.is_outdated {
             queue.dirty.extend(queue.stored.iter().copied());
-            queue.dirty.extend(saved.open.iter().map(|(offset, _)| block_of(*offset)));
+            queue
+                .dirty
+                .extend(saved.open.iter().map(|(offset, _)| block_of(*offset)));
         }
         for (offset, record) in saved.open {
             queue.open.insert(offset, Slot::of(record));
@@ -293,6 +298,12 @@ impl Queue {
     /// How many records below [`Queue::next`] are unsettled.
     pub fn unsettled(&self) -> usize {
         self.open.len()
+    }
+
+    /// One past the last offset that was looked at, less the unsettled records below: each settled record moves it by
+    /// one.
+    pub fn settled(&self) -> Offset {
+        Offset::new(self.next.get() - self.open.len() as u64)
     }
 
     /// How many records are leased.
@@ -319,6 +330,16 @@ impl Queue {
             self.settling.keys().next(),
         ];
         firsts.into_iter().flatten().min().copied().unwrap_or(self.next)
+    }
+
+    /// Whether something is due that nobody holds, in a partition that ends at `end`.
+    pub fn has_due(&self, end: Offset) -> bool {
+        !self.ready.is_empty() || !self.exhausted.is_empty() || self.next < end
+    }
+
+    /// When unsettled records were last deleted, by retention or a trim.
+    pub fn lost_at(&self) -> Option<Moment> {
+        self.lost_at
     }
 
     /// How many records all polls of a member hold together.
@@ -363,7 +384,7 @@ impl Queue {
     /// no record to [`Queue::settle_skipped`], and records it does not deliver to [`Queue::give_back`], which does not
     /// count them as delivered.
     pub fn acquire(&mut self, wanted: &Leasing) -> Vec<Acquired> {
-        self.trim(wanted.log_start);
+        self.trim(wanted.now.moment, wanted.log_start);
         self.expire(wanted.now);
         let mut acquired: Vec<Acquired> = Vec::new();
         let mut left = wanted.max;
@@ -728,7 +749,11 @@ impl Queue {
         let settling: Vec<Offset> = self
             .settling
             .keys()
-            .filter(|offset| self.leases.get(offset).is_some_and(|lease| lease.member == member))
+            .filter(|offset| {
+                self.leases
+                    .get(offset)
+                    .is_some_and(|lease| lease.member == member)
+            })
             .copied()
             .collect();
         for offset in settling {
@@ -808,7 +833,11 @@ impl Queue {
     }
 
     /// Settles the offsets below the log start: the log no longer holds them.
-    pub fn trim(&mut self, log_start: Offset) {
+    pub fn trim(&mut self, now: Moment, log_start: Offset) {
+        if self.floor < log_start {
+            // What nobody has looked at is unsettled, as the floor is.
+            self.lost_at = Some(now);
+        }
         while let Some((&offset, _)) = self.open.first_key_value()
             && offset < log_start
         {
@@ -836,8 +865,7 @@ impl Queue {
     }
 
     fn held_by(&self, member: MemberKey) -> impl Iterator<Item = Offset> {
-        let polls =
-            (member, PollNumber(0), Offset::ZERO)..=(member, PollNumber(u64::MAX), Offset::MAX);
+        let polls = (member, PollNumber(0), Offset::ZERO)..=(member, PollNumber(u64::MAX), Offset::MAX);
         self.held.range(polls).map(|(_, _, offset)| *offset)
     }
 
@@ -848,8 +876,7 @@ impl Queue {
     fn lease(&mut self, offset: Offset, lease: Lease) {
         self.leases.insert(offset, lease);
         self.deadlines.insert((lease.deadline, offset));
-        self.held
-            .insert((lease.member, self.open[&offset].poll, offset));
+        self.held.insert((lease.member, self.open[&offset].poll, offset));
     }
 
     /// Takes a lease out of the lists of those that may end; `false` if there is none.
@@ -858,8 +885,7 @@ impl Queue {
             return false;
         };
         self.deadlines.remove(&(lease.deadline, offset));
-        self.held
-            .remove(&(lease.member, self.open[&offset].poll, offset));
+        self.held.remove(&(lease.member, self.open[&offset].poll, offset));
         true
     }
 

@@ -1,0 +1,775 @@
+//! Random histories of a queue, against a model that is written from the contract: a list of records, each with a plain
+//! state, and loops over all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::super::codec::{self, Saved};
+use super::*;
+
+const MAX_DELIVERIES: u32 = 3;
+const LEASE_MS: u64 = 100;
+
+/// What a queue knows of an unsettled record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Record {
+    lease: Option<(MemberKey, Moment)>,
+    /// The poll that leased it last; `None`: unknown since a restart, or never leased.
+    poll: Option<PollNumber>,
+    deliveries: u32,
+    is_released: bool,
+    due: Option<TimestampMs>,
+    change: Option<ChangeId>,
+    is_exhausted: bool,
+}
+
+impl Record {
+    fn is_ready(&self) -> bool {
+        self.lease.is_none() && self.due.is_none() && self.change.is_none() && !self.is_exhausted
+    }
+
+    fn is_delayed(&self) -> bool {
+        self.lease.is_none() && self.due.is_some() && self.change.is_none()
+    }
+
+    /// What a crash leaves of it.
+    fn after_a_crash(self) -> Self {
+        Self {
+            deliveries: self.deliveries - u32::from(self.lease.is_some()),
+            is_released: self.is_released,
+            due: self.due,
+            ..Self::default()
+        }
+    }
+}
+
+/// The unsettled records, from offset 0 to the end of the log.
+type Records = BTreeMap<u64, Record>;
+
+/// A write in flight.
+struct Flight {
+    changes: Vec<ChangeId>,
+    /// The entries that it writes, and the records after it.
+    written: Written,
+    records: Records,
+}
+
+struct Pair {
+    queue: Queue,
+    records: Records,
+    end: u64,
+    log_start: u64,
+    /// The records and entries that a crash leaves.
+    durable: Records,
+    head: Vec<u8>,
+    blocks: BTreeMap<u64, Vec<u8>>,
+    flight: Option<Flight>,
+    /// Changes that wait to be written.
+    changes: Vec<ChangeId>,
+    now: Now,
+    polls: Vec<(MemberKey, PollNumber, Vec<Acquired>)>,
+    last_poll: u64,
+}
+
+/// A step. Numbers choose among what there is.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Append(u64),
+    Acquire {
+        member: u64,
+        max: usize,
+        room: usize,
+    },
+    GiveBack {
+        poll: usize,
+        from: usize,
+        is_put_off: bool,
+    },
+    Accept {
+        member: u64,
+        from: u64,
+        count: u64,
+    },
+    Ack {
+        poll: usize,
+    },
+    Release {
+        member: u64,
+        offset: u64,
+        delay: Option<i64>,
+        counts: bool,
+    },
+    Extend {
+        member: u64,
+        offset: u64,
+    },
+    ExtendAll(u64),
+    Leave(u64),
+    Bury(usize),
+    Advance(u64),
+    Trim(u64),
+    Skip {
+        from: u64,
+        count: u64,
+    },
+    BeginWrite(usize),
+    EndWrite {
+        is_durable: bool,
+    },
+    Undo(usize),
+    UndoSome {
+        change: usize,
+        from: usize,
+    },
+    Crash {
+        has_written: bool,
+    },
+    MaxDeliveries(u32),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let member = 0..3_u64;
+    prop_oneof![
+        2 => (0..90_u64).prop_map(Step::Append),
+        6 => (member.clone(), 0..40_usize, prop_oneof![4 => Just(1000_usize), 1 => 0..5_usize])
+            .prop_map(|(member, max, room)| Step::Acquire { member, max, room }),
+        2 => (any::<usize>(), any::<usize>(), any::<bool>())
+            .prop_map(|(poll, from, is_put_off)| Step::GiveBack { poll, from, is_put_off }),
+        4 => (member.clone(), any::<u64>(), 1..6_u64)
+            .prop_map(|(member, from, count)| Step::Accept { member, from, count }),
+        4 => any::<usize>().prop_map(|poll| Step::Ack { poll }),
+        4 => (member.clone(), any::<u64>(), prop::option::of(1..300_i64), any::<bool>())
+            .prop_map(|(member, offset, delay, counts)| Step::Release { member, offset, delay, counts }),
+        2 => (member.clone(), any::<u64>()).prop_map(|(member, offset)| Step::Extend { member, offset }),
+        1 => member.clone().prop_map(Step::ExtendAll),
+        1 => member.prop_map(Step::Leave),
+        2 => (0..5_usize).prop_map(Step::Bury),
+        4 => (1..150_u64).prop_map(Step::Advance),
+        1 => any::<u64>().prop_map(Step::Trim),
+        1 => (any::<u64>(), 1..70_u64).prop_map(|(from, count)| Step::Skip { from, count }),
+        6 => any::<usize>().prop_map(Step::BeginWrite),
+        6 => prop::bool::weighted(0.8).prop_map(|is_durable| Step::EndWrite { is_durable }),
+        1 => any::<usize>().prop_map(Step::Undo),
+        1 => (any::<usize>(), any::<usize>()).prop_map(|(change, from)| Step::UndoSome { change, from }),
+        1 => any::<bool>().prop_map(|has_written| Step::Crash { has_written }),
+        1 => (1..5_u32).prop_map(Step::MaxDeliveries),
+    ]
+}
+
+fn at(offset: u64) -> Offset {
+    Offset::new(offset)
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self {
+            queue: Queue::new(Offset::ZERO, MAX_DELIVERIES),
+            records: Records::new(),
+            end: 0,
+            log_start: 0,
+            durable: Records::new(),
+            head: Vec::new(),
+            blocks: BTreeMap::new(),
+            flight: None,
+            changes: Vec::new(),
+            now: Now {
+                moment: Moment(1),
+                wall: TimestampMs(1_000_000),
+            },
+            polls: Vec::new(),
+            last_poll: 0,
+        }
+    }
+
+    fn expire(&mut self) {
+        for record in self.records.values_mut().filter(|record| record.change.is_none()) {
+            if record
+                .lease
+                .is_some_and(|(_, deadline)| deadline <= self.now.moment)
+            {
+                record.lease = None;
+            }
+            if record.lease.is_none() && record.due.is_some_and(|due| due <= self.now.wall) {
+                record.due = None;
+            }
+        }
+    }
+
+    /// What the contract says of a settle: `None` if it counts.
+    fn outcome(&self, offset: u64, claim: Claim) -> Outcome {
+        let Some(record) = self.records.get(&offset) else {
+            return if offset < self.end {
+                Outcome::Settled
+            } else {
+                Outcome::Lost
+            };
+        };
+        if record.lease.is_some_and(|(member, _)| member != claim.member()) {
+            return Outcome::Lost;
+        }
+        let Claim::Poll { poll, deliveries, .. } = claim else {
+            return Outcome::Done;
+        };
+        let is_last = match record.poll {
+            Some(last) => last == poll,
+            None => record.deliveries <= deliveries,
+        };
+        match record.lease {
+            Some(_) if is_last => Outcome::Done,
+            None if is_last && !record.is_released => Outcome::Done,
+            Some(_) => Outcome::Left,
+            None if is_last => Outcome::Left,
+            None => Outcome::Lost,
+        }
+    }
+
+    /// Settles some records, as a caller does: it waits while one of them is settling, and looks at all of them first.
+    fn settle(&mut self, claims: Vec<(u64, Claim)>) {
+        let offsets = || claims.iter().map(|(offset, _)| at(*offset));
+        let is_settling = claims.iter().any(|(offset, _)| {
+            self.records
+                .get(offset)
+                .is_some_and(|record| record.change.is_some())
+        });
+        assert_eq!(self.queue.is_any_settling(offsets()), is_settling);
+        if is_settling {
+            return;
+        }
+        if let Some(last) = offsets().max() {
+            assert!(self.queue.look(last, at(self.end), usize::MAX));
+        }
+        let begun = self
+            .queue
+            .begin_settle(claims.iter().map(|(offset, claim)| (at(*offset), *claim)));
+        let with = |wanted: Outcome| -> Vec<Offset> {
+            let of = claims
+                .iter()
+                .filter(|(offset, claim)| self.outcome(*offset, *claim) == wanted);
+            of.map(|(offset, _)| at(*offset)).collect()
+        };
+        let (taken, lost, settled) = (with(Outcome::Done), with(Outcome::Lost), with(Outcome::Settled));
+        assert_eq!(begun.lost, lost);
+        assert_eq!(begun.settled, settled);
+        self.took(&begun, &taken);
+    }
+
+    fn took(&mut self, begun: &Begun, expected: &[Offset]) {
+        let taken: Vec<Offset> = begun.taken.iter().map(|(offset, _)| *offset).collect();
+        assert_eq!(taken, expected);
+        assert_eq!(begun.change.is_some(), !taken.is_empty());
+        for (offset, deliveries) in &begun.taken {
+            let record = self.records.get_mut(&offset.get()).expect("it was unsettled");
+            assert_eq!(record.deliveries, *deliveries);
+            record.change = begun.change;
+        }
+        self.changes.extend(begun.change);
+    }
+
+    fn run(&mut self, step: Step) {
+        let past_end = self.end + 3;
+        match step {
+            Step::Append(count) => {
+                let fresh = self.end..self.end + count;
+                self.records
+                    .extend(fresh.map(|offset| (offset, Record::default())));
+                self.end += count;
+            }
+            Step::Acquire { member, max, room } => self.acquire(MemberKey(member), max, room),
+            Step::GiveBack {
+                poll,
+                from,
+                is_put_off,
+            } => {
+                let Some((member, number, leased)) = pick(&self.polls, poll).cloned() else {
+                    return;
+                };
+                let offsets: Vec<u64> = offsets_of(&leased);
+                let back = &offsets[from % (offsets.len() + 1)..];
+                let due = is_put_off.then(|| TimestampMs(self.now.wall.get() + 200));
+                self.queue
+                    .give_back(member, number, back.iter().map(|offset| at(*offset)), due);
+                for offset in back {
+                    let Some(record) = self.records.get_mut(offset) else {
+                        continue;
+                    };
+                    let is_held = record.lease.is_some_and(|(holder, _)| holder == member)
+                        && record.poll == Some(number)
+                        && record.change.is_none();
+                    if is_held {
+                        record.lease = None;
+                        record.poll = None;
+                        record.deliveries -= 1;
+                        record.due = due;
+                    }
+                }
+            }
+            Step::Accept { member, from, count } => {
+                let from = from % past_end;
+                let claim = Claim::Member(MemberKey(member));
+                self.settle((from..from + count).map(|offset| (offset, claim)).collect());
+            }
+            Step::Ack { poll } => {
+                let Some((member, number, leased)) = pick(&self.polls, poll).cloned() else {
+                    return;
+                };
+                let claims = leased.iter().flat_map(|range| {
+                    let claim = Claim::Poll {
+                        member,
+                        poll: number,
+                        deliveries: range.deliveries,
+                    };
+                    (range.from.get()..range.until.get()).map(move |offset| (offset, claim))
+                });
+                self.settle(claims.collect());
+            }
+            Step::Release {
+                member,
+                offset,
+                delay,
+                counts,
+            } => self.release(MemberKey(member), offset % past_end, delay, counts),
+            Step::Extend { member, offset } => self.extend(MemberKey(member), offset % past_end),
+            Step::ExtendAll(member) => {
+                let member = MemberKey(member);
+                let deadline = self.deadline();
+                self.queue.extend_all(member, deadline);
+                let held = self.records.values_mut().filter(|record| {
+                    record.change.is_none() && record.lease.is_some_and(|(holder, _)| holder == member)
+                });
+                for record in held {
+                    record.lease = Some((member, deadline));
+                }
+            }
+            Step::Leave(member) => {
+                let member = MemberKey(member);
+                self.queue.leave(member);
+                for record in self.records.values_mut() {
+                    if record.lease.is_some_and(|(holder, _)| holder == member) {
+                        record.lease = None;
+                        record.deliveries -= 1;
+                    }
+                }
+            }
+            Step::Bury(most) => {
+                let exhausted: Vec<u64> = self
+                    .records
+                    .iter()
+                    .filter(|(_, record)| record.is_exhausted && record.change.is_none())
+                    .map(|(offset, _)| *offset)
+                    .collect();
+                let expected: Vec<Offset> = exhausted.iter().take(most).map(|offset| at(*offset)).collect();
+                assert_eq!(self.queue.exhausted(most), expected);
+                let begun = self.queue.begin_burial(expected.clone());
+                self.took(&begun, &expected);
+            }
+            Step::Advance(ms) => {
+                self.now.moment.0 += ms;
+                self.now.wall.0 += ms as i64;
+                self.queue.expire(self.now);
+                self.expire();
+            }
+            Step::Trim(to) => {
+                self.log_start = self.log_start.max(to % (self.end + 1));
+                self.queue.trim(self.now.moment, at(self.log_start));
+                self.records = self.records.split_off(&self.log_start);
+            }
+            Step::Skip { from, count } => {
+                let from = from % (self.end + 1);
+                let until = (from + count).min(self.end);
+                if from > self.queue.next().get() || until <= from {
+                    return;
+                }
+                self.queue.settle_skipped(at(from), at(until));
+                self.records
+                    .retain(|offset, record| !(from..until).contains(offset) || record.change.is_some());
+            }
+            Step::BeginWrite(changes) => self.begin_write(changes),
+            Step::EndWrite { is_durable } => self.end_write(is_durable),
+            Step::Undo(change) => {
+                if let Some(change) = self.waiting_change(change) {
+                    self.queue.undo(change);
+                    self.undone(change, |_| true);
+                }
+            }
+            Step::UndoSome { change, from } => {
+                let Some(change) = self.waiting_change(change) else {
+                    return;
+                };
+                let all: Vec<u64> = self.offsets_in(change);
+                let out: Vec<u64> = all[from % (all.len() + 1)..].to_vec();
+                let is_left = self.queue.undo_some(change, out.iter().map(|offset| at(*offset)));
+                // What was trimmed meanwhile may keep the change alive.
+                assert!(is_left || out.len() == all.len());
+                self.undone(change, |offset| out.contains(&offset));
+                if is_left {
+                    self.changes.push(change);
+                }
+            }
+            Step::Crash { has_written } => self.crash(has_written),
+            Step::MaxDeliveries(most) => {
+                self.queue.set_max_deliveries(most);
+                for record in self.records.values_mut() {
+                    record.is_exhausted = false;
+                }
+            }
+        }
+    }
+
+    fn deadline(&self) -> Moment {
+        Moment(self.now.moment.0 + LEASE_MS)
+    }
+
+    fn acquire(&mut self, member: MemberKey, max: usize, room: usize) {
+        self.last_poll += 1;
+        let poll = PollNumber(self.last_poll);
+        let deadline = self.deadline();
+        let next = self.queue.next().get();
+        let acquired = self.queue.acquire(&Leasing {
+            now: self.now,
+            deadline,
+            member,
+            poll,
+            log_start: at(self.log_start),
+            end: at(self.end),
+            max,
+            room,
+        });
+        self.expire();
+        let next = next.max(self.log_start);
+        let max_deliveries = self.queue.max_deliveries;
+        let mut expected = Vec::new();
+        for (offset, record) in &mut self.records {
+            let is_beyond = *offset >= next + room as u64;
+            if expected.len() == max || is_beyond {
+                break;
+            }
+            if !record.is_ready() {
+                continue;
+            }
+            if record.deliveries >= max_deliveries {
+                record.is_exhausted = true;
+                continue;
+            }
+            record.deliveries += 1;
+            record.lease = Some((member, deadline));
+            record.poll = Some(poll);
+            record.is_released = false;
+            expected.push((*offset, record.deliveries));
+        }
+        let ranges = acquired.iter();
+        let found = ranges
+            .flat_map(|range| (range.from.get()..range.until.get()).map(|offset| (offset, range.deliveries)));
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+        self.polls.push((member, poll, acquired));
+    }
+
+    fn release(&mut self, member: MemberKey, offset: u64, delay: Option<i64>, counts: bool) {
+        let due = delay.map(|delay| TimestampMs(self.now.wall.get() + delay));
+        if self.queue.is_any_settling([at(offset)]) {
+            return;
+        }
+        assert!(self.queue.look(at(offset), at(self.end), usize::MAX));
+        let outcome = self.queue.release(member, at(offset), due, counts);
+        assert_eq!(outcome, self.outcome(offset, Claim::Member(member)));
+        if outcome == Outcome::Done {
+            let record = self.records.get_mut(&offset).expect("it is unsettled");
+            record.deliveries -= u32::from(record.lease.is_some() && !counts);
+            record.lease = None;
+            record.is_released = true;
+            record.due = due;
+            record.is_exhausted = false;
+        }
+    }
+
+    fn extend(&mut self, member: MemberKey, offset: u64) {
+        if self.queue.is_any_settling([at(offset)]) {
+            return;
+        }
+        assert!(self.queue.look(at(offset), at(self.end), usize::MAX));
+        let deadline = self.deadline();
+        let outcome = self.queue.extend(member, at(offset), deadline);
+        assert_eq!(outcome, self.outcome(offset, Claim::Member(member)));
+        if outcome == Outcome::Done {
+            let record = self.records.get_mut(&offset).expect("it is unsettled");
+            if record.lease.is_none() {
+                record.deliveries = record.deliveries.max(1);
+                record.is_released = false;
+                record.due = None;
+                record.is_exhausted = false;
+            }
+            record.lease = Some((member, deadline));
+        }
+    }
+
+    fn offsets_in(&self, change: ChangeId) -> Vec<u64> {
+        let of = self
+            .records
+            .iter()
+            .filter(|(_, record)| record.change == Some(change));
+        of.map(|(offset, _)| *offset).collect()
+    }
+
+    /// Takes out one of the changes that wait.
+    fn waiting_change(&mut self, index: usize) -> Option<ChangeId> {
+        (!self.changes.is_empty()).then(|| self.changes.remove(index % self.changes.len()))
+    }
+
+    fn undone(&mut self, change: ChangeId, is_out: impl Fn(u64) -> bool) {
+        for (offset, record) in &mut self.records {
+            if record.change == Some(change) && is_out(*offset) {
+                record.change = None;
+                record.is_exhausted = false;
+            }
+        }
+    }
+
+    fn begin_write(&mut self, changes: usize) {
+        if self.flight.is_some() {
+            return;
+        }
+        let changes: Vec<ChangeId> = self.changes.drain(..changes % (self.changes.len() + 1)).collect();
+        let written = self.queue.begin_write(&changes);
+        let is_open = |record: &Record| record.change.is_none_or(|change| !changes.contains(&change));
+        let records = self.records.iter().filter(|(_, record)| is_open(record));
+        let records = records
+            .map(|(offset, record)| (*offset, record.after_a_crash()))
+            .collect();
+        for (number, rows) in &written.blocks {
+            assert!(rows.iter().all(|(offset, _)| block_of(*offset) == *number));
+        }
+        self.flight = Some(Flight {
+            changes,
+            written,
+            records,
+        });
+    }
+
+    /// Writes the entries of a write as the service does.
+    fn store(&mut self, flight: &Flight) {
+        self.head = flight.written.head.encode();
+        for (number, rows) in &flight.written.blocks {
+            match rows.is_empty() {
+                true => drop(self.blocks.remove(number)),
+                false => drop(self.blocks.insert(*number, codec::encode_block(*number, rows))),
+            }
+        }
+        self.durable.clone_from(&flight.records);
+        // Everything that was appended since is fresh.
+    }
+
+    fn end_write(&mut self, is_durable: bool) {
+        let Some(flight) = self.flight.take() else { return };
+        if is_durable {
+            self.store(&flight);
+            self.queue.commit();
+            self.records.retain(|_, record| {
+                record
+                    .change
+                    .is_none_or(|change| !flight.changes.contains(&change))
+            });
+        } else {
+            self.queue.abort();
+            for change in &flight.changes {
+                self.undone(*change, |_| true);
+            }
+        }
+    }
+
+    fn crash(&mut self, has_written: bool) {
+        if let Some(flight) = self.flight.take()
+            && has_written
+        {
+            self.store(&flight);
+        }
+        let next = match self.head.is_empty() {
+            true => {
+                self.queue = Queue::new(Offset::ZERO, MAX_DELIVERIES);
+                0
+            }
+            false => {
+                let blocks = self.blocks.iter().map(|(number, value)| (*number, &value[..]));
+                let saved = Saved::decode(&self.head, blocks).expect("the entries are readable");
+                let next = saved.head.next.get();
+                self.queue = Queue::restore(saved, MAX_DELIVERIES);
+                next
+            }
+        };
+        self.records = self
+            .durable
+            .range(..next)
+            .map(|(at, record)| (*at, *record))
+            .collect();
+        let fresh = next..self.end;
+        self.records
+            .extend(fresh.map(|offset| (offset, Record::default())));
+        self.queue.trim(self.now.moment, at(self.log_start));
+        self.records = self.records.split_off(&self.log_start);
+        self.changes.clear();
+        // Polls of an earlier process have other numbers than those of this one, and are acknowledged all the same.
+        self.queue.expire(self.now);
+        self.expire();
+    }
+
+    fn check(&self) {
+        let queue = &self.queue;
+        let next = queue.next().get();
+        let first = self.records.keys().next().copied();
+        assert_eq!(queue.floor().get(), first.unwrap_or(next).min(next));
+        let seen = || {
+            self.records
+                .range(..next)
+                .map(|(offset, record)| (*offset, record))
+        };
+        for (offset, record) in self.records.range(next..) {
+            assert_eq!(*record, Record::default(), "nobody has looked at {offset}");
+        }
+        assert_eq!(queue.unsettled(), seen().count());
+        let leased = seen().filter(|(_, record)| record.lease.is_some());
+        let expected: Vec<_> = leased
+            .map(|(offset, record)| {
+                let (member, deadline) = record.lease.expect("it is leased");
+                (at(offset), member, record.deliveries, deadline)
+            })
+            .collect();
+        assert_eq!(queue.leases().collect::<Vec<_>>(), expected);
+        assert_eq!(queue.leased(), expected.len());
+        for member in (0..3).map(MemberKey) {
+            let held = seen().filter(|(_, record)| {
+                record.change.is_none() && record.lease.is_some_and(|(holder, _)| holder == member)
+            });
+            assert_eq!(queue.leased_to(member), held.count());
+        }
+        let delayed = || seen().filter(|(_, record)| record.is_delayed());
+        assert_eq!(queue.delayed(), delayed().count());
+        assert_eq!(
+            queue.next_due(),
+            delayed().filter_map(|(_, record)| record.due).min()
+        );
+        let running = seen().filter(|(_, record)| record.change.is_none());
+        let deadlines = running.filter_map(|(_, record)| record.lease.map(|(_, deadline)| deadline));
+        assert_eq!(queue.next_deadline(), deadlines.min());
+        let ready = self.records.values().filter(|record| record.is_ready()).count();
+        assert_eq!(queue.waiting(at(self.end)), ready as u64);
+        let is_due = |record: &Record| record.is_ready() || (record.is_exhausted && record.change.is_none());
+        assert_eq!(queue.has_due(at(self.end)), self.records.values().any(is_due));
+        let due = seen().find(|(_, record)| !record.is_delayed());
+        assert_eq!(queue.first_due().get(), due.map_or(next, |(offset, _)| offset));
+        let exhausted = seen().filter(|(_, record)| record.is_exhausted && record.change.is_none());
+        let exhausted: Vec<Offset> = exhausted.map(|(offset, _)| at(offset)).collect();
+        assert_eq!(queue.exhausted(usize::MAX), exhausted);
+        assert_eq!(
+            queue.is_settling(),
+            !self.changes.is_empty()
+                || self
+                    .flight
+                    .as_ref()
+                    .is_some_and(|flight| !flight.changes.is_empty())
+        );
+        assert_eq!(queue.is_writing(), self.flight.is_some());
+    }
+}
+
+fn pick<T>(list: &[T], index: usize) -> Option<&T> {
+    (!list.is_empty()).then(|| &list[index % list.len()])
+}
+
+fn offsets_of(leased: &[Acquired]) -> Vec<u64> {
+    let ranges = leased.iter();
+    ranges
+        .flat_map(|range| range.from.get()..range.until.get())
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn a_queue_does_what_the_model_does(steps in prop::collection::vec(step(), 1..120)) {
+        let mut pair = Pair::new();
+        for step in steps {
+            pair.run(step);
+            pair.check();
+        }
+    }
+}
+
+fn leasing(poll: u64, end: u64, max: usize) -> Leasing {
+    Leasing {
+        now: Now {
+            moment: Moment(0),
+            wall: TimestampMs(0),
+        },
+        deadline: Moment(LEASE_MS),
+        member: MemberKey(1),
+        poll: PollNumber(poll),
+        log_start: Offset::ZERO,
+        end: at(end),
+        max,
+        room: usize::MAX,
+    }
+}
+
+#[test]
+fn a_record_that_waits_long_holds_up_no_other() {
+    let mut queue = Queue::new(Offset::ZERO, 5);
+    queue.acquire(&leasing(1, 200_000, 1));
+    let due = Some(TimestampMs(3_600_000));
+    assert_eq!(queue.release(MemberKey(1), at(0), due, true), Outcome::Done);
+    for poll in 0..100 {
+        let acquired = queue.acquire(&leasing(2 + poll, 200_000, 1000));
+        assert_eq!(acquired.len(), 1);
+        let claim = |offset| (at(offset), Claim::Member(MemberKey(1)));
+        let range = acquired[0].from.get()..acquired[0].until.get();
+        let begun = queue.begin_settle(range.map(claim));
+        let written = queue.begin_write(&[begun.change.unwrap()]);
+        queue.commit();
+        assert_eq!(written.head.floor, at(0));
+        // The one that waits is in a block of its own, which is written once.
+        assert_eq!(written.blocks.len(), usize::from(poll == 0));
+    }
+    assert_eq!((queue.unsettled(), queue.delayed()), (1, 1));
+}
+
+#[test]
+fn a_write_does_not_grow_with_the_number_of_unsettled_records() {
+    let mut sizes = BTreeSet::new();
+    for unsettled in [10, 10_000, 1_000_000] {
+        let mut queue = Queue::new(Offset::ZERO, 5);
+        queue.acquire(&leasing(1, unsettled, unsettled as usize));
+        let due = |offset: u64| Some(TimestampMs(1_700_000_000_000 + offset as i64));
+        for offset in 0..unsettled {
+            queue.release(MemberKey(1), at(offset), due(offset), true);
+        }
+        drop(queue.begin_write(&[]));
+        queue.commit();
+        let begun = queue.begin_settle([(at(unsettled / 2), Claim::Member(MemberKey(1)))]);
+        let written = queue.begin_write(&[begun.change.unwrap()]);
+        assert_eq!(written.blocks.len(), 1);
+        let (number, rows) = &written.blocks[0];
+        sizes.insert(codec::encode_block(*number, rows).len());
+        queue.commit();
+    }
+    assert!(sizes.iter().all(|size| *size < 1024), "{sizes:?}");
+}
+
+#[test]
+fn at_its_bound_a_queue_looks_at_nothing_new_and_still_gives_out_what_it_knows() {
+    let mut queue = Queue::new(Offset::ZERO, 5);
+    let acquired = queue.acquire(&leasing(1, 2_000_000, 2_000_000));
+    assert_eq!(acquired[0].until, at(MAX_UNSETTLED as u64));
+    queue.release(MemberKey(1), at(7), None, true);
+    let again = queue.acquire(&leasing(2, 2_000_000, 10));
+    assert_eq!(again.len(), 1);
+    assert_eq!((again[0].from, again[0].until), (at(7), at(8)));
+    assert!(!queue.look(at(MAX_UNSETTLED as u64), at(2_000_000), usize::MAX));
+    let begun = queue.begin_settle([(at(8), Claim::Member(MemberKey(1)))]);
+    let _ = queue.begin_write(&[begun.change.unwrap()]);
+    queue.commit();
+    let fresh = queue.acquire(&leasing(3, 2_000_000, 10));
+    assert_eq!(fresh.len(), 1);
+    assert_eq!(
+        (fresh[0].from, fresh[0].until),
+        (at(MAX_UNSETTLED as u64), at(MAX_UNSETTLED as u64 + 1))
+    );
+}

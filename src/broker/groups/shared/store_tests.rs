@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::super::codec::state_key;
+use super::super::codec::{block_key, state_key};
 use super::super::dead_letter::{Origin, delivered_too_often};
-use super::super::queue::{Acquired, Leasing, MemberKey, Moment, PollNumber, Queue};
+use super::super::queue::{Acquired, Claim, Leasing, MemberKey, Moment, Now, PollNumber, Queue};
 use super::super::store::{self, Settlement, dead_letter_topic, load, read_letters, records_of};
 use super::*;
 use crate::broker::engine::batch::BatchBuilder;
@@ -97,14 +97,22 @@ fn contents(topic: &Topic) -> Vec<(u32, i64, String, usize)> {
 
 fn lease(queue: &mut Queue, partition: &Partition, max: usize) -> Vec<Acquired> {
     queue.acquire(&Leasing {
-        now: Moment(0),
+        now: Now {
+            moment: Moment(0),
+            wall: NOW,
+        },
         deadline: Moment(10),
         member: ME,
         poll: PollNumber(1),
         log_start: partition.positions().log_start_offset,
         end: partition.positions().end_offset,
         max,
+        room: usize::MAX,
     })
+}
+
+fn claims<const N: usize>(offsets: [u64; N]) -> [(Offset, Claim); N] {
+    offsets.map(|offset| (Offset::new(offset), Claim::Member(ME)))
 }
 
 fn all_of(partition: &Partition) -> Vec<(Offset, u32)> {
@@ -137,10 +145,10 @@ fn write(log: &Log, request: AppendRequest) {
 fn accept(log: &Log, partition: &Partition, group: &str, leased: usize, accepted: &[u64]) {
     let mut queue = Queue::new(Offset::ZERO, 5);
     lease(&mut queue, partition, leased);
-    let begun = queue.begin_accept(ME, accepted.iter().copied().map(Offset::new));
+    let begun = queue.begin_settle(accepted.iter().flat_map(|offset| claims([*offset])));
     let settlement = Settlement {
         partition: partition.id(),
-        saved: queue.begin_write(&[begun.change.unwrap()]),
+        written: queue.begin_write(&[begun.change.unwrap()]),
     };
     let request = store::settle(log, &Rotation::default(), group, &[settlement], [], NOW);
     write(log, request.unwrap());
@@ -175,8 +183,8 @@ fn a_settle_is_one_append_of_states_offsets_and_dead_letters_and_is_found_again(
     let mut queue = Queue::new(Offset::ZERO, 5);
     assert_eq!(lease(&mut queue, &partition, 8).len(), 1);
 
-    let accepted = queue.begin_accept(ME, [0, 1, 5].map(Offset::new));
-    let rejected = queue.begin_dead_letter(Some(ME), [Offset::new(3)]);
+    let accepted = queue.begin_settle(claims([0, 1, 5]));
+    let rejected = queue.begin_settle(claims([3]));
     let found = read(&log, &partition, "g", &rejected.taken);
     let dead = dead_letter_topic(&log, &topics(&log), "jobs.dlq").unwrap();
     assert_eq!(dead.partition_count(), 1);
@@ -184,11 +192,11 @@ fn a_settle_is_one_append_of_states_offsets_and_dead_letters_and_is_found_again(
     assert_eq!(again.id(), dead.id());
     let settlement = Settlement {
         partition: partition.id(),
-        saved: queue.begin_write(&[accepted.change.unwrap(), rejected.change.unwrap()]),
+        written: queue.begin_write(&[accepted.change.unwrap(), rejected.change.unwrap()]),
     };
     let letters = found.letters.iter().map(|letter| (&dead, letter));
     let request = store::settle(&log, &Rotation::default(), "g", &[settlement], letters, NOW).unwrap();
-    assert_eq!((request.parts.len(), request.state.len()), (1, 2));
+    assert_eq!((request.parts.len(), request.state.len()), (1, 3));
     write(&log, request);
     queue.commit();
 
@@ -470,6 +478,7 @@ fn what_a_group_or_a_topic_had_goes_with_it() {
             group_key("g"),
             offset_key("g", jobs),
             state_key("g", jobs),
+            block_key("g", jobs, 0),
             position_key("g", dead)
         ]
     );
@@ -479,7 +488,9 @@ fn what_a_group_or_a_topic_had_goes_with_it() {
             offset_key("g", jobs),
             offset_key("h", jobs),
             state_key("g", jobs),
-            state_key("h", jobs)
+            block_key("g", jobs, 0),
+            state_key("h", jobs),
+            block_key("h", jobs, 0)
         ]
     );
     let found = keys(removals_of_topic(&log, dead.topic));

@@ -122,9 +122,8 @@ impl Work {
             return;
         }
         let queues = &self.queues;
-        self.members.retain(|name, key| {
-            has_session(name) || queues.values().any(|queue| queue.leased_to(*key) > 0)
-        });
+        self.members
+            .retain(|name, key| has_session(name) || queues.values().any(|queue| queue.leased_to(*key) > 0));
     }
 
     /// Loads the queues of new partitions, and drops those of deleted topics and of topics that the group gave up.
@@ -231,11 +230,7 @@ impl Work {
             now.moment.0.saturating_add(u64::try_from(wait).unwrap_or(0))
         });
         let retry = (!self.exhausted(1).is_empty()).then_some(self.paused_until);
-        leases
-            .map(|moment| moment.0)
-            .chain(due)
-            .chain(retry)
-            .min()
+        leases.map(|moment| moment.0).chain(due).chain(retry).min()
     }
 
     /// Records that were delivered too often, by partition.
