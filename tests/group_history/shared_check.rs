@@ -66,7 +66,8 @@ pub enum Event {
     Settled {
         who: Who,
         sent: u64,
-        lost: BTreeSet<Place>,
+        /// The records for which it did not count: lost, or settled before.
+        uncounted: BTreeSet<Place>,
     },
 }
 
@@ -273,16 +274,16 @@ fn fates(
                 }
                 settles.insert(*at, event);
             }
-            Event::Settled { who, sent, lost } => {
+            Event::Settled { who, sent, uncounted } => {
                 let Some(Event::Settling { accept, reject, .. }) = settles.get(sent) else {
                     wrong.push(format!("nothing was to be settled at {sent}"));
                     continue;
                 };
-                for place in accept.iter().filter(|place| !lost.contains(place)) {
+                for place in accept.iter().filter(|place| !uncounted.contains(place)) {
                     let fate = fates.entry(place.clone()).or_default();
                     fate.accepted.push((*sent, *at, who.clone()));
                 }
-                for (place, reason) in reject.iter().filter(|(place, _)| !lost.contains(place)) {
+                for (place, reason) in reject.iter().filter(|(place, _)| !uncounted.contains(place)) {
                     let fate = fates.entry(place.clone()).or_default();
                     fate.rejected.push((*sent, *at, reason.clone()));
                 }
@@ -476,7 +477,7 @@ mod tests {
         Event::Settled {
             who: who(member),
             sent: 10 * step + 1,
-            lost: BTreeSet::new(),
+            uncounted: BTreeSet::new(),
         }
     }
 

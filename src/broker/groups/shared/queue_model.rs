@@ -555,7 +555,11 @@ impl Pair {
             }
         }
         self.durable.clone_from(&flight.records);
-        // Everything that was appended since is fresh.
+        let first = block_of(flight.written.head.floor);
+        assert!(
+            self.blocks.keys().all(|number| *number >= first),
+            "entries below the floor stay"
+        );
     }
 
     fn end_write(&mut self, is_durable: bool) {
