@@ -376,6 +376,7 @@ fn changes_for_deleted_group(log: &Log, group: &str) -> Vec<StateChange> {
         offsets::offsets_prefix(group),
         subscriptions::subscriptions_prefix(group),
         codec::states_prefix(group),
+        codec::returned_prefix(group),
         redrive::positions_prefix(group),
     ];
     let keys = prefixes.iter().flat_map(|prefix| log.state_prefix(prefix));

@@ -9,6 +9,13 @@
 //! state  4 * deliveries + 2 * is_released + has_not_before
 //! ```
 //!
+//! A redriven record has an entry of its own, as long as it is unsettled; its key has the offset that it had first:
+//!
+//! ```text
+//! key    'R' group 0x00 topic_id:u64 partition:u32 offset:u64
+//! value  version=1 topic_id:varint partition:varint offset:varint redriven:varint redriven_at:varint state:varint [not_before:varint]
+//! ```
+//!
 //! Block `n` has the offsets from `64 n` on. A run is a number of settled offsets, then a number of unsettled ones in
 //! the same state; what follows the last run is settled. Below `floor` everything is settled, from `next` on nobody has
 //! looked at a record; entries of blocks say nothing about either. A varint has seven bits a byte, the lowest first,
@@ -31,9 +38,9 @@
 use std::collections::BTreeSet;
 
 use super::settings::MAX_DELIVERIES;
-use crate::broker::engine::{Offset, PartitionId, TimestampMs};
+use crate::broker::engine::{Offset, PartitionId, TimestampMs, TopicId};
 use crate::broker::groups::offsets::with_partition;
-use crate::broker::state_keys::QUEUE;
+use crate::broker::state_keys::{QUEUE, RETURNED};
 
 /// The offsets of a block.
 pub const BLOCK: u64 = 64;
@@ -41,6 +48,7 @@ pub const BLOCK: u64 = 64;
 const HEAD_VERSION: u8 = 2;
 const OLD_HEAD_VERSION: u8 = 1;
 const BLOCK_VERSION: u8 = 1;
+const RETURNED_VERSION: u8 = 1;
 /// The most offsets in a head of version 1.
 const OLD_MAX_OFFSETS: u64 = 8192;
 
@@ -64,6 +72,19 @@ impl Unsettled {
     };
 }
 
+/// The dead letter of a redriven record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// The partition that it is in.
+    pub partition: PartitionId,
+    /// Its offset there.
+    pub offset: Offset,
+    /// How often the record was redriven, this time included.
+    pub redriven: u32,
+    /// When.
+    pub redriven_at: TimestampMs,
+}
+
 /// The extent of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
@@ -80,6 +101,8 @@ pub struct Saved {
     pub head: Head,
     /// The unsettled records from the floor to `next`, in order.
     pub open: Vec<(Offset, Unsettled)>,
+    /// The unsettled records that were redriven.
+    pub returned: Vec<(Offset, Unsettled, Letter)>,
     /// The blocks that have an entry.
     pub blocks: BTreeSet<u64>,
     /// The entries are not those of the records: the next write must replace all of them.
@@ -125,6 +148,7 @@ impl Saved {
         Self {
             head: Head { floor, next: floor },
             open: Vec::new(),
+            returned: Vec::new(),
             is_outdated: !blocks.is_empty(),
             blocks,
         }
@@ -168,16 +192,70 @@ pub fn encode_block(number: u64, records: &[(Offset, Unsettled)]) -> Vec<u8> {
         let length = left.iter().enumerate().take_while(is_next).count();
         put(&mut value, first.get() - behind);
         put(&mut value, length as u64);
-        let flags = u64::from(state.is_released) << 1 | u64::from(state.not_before.is_some());
-        put(&mut value, u64::from(state.deliveries) << 2 | flags);
-        if let Some(not_before) = state.not_before {
-            // The wall clock is never before 1970 where a delay ends.
-            put(&mut value, u64::try_from(not_before.get()).unwrap_or(0));
-        }
+        put_state(&mut value, state);
         behind = first.get() + length as u64;
         left = &left[length..];
     }
     value
+}
+
+fn put_state(value: &mut Vec<u8>, state: Unsettled) {
+    let flags = u64::from(state.is_released) << 1 | u64::from(state.not_before.is_some());
+    put(value, u64::from(state.deliveries) << 2 | flags);
+    if let Some(not_before) = state.not_before {
+        put_time(value, not_before);
+    }
+}
+
+/// Times of delays and redrives are not before 1970.
+fn put_time(value: &mut Vec<u8>, time: TimestampMs) {
+    put(value, u64::try_from(time.get()).unwrap_or(0));
+}
+
+fn take_time(rest: &mut &[u8]) -> Result<TimestampMs, Unreadable> {
+    let time = i64::try_from(take(rest)?);
+    time.map(TimestampMs).map_err(|_| Unreadable("a time is too large"))
+}
+
+/// The value of a redriven record.
+pub fn encode_returned(state: Unsettled, letter: Letter) -> Vec<u8> {
+    let mut value = vec![RETURNED_VERSION];
+    for number in [
+        letter.partition.topic.0,
+        letter.partition.index.into(),
+        letter.offset.get(),
+        letter.redriven.into(),
+    ] {
+        put(&mut value, number);
+    }
+    put_time(&mut value, letter.redriven_at);
+    put_state(&mut value, state);
+    value
+}
+
+/// Decodes the value of a redriven record.
+///
+/// # Errors
+/// [`Unreadable`]: report it; the record is not delivered, and its dead letter stays.
+pub fn decode_returned(value: &[u8]) -> Result<(Unsettled, Letter), Unreadable> {
+    let (&version, mut rest) = value.split_first().ok_or(Unreadable("a redriven record is empty"))?;
+    if version != RETURNED_VERSION {
+        return Err(Unreadable("the version of a redriven record is not 1"));
+    }
+    let large = Unreadable("a number is too large");
+    let topic = TopicId(take(&mut rest)?);
+    let index = u32::try_from(take(&mut rest)?).map_err(|_| large)?;
+    let letter = Letter {
+        partition: PartitionId::new(topic, index),
+        offset: take_offset(&mut rest)?,
+        redriven: u32::try_from(take(&mut rest)?).map_err(|_| large)?,
+        redriven_at: take_time(&mut rest)?,
+    };
+    let state = take_state(&mut rest)?;
+    match rest.is_empty() {
+        true => Ok((state, letter)),
+        false => Err(Unreadable("bytes follow a redriven record")),
+    }
 }
 
 fn decode_block(number: u64, value: &[u8]) -> Result<Vec<(Offset, Unsettled)>, Unreadable> {
@@ -220,9 +298,7 @@ fn take_state(rest: &mut &[u8]) -> Result<Unsettled, Unreadable> {
     }
     let not_before = match state & 1 {
         0 => None,
-        _ => Some(TimestampMs(
-            i64::try_from(take(rest)?).map_err(|_| Unreadable("a time is too large"))?,
-        )),
+        _ => Some(take_time(rest)?),
     };
     Ok(Unsettled {
         deliveries: deliveries as u32,
@@ -325,8 +401,25 @@ pub fn block_key(group: &str, partition: PartitionId, number: u64) -> Vec<u8> {
     key
 }
 
-/// The number of a block, from what follows the head's key in its own.
-pub fn block_number(rest: &[u8]) -> Option<u64> {
+/// The prefix of the keys of a group's redriven records.
+pub fn returned_prefix(group: &str) -> Vec<u8> {
+    [&[RETURNED], group.as_bytes(), &[0]].concat()
+}
+
+/// The prefix of the keys of a group's redriven records of a partition.
+pub fn returned_of(group: &str, partition: PartitionId) -> Vec<u8> {
+    with_partition(returned_prefix(group), partition)
+}
+
+/// The key of a redriven record, by the offset that it had first.
+pub fn returned_key(group: &str, partition: PartitionId, offset: Offset) -> Vec<u8> {
+    let mut key = returned_of(group, partition);
+    key.extend_from_slice(&offset.get().to_be_bytes());
+    key
+}
+
+/// The number of a block or an offset, from the end of its key.
+pub fn number_of(rest: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(rest.try_into().ok()?))
 }
 
@@ -335,7 +428,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::broker::engine::TopicId;
     use crate::broker::groups::offsets::partition_of_key;
 
     fn state() -> impl Strategy<Value = Unsettled> {
@@ -431,7 +523,7 @@ mod tests {
         assert_eq!(state_key("jobs", id), b"sjobs\0\0\0\0\0\0\0\x01\x02\0\0\0\x03");
         let key = block_key("jobs", id, 15);
         assert_eq!(key, b"sjobs\0\0\0\0\0\0\0\x01\x02\0\0\0\x03\0\0\0\0\0\0\0\x0f");
-        assert_eq!(block_number(&key[state_key("jobs", id).len()..]), Some(15));
+        assert_eq!(number_of(&key[state_key("jobs", id).len()..]), Some(15));
     }
 
     #[test]

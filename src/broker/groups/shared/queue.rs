@@ -38,7 +38,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::codec::{BLOCK, Head, Saved, Unsettled, block_of};
+use super::codec::{BLOCK, Head, Letter, Saved, Unsettled, block_of};
 use crate::broker::engine::{Offset, TimestampMs};
 
 /// The most unsettled records of a partition below `next`: at this bound no record beyond is looked at.
@@ -104,6 +104,8 @@ pub struct Acquired {
     pub until: Offset,
     /// How often each was delivered, including this time.
     pub deliveries: u32,
+    /// It is one record that was redriven: read it from its dead letter.
+    pub letter: Option<Letter>,
 }
 
 /// Who settles a record.
@@ -164,6 +166,8 @@ pub struct Written {
     pub head: Head,
     /// The blocks that changed, each with its unsettled records in order; an empty one is removed.
     pub blocks: Vec<(u64, Vec<(Offset, Unsettled)>)>,
+    /// The redriven records that changed; `None`: it is settled.
+    pub returned: Vec<(Offset, Option<(Unsettled, Letter)>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,6 +206,7 @@ struct Writing {
     head: Head,
     /// The blocks that it writes; the flag: whether it leaves an entry.
     blocks: Vec<(u64, bool)>,
+    returned: Vec<Offset>,
 }
 
 /// One partition of one shared group.
@@ -211,6 +216,9 @@ pub struct Queue {
     next: Offset,
     /// The unsettled records from `floor` to `next`, those that are settling included.
     open: BTreeMap<Offset, Slot>,
+    /// The unsettled records that were redriven, with their dead letters. They lie below `next`, and are not in `open`:
+    /// a redrive lowers no floor.
+    returned: BTreeMap<Offset, (Slot, Letter)>,
     /// Neither leased, settling, exhausted nor delayed.
     ready: BTreeSet<Offset>,
     delayed: BTreeSet<(TimestampMs, Offset)>,
@@ -229,6 +237,8 @@ pub struct Queue {
     max_deliveries: u32,
     /// The blocks whose durable entries are out of date.
     dirty: BTreeSet<u64>,
+    /// The redriven records whose durable entries are out of date.
+    dirty_returned: BTreeSet<Offset>,
     /// The blocks that have an entry.
     stored: BTreeSet<u64>,
     /// `next` as last written: unsettled records from here on are in no entry.
@@ -246,6 +256,7 @@ impl Queue {
             floor,
             next: floor,
             open: BTreeMap::new(),
+            returned: BTreeMap::new(),
             ready: BTreeSet::new(),
             delayed: BTreeSet::new(),
             exhausted: BTreeSet::new(),
@@ -258,6 +269,7 @@ impl Queue {
             writing: None,
             max_deliveries: max_deliveries.max(1),
             dirty: BTreeSet::new(),
+            dirty_returned: BTreeSet::new(),
             stored: BTreeSet::new(),
             stored_next: floor,
             lost_at: None,
@@ -281,8 +293,47 @@ impl Queue {
             queue.open.insert(offset, Slot::of(record));
             queue.make_free(offset);
         }
+        for (offset, record, letter) in saved.returned {
+            // After a move of the group, it may be to be read anyway.
+            if offset < queue.next && !queue.open.contains_key(&offset) {
+                queue.returned.insert(offset, (Slot::of(record), letter));
+                queue.make_free(offset);
+            }
+        }
         queue.advance_floor();
         queue
+    }
+
+    /// Gives back a record that was settled, from its dead letter; the caller has made that durable. Does nothing if the
+    /// record is unsettled anyway.
+    pub fn give_back_letter(&mut self, offset: Offset, letter: Letter) {
+        if offset < self.next && self.get(offset).is_none() {
+            self.returned.insert(offset, (Slot::FRESH, letter));
+            self.make_free(offset);
+        }
+    }
+
+    /// Settles a redriven record whose dead letter is gone.
+    pub fn forget_letter(&mut self, offset: Offset) {
+        if self.returned.contains_key(&offset) && !self.settling.contains_key(&offset) {
+            self.forget(offset);
+            self.dirty_returned.insert(offset);
+            self.unsaved = true;
+        }
+    }
+
+    /// The dead letter of a redriven record.
+    pub fn letter(&self, offset: Offset) -> Option<Letter> {
+        self.returned.get(&offset).map(|(_, letter)| *letter)
+    }
+
+    /// When the oldest of the redriven records that do not wait for a time was redriven.
+    pub fn oldest_redrive(&self) -> Option<TimestampMs> {
+        let due = self
+            .returned
+            .values()
+            .filter(|(slot, _)| slot.record.not_before.is_none());
+        due.map(|(_, letter)| letter.redriven_at).min()
     }
 
     /// All offsets below are settled. Once written, this is the group's committed offset.
@@ -297,13 +348,13 @@ impl Queue {
 
     /// How many records below [`Queue::next`] are unsettled.
     pub fn unsettled(&self) -> usize {
-        self.open.len()
+        self.open.len() + self.returned.len()
     }
 
     /// One past the last offset that was looked at, less the unsettled records below: each settled record moves it by
     /// one.
     pub fn settled(&self) -> Offset {
-        Offset::new(self.next.get() - self.open.len() as u64)
+        Offset::new(self.next.get() - self.unsettled() as u64)
     }
 
     /// How many records are leased.
@@ -321,13 +372,15 @@ impl Queue {
         self.ready.len() as u64 + end.get().saturating_sub(self.next.get())
     }
 
-    /// The first unsettled record that does not wait for its time; [`Queue::next`] if all of them do.
+    /// The first unsettled record that was not redriven and does not wait for its time; [`Queue::next`] if all of them
+    /// do.
     pub fn first_due(&self) -> Offset {
+        let is_own = |offset: &&Offset| self.open.contains_key(offset);
         let firsts = [
-            self.ready.first(),
-            self.exhausted.first(),
-            self.leases.keys().next(),
-            self.settling.keys().next(),
+            self.ready.iter().find(is_own),
+            self.exhausted.iter().find(is_own),
+            self.leases.keys().find(is_own),
+            self.settling.keys().find(is_own),
         ];
         firsts.into_iter().flatten().min().copied().unwrap_or(self.next)
     }
@@ -350,7 +403,7 @@ impl Queue {
     /// The leases: each offset with its member, delivery count and end.
     pub fn leases(&self) -> impl Iterator<Item = (Offset, MemberKey, u32, Moment)> {
         self.leases.iter().map(|(offset, lease)| {
-            let deliveries = self.open[offset].record.deliveries;
+            let deliveries = self.get(*offset).map_or(0, |slot| slot.record.deliveries);
             (*offset, lease.member, deliveries, lease.deadline)
         })
     }
@@ -399,19 +452,21 @@ impl Queue {
                 break;
             };
             self.ready.remove(&offset);
-            let slot = self.open.get_mut(&offset).expect("what is ready is unsettled");
-            if slot.record.deliveries >= self.max_deliveries {
+            let letter = self.letter(offset);
+            let max_deliveries = self.max_deliveries;
+            let slot = self.slot(offset);
+            if slot.record.deliveries >= max_deliveries {
                 self.exhausted.insert(offset);
                 continue;
             }
             slot.record.deliveries += 1;
             slot.record.is_released = false;
             slot.poll = wanted.poll;
-            add(&mut acquired, offset, slot.record.deliveries);
+            add(&mut acquired, offset, slot.record.deliveries, letter);
             self.lease(offset, lease);
             left -= 1;
         }
-        let mut room = wanted.room.min(MAX_UNSETTLED.saturating_sub(self.open.len()));
+        let mut room = wanted.room.min(MAX_UNSETTLED.saturating_sub(self.unsettled()));
         while left > 0 && room > 0 && self.next < wanted.end {
             let offset = self.next;
             self.next = offset.plus(1);
@@ -420,7 +475,7 @@ impl Queue {
             slot.poll = wanted.poll;
             self.open.insert(offset, slot);
             self.lease(offset, lease);
-            add(&mut acquired, offset, 1);
+            add(&mut acquired, offset, 1, None);
             (left, room) = (left - 1, room - 1);
         }
         acquired
@@ -479,7 +534,7 @@ impl Queue {
         if until <= self.next {
             return true;
         }
-        let room = room.min(MAX_UNSETTLED.saturating_sub(self.open.len()));
+        let room = room.min(MAX_UNSETTLED.saturating_sub(self.unsettled()));
         if until.since(self.next) > room as u64 {
             return false;
         }
@@ -523,7 +578,7 @@ impl Queue {
             // Of this same change: the request names the record twice.
             return Outcome::Left;
         }
-        let Some(slot) = self.open.get(&offset) else {
+        let Some(slot) = self.get(offset) else {
             let was_seen = offset < self.next;
             return if was_seen { Outcome::Settled } else { Outcome::Lost };
         };
@@ -548,7 +603,7 @@ impl Queue {
             self.unfree(offset);
         }
         self.settling.insert(offset, ChangeId(self.next_change));
-        begun.taken.push((offset, self.open[&offset].record.deliveries));
+        begun.taken.push((offset, self.slot(offset).record.deliveries));
     }
 
     fn finish(&mut self, mut begun: Begun) -> Begun {
@@ -584,7 +639,10 @@ impl Queue {
         for change in changes {
             assert!(self.changes.contains_key(change), "there is no {change:?}");
             for offset in &self.changes[change] {
-                self.dirty.insert(block_of(*offset));
+                match self.returned.contains_key(offset) {
+                    true => drop(self.dirty_returned.insert(*offset)),
+                    false => drop(self.dirty.insert(block_of(*offset))),
+                }
             }
         }
         // The records that were looked at since the last write are in no entry yet.
@@ -623,13 +681,25 @@ impl Queue {
                 blocks.push((number, rows));
             }
         }
+        let dirty_returned = std::mem::take(&mut self.dirty_returned);
+        let returned = dirty_returned.iter().map(|offset| {
+            let record = self.returned.get(offset).filter(|_| !is_settled(offset));
+            let entry = record.map(|(slot, letter)| (self.durable(*offset, slot.record), *letter));
+            (*offset, entry)
+        });
+        let returned = returned.collect();
         self.writing = Some(Writing {
             changes: changes.to_vec(),
             head,
             blocks: writes,
+            returned: dirty_returned.into_iter().collect(),
         });
         self.unsaved = false;
-        Written { head, blocks }
+        Written {
+            head,
+            blocks,
+            returned,
+        }
     }
 
     /// Whether changes have begun that are not durable yet.
@@ -674,6 +744,7 @@ impl Queue {
         let writing = self.writing.take().expect("a write ends once, after it began");
         self.dirty
             .extend(writing.blocks.into_iter().map(|(number, _)| number));
+        self.dirty_returned.extend(writing.returned);
         for change in writing.changes {
             self.undo(change);
         }
@@ -869,23 +940,36 @@ impl Queue {
         self.held.range(polls).map(|(_, _, offset)| *offset)
     }
 
+    /// An unsettled record.
+    fn get(&self, offset: Offset) -> Option<&Slot> {
+        let returned = || self.returned.get(&offset).map(|(slot, _)| slot);
+        self.open.get(&offset).or_else(returned)
+    }
+
+    /// The same, which is known to be unsettled.
     fn slot(&mut self, offset: Offset) -> &mut Slot {
-        self.open.get_mut(&offset).expect("what is held is unsettled")
+        let slot = match self.returned.get_mut(&offset) {
+            Some((slot, _)) => Some(slot),
+            None => self.open.get_mut(&offset),
+        };
+        slot.expect("what is held is unsettled")
     }
 
     fn lease(&mut self, offset: Offset, lease: Lease) {
+        let poll = self.slot(offset).poll;
         self.leases.insert(offset, lease);
         self.deadlines.insert((lease.deadline, offset));
-        self.held.insert((lease.member, self.open[&offset].poll, offset));
+        self.held.insert((lease.member, poll, offset));
     }
 
     /// Takes a lease out of the lists of those that may end; `false` if there is none.
     fn unlist_lease(&mut self, offset: Offset) -> bool {
-        let Some(lease) = self.leases.get(&offset) else {
+        let Some(lease) = self.leases.get(&offset).copied() else {
             return false;
         };
+        let poll = self.slot(offset).poll;
         self.deadlines.remove(&(lease.deadline, offset));
-        self.held.remove(&(lease.member, self.open[&offset].poll, offset));
+        self.held.remove(&(lease.member, poll, offset));
         true
     }
 
@@ -902,7 +986,7 @@ impl Queue {
 
     /// Lists a record that nobody holds.
     fn make_free(&mut self, offset: Offset) {
-        match self.open[&offset].record.not_before {
+        match self.slot(offset).record.not_before {
             Some(due) => drop(self.delayed.insert((due, offset))),
             None => drop(self.ready.insert(offset)),
         }
@@ -912,7 +996,7 @@ impl Queue {
     fn unfree(&mut self, offset: Offset) {
         if !self.ready.remove(&offset)
             && !self.exhausted.remove(&offset)
-            && let Some(due) = self.open[&offset].record.not_before
+            && let Some(due) = self.slot(offset).record.not_before
         {
             self.delayed.remove(&(due, offset));
         }
@@ -925,6 +1009,7 @@ impl Queue {
             self.unfree(offset);
         }
         self.open.remove(&offset);
+        self.returned.remove(&offset);
     }
 
     /// Restores the states from before the change; offsets trimmed meanwhile are gone.
@@ -941,7 +1026,10 @@ impl Queue {
     }
 
     fn mark(&mut self, offset: Offset) {
-        self.dirty.insert(block_of(offset));
+        match self.returned.contains_key(&offset) {
+            true => drop(self.dirty_returned.insert(offset)),
+            false => drop(self.dirty.insert(block_of(offset))),
+        }
         self.unsaved = true;
     }
 
@@ -959,13 +1047,21 @@ impl Queue {
 }
 
 /// Adds an offset after those already acquired.
-fn add(acquired: &mut Vec<Acquired>, offset: Offset, deliveries: u32) {
+fn add(acquired: &mut Vec<Acquired>, offset: Offset, deliveries: u32, letter: Option<Letter>) {
     match acquired.last_mut() {
-        Some(last) if last.until == offset && last.deliveries == deliveries => last.until = offset.plus(1),
+        Some(last)
+            if last.until == offset
+                && last.deliveries == deliveries
+                && last.letter.is_none()
+                && letter.is_none() =>
+        {
+            last.until = offset.plus(1);
+        }
         _ => acquired.push(Acquired {
             from: offset,
             until: offset.plus(1),
             deliveries,
+            letter,
         }),
     }
 }

@@ -68,11 +68,11 @@ pub fn load(log: &Log, group: &str, partition: PartitionId, max_deliveries: u32)
     for (found, value) in &entries {
         match &found[key.len()..] {
             [] => head = Some(value),
-            rest => blocks.extend(codec::block_number(rest).map(|number| (number, &**value))),
+            rest => blocks.extend(codec::number_of(rest).map(|number| (number, &**value))),
         }
     }
     let numbers = blocks.iter().map(|(number, _)| *number).collect();
-    let saved = match head.map(|head| Saved::decode(head, blocks)) {
+    let mut saved = match head.map(|head| Saved::decode(head, blocks)) {
         Some(Ok(saved)) if saved.head.floor == committed => saved,
         Some(Err(error)) => {
             tracing::error!(group, %partition, %error, "the group goes on from its committed offset");
@@ -80,6 +80,15 @@ pub fn load(log: &Log, group: &str, partition: PartitionId, max_deliveries: u32)
         }
         Some(Ok(_)) | None => Saved::at(committed, numbers),
     };
+    let key = codec::returned_of(group, partition);
+    for (found, value) in log.state_prefix(&key) {
+        let offset = codec::number_of(&found[key.len()..]).and_then(Offset::try_new);
+        match offset.map(|offset| (offset, codec::decode_returned(&value))) {
+            Some((offset, Ok((record, letter)))) => saved.returned.push((offset, record, letter)),
+            Some((_, Err(error))) => tracing::error!(group, %partition, %error, "a redriven record is left out"),
+            None => tracing::error!(group, %partition, "a key of the state is not a redriven record's"),
+        }
+    }
     Some(Queue::restore(saved, max_deliveries))
 }
 
@@ -210,9 +219,14 @@ fn changes_of<'a>(
         key: codec::block_key(group, partition, *number),
         value: (!records.is_empty()).then(|| codec::encode_block(*number, records)),
     });
+    let returned = written.returned.iter().map(move |(offset, entry)| StateChange {
+        key: codec::returned_key(group, partition, *offset),
+        value: entry.map(|(record, letter)| codec::encode_returned(record, letter)),
+    });
     [offsets::commit(group, partition, &committed), state]
         .into_iter()
         .chain(blocks)
+        .chain(returned)
 }
 
 /// The records read; they may begin before the requested offset.
