@@ -5,7 +5,9 @@
 
 use std::ops::Range;
 
-use crate::broker::engine::batch::{BatchError, Batches, Record, Records};
+use bytes::Bytes;
+
+use crate::broker::engine::batch::{BatchError, Batches, Record, Records, SealedBatch};
 use crate::broker::engine::{Fetched, Offset, Positions, Run};
 use crate::broker::topics::skips::Gap;
 
@@ -84,6 +86,22 @@ impl Page {
         page.limited = next_offset < page.end_offset;
         page.gaps = gaps;
         page
+    }
+
+    /// One record, in a batch of its own that is not in the log.
+    pub(crate) fn alone(batch: &SealedBatch, offset: Offset, positions: Positions) -> Self {
+        let bytes = Bytes::copy_from_slice(batch.as_bytes());
+        Self {
+            end: offset.plus(1),
+            next_offset: offset.plus(1),
+            records: 1,
+            stored_bytes: bytes.len() as u64,
+            runs: vec![Run {
+                bytes,
+                json_lines: false,
+            }],
+            ..Self::empty(offset, positions.log_start_offset, positions.end_offset)
+        }
     }
 
     /// Chooses from `fetched` what lies within `limits`. Runs are kept as they are; nothing is copied.

@@ -23,7 +23,7 @@ use super::shared::work::Work;
 use super::subscriptions::has_begun;
 use super::{Commit, Groups, offsets};
 use crate::broker::blocking::Share;
-use crate::broker::engine::{Offset, Partition, PartitionId, Topic, TopicId};
+use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::catalog;
 use crate::broker::topics::lookup::Start;
@@ -53,7 +53,7 @@ pub struct Join {
 
 impl Join {
     /// The kind and settings of the group, if this join creates it.
-    fn value(&self) -> Result<GroupValue, Refusal> {
+    fn value(&self, now: TimestampMs) -> Result<GroupValue, Refusal> {
         if self.kind == GroupType::Ordered {
             return Ok(GroupValue::Ordered);
         }
@@ -62,6 +62,7 @@ impl Join {
             lease_ms: self.lease_ms.unwrap_or(default.lease_ms),
             max_deliveries: self.max_deliveries.unwrap_or(default.max_deliveries),
             dead_letter_topic: self.dead_letter_topic.clone(),
+            created_at: now,
         };
         let checked = settings.check(self.topics.iter().map(String::as_str));
         checked.map_err(|unfit| Refusal::invalid(format!("/{}", unfit.field), unfit.to_string()))?;
@@ -231,7 +232,7 @@ impl Groups {
     ///
     /// Cost: nothing is written if the group has begun in all of the topics.
     async fn begin(&self, group: &str, join: &Join) -> Result<GroupValue, Refusal> {
-        let fresh = join.value()?;
+        let fresh = join.value(self.clock.now())?;
         if let Some(value) = self.value_of(group)? {
             join.check(group, &value)?;
             if self.new_topics(group, join)?.is_empty() {

@@ -18,6 +18,7 @@
 //! a topic.
 
 mod coordinator;
+pub mod dead_letters;
 pub mod expiry;
 pub mod live;
 pub mod members;
@@ -43,7 +44,7 @@ use members::Ms;
 use offsets::Committed;
 use shared::queue::{Moment, Now};
 use shared::settings::GroupValue;
-use shared::{codec, redrive};
+use shared::{codec, letters};
 
 use crate::broker::blocking::Blocking;
 use crate::broker::engine::{
@@ -78,8 +79,8 @@ pub struct Parts {
     changes: Arc<RwLock<()>>,
     /// The groups that have members, or had some a short time ago.
     coordinator: Coordinator,
-    /// Held during a redrive, which reads its positions, appends the records, and moves the positions. Redrives are
-    /// rare, so one lock for all groups is enough.
+    /// Held during a redrive, which reads the fates of dead letters and then changes them. Redrives are rare, so one lock
+    /// for all groups is enough.
     redriving: parking_lot::Mutex<()>,
 }
 
@@ -377,7 +378,7 @@ fn changes_for_deleted_group(log: &Log, group: &str) -> Vec<StateChange> {
         subscriptions::subscriptions_prefix(group),
         codec::states_prefix(group),
         codec::returned_prefix(group),
-        redrive::positions_prefix(group),
+        letters::fates_prefix(group),
     ];
     let keys = prefixes.iter().flat_map(|prefix| log.state_prefix(prefix));
     [StateChange::remove(offsets::group_key(group))]

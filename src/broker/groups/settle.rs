@@ -15,11 +15,9 @@ use super::coordinator::{Cell, Kind};
 use super::live::Progress;
 use super::poll_id::PollId;
 use super::shared::queue::{ChangeId, Claim, MAX_UNSETTLED, MemberKey, Moment, Now, Outcome, PollNumber};
-use super::shared::redrive::{self, Redriven};
 use super::shared::settings::GroupValue;
 use super::shared::work::{Changes, Work};
 use super::writing::Burial;
-use crate::broker::blocking::Share;
 use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::{self, catalog};
@@ -366,38 +364,9 @@ impl Groups {
         }
         Ok(named)
     }
-
-    /// Redrives up to `max_records` of a group's dead letters, see [`redrive::redrive`].
-    ///
-    /// # Errors
-    /// [`Reason::UnknownGroup`]; [`Reason::GroupTypeMismatch`]: the group is ordered; those of [`redrive::redrive`].
-    pub async fn redrive(
-        &self,
-        group: &str,
-        dead_letters: &str,
-        max_records: u64,
-    ) -> Result<Redriven, Refusal> {
-        self.check_exists(group)?;
-        if !matches!(self.value_of(group)?, Some(GroupValue::Shared(_))) {
-            return Err(Refusal::new(
-                Reason::GroupTypeMismatch,
-                format!("the group {group} is ordered, and has no dead letters"),
-            ));
-        }
-        // Held so that the group is not deleted meanwhile.
-        let guard = self.commits().await;
-        let (groups, group, dead_letters) = (self.clone(), group.to_owned(), dead_letters.to_owned());
-        let send = move || {
-            let _guard = guard;
-            let _one_at_a_time = groups.redriving.lock();
-            let (log, now) = (&groups.log, groups.clock.now());
-            redrive::redrive(log, &groups.rotation, &group, &dead_letters, max_records, now)
-        };
-        self.blocking.attempt(Share::Change, send).await
-    }
 }
 
-fn is_ordered(group: &str, instead: &str) -> Refusal {
+pub(super) fn is_ordered(group: &str, instead: &str) -> Refusal {
     Refusal::new(
         Reason::GroupTypeMismatch,
         format!("the group {group} is ordered: {instead}"),
@@ -424,9 +393,12 @@ fn begin(work: &mut Work, member: &str, now: Now, settling: &Settling, named: &N
             .into_iter()
             .map(|(place, reason)| (place.offset, reason.clone()));
         let reasons: BTreeMap<Offset, String> = reasons.collect();
+        let queue = work.queues.get(&id);
+        let letters = queue.map(|queue| queue.letters_of(&taken)).unwrap_or_default();
         begun.burials.extend(change.map(|change| Burial {
             partition: id,
             change,
+            letters,
             taken,
             reasons,
         }));

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::Groups;
 use super::coordinator::{Cell, Kind};
 use super::shared::dead_letter::{Origin, delivered_too_often};
+use super::shared::codec::Letter;
 use super::shared::queue::ChangeId;
 use super::shared::store;
 use super::shared::work::{Batch, Changes, Letters, Pending, WRITE_BYTES, Work};
@@ -28,6 +29,8 @@ pub(super) struct Burial {
     pub(super) change: ChangeId,
     /// The records, each with its delivery count.
     pub(super) taken: Vec<(Offset, u32)>,
+    /// Those that were redriven, with the dead letters that they are read from.
+    pub(super) letters: BTreeMap<Offset, Letter>,
     /// Why they are dead letters; a record without a reason was delivered too often.
     pub(super) reasons: BTreeMap<Offset, String>,
 }
@@ -169,10 +172,12 @@ impl Groups {
             let Some(work) = core.work() else { return Ok(()) };
             let exhausted = work.exhausted(BURIED_AT_ONCE);
             let begin = |(id, offsets): (PartitionId, Vec<Offset>)| {
-                let begun = work.queues.get_mut(&id)?.begin_burial(offsets);
+                let queue = work.queues.get_mut(&id)?;
+                let begun = queue.begin_burial(offsets);
                 Some(Burial {
                     partition: id,
                     change: begun.change?,
+                    letters: queue.letters_of(&begun.taken),
                     taken: begun.taken,
                     reasons: BTreeMap::new(),
                 })
@@ -249,21 +254,32 @@ impl Groups {
             let letters = store::dead_letter_topic(&groups.log, &groups.topics, &name)?;
             let origin = Origin {
                 topic: topic.name(),
+                topic_id: id.topic,
                 partition: id.index,
                 group: &group,
+                died_at: groups.clock.now(),
+                redriven: 0,
             };
             let reason = |offset: Offset, deliveries| {
                 let given = burial.reasons.get(&offset).cloned();
                 given.unwrap_or_else(|| delivered_too_often(deliveries))
             };
-            let found = store::read_letters(
-                &groups.log,
-                &partition,
-                origin,
-                &burial.taken,
-                reason,
-                WRITE_BYTES,
-            );
+            let (returned, own): (Vec<_>, Vec<_>) = burial
+                .taken
+                .iter()
+                .copied()
+                .partition(|(offset, _)| burial.letters.contains_key(offset));
+            let mut found =
+                store::read_letters(&groups.log, &partition, origin, &own, &reason, WRITE_BYTES);
+            for (offset, deliveries) in returned {
+                let letter = burial.letters[&offset];
+                let origin = Origin {
+                    redriven: letter.redriven,
+                    ..origin
+                };
+                let reason = reason(offset, deliveries);
+                found.add_returned(&groups.log, letter, offset, origin, deliveries, &reason);
+            }
             Ok(Some((letters, found)))
         };
         self.blocking.attempt(Share::Read, find).await

@@ -171,7 +171,7 @@ struct PolledBody {
     assignment: Vec<AssignedBody>,
     /// Records as in a fetch, each with its `topic`; within a partition in the order of their offsets. In a shared
     /// group each record also has `delivery_count` (1 the first time) and `lease_expires` (the time at which this
-    /// member's lease ends, in milliseconds since the Unix epoch).
+    /// member's lease ends, in milliseconds since the Unix epoch), and one that was redriven has `redriven` (how often).
     #[schema(value_type = Vec<Object>)]
     records: Vec<Value>,
     /// Damaged offsets that the operator has skipped; left out if there are none.
@@ -509,7 +509,12 @@ fn lease_fields(delivered: &Delivered, lease_expires: Option<TimestampMs>) -> St
     let fields = delivered.deliveries.zip(lease_expires);
     let text = fields.map(|(deliveries, expires)| {
         let expires = expires.get();
-        format!(",\"delivery_count\":{deliveries},\"lease_expires\":{expires}}}")
+        let mut text = format!(",\"delivery_count\":{deliveries},\"lease_expires\":{expires}");
+        if let Some(redriven) = delivered.redriven {
+            text.push_str(&format!(",\"redriven\":{redriven}"));
+        }
+        text.push('}');
+        text
     });
     text.unwrap_or_default()
 }

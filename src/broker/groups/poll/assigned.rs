@@ -60,6 +60,7 @@ impl Groups {
                     // If the lost records are deleted, the partition is read like any other.
                     until: place.until.filter(|until| *until > from),
                     deliveries: None,
+                    letter: None,
                 });
             }
             taken.ends.push((partition, from));

@@ -5,15 +5,19 @@
 
 use std::sync::Arc;
 
-use super::{Delivered, Piece, Polled, Polling, Taken, Wanted};
+use super::{Delivered, Piece, Polled, Polling, Read, Taken, Wanted};
+use crate::broker::blocking::Share;
 use crate::broker::engine::batch::Record;
 use crate::broker::engine::{Offset, PartitionId, TimestampMs};
+use crate::broker::fetch::page::Page;
 use crate::broker::fetch::unreadable;
 use crate::broker::groups::Groups;
 use crate::broker::groups::coordinator::{Cell, Kind};
 use crate::broker::groups::members::Refused;
 use crate::broker::groups::poll_id::{LeasedRange, MAX_LEASED, PollId};
+use crate::broker::groups::shared::codec::Letter;
 use crate::broker::groups::shared::later::deliver_at;
+use crate::broker::groups::shared::letters;
 use crate::broker::groups::shared::queue::{Leasing, MemberKey, Moment, PollNumber};
 use crate::broker::refusal::Refusal;
 
@@ -136,6 +140,7 @@ impl Groups {
                         from: acquired.from,
                         until: Some(acquired.until),
                         deliveries: Some(acquired.deliveries),
+                        letter: acquired.letter,
                     });
                 }
             }
@@ -154,16 +159,43 @@ impl Groups {
     }
 
     /// Settles offsets that have no record.
-    pub(super) fn settle_skipped(&self, polling: &Polling<'_>, skipped: Vec<(PartitionId, Offset, Offset)>) {
-        if skipped.is_empty() {
+    pub(super) fn settle_skipped(&self, polling: &Polling<'_>, read: &mut Read) {
+        if read.skipped.is_empty() && read.gone.is_empty() {
             return;
         }
         let (_, mut core) = self.lock(&polling.cell);
         let Some(work) = core.work() else { return };
-        for (id, from, until) in skipped {
+        for (id, from, until) in read.skipped.drain(..) {
             if let Some(queue) = work.queues.get_mut(&id) {
                 queue.settle_skipped(from, until);
             }
+        }
+        for (id, offset) in read.gone.drain(..) {
+            if let Some(queue) = work.queues.get_mut(&id) {
+                queue.forget_letter(offset);
+            }
+        }
+    }
+
+    /// Reads a record that was redriven from its dead letter.
+    pub(super) async fn read_letter(&self, piece: &Piece, letter: Letter, read: &mut Read) {
+        let (log, id, offset) = (self.log.clone(), piece.partition.id(), piece.from);
+        let original = move || Ok(letters::read_original(&log, letter, offset)?);
+        match self.blocking.attempt(Share::Read, original).await {
+            Ok(Some(batch)) => {
+                let page = Page::alone(&batch, offset, piece.partition.positions());
+                read.records += 1;
+                read.bytes += page.stored_bytes;
+                read.pages.push(Delivered {
+                    topic: piece.topic.name().into(),
+                    partition: id,
+                    deliveries: piece.deliveries,
+                    redriven: Some(letter.redriven),
+                    page,
+                });
+            }
+            Ok(None) => read.gone.push((id, offset)),
+            Err(refusal) => drop(read.fault.get_or_insert(refusal)),
         }
     }
 

@@ -18,6 +18,7 @@ use super::members::{Ms, Refused};
 use super::membership::{Join, read_ack, refused};
 use super::poll_id::PollId;
 use super::settle::Uncounted;
+use super::shared::codec::Letter;
 use super::shared::queue::MemberKey;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic};
 use crate::broker::fetch::page::{Page, PageLimits};
@@ -68,6 +69,8 @@ pub struct Delivered {
     pub partition: PartitionId,
     /// In a shared group, how often they were delivered, this time included.
     pub deliveries: Option<u32>,
+    /// Of a record that was redriven: how often.
+    pub redriven: Option<u32>,
     pub(crate) page: Page,
 }
 
@@ -112,6 +115,8 @@ struct Piece {
     until: Option<Offset>,
     /// In a shared group, how often these records were delivered.
     deliveries: Option<u32>,
+    /// It is one record, which is read from its dead letter.
+    letter: Option<Letter>,
 }
 
 /// What a poll may read, and what it waits for if there is nothing.
@@ -138,6 +143,8 @@ struct Read {
     pages: Vec<Delivered>,
     /// Offsets that were leased and have no record.
     skipped: Vec<(PartitionId, Offset, Offset)>,
+    /// Redriven records whose dead letters are gone.
+    gone: Vec<(PartitionId, Offset)>,
     /// The first error of reading a partition.
     fault: Option<Refusal>,
     records: u64,
@@ -186,7 +193,7 @@ impl Groups {
                 Some(key) => self.take_leases(&polling, key, wanted, ahead).await?,
             };
             let mut read = self.read(&mut taken, wanted).await?;
-            self.settle_skipped(&polling, std::mem::take(&mut read.skipped));
+            self.settle_skipped(&polling, &mut read);
             if let Some(leases) = &taken.leases
                 && self.put_off(leases, &mut read.pages, taken.most)?
                 && read.pages.is_empty()
@@ -333,6 +340,13 @@ impl Groups {
     ) -> Result<bool, Refusal> {
         let id = piece.partition.id();
         let mut from = piece.from;
+        if let Some(letter) = piece.letter {
+            if read.records >= most || read.bytes >= wanted.max_bytes {
+                return Ok(false);
+            }
+            self.read_letter(&piece, letter, read).await;
+            return Ok(true);
+        }
         loop {
             if read.records >= most || read.bytes >= wanted.max_bytes {
                 return Ok(false);
@@ -383,6 +397,7 @@ impl Groups {
                     topic: piece.topic.name().into(),
                     partition: id,
                     deliveries: piece.deliveries,
+                    redriven: None,
                     page,
                 });
             }

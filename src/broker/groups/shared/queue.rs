@@ -298,6 +298,8 @@ impl Queue {
             if offset < queue.next && !queue.open.contains_key(&offset) {
                 queue.returned.insert(offset, (Slot::of(record), letter));
                 queue.make_free(offset);
+            } else {
+                queue.dirty_returned.insert(offset);
             }
         }
         queue.advance_floor();
@@ -310,6 +312,10 @@ impl Queue {
         if offset < self.next && self.get(offset).is_none() {
             self.returned.insert(offset, (Slot::FRESH, letter));
             self.make_free(offset);
+        } else if !self.returned.contains_key(&offset) {
+            // The next write removes its entry.
+            self.dirty_returned.insert(offset);
+            self.unsaved = true;
         }
     }
 
@@ -325,6 +331,12 @@ impl Queue {
     /// The dead letter of a redriven record.
     pub fn letter(&self, offset: Offset) -> Option<Letter> {
         self.returned.get(&offset).map(|(_, letter)| *letter)
+    }
+
+    /// The dead letters of those of these records that were redriven.
+    pub fn letters_of(&self, taken: &[(Offset, u32)]) -> BTreeMap<Offset, Letter> {
+        let letter = |(offset, _): &(Offset, u32)| Some((*offset, self.letter(*offset)?));
+        taken.iter().filter_map(letter).collect()
     }
 
     /// When the oldest of the redriven records that do not wait for a time was redriven.

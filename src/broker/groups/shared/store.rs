@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::codec::{self, Saved};
+use super::codec::{self, Letter, Saved};
 use super::dead_letter::{Origin, of_record};
+use super::letters;
 use super::queue::{Queue, Written};
-use crate::broker::engine::batch::Record;
+use crate::broker::engine::batch::{Record, Records};
 use crate::broker::engine::{
     Ack, AppendRequest, Error, Fetched, Log, Offset, Partition, PartitionId, ReadRequest, StateChange,
     TimestampMs, Topic, TopicId,
@@ -46,6 +47,33 @@ pub struct Found {
     pub unread: Vec<Offset>,
     /// Why, if the reason is not `max_bytes`.
     pub error: Option<Error>,
+}
+
+impl Found {
+    /// Adds the dead letter of a record that was redriven before, read from its last dead letter.
+    pub fn add_returned(
+        &mut self,
+        log: &Log,
+        letter: Letter,
+        offset: Offset,
+        origin: Origin<'_>,
+        deliveries: u32,
+        reason: &str,
+    ) {
+        match letters::read_original(log, letter, offset) {
+            Ok(Some(batch)) => {
+                let records = Records::new(batch.as_bytes()).into_iter().flatten();
+                let records = records.filter_map(Result::ok);
+                self.letters
+                    .extend(records.map(|record| of_record(&record, origin, deliveries, reason)));
+            }
+            Ok(None) => self.missing.push(offset),
+            Err(error) => {
+                self.unread.push(offset);
+                self.error.get_or_insert(error);
+            }
+        }
+    }
 }
 
 /// The queue of a partition as last written; `None` if the group has committed nothing.

@@ -116,6 +116,12 @@ impl Work {
         self.members.get(name).copied()
     }
 
+    /// The name of a member.
+    pub(crate) fn name_of(&self, key: MemberKey) -> Arc<str> {
+        let found = self.members.iter().find(|(_, known)| **known == key);
+        found.map_or_else(|| "".into(), |(name, _)| Arc::clone(name))
+    }
+
     /// Forgets the names of members that have neither a session nor a lease.
     pub(crate) fn forget_members(&mut self, has_session: impl Fn(&str) -> bool) {
         if self.queues.values().any(Queue::is_settling) {
