@@ -157,9 +157,7 @@ impl Groups {
             let count = done.redriven.max(done.discarded);
             let result = match ended {
                 Ok(at_end) => Ok(Redriven { at_end, ..done }),
-                Err(refusal) if count > 0 => {
-                    Err(refusal.outcome(Outcome::Partial).with("redriven", count))
-                }
+                Err(refusal) if count > 0 => Err(refusal.outcome(Outcome::Partial).with("redriven", count)),
                 Err(refusal) => Err(refusal.with("redriven", count)),
             };
             Ok((result, touched))
@@ -260,14 +258,22 @@ impl Groups {
     }
 }
 
-fn add_to_list(list: &mut List, mailbox: &Mailbox<'_>, topic: &Topic, wanted: &WantedLetters) -> Result<(), Refusal> {
+fn add_to_list(
+    list: &mut List,
+    mailbox: &Mailbox<'_>,
+    topic: &Topic,
+    wanted: &WantedLetters,
+) -> Result<(), Refusal> {
     let id = mailbox.partition.id();
     let fates = Fates::load(mailbox.log, mailbox.group, id)?;
     mailbox.walk(Offset::ZERO, |record, letter| {
         if fates.of(record.offset) != wanted.fate {
             return Ok(true);
         }
-        *list.reasons.entry(letter.reason.clone().into_owned()).or_default() += 1;
+        *list
+            .reasons
+            .entry(letter.reason.clone().into_owned())
+            .or_default() += 1;
         let at = Position {
             topic: topic.name().to_owned(),
             partition: id.index,
@@ -373,7 +379,11 @@ impl Run<'_> {
             let place = (partition.id().index, record.offset);
             let is_wanted = fates.of(record.offset) == Fate::Waiting
                 && has_reason(&letter, self.redrive.reason.as_deref())
-                && self.redrive.offsets.as_ref().is_none_or(|offsets| offsets.contains(&place));
+                && self
+                    .redrive
+                    .offsets
+                    .as_ref()
+                    .is_none_or(|offsets| offsets.contains(&place));
             if !is_wanted {
                 return Ok(true);
             }
@@ -434,7 +444,10 @@ impl Run<'_> {
         self.touched.insert(mailbox.topic);
         for (id, offset, letter) in &returned {
             let value = codec::encode_returned(Unsettled::FRESH, *letter);
-            state.push(StateChange::set(codec::returned_key(self.group, *id, *offset), value));
+            state.push(StateChange::set(
+                codec::returned_key(self.group, *id, *offset),
+                value,
+            ));
             self.touched.insert(id.topic);
         }
         let request = AppendRequest::of_state(state);
@@ -443,7 +456,11 @@ impl Run<'_> {
             // If the result is unknown, the next call learns it from the state.
             let is_unknown = matches!(error, Error::Closed | Error::LogFailed { in_flight: true, .. });
             let refusal = Refusal::from(error);
-            if is_unknown { refusal } else { refusal.outcome(Outcome::None) }
+            if is_unknown {
+                refusal
+            } else {
+                refusal.outcome(Outcome::None)
+            }
         })?;
         *done += count;
         if let Some(cell) = self.groups.coordinator.find(self.group) {
@@ -471,3 +488,7 @@ fn gone(topic: &str, partition: &str, record: &Record<'_>) -> Refusal {
         .with("topic", topic)
         .with("dead_letter_offset", record.offset.get())
 }
+
+#[cfg(test)]
+#[path = "dead_letters_tests.rs"]
+mod tests;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::shared::settings::Settings;
-use crate::broker::engine::{Offset, PartitionId};
+use crate::broker::engine::{Offset, PartitionId, TimestampMs};
 
 /// How a group's members share the records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,6 +71,8 @@ pub struct Progress {
     pub settled: Offset,
     /// The first unsettled record that does not wait for its time.
     pub first_due: Offset,
+    /// When the oldest of the redriven records was redriven that do not wait for their time.
+    pub oldest_redrive: Option<TimestampMs>,
     /// Records that are leased.
     pub leased: u64,
     /// Records that wait for their time, as far as the queue has looked.

@@ -340,6 +340,7 @@ impl Groups {
             let progress = Progress {
                 settled: queue.settled(),
                 first_due: queue.first_due(),
+                oldest_redrive: queue.oldest_redrive(),
                 leased: queue.leased() as u64,
                 delayed: queue.delayed() as u64,
                 has_due: queue.has_due(positions.end_offset),

@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 
 use super::Groups;
 use super::coordinator::{Cell, Kind};
-use super::shared::dead_letter::{Origin, delivered_too_often};
 use super::shared::codec::Letter;
+use super::shared::dead_letter::{Origin, delivered_too_often};
 use super::shared::queue::ChangeId;
 use super::shared::store;
 use super::shared::work::{Batch, Changes, Letters, Pending, WRITE_BYTES, Work};
@@ -269,8 +269,7 @@ impl Groups {
                 .iter()
                 .copied()
                 .partition(|(offset, _)| burial.letters.contains_key(offset));
-            let mut found =
-                store::read_letters(&groups.log, &partition, origin, &own, &reason, WRITE_BYTES);
+            let mut found = store::read_letters(&groups.log, &partition, origin, &own, &reason, WRITE_BYTES);
             for (offset, deliveries) in returned {
                 let letter = burial.letters[&offset];
                 let origin = Origin {

@@ -16,7 +16,7 @@ use crate::broker::groups::live::{GroupState, GroupType, Live, Progress};
 use crate::broker::lag::history::{History, Place, Row};
 use crate::broker::lag::series::Point;
 use crate::broker::lag::window::{Rates, Sample, Status, Verdict};
-use crate::broker::lag::{Lag, next_unread};
+use crate::broker::lag::{Lag, millis_from, next_unread};
 
 /// Computes how far groups are behind. Cheap to clone; clones share the history.
 #[derive(Clone)]
@@ -240,7 +240,8 @@ impl Lags {
                         // A write of a queue that settles nothing is no progress.
                         committed: progress.map_or(committed_offset, |queue| Some(queue.settled)),
                         last_commit: last_commit.filter(|_| progress.is_none()),
-                        log_start_offset: positions.log_start_offset,
+                        // Redriven records are unsettled below the log start too.
+                        log_start_offset: progress.map_or(positions.log_start_offset, |_| Offset::ZERO),
                         end_offset: positions.end_offset,
                         is_idle: progress.is_some_and(|queue| !queue.has_due),
                     },
@@ -315,12 +316,17 @@ impl Look {
     fn lag(&self, now: TimestampMs) -> Lag {
         let mut lag = Lag::of_partition(
             self.sample.committed,
-            self.positions,
+            Positions {
+                log_start_offset: self.sample.log_start_offset,
+                ..self.positions
+            },
             self.located.as_ref(),
             self.topic.retention_ms,
             now,
         );
         if let Some(queue) = self.progress {
+            let age = |redriven: TimestampMs| millis_from(redriven, now);
+            lag.lag_ms = lag.lag_ms.max(queue.oldest_redrive.map_or(0, age));
             lag.leased = Some(queue.leased);
             lag.delayed = Some(queue.delayed);
             lag.lag_bytes = self.located.map_or(0, |located| self.bytes(&located));
@@ -374,7 +380,9 @@ impl Look {
             // Retention or a trim moved the log start past the next record since the positions were read: read them
             // again. If that happens a second time, the figures are left out.
             self.positions = self.partition.positions();
-            self.sample.log_start_offset = self.positions.log_start_offset;
+            if self.progress.is_none() {
+                self.sample.log_start_offset = self.positions.log_start_offset;
+            }
             self.sample.end_offset = self.positions.end_offset;
             located = self.partition.locate(self.next_unread());
         }

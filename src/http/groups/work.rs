@@ -326,10 +326,13 @@ async fn redrive_group(
     let offset = |(i, row): (usize, LetterPlace)| {
         let pointer = format!("/offsets/{i}/offset");
         let offset = Offset::try_new(row.offset);
-        let offset = offset.ok_or_else(|| Problem::invalid(pointer, format!("there is no offset {}", row.offset)))?;
+        let offset =
+            offset.ok_or_else(|| Problem::invalid(pointer, format!("there is no offset {}", row.offset)))?;
         Ok::<_, Problem>((row.partition, offset))
     };
-    let offsets = body.offsets.map(|rows| rows.into_iter().enumerate().map(offset).collect());
+    let offsets = body
+        .offsets
+        .map(|rows| rows.into_iter().enumerate().map(offset).collect());
     let redrive = Redrive {
         dead_letter_topic: body.dead_letter_topic,
         max_records: most,
@@ -391,7 +394,9 @@ async fn list_dead_letters(app: App, RawQuery(query): RawQuery, GroupName(group)
     ok(&DeadLettersBody {
         dead_letters: letters,
         reasons: list.reasons,
-        next: list.next.map(|at| format!("{}:{}:{}", at.topic, at.partition, at.offset)),
+        next: list
+            .next
+            .map(|at| format!("{}:{}:{}", at.topic, at.partition, at.offset)),
     })
 }
 

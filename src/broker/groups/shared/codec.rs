@@ -214,7 +214,8 @@ fn put_time(value: &mut Vec<u8>, time: TimestampMs) {
 
 fn take_time(rest: &mut &[u8]) -> Result<TimestampMs, Unreadable> {
     let time = i64::try_from(take(rest)?);
-    time.map(TimestampMs).map_err(|_| Unreadable("a time is too large"))
+    time.map(TimestampMs)
+        .map_err(|_| Unreadable("a time is too large"))
 }
 
 /// The value of a redriven record.
@@ -238,7 +239,9 @@ pub fn encode_returned(state: Unsettled, letter: Letter) -> Vec<u8> {
 /// # Errors
 /// [`Unreadable`]: report it; the record is not delivered, and its dead letter stays.
 pub fn decode_returned(value: &[u8]) -> Result<(Unsettled, Letter), Unreadable> {
-    let (&version, mut rest) = value.split_first().ok_or(Unreadable("a redriven record is empty"))?;
+    let (&version, mut rest) = value
+        .split_first()
+        .ok_or(Unreadable("a redriven record is empty"))?;
     if version != RETURNED_VERSION {
         return Err(Unreadable("the version of a redriven record is not 1"));
     }

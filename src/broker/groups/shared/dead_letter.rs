@@ -326,7 +326,10 @@ mod tests {
                 redriven: 0,
             };
             assert_eq!(said, expected);
-            assert_eq!(super::original(&letter, said.offset).as_bytes(), original.as_bytes());
+            assert_eq!(
+                super::original(&letter, said.offset).as_bytes(),
+                original.as_bytes()
+            );
         }
     }
 
@@ -341,7 +344,11 @@ mod tests {
         }
         let third = first(&steps[3]);
         assert_eq!(read(&third).unwrap().reason, "third");
-        let found: Vec<_> = third.headers.into_iter().filter(|(name, _)| name.ends_with(b"reason")).collect();
+        let found: Vec<_> = third
+            .headers
+            .into_iter()
+            .filter(|(name, _)| name.ends_with(b"reason"))
+            .collect();
         let expected: [Header<'_>; 4] = [
             (b"dlq_first_first_first_reason", Some(b"mine")),
             (b"dlq_first_first_reason", Some(b"first")),
@@ -358,7 +365,10 @@ mod tests {
     #[test]
     fn a_dead_letter_that_was_redriven_says_how_often() {
         let record = sealed(None, None, &[]);
-        let again = Origin { redriven: 2, ..ORIGIN };
+        let again = Origin {
+            redriven: 2,
+            ..ORIGIN
+        };
         let letter = stored(&of_record(&first(&record), again, 1, "x"));
         assert_eq!(read(&first(&letter)).unwrap().redriven, 2);
     }
@@ -378,7 +388,10 @@ mod tests {
         for (headers, expected) in [
             (&[][..], NoDeadLetter::Missing("dlq_topic")),
             (&[topic, group], NoDeadLetter::Missing("dlq_partition")),
-            (&[topic, partition(Some(b"1"))], NoDeadLetter::Missing("dlq_offset")),
+            (
+                &[topic, partition(Some(b"1"))],
+                NoDeadLetter::Missing("dlq_offset"),
+            ),
             (
                 &[topic, group, partition(Some(b"-1"))],
                 NoDeadLetter::Malformed("dlq_partition"),

@@ -222,11 +222,7 @@ impl Mailbox<'_> {
 ///
 /// # Errors
 /// Those of the read.
-pub fn read_original(
-    log: &Log,
-    letter: Letter,
-    offset: Offset,
-) -> Result<Option<SealedBatch>, Error> {
+pub fn read_original(log: &Log, letter: Letter, offset: Offset) -> Result<Option<SealedBatch>, Error> {
     let topic = log.topic_by_id(letter.partition.topic);
     let Some(partition) = topic.and_then(|topic| topic.partition(letter.partition.index)) else {
         return Ok(None);
@@ -256,7 +252,12 @@ mod tests {
     #[test]
     fn each_dead_letter_has_its_own_fate_and_it_is_found_again() {
         let mut fates = Fates::default();
-        let all = [(0, Fate::Redriven), (3, Fate::Discarded), (63, Fate::Redriven), (64, Fate::Discarded)];
+        let all = [
+            (0, Fate::Redriven),
+            (3, Fate::Discarded),
+            (63, Fate::Redriven),
+            (64, Fate::Discarded),
+        ];
         for (offset, fate) in all {
             fates.set(Offset::new(offset), fate);
         }
@@ -269,10 +270,15 @@ mod tests {
         let prefix = fates_key("g", id).len();
         let mut again = Fates::default();
         for change in &changes {
-            again.take(&change.key[prefix..], change.value.as_deref().unwrap()).unwrap();
+            again
+                .take(&change.key[prefix..], change.value.as_deref().unwrap())
+                .unwrap();
         }
         for offset in 0..130 {
-            let expected = all.iter().find(|(at, _)| *at == offset).map_or(Fate::Waiting, |(_, fate)| *fate);
+            let expected = all
+                .iter()
+                .find(|(at, _)| *at == offset)
+                .map_or(Fate::Waiting, |(_, fate)| *fate);
             assert_eq!(again.of(Offset::new(offset)), expected, "{offset}");
         }
     }

@@ -472,9 +472,13 @@ impl Queue {
                 continue;
             }
             slot.record.deliveries += 1;
-            slot.record.is_released = false;
+            let was_released = std::mem::replace(&mut slot.record.is_released, false);
             slot.poll = wanted.poll;
             add(&mut acquired, offset, slot.record.deliveries, letter);
+            if was_released {
+                // Written with the next settle: a late acknowledgement of this lease counts after a crash too.
+                self.dirty_at(offset);
+            }
             self.lease(offset, lease);
             left -= 1;
         }
@@ -652,9 +656,9 @@ impl Queue {
             assert!(self.changes.contains_key(change), "there is no {change:?}");
             for offset in &self.changes[change] {
                 match self.returned.contains_key(offset) {
-                    true => drop(self.dirty_returned.insert(*offset)),
-                    false => drop(self.dirty.insert(block_of(*offset))),
-                }
+                    true => self.dirty_returned.insert(*offset),
+                    false => self.dirty.insert(block_of(*offset)),
+                };
             }
         }
         // The records that were looked at since the last write are in no entry yet.
@@ -859,6 +863,7 @@ impl Queue {
             record.deliveries = record.deliveries.max(1);
             record.is_released = false;
             record.not_before = None;
+            self.mark(offset);
         }
         self.lease(offset, Lease { member, deadline });
         Outcome::Done
@@ -1037,11 +1042,17 @@ impl Queue {
         }
     }
 
-    fn mark(&mut self, offset: Offset) {
+    /// Notes that a record's entry is out of date.
+    fn dirty_at(&mut self, offset: Offset) {
         match self.returned.contains_key(&offset) {
             true => drop(self.dirty_returned.insert(offset)),
             false => drop(self.dirty.insert(block_of(offset))),
         }
+    }
+
+    /// The same, and the group's writer is to write it soon.
+    fn mark(&mut self, offset: Offset) {
+        self.dirty_at(offset);
         self.unsaved = true;
     }
 

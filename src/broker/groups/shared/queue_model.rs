@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::super::codec::{self, Saved};
 use super::*;
+use crate::broker::engine::{PartitionId, TopicId};
 
 const MAX_DELIVERIES: u32 = 3;
 const LEASE_MS: u64 = 100;
@@ -22,6 +23,8 @@ struct Record {
     due: Option<TimestampMs>,
     change: Option<ChangeId>,
     is_exhausted: bool,
+    /// It was redriven, and is read from its dead letter.
+    is_returned: bool,
 }
 
 impl Record {
@@ -39,6 +42,7 @@ impl Record {
             deliveries: self.deliveries - u32::from(self.lease.is_some()),
             is_released: self.is_released,
             due: self.due,
+            is_returned: self.is_returned,
             ..Self::default()
         }
     }
@@ -64,6 +68,7 @@ struct Pair {
     durable: Records,
     head: Vec<u8>,
     blocks: BTreeMap<u64, Vec<u8>>,
+    returned: BTreeMap<u64, Vec<u8>>,
     flight: Option<Flight>,
     /// Changes that wait to be written.
     changes: Vec<ChangeId>,
@@ -126,6 +131,8 @@ enum Step {
         has_written: bool,
     },
     MaxDeliveries(u32),
+    Redrive(u64),
+    ForgetLetter(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -154,6 +161,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<usize>(), any::<usize>()).prop_map(|(change, from)| Step::UndoSome { change, from }),
         1 => any::<bool>().prop_map(|has_written| Step::Crash { has_written }),
         1 => (1..5_u32).prop_map(Step::MaxDeliveries),
+        3 => any::<u64>().prop_map(Step::Redrive),
+        1 => any::<u64>().prop_map(Step::ForgetLetter),
     ]
 }
 
@@ -171,6 +180,7 @@ impl Pair {
             durable: Records::new(),
             head: Vec::new(),
             blocks: BTreeMap::new(),
+            returned: BTreeMap::new(),
             flight: None,
             changes: Vec::new(),
             now: Now {
@@ -372,7 +382,7 @@ impl Pair {
             Step::Trim(to) => {
                 self.log_start = self.log_start.max(to % (self.end + 1));
                 self.queue.trim(self.now.moment, at(self.log_start));
-                self.records = self.records.split_off(&self.log_start);
+                self.trimmed();
             }
             Step::Skip { from, count } => {
                 let from = from % (self.end + 1);
@@ -381,8 +391,9 @@ impl Pair {
                     return;
                 }
                 self.queue.settle_skipped(at(from), at(until));
-                self.records
-                    .retain(|offset, record| !(from..until).contains(offset) || record.change.is_some());
+                self.records.retain(|offset, record| {
+                    !(from..until).contains(offset) || record.change.is_some() || record.is_returned
+                });
             }
             Step::BeginWrite(changes) => self.begin_write(changes),
             Step::EndWrite { is_durable } => self.end_write(is_durable),
@@ -407,12 +418,69 @@ impl Pair {
                 }
             }
             Step::Crash { has_written } => self.crash(has_written),
+            Step::Redrive(offset) => self.redrive(offset),
+            Step::ForgetLetter(offset) => {
+                let letters = self.records.iter().filter(|(_, record)| record.is_returned);
+                let letters: Vec<u64> = letters.map(|(offset, _)| *offset).collect();
+                if let Some(offset) = pick(&letters, offset as usize) {
+                    self.queue.forget_letter(at(*offset));
+                    if self.records[offset].change.is_none() {
+                        self.records.remove(offset);
+                    }
+                }
+            }
             Step::MaxDeliveries(most) => {
                 self.queue.set_max_deliveries(most);
                 for record in self.records.values_mut() {
                     record.is_exhausted = false;
                 }
             }
+        }
+    }
+
+    fn trimmed(&mut self) {
+        self.records
+            .retain(|offset, record| *offset >= self.log_start || record.is_returned);
+    }
+
+    /// Gives a settled record back, which is durable at once.
+    fn redrive(&mut self, offset: u64) {
+        // Only what is durably settled has a dead letter.
+        let next = self.durable_next();
+        if next == 0 {
+            return;
+        }
+        let offset = offset % next;
+        let is_settled = |records: &Records| !records.contains_key(&offset);
+        let is_in_flight = self
+            .flight
+            .as_ref()
+            .is_some_and(|flight| !is_settled(&flight.records));
+        if !is_settled(&self.records) || !is_settled(&self.durable) || is_in_flight {
+            return;
+        }
+        self.queue.give_back_letter(at(offset), letter(offset));
+        let record = Record {
+            is_returned: true,
+            ..Record::default()
+        };
+        self.returned
+            .insert(offset, codec::encode_returned(Unsettled::FRESH, letter(offset)));
+        self.records.insert(offset, record);
+        self.durable.insert(offset, record);
+        if let Some(flight) = &mut self.flight {
+            flight.records.insert(offset, record);
+        }
+    }
+
+    fn durable_next(&self) -> u64 {
+        match self.head.is_empty() {
+            true => 0,
+            false => Saved::decode(&self.head, [])
+                .expect("it is readable")
+                .head
+                .next
+                .get(),
         }
     }
 
@@ -456,6 +524,11 @@ impl Pair {
             record.poll = Some(poll);
             record.is_released = false;
             expected.push((*offset, record.deliveries));
+        }
+        for range in &acquired {
+            let record = self.records[&range.from.get()];
+            let expected = record.is_returned.then(|| letter(range.from.get()));
+            assert_eq!(range.letter, expected);
         }
         let ranges = acquired.iter();
         let found = ranges
@@ -554,6 +627,15 @@ impl Pair {
                 false => drop(self.blocks.insert(*number, codec::encode_block(*number, rows))),
             }
         }
+        for (offset, entry) in &flight.written.returned {
+            match entry {
+                None => drop(self.returned.remove(&offset.get())),
+                Some((record, letter)) => {
+                    let value = codec::encode_returned(*record, *letter);
+                    self.returned.insert(offset.get(), value);
+                }
+            }
+        }
         self.durable.clone_from(&flight.records);
         let first = block_of(flight.written.head.floor);
         assert!(
@@ -593,7 +675,11 @@ impl Pair {
             }
             false => {
                 let blocks = self.blocks.iter().map(|(number, value)| (*number, &value[..]));
-                let saved = Saved::decode(&self.head, blocks).expect("the entries are readable");
+                let mut saved = Saved::decode(&self.head, blocks).expect("the entries are readable");
+                for (offset, value) in &self.returned {
+                    let (record, letter) = codec::decode_returned(value).expect("it is readable");
+                    saved.returned.push((at(*offset), record, letter));
+                }
                 let next = saved.head.next.get();
                 self.queue = Queue::restore(saved, MAX_DELIVERIES);
                 next
@@ -608,7 +694,7 @@ impl Pair {
         self.records
             .extend(fresh.map(|offset| (offset, Record::default())));
         self.queue.trim(self.now.moment, at(self.log_start));
-        self.records = self.records.split_off(&self.log_start);
+        self.trimmed();
         self.changes.clear();
         // Polls of an earlier process have other numbers than those of this one, and are acknowledged all the same.
         self.queue.expire(self.now);
@@ -618,7 +704,8 @@ impl Pair {
     fn check(&self) {
         let queue = &self.queue;
         let next = queue.next().get();
-        let first = self.records.keys().next().copied();
+        let own = self.records.iter().filter(|(_, record)| !record.is_returned);
+        let first = own.map(|(offset, _)| *offset).next();
         assert_eq!(queue.floor().get(), first.unwrap_or(next).min(next));
         let seen = || {
             self.records
@@ -657,7 +744,7 @@ impl Pair {
         assert_eq!(queue.waiting(at(self.end)), ready as u64);
         let is_due = |record: &Record| record.is_ready() || (record.is_exhausted && record.change.is_none());
         assert_eq!(queue.has_due(at(self.end)), self.records.values().any(is_due));
-        let due = seen().find(|(_, record)| !record.is_delayed());
+        let due = seen().find(|(_, record)| !record.is_delayed() && !record.is_returned);
         assert_eq!(queue.first_due().get(), due.map_or(next, |(offset, _)| offset));
         let exhausted = seen().filter(|(_, record)| record.is_exhausted && record.change.is_none());
         let exhausted: Vec<Offset> = exhausted.map(|(offset, _)| at(offset)).collect();
@@ -671,6 +758,16 @@ impl Pair {
                     .is_some_and(|flight| !flight.changes.is_empty())
         );
         assert_eq!(queue.is_writing(), self.flight.is_some());
+    }
+}
+
+/// The dead letter of a record.
+fn letter(offset: u64) -> Letter {
+    Letter {
+        partition: PartitionId::new(TopicId(9), 3),
+        offset: at(offset + 1000),
+        redriven: 1,
+        redriven_at: TimestampMs(77),
     }
 }
 

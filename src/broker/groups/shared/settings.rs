@@ -255,7 +255,13 @@ mod tests {
         let GroupValue::Shared(expected) = shared_with(Some("dead")) else {
             panic!("a shared group");
         };
-        assert_eq!(settings, Settings { created_at: TimestampMs(0), ..expected });
+        assert_eq!(
+            settings,
+            Settings {
+                created_at: TimestampMs(0),
+                ..expected
+            }
+        );
     }
 
     #[test]

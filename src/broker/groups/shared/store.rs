@@ -113,7 +113,9 @@ pub fn load(log: &Log, group: &str, partition: PartitionId, max_deliveries: u32)
         let offset = codec::number_of(&found[key.len()..]).and_then(Offset::try_new);
         match offset.map(|offset| (offset, codec::decode_returned(&value))) {
             Some((offset, Ok((record, letter)))) => saved.returned.push((offset, record, letter)),
-            Some((_, Err(error))) => tracing::error!(group, %partition, %error, "a redriven record is left out"),
+            Some((_, Err(error))) => {
+                tracing::error!(group, %partition, %error, "a redriven record is left out")
+            }
             None => tracing::error!(group, %partition, "a key of the state is not a redriven record's"),
         }
     }
@@ -318,11 +320,6 @@ impl<'a> Outgoing<'a> {
         added.expect("its partition is there, and no limit holds");
     }
 
-    /// Bytes of the records so far.
-    pub(super) fn bytes(&self) -> usize {
-        self.topics.values().map(|(_, _, placer)| placer.bytes()).sum()
-    }
-
     /// The append of all of them.
     ///
     /// # Errors
@@ -339,3 +336,7 @@ impl<'a> Outgoing<'a> {
         Ok(request)
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
