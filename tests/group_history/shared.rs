@@ -343,6 +343,7 @@ fn disturb<const KILLS: bool>(run: &Run<'_>, rng: &mut Rng) {
 
 fn finish<const KILLS: bool>(run: &Run<'_>, rng: &mut Rng) {
     let mut kills = if KILLS { 4 } else { 0 };
+    run.note(Event::Redriving);
     // Records that became dead letters because of these kills are redriven as well.
     while redrive(run.world, std::mem::take(&mut kills), rng) && !run.world.is_over() {
         run.until_drained();

@@ -195,8 +195,22 @@ async fn rejected_records_are_dead_letters_with_their_reason_and_go_back_once() 
     let answer = service.post("/v1/groups/workers/redrive", call).await.ok();
     assert_eq!(answer["redriven"], 0, "nothing twice");
     let back = poll(&service, "a", &Value::Null, 10).await;
-    assert_eq!(offsets(&back), [4]);
-    assert_eq!(back["records"][0]["headers"], json!({}));
+    assert_eq!(offsets(&back), [2]);
+    let expected =
+        json!({"topic": "jobs", "partition": 0, "headers": {}, "delivery_count": 1, "redriven": 1});
+    has(&back["records"][0], expected);
+    assert_eq!(
+        committed(&service).await,
+        Some(4),
+        "a redrive lowers no committed offset"
+    );
+    has(&group_lag(&service).await, json!({"lag": 1, "leased": 1}));
+    settle_all(&service, "a", json!({"accept": places(&[2])})).await;
+    assert_eq!(
+        fetch(&service, "jobs").await.len(),
+        4,
+        "nobody else sees it again"
+    );
 }
 
 #[tokio::test]
@@ -316,6 +330,74 @@ async fn what_a_member_has_leased_stays_its_own_when_it_subscribes_to_something_
     assert_eq!(offsets(&poll(&service, "b", &Value::Null, 10).await), NONE);
     settle_all(&service, "a", json!({"accept": places(&[0, 1, 2])})).await;
     assert_eq!(committed(&service).await, Some(3));
+}
+
+#[tokio::test]
+async fn dead_letters_and_leases_are_listed_and_chosen() {
+    let service = jobs(1, 6).await;
+    enter(&service, "a", json!({})).await;
+    poll(&service, "a", &Value::Null, 5).await;
+    let reject = |offset: u64, reason: &str| json!({"topic": "jobs", "partition": 0, "offset": offset, "reason": reason});
+    let body = json!({"reject": [reject(0, "bad date"), reject(2, "bad name"), reject(3, "no money")]});
+    settle_all(&service, "a", body).await;
+    let list = "/v1/groups/workers/dead-letters";
+    let all = service.get(list).await.ok();
+    assert_eq!(
+        all["reasons"],
+        json!({"bad date": 1, "bad name": 1, "no money": 1})
+    );
+    let letters = all["dead_letters"].as_array().unwrap();
+    let expected = json!({"dead_letter_topic": "jobs.dlq", "partition": 0, "offset": 1, "state": "waiting",
+        "reason": "bad name", "deliveries": 1, "origin": {"topic": "jobs", "partition": 0, "offset": 2}});
+    has(&letters[1], expected);
+    assert!(letters[1]["died_at"].is_i64());
+    assert_eq!(letters[1]["record"]["headers"]["dlq_reason"], "bad name");
+    let page = service.get(&format!("{list}?reason=bad&limit=1")).await.ok();
+    assert_eq!(offsets_in(&page["dead_letters"]), [0]);
+    let after = page["next"].as_str().unwrap();
+    let page = service
+        .get(&format!("{list}?reason=bad&limit=1&after={after}"))
+        .await
+        .ok();
+    assert_eq!(offsets_in(&page["dead_letters"]), [1]);
+    assert_eq!(page["next"], Value::Null);
+    let redrive = "/v1/groups/workers/redrive";
+    let call = json!({"reason": "bad", "dry_run": true});
+    let answer = service.post(redrive, call).await.ok();
+    assert_eq!(answer, json!({"redriven": 2, "discarded": 0, "at_end": true}));
+    let call =
+        json!({"dead_letter_topic": "jobs.dlq", "offsets": [{"partition": 0, "offset": 2}], "discard": true});
+    let answer = service.post(redrive, call).await.ok();
+    assert_eq!(answer, json!({"redriven": 0, "discarded": 1, "at_end": true}));
+    let answer = service.post(redrive, json!({"max_records": 1})).await.ok();
+    assert_eq!(answer, json!({"redriven": 1, "discarded": 0, "at_end": false}));
+    for (state, expected) in [("waiting", 1), ("redriven", 0), ("discarded", 2)] {
+        let page = service.get(&format!("{list}?state={state}")).await.ok();
+        assert_eq!(offsets_in(&page["dead_letters"]), [expected], "{state}");
+    }
+    let leases = service.get("/v1/groups/workers/leases?limit=1").await.ok();
+    has(
+        &leases["leases"][0],
+        json!({"topic": "jobs", "offset": 1, "member_id": "a", "delivery_count": 1}),
+    );
+    let path = format!(
+        "/v1/groups/workers/leases?after={}",
+        leases["next"].as_str().unwrap()
+    );
+    let leases = service.get(&path).await.ok();
+    assert_eq!(offsets_in(&leases["leases"]), [4]);
+    service.get(&format!("{list}?state=dead")).await.invalid("state");
+    service.get(&format!("{list}?after=x")).await.invalid("after");
+    service
+        .post(redrive, json!({"offsets": []}))
+        .await
+        .invalid("/offsets");
+    for path in ["dead-letters", "leases"] {
+        service
+            .get(&format!("/v1/groups/none/{path}"))
+            .await
+            .problem(404, "unknown-group");
+    }
 }
 
 async fn group_lag(service: &Service) -> Value {
