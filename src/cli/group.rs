@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::api::{self, Committed, group_route};
 use super::client::{Client, Failure, Route};
 use super::connect::Connect;
-use super::group_move::{self, Redrive, SeekTo};
+use super::group_move::{self, RedriveArgs, SeekTo};
 use super::lag::report::print_group;
 use super::output::{self, Table, count_of, span_s};
 use super::position::ResetTo;
@@ -62,7 +62,7 @@ pub(crate) enum Action {
         #[command(flatten)]
         name: Name,
         #[command(flatten)]
-        redrive: Redrive,
+        redrive: RedriveArgs,
     },
     /// Removes a member from its group; records that it has not acknowledged go to other members
     #[command(after_help = "Examples:\n  quipu group kick billing MEMBER")]

@@ -136,7 +136,7 @@ const REDRIVE_RECORDS: u64 = 1000;
 
 /// Which dead letters to redrive, and how.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Redrive {
+pub(crate) struct RedriveArgs {
     /// Take only the dead letters in this topic, as orders.dlq [default: all of the group]
     #[arg(long, value_name = "TOPIC", value_parser = NonEmptyStringValueParser::new())]
     topic: Option<String>,
@@ -155,7 +155,7 @@ pub(crate) struct Redrive {
 }
 
 /// Gives dead letters back to their group or discards them, in several requests so that others need not wait long.
-pub(crate) fn redrive(client: &Client, group: &str, wanted: &Redrive, is_json: bool) -> anyhow::Result<()> {
+pub(crate) fn redrive(client: &Client, group: &str, wanted: &RedriveArgs, is_json: bool) -> anyhow::Result<()> {
     let mut taken = 0;
     let at_end = loop {
         let most = match wanted.dry_run {
