@@ -228,6 +228,8 @@ pub static SETTINGS: &[Setting] = &[
         "Most bytes of request bodies in memory; at least max_request_bytes"),
     row!(limit max_partitions: Count (1, 1_000_000), limits.max_partitions as u32,
         "Most partitions of a topic"),
+    row!(limit max_queue_records: Count (1000, 1_000_000_000), limits.max_queue_records as usize,
+        "Most records of work queues that are leased, released, delayed or passed over"),
     row!(number journal_file_bytes: Bytes (4 * MIB, 4 * GIB - 4096), journal_file_bytes as u64,
         "Size of each journal file; at least max_request_bytes and 2 MiB more"),
     row!(number journal_files: Count (2, 1000), journal_files as u32, "Journal files kept"),

@@ -19,6 +19,8 @@ pub struct Limits {
     pub max_in_flight_bytes: u64,
     /// Partitions of one topic, and those that one request to several topics writes to.
     pub max_partitions: u32,
+    /// Unsettled records that the queues of all groups remember; each takes about 80 bytes of memory.
+    pub max_queue_records: usize,
 }
 
 impl Default for Limits {
@@ -32,6 +34,7 @@ impl Default for Limits {
             max_connections: 20_000,
             max_in_flight_bytes: 64 << 20,
             max_partitions: 10_000,
+            max_queue_records: 10_000_000,
         }
     }
 }

@@ -90,6 +90,7 @@ impl Broker {
             fetcher.clone(),
             Arc::clone(&rotation),
             stopping.subscribe(),
+            limits.max_queue_records,
         );
         Self(Arc::new(Parts {
             lags: Lags::new(log.clone(), Arc::clone(&clock), groups.clone()),

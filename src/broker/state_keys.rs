@@ -6,7 +6,8 @@
 //! 't' group 0x00 topic_id:u64                    a subscription                     groups/subscriptions
 //! 'p' group 0x00 pattern                         a subscription to a pattern        groups/subscriptions
 //! 's' group 0x00 topic_id:u64 partition:u32      a queue                            groups/shared/codec
-//! 'r' group 0x00 topic_id:u64 partition:u32      how far dead letters were redriven groups/shared/redrive
+//! 'r' group 0x00 topic_id:u64 partition:u32      what became of dead letters       groups/shared/letters
+//! 'R' group 0x00 topic_id:u64 partition:u32      redriven records                  groups/shared/codec
 //! 'd' topic_id:u64 partition:u32 offset:u64      damage that is skipped             topics/skips
 //! "keyed-elsewhere/" topic_id:u64                a record not where its key says    formats/partitioner
 //! ```
@@ -22,12 +23,13 @@ pub(super) const SUBSCRIPTION: u8 = b't';
 pub(super) const PATTERN: u8 = b'p';
 pub(super) const QUEUE: u8 = b's';
 pub(super) const REDRIVE: u8 = b'r';
+pub(super) const RETURNED: u8 = b'R';
 pub(super) const SKIP: u8 = b'd';
 
 /// The topic that a key belongs to; `None` for a key that belongs to no topic.
 pub fn topic_of(key: &[u8]) -> Option<TopicId> {
     let id = match *key.first()? {
-        OFFSET | SUBSCRIPTION | QUEUE | REDRIVE => {
+        OFFSET | SUBSCRIPTION | QUEUE | REDRIVE | RETURNED => {
             let name = key.iter().position(|byte| *byte == 0)?;
             key.get(name + 1..)?
         }
@@ -58,6 +60,7 @@ mod tests {
             (b"tgroup\0", Some(TopicId(7))),
             (b"sgroup\0", Some(TopicId(7))),
             (b"rgroup\0", Some(TopicId(7))),
+            (b"Rgroup\0", Some(TopicId(7))),
             (b"d", Some(TopicId(7))),
             (b"keyed-elsewhere/", Some(TopicId(7))),
             (b"ggroup\0", None),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::api::{self, Committed, group_route};
 use super::client::{Client, Failure, Route};
 use super::connect::Connect;
-use super::group_move::{self, SeekTo};
+use super::group_move::{self, RedriveArgs, SeekTo};
 use super::lag::report::print_group;
 use super::output::{self, Table, count_of, span_s};
 use super::position::ResetTo;
@@ -54,17 +54,15 @@ pub(crate) enum Action {
         #[command(flatten)]
         seek: SeekTo,
     },
-    /// Appends the dead letters of a work queue again to the topic they came from
-    #[command(after_help = "Examples:\n  quipu group redrive billing --topic orders.dlq --max 100")]
+    /// Gives the dead letters of a work queue back to it, or discards them
+    #[command(
+        after_help = "Examples:\n  quipu group redrive billing\n  quipu group redrive billing --reason 'bad date' --discard --dry-run"
+    )]
     Redrive {
         #[command(flatten)]
         name: Name,
-        /// The topic that holds the dead letters, as orders.dlq
-        #[arg(long, value_name = "TOPIC", value_parser = NonEmptyStringValueParser::new())]
-        topic: String,
-        /// Append at most this many dead letters [default: all]
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-        max: Option<u64>,
+        #[command(flatten)]
+        redrive: RedriveArgs,
     },
     /// Removes a member from its group; records that it has not acknowledged go to other members
     #[command(after_help = "Examples:\n  quipu group kick billing MEMBER")]
@@ -109,9 +107,7 @@ pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::R
             name: Name { group },
             seek,
         } => group_move::seek(&client, &group, &seek, is_json).map_err(|error| explain(error, &group)),
-        Action::Redrive { name, topic, max } => {
-            group_move::redrive(&client, &name.group, &topic, max, is_json)
-        }
+        Action::Redrive { name, redrive } => group_move::redrive(&client, &name.group, &redrive, is_json),
         Action::Kick { name, member } => {
             let group = name.group;
             let kicked = client.send(&Method::DELETE, &group_route(&group, &["members", &member]), None);

@@ -1,4 +1,4 @@
-//! `quipu group reset` and `seek` move a group's offsets; `redrive` appends its dead letters again.
+//! `quipu group reset` and `seek` move a group's offsets; `redrive` gives its dead letters back.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::api::{Committed, CommittedOffset, group_route};
 use super::client::Client;
-use super::output::{self, Table, count_of, records};
+use super::output::{self, Table, count_of};
 
 /// Where `quipu group seek` takes the offsets from.
 #[derive(Debug, clap::Args)]
@@ -134,36 +134,74 @@ fn parse(text: &str) -> Result<Vec<CommittedOffset>, String> {
 /// The most records of one redrive request.
 const REDRIVE_RECORDS: u64 = 1000;
 
-/// Appends dead letters again to the topic they came from, in several requests so that others need not wait long.
+/// Which dead letters to redrive, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RedriveArgs {
+    /// Take only the dead letters in this topic, as orders.dlq [default: all of the group]
+    #[arg(long, value_name = "TOPIC", value_parser = NonEmptyStringValueParser::new())]
+    topic: Option<String>,
+    /// Take at most this many dead letters [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max: Option<u64>,
+    /// Take only dead letters whose reason begins with this
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Discard them: they are not given back
+    #[arg(long)]
+    discard: bool,
+    /// Only say how many there are
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Gives dead letters back to their group or discards them, in several requests so that others need not wait long.
 pub(crate) fn redrive(
     client: &Client,
     group: &str,
-    topic: &str,
-    max: Option<u64>,
+    wanted: &RedriveArgs,
     is_json: bool,
 ) -> anyhow::Result<()> {
-    let mut redriven = 0;
+    let mut taken = 0;
     let at_end = loop {
-        let records = max.map_or(REDRIVE_RECORDS, |max| (max - redriven).min(REDRIVE_RECORDS));
-        let body = json!({"dead_letter_topic": topic, "max_records": records});
+        let most = match wanted.dry_run {
+            // Nothing changes, so a further request would count the same ones.
+            true => 1_000_000,
+            false => REDRIVE_RECORDS,
+        };
+        let mut body = json!({
+            "max_records": wanted.max.map_or(most, |max| (max - taken).min(most)),
+            "discard": wanted.discard, "dry_run": wanted.dry_run,
+        });
+        for (name, value) in [("dead_letter_topic", &wanted.topic), ("reason", &wanted.reason)] {
+            if let Some(value) = value {
+                body[name] = value.as_str().into();
+            }
+        }
         let answer = client.send(&Method::POST, &group_route(group, &["redrive"]), Some(&body));
-        let answer = answer.map_err(|failure| match redriven {
+        let answer = answer.map_err(|failure| match taken {
             0 => anyhow::Error::from(failure),
-            _ => anyhow::anyhow!("{failure}; {redriven} were appended before"),
+            _ => anyhow::anyhow!("{failure}; {taken} were taken before"),
         })?;
-        let now = answer["redriven"].as_u64().unwrap_or(0);
-        redriven += now;
+        let now = answer["redriven"].as_u64().unwrap_or(0) + answer["discarded"].as_u64().unwrap_or(0);
+        taken += now;
         let at_end = answer["at_end"] == true;
-        // A server that appends nothing and never reports the end would be asked for ever.
-        let is_stuck = now == 0 && answer["passed"].as_u64().unwrap_or(0) == 0;
-        if at_end || is_stuck || max.is_some_and(|max| redriven >= max) {
+        // A server that takes nothing and never reports the end would be asked for ever.
+        if at_end || now == 0 || wanted.dry_run || wanted.max.is_some_and(|max| taken >= max) {
             break at_end;
         }
     };
     let left = if at_end { "" } else { "; there may be more" };
-    let count = records(redriven);
-    let text = format!("{count} of {topic} appended again to where they came from{left}");
-    output::done(&json!({"redriven": redriven, "at_end": at_end}), &text, is_json)
+    let count = output::counted(taken, "dead letter");
+    let would = if wanted.dry_run { " would be" } else { "" };
+    let text = match wanted.discard {
+        true => format!("{count}{would} discarded{left}"),
+        false => format!("{count}{would} given back to {group}{left}"),
+    };
+    let (redriven, discarded) = if wanted.discard { (0, taken) } else { (taken, 0) };
+    let done = json!({
+        "redriven": redriven, "discarded": discarded, "at_end": at_end, "dry_run": wanted.dry_run,
+    });
+    output::done(&done, &text, is_json)
 }
 
 #[cfg(test)]

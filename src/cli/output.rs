@@ -319,9 +319,14 @@ pub(crate) fn count(number: u64) -> String {
 
 /// `1 record`, `20,000 records`.
 pub(crate) fn records(number: u64) -> String {
+    counted(number, "record")
+}
+
+/// A number of things, named in the singular: `1 record`, `2 records`.
+pub(crate) fn counted(number: u64, thing: &str) -> String {
     match number {
-        1 => "1 record".to_owned(),
-        number => format!("{} records", count(number)),
+        1 => format!("1 {thing}"),
+        number => format!("{} {thing}s", count(number)),
     }
 }
 

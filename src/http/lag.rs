@@ -85,6 +85,12 @@ struct TotalBody {
     drain_ms: Option<u64>,
     /// Milliseconds until retention deletes unread records; null without such retention.
     expires_ms: Option<u64>,
+    /// Shared groups: how many of the records are leased.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leased: Option<u64>,
+    /// Shared groups: how many of the records wait for their time, as far as the server has looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delayed: Option<u64>,
     /// Over the last 60 s: `ok`; `behind`: the lag grew throughout; `stalled`: there were records to read throughout
     /// and nothing was committed; `losing`: unread records were deleted. Of several partitions the worst.
     #[schema(pattern = "^(ok|behind|stalled|losing)$")]
@@ -167,6 +173,8 @@ impl From<Total> for TotalBody {
             produce_rate: tenths(total.rates.produce),
             drain_ms: total.drain_ms,
             expires_ms: total.lag.expires_ms,
+            leased: total.lag.leased,
+            delayed: total.lag.delayed,
             status: total.status.name(),
         }
     }

@@ -124,17 +124,21 @@ fn a_group_is_moved_to_where_another_is_and_its_members_are_kicked() {
 }
 
 #[test]
-fn dead_letters_are_appended_again() {
+fn dead_letters_are_given_back_or_discarded() {
     let service = Service::with_ten(1);
     let join = json!({"topics": ["t"], "type": "shared", "wait_ms": 0, "max_records": 3});
     service.post("/v1/groups/q/members/m/poll", &join);
     let rejected = [0, 1, 2].map(|n| json!({"topic": "t", "partition": 0, "offset": n}));
     service.post("/v1/groups/q/members/m/settle", &json!({"reject": rejected}));
     let redrive = "group redrive q --topic t.dlq";
-    assert_eq!(service.json(&format!("{redrive} --max 2"))["redriven"], 2);
-    assert_eq!(service.json(redrive), json!({"redriven": 1, "at_end": true}));
-    let none = "0 records of t.dlq appended again to where they came from\n";
-    assert_eq!(service.ok(redrive), none);
+    let dry = "group redrive q --reason rej --dry-run";
+    assert_eq!(service.ok(dry), "3 dead letters would be given back to q\n");
+    assert_eq!(service.json(&format!("{redrive} --max 1"))["redriven"], 1);
+    let one = "1 dead letter discarded; there may be more\n";
+    assert_eq!(service.ok("group redrive q --discard --max 1"), one);
+    let last = json!({"redriven": 1, "discarded": 0, "at_end": true, "dry_run": false});
+    assert_eq!(service.json(redrive), last);
+    assert_eq!(service.ok(redrive), "0 dead letters given back to q\n");
 }
 
 #[test]

@@ -56,6 +56,7 @@ pub mod made {
             topic,
             partition: 0,
             offset,
+            round: 0,
         }
     }
 

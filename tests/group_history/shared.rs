@@ -131,15 +131,25 @@ impl Member<'_, '_> {
             "reject": reject.collect::<Value>(), "extend": places(&settling.extend)});
         match self.client.call("POST", &self.path("/settle"), &body) {
             Some(Answered { life, answer }) if answer.status == 200 && life == who.life => {
-                let lost = answer.json();
-                let lost = lost["lost"].as_array().expect("lost").iter();
-                let (who, lost) = (who.clone(), lost.map(Place::of).collect());
-                self.run.note(Event::Settled { who, sent: at, lost });
+                let said = answer.json();
+                let list = |name: &str| {
+                    said[name]
+                        .as_array()
+                        .expect("a list")
+                        .iter()
+                        .map(Place::of)
+                        .collect::<Vec<_>>()
+                };
+                let uncounted = list("lost").into_iter().chain(list("settled"));
+                let (who, uncounted) = (who.clone(), uncounted.collect());
+                self.run.note(Event::Settled {
+                    who,
+                    sent: at,
+                    uncounted,
+                });
             }
-            Some(Answered { answer, .. }) if answer.status == 404 => {
-                answer.refusal(404, "unknown-member", "none");
-                self.note_unsure();
-            }
+            // By another life of the server: what counted is not known.
+            Some(Answered { answer, .. }) if answer.status == 200 => self.note_unsure(),
             Some(Answered { answer, .. }) => panic!("{}", answer.text()),
             None => self.note_unsure(),
         }
@@ -333,6 +343,7 @@ fn disturb<const KILLS: bool>(run: &Run<'_>, rng: &mut Rng) {
 
 fn finish<const KILLS: bool>(run: &Run<'_>, rng: &mut Rng) {
     let mut kills = if KILLS { 4 } else { 0 };
+    run.note(Event::Redriving);
     // Records that became dead letters because of these kills are redriven as well.
     while redrive(run.world, std::mem::take(&mut kills), rng) && !run.world.is_over() {
         run.until_drained();

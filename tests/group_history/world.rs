@@ -284,6 +284,8 @@ pub struct Place {
     pub topic: String,
     pub partition: u32,
     pub offset: u64,
+    /// How often it was redriven: each time it is delivered anew.
+    pub round: u64,
 }
 
 /// A number in an answer.
@@ -301,7 +303,17 @@ impl Place {
     /// The place of an answer that does not name its topic.
     pub fn within(topic: &str, value: &Value) -> Self {
         let partition = number(value, "partition") as u32;
-        Self::in_lane(&(topic.to_owned(), partition), number(value, "offset"))
+        let place = Self::in_lane(&(topic.to_owned(), partition), number(value, "offset"));
+        place.in_round(value["redriven"].as_u64().unwrap_or(0))
+    }
+
+    pub fn in_round(self, round: u64) -> Self {
+        Self { round, ..self }
+    }
+
+    /// Where it is stored.
+    pub fn first(&self) -> Self {
+        self.clone().in_round(0)
     }
 
     pub fn in_lane(lane: &(String, u32), offset: u64) -> Self {
@@ -310,6 +322,7 @@ impl Place {
             topic,
             partition,
             offset,
+            round: 0,
         }
     }
 

@@ -106,16 +106,28 @@ async fn an_accepted_record_is_not_delivered_again_after_a_restart_and_a_leased_
     let service = jobs(1, 6).await;
     enter(&service, "a", json!({})).await;
     let polled = poll(&service, "a", &Value::Null, 5).await;
-    let lost = settle(&service, "a", json!({"accept": places(&[1, 3, 5])})).await;
-    assert_eq!(lost, [5], "it was never leased");
-    // It is settled.
-    assert_eq!(settle(&service, "a", json!({"accept": places(&[1])})).await, [1]);
+    let lost = settle(&service, "a", json!({"accept": places(&[1, 3, 6])})).await;
+    assert_eq!(lost, [6], "there is no such record");
+    let path = "/v1/groups/workers/members/a/settle";
+    let answer = service.post(path, json!({"accept": places(&[1])})).await.ok();
+    assert_eq!(answer, json!({"lost": [], "settled": places(&[1])}));
     let service = service.restart();
     let path = "/v1/groups/workers/members/a/poll";
     refused(service.post(path, json!({"wait_ms": 0})), 404, "unknown-member").await;
-    let body = json!({"topics": ["jobs"], "type": "shared", "ack": polled["poll_id"], "wait_ms": 0});
+    let body = json!({"topics": ["jobs"], "type": "shared", "wait_ms": 0});
     let again = service.post(path, body).await.ok();
     assert_eq!(offsets(&again), [0, 2, 4, 5]);
+    // The acknowledgement of a poll from before the restart counts for what nobody else holds.
+    let body = json!({"topics": ["jobs"], "type": "shared", "member_id": "b"});
+    expect(service.post(MEMBERS, body), 201).await;
+    let service = service.restart();
+    enter(&service, "b", json!({})).await;
+    assert_eq!(offsets(&poll(&service, "b", &Value::Null, 2).await), [0, 2]);
+    let body = json!({"topics": ["jobs"], "type": "shared", "ack": polled["poll_id"], "wait_ms": 0});
+    let late = service.post(path, body).await.ok();
+    assert_eq!(late["lost"], places(&[0, 2]));
+    assert_eq!(late["settled"], places(&[1, 3]));
+    assert_eq!(offsets(&late), [5]);
 }
 
 #[tokio::test]
@@ -183,8 +195,22 @@ async fn rejected_records_are_dead_letters_with_their_reason_and_go_back_once() 
     let answer = service.post("/v1/groups/workers/redrive", call).await.ok();
     assert_eq!(answer["redriven"], 0, "nothing twice");
     let back = poll(&service, "a", &Value::Null, 10).await;
-    assert_eq!(offsets(&back), [4]);
-    assert_eq!(back["records"][0]["headers"], json!({}));
+    assert_eq!(offsets(&back), [2]);
+    let expected =
+        json!({"topic": "jobs", "partition": 0, "headers": {}, "delivery_count": 1, "redriven": 1});
+    has(&back["records"][0], expected);
+    assert_eq!(
+        committed(&service).await,
+        Some(4),
+        "a redrive lowers no committed offset"
+    );
+    has(&group_lag(&service).await, json!({"lag": 1, "leased": 1}));
+    settle_all(&service, "a", json!({"accept": places(&[2])})).await;
+    assert_eq!(
+        fetch(&service, "jobs").await.len(),
+        4,
+        "nobody else sees it again"
+    );
 }
 
 #[tokio::test]
@@ -203,11 +229,16 @@ async fn a_lease_that_runs_out_counts_and_its_record_goes_to_another_member() {
     assert_eq!(of_b["records"][0]["delivery_count"], 2);
     let body = json!({"accept": places(&[0]), "extend": places(&[0])});
     let found = settle(&service, "a", body).await;
-    assert_eq!(found, [0, 0]);
+    assert_eq!(found, [0]);
     settle_all(&service, "b", json!({"extend": places(&[0])})).await;
-    // A member that leaves gives back its records; the third delivery is the last.
+    // A member that leaves gives back its records, and its lease does not count; the third delivery is the last.
     expect(service.delete("/v1/groups/workers/members/b"), 204).await;
-    assert_eq!(offsets(&poll(&service, "a", &Value::Null, 10).await), [0]);
+    let again = poll(&service, "a", &Value::Null, 10).await;
+    assert_eq!(again["records"][0]["delivery_count"], 2);
+    for _ in 0..2 {
+        settle_all(&service, "a", json!({"release": places(&[0])})).await;
+        poll(&service, "a", &Value::Null, 10).await;
+    }
     let dead = "/v1/topics/jobs.dlq/partitions/0/records?offset=earliest";
     while service.get(dead).await.status != 200 || committed(&service).await != Some(1) {
         tokio::task::yield_now().await;
@@ -299,4 +330,280 @@ async fn what_a_member_has_leased_stays_its_own_when_it_subscribes_to_something_
     assert_eq!(offsets(&poll(&service, "b", &Value::Null, 10).await), NONE);
     settle_all(&service, "a", json!({"accept": places(&[0, 1, 2])})).await;
     assert_eq!(committed(&service).await, Some(3));
+}
+
+#[tokio::test]
+async fn dead_letters_and_leases_are_listed_and_chosen() {
+    let service = jobs(1, 6).await;
+    enter(&service, "a", json!({})).await;
+    poll(&service, "a", &Value::Null, 5).await;
+    let reject = |offset: u64, reason: &str| json!({"topic": "jobs", "partition": 0, "offset": offset, "reason": reason});
+    let body = json!({"reject": [reject(0, "bad date"), reject(2, "bad name"), reject(3, "no money")]});
+    settle_all(&service, "a", body).await;
+    let list = "/v1/groups/workers/dead-letters";
+    let all = service.get(list).await.ok();
+    assert_eq!(
+        all["reasons"],
+        json!({"bad date": 1, "bad name": 1, "no money": 1})
+    );
+    let letters = all["dead_letters"].as_array().unwrap();
+    let expected = json!({"dead_letter_topic": "jobs.dlq", "partition": 0, "offset": 1, "state": "waiting",
+        "reason": "bad name", "deliveries": 1, "origin": {"topic": "jobs", "partition": 0, "offset": 2}});
+    has(&letters[1], expected);
+    assert!(letters[1]["died_at"].is_i64());
+    assert_eq!(letters[1]["record"]["headers"]["dlq_reason"], "bad name");
+    let page = service.get(&format!("{list}?reason=bad&limit=1")).await.ok();
+    assert_eq!(offsets_in(&page["dead_letters"]), [0]);
+    let after = page["next"].as_str().unwrap();
+    let page = service
+        .get(&format!("{list}?reason=bad&limit=1&after={after}"))
+        .await
+        .ok();
+    assert_eq!(offsets_in(&page["dead_letters"]), [1]);
+    assert_eq!(page["next"], Value::Null);
+    let redrive = "/v1/groups/workers/redrive";
+    let call = json!({"reason": "bad", "dry_run": true});
+    let answer = service.post(redrive, call).await.ok();
+    assert_eq!(answer, json!({"redriven": 2, "discarded": 0, "at_end": true}));
+    let call =
+        json!({"dead_letter_topic": "jobs.dlq", "offsets": [{"partition": 0, "offset": 2}], "discard": true});
+    let answer = service.post(redrive, call).await.ok();
+    assert_eq!(answer, json!({"redriven": 0, "discarded": 1, "at_end": true}));
+    let answer = service.post(redrive, json!({"max_records": 1})).await.ok();
+    assert_eq!(answer, json!({"redriven": 1, "discarded": 0, "at_end": false}));
+    for (state, expected) in [("waiting", 1), ("redriven", 0), ("discarded", 2)] {
+        let page = service.get(&format!("{list}?state={state}")).await.ok();
+        assert_eq!(offsets_in(&page["dead_letters"]), [expected], "{state}");
+    }
+    let leases = service.get("/v1/groups/workers/leases?limit=1").await.ok();
+    has(
+        &leases["leases"][0],
+        json!({"topic": "jobs", "offset": 1, "member_id": "a", "delivery_count": 1}),
+    );
+    let path = format!(
+        "/v1/groups/workers/leases?after={}",
+        leases["next"].as_str().unwrap()
+    );
+    let leases = service.get(&path).await.ok();
+    assert_eq!(offsets_in(&leases["leases"]), [4]);
+    service.get(&format!("{list}?state=dead")).await.invalid("state");
+    service.get(&format!("{list}?after=x")).await.invalid("after");
+    service
+        .post(redrive, json!({"offsets": []}))
+        .await
+        .invalid("/offsets");
+    for path in ["dead-letters", "leases"] {
+        service
+            .get(&format!("/v1/groups/none/{path}"))
+            .await
+            .problem(404, "unknown-group");
+    }
+}
+
+async fn group_lag(service: &Service) -> Value {
+    service.get("/v1/groups/workers/lag").await.json()
+}
+
+#[tokio::test]
+async fn a_record_that_waits_an_hour_holds_up_no_other_and_lag_counts_what_is_unsettled() {
+    let service = jobs(1, 9001).await;
+    enter(&service, "w", json!({})).await;
+    assert_eq!(offsets(&poll(&service, "w", &Value::Null, 1).await), [0]);
+    let release = json!([{"topic": "jobs", "partition": 0, "offset": 0, "delay_ms": 3_600_000}]);
+    settle_all(&service, "w", json!({"release": release})).await;
+    let mut ack = Value::Null;
+    let mut seen = 0;
+    loop {
+        let polled = poll(&service, "w", &ack, 1000).await;
+        if offsets(&polled).is_empty() {
+            break;
+        }
+        seen += offsets(&polled).len();
+        ack = polled["poll_id"].clone();
+    }
+    assert_eq!(seen, 9000);
+    let lag = group_lag(&service).await;
+    // What is delayed has no age before it is due.
+    has(
+        &lag,
+        json!({"lag": 1, "leased": 0, "delayed": 1, "lag_ms": 0, "status": "ok"}),
+    );
+    assert_eq!(committed(&service).await, Some(0));
+    let group = service.get("/v1/groups/workers").await.json();
+    has(
+        &group["queue"],
+        json!({"leased": 0, "delayed": 1, "waiting": 0, "full": false}),
+    );
+}
+
+#[tokio::test]
+async fn the_lag_of_a_queue_leaves_out_what_is_settled_beyond_an_unsettled_record() {
+    let service = jobs(1, 1000).await;
+    enter(&service, "w", json!({})).await;
+    let polled = poll(&service, "w", &Value::Null, 1000).await;
+    let all: Vec<u64> = offsets(&polled)[1..].to_vec();
+    settle_all(&service, "w", json!({"accept": places(&all)})).await;
+    let lag = group_lag(&service).await;
+    has(&lag, json!({"lag": 1, "leased": 1, "delayed": 0}));
+    assert!(lag["lag_bytes"].as_u64().unwrap() < 200, "{lag}");
+    let service = service.restart();
+    has(
+        &group_lag(&service).await,
+        json!({"lag": 1, "leased": 0, "members": 0}),
+    );
+    // Below the log start nothing is left.
+    let trim = "/v1/topics/jobs/partitions/0/records?before=5";
+    service.delete(trim).await.with_status(200);
+    has(&group_lag(&service).await, json!({"lag": 0, "status": "losing"}));
+}
+
+#[tokio::test]
+async fn delays_last_over_a_restart() {
+    let service = jobs(1, 3).await;
+    enter(&service, "w", json!({})).await;
+    poll(&service, "w", &Value::Null, 3).await;
+    let delay = |offset: u64, delay_ms: u64| json!({"topic": "jobs", "partition": 0, "offset": offset, "delay_ms": delay_ms});
+    let body = json!({"release": [delay(0, 3_600_000), delay(2, 300)], "accept": places(&[1])});
+    settle_all(&service, "w", body).await;
+    let service = service.restart();
+    enter(&service, "w", json!({})).await;
+    assert_eq!(offsets(&poll(&service, "w", &Value::Null, 10).await), NONE);
+    let body = json!({"wait_ms": 60_000});
+    let late = service.post("/v1/groups/workers/members/w/poll", body).await.ok();
+    assert_eq!(offsets(&late), [2]);
+    assert_eq!(late["records"][0]["delivery_count"], 2);
+    has(
+        &group_lag(&service).await,
+        json!({"lag": 2, "leased": 1, "delayed": 1}),
+    );
+}
+
+#[tokio::test]
+async fn late_work_counts_whatever_became_of_the_lease_and_the_session() {
+    let service = jobs(1, 6).await;
+    let settings = json!({"lease_ms": 100, "session_timeout_ms": 100});
+    enter(&service, "a", settings.clone()).await;
+    let polled = poll(&service, "a", &Value::Null, 4).await;
+    assert_eq!(offsets(&polled), [0, 1, 2, 3]);
+    tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    refused(
+        service.post("/v1/groups/workers/members/a/heartbeat", json!({})),
+        404,
+        "unknown-member",
+    )
+    .await;
+    // Its session has ended, and so have its leases: nobody else holds them.
+    settle_all(&service, "a", json!({"accept": places(&[0])})).await;
+    enter(&service, "b", json!({})).await;
+    assert_eq!(offsets(&poll(&service, "b", &Value::Null, 1).await), [1]);
+    let body = json!({"topics": ["jobs"], "type": "shared", "ack": polled["poll_id"], "max_records": 9, "wait_ms": 0});
+    let late = service.post("/v1/groups/workers/members/a/poll", body).await.ok();
+    assert_eq!(late["lost"], places(&[1]));
+    assert_eq!(late["settled"], places(&[0]));
+    assert_eq!(offsets(&late), [4, 5]);
+    // A member that nobody knows settles too.
+    settle_all(&service, "stranger", json!({"reject": []})).await;
+    assert_eq!(
+        settle(&service, "stranger", json!({"accept": places(&[4])})).await,
+        [4]
+    );
+}
+
+#[tokio::test]
+async fn a_release_counts_as_a_delivery_unless_it_says_that_it_does_not() {
+    let service = jobs(1, 1).await;
+    enter(&service, "a", json!({"max_deliveries": 2})).await;
+    for count in [false, false, true] {
+        let polled = poll(&service, "a", &Value::Null, 1).await;
+        assert_eq!(polled["records"][0]["delivery_count"], 1);
+        let mut release = places(&[0]);
+        release[0]["count"] = json!(count);
+        settle_all(&service, "a", json!({"release": release})).await;
+    }
+    let polled = poll(&service, "a", &Value::Null, 1).await;
+    assert_eq!(polled["records"][0]["delivery_count"], 2);
+}
+
+#[tokio::test]
+async fn a_poll_takes_a_fair_share_of_what_waits() {
+    let service = jobs(1, 100).await;
+    let path = |name: &str| format!("/v1/groups/workers/members/{name}/poll");
+    for name in ["a", "b", "c", "d"] {
+        enter(&service, name, json!({})).await;
+    }
+    for (name, expected) in [("a", 16), ("b", 16), ("c", 16)] {
+        let polled = service.post(&path(name), json!({"wait_ms": 0})).await.ok();
+        assert_eq!(offsets(&polled).len(), expected, "{name}");
+    }
+    let polled = poll(&service, "d", &Value::Null, 50).await;
+    assert_eq!(offsets(&polled).len(), 50);
+    // Two wait, for four members.
+    let polled = service.post(&path("a"), json!({"wait_ms": 0})).await.ok();
+    assert_eq!(offsets(&polled).len(), 1);
+    let service = jobs(1, 1500).await;
+    enter(&service, "a", json!({})).await;
+    assert_eq!(
+        offsets(&poll(&service, "a", &Value::Null, 100_000).await).len(),
+        1000
+    );
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_extends_begins_all_leases_of_a_member_anew() {
+    let service = jobs(1, 2).await;
+    enter(&service, "a", json!({"lease_ms": 400})).await;
+    enter(&service, "b", json!({})).await;
+    assert_eq!(offsets(&poll(&service, "a", &Value::Null, 2).await), [0, 1]);
+    let path = "/v1/groups/workers/members/a/heartbeat";
+    for _ in 0..4 {
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        service.post(path, json!({"extend": true})).await.ok();
+    }
+    assert_eq!(offsets(&poll(&service, "b", &Value::Null, 2).await), NONE);
+    let body = json!({"topics": ["jobs"], "member_id": "a"});
+    expect(service.post("/v1/groups/plain/members", body), 201).await;
+    let path = "/v1/groups/plain/members/a/heartbeat";
+    refused(
+        service.post(path, json!({"extend": true})),
+        409,
+        "group-type-mismatch",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_record_for_later_is_leased_when_its_time_has_come_and_seen_at_once_by_others() {
+    let service = jobs(1, 0).await;
+    enter(&service, "a", json!({})).await;
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_millis() as u64;
+    let (soon, late) = (now + 700, "2100-01-01T00:00:00Z");
+    let mut records: Vec<Value> = (0..1200)
+        .map(|number| json!({"value": number, "deliver_at": late}))
+        .collect();
+    records.push(json!({"value": "soon", "deliver_at": soon}));
+    records.push(json!({"value": "now"}));
+    service
+        .post("/v1/topics/jobs/records", json!({"records": records}))
+        .await
+        .ok();
+    let first = poll(&service, "a", &Value::Null, 10).await;
+    assert_eq!(offsets(&first), [1201]);
+    let seen = fetch(&service, "jobs").await;
+    assert_eq!(seen[0]["headers"]["deliver_at"], json!("4102444800000"));
+    let body = json!({"ack": first["poll_id"], "wait_ms": 60_000});
+    let second = service.post("/v1/groups/workers/members/a/poll", body).await.ok();
+    assert_eq!(offsets(&second), [1200]);
+    assert_eq!(second["records"][0]["delivery_count"], 1);
+    has(
+        &group_lag(&service).await,
+        json!({"lag": 1201, "leased": 1, "delayed": 1200}),
+    );
+    let wrong = json!({"records": [{"value": 1, "deliver_at": "tomorrow"}]});
+    service
+        .post("/v1/topics/jobs/records", wrong)
+        .await
+        .invalid("/records/0/deliver_at");
 }

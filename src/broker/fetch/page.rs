@@ -5,7 +5,9 @@
 
 use std::ops::Range;
 
-use crate::broker::engine::batch::{BatchError, Batches, Record, Records};
+use bytes::Bytes;
+
+use crate::broker::engine::batch::{BatchError, Batches, Record, Records, SealedBatch};
 use crate::broker::engine::{Fetched, Offset, Positions, Run};
 use crate::broker::topics::skips::Gap;
 
@@ -84,6 +86,22 @@ impl Page {
         page.limited = next_offset < page.end_offset;
         page.gaps = gaps;
         page
+    }
+
+    /// One record, in a batch of its own that is not in the log.
+    pub(crate) fn alone(batch: &SealedBatch, offset: Offset, positions: Positions) -> Self {
+        let bytes = Bytes::copy_from_slice(batch.as_bytes());
+        Self {
+            end: offset.plus(1),
+            next_offset: offset.plus(1),
+            records: 1,
+            stored_bytes: bytes.len() as u64,
+            runs: vec![Run {
+                bytes,
+                json_lines: false,
+            }],
+            ..Self::empty(offset, positions.log_start_offset, positions.end_offset)
+        }
     }
 
     /// Chooses from `fetched` what lies within `limits`. Runs are kept as they are; nothing is copied.
@@ -198,6 +216,42 @@ impl Page {
     #[inline]
     pub fn records(&self) -> PageRecords<'_> {
         PageRecords::new(&self.runs, self.from, self.end)
+    }
+
+    /// The parts of the page with the records that are kept.
+    ///
+    /// # Errors
+    /// As [`Page::choose`].
+    pub(crate) fn keep(&self, mut is_kept: impl FnMut(&Record<'_>) -> bool) -> Result<Vec<Self>, BatchError> {
+        let mut ranges: Vec<(Offset, Offset, u64)> = Vec::new();
+        let mut is_open = false;
+        for record in self.records() {
+            let (record, _) = record?;
+            let is_next = is_kept(&record);
+            match ranges.last_mut().filter(|_| is_open) {
+                Some((_, end, records)) if is_next => {
+                    (*end, *records) = (record.offset.plus(1), *records + 1);
+                }
+                _ if is_next => ranges.push((record.offset, record.offset.plus(1), 1)),
+                _ => {}
+            }
+            is_open = is_next;
+        }
+        let all = self.records.max(1);
+        let part = |(from, end, records): (Offset, Offset, u64)| Self {
+            from,
+            end,
+            next_offset: end,
+            records,
+            stored_bytes: self.stored_bytes * records / all,
+            gaps: Vec::new(),
+            ..self.clone()
+        };
+        match ranges[..] {
+            // Offsets without a record at its edges stay in a page that is kept whole.
+            [(_, _, records)] if records == self.records => Ok(vec![self.clone()]),
+            _ => Ok(ranges.into_iter().map(part).collect()),
+        }
     }
 
     /// Ends the page at `end`, if its last batch goes beyond that.

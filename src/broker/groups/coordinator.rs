@@ -21,9 +21,9 @@ use super::ordered::partitions::{Acknowledged, Ordered};
 use super::patterns::{Candidates, is_pattern};
 use super::poll_id::PollId;
 use super::processes::AnswerNumber;
-use super::shared::queue::MemberKey;
+use super::shared::queue::Now;
 use super::shared::work::Work;
-use super::subscriptions::has_begun;
+use super::subscriptions::{self, has_begun};
 use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs, TopicId};
 
 /// How long a group without members is remembered.
@@ -40,6 +40,9 @@ pub(crate) struct Coordinator {
     numbers: AtomicU64,
     cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
     members: AtomicUsize,
+    /// The unsettled records that the queues of all groups remember.
+    unsettled: AtomicUsize,
+    max_unsettled: usize,
     /// Raised when a topic is created, changed or deleted.
     pub(super) topics: watch::Receiver<u64>,
     /// When the task that ends sessions runs next.
@@ -54,6 +57,8 @@ pub(crate) struct Cell {
     pub(crate) group: Arc<str>,
     /// Notified when an outside change has ended.
     pub(crate) joinable: Notify,
+    /// Notified when a write of a shared group has ended.
+    pub(crate) written: Notify,
     core: Mutex<Core>,
 }
 
@@ -83,6 +88,7 @@ pub(crate) struct Core {
     /// The table no longer holds this cell: look it up again.
     pub(crate) is_forgotten: bool,
     counted: usize,
+    counted_unsettled: usize,
 }
 
 /// The state of a member besides its place in [`Members`].
@@ -152,13 +158,15 @@ impl Drop for Locked<'_> {
 impl Coordinator {
     /// No groups. The numbers start above those of earlier processes, which gave fewer than a thousand numbers a
     /// millisecond: so an old epoch is never mistaken for a current one. The numbers fit JSON's exact range.
-    pub(crate) fn new(now: TimestampMs, topics: watch::Receiver<u64>) -> Self {
+    pub(crate) fn new(now: TimestampMs, topics: watch::Receiver<u64>, max_unsettled: usize) -> Self {
         let first = u64::try_from(now.get()).unwrap_or(0).saturating_mul(1000);
         Self {
             life: RandomState::new().hash_one("life"),
             numbers: AtomicU64::new(first),
             cells: Mutex::default(),
             members: AtomicUsize::new(0),
+            unsettled: AtomicUsize::new(0),
+            max_unsettled,
             topics,
             looks_at: AtomicU64::new(u64::MAX),
             sooner: Notify::new(),
@@ -187,6 +195,11 @@ impl Coordinator {
         self.members.load(Relaxed) < MAX_MEMBERS
     }
 
+    /// How many records queues may still look at before the server remembers as many unsettled ones as allowed.
+    pub(crate) fn room(&self) -> usize {
+        self.max_unsettled.saturating_sub(self.unsettled.load(Relaxed))
+    }
+
     /// The cell of a group, if there is one.
     pub(crate) fn find(&self, group: &str) -> Option<Arc<Cell>> {
         self.cells.lock().get(group).cloned()
@@ -209,10 +222,12 @@ impl Coordinator {
             outside: 0,
             is_forgotten: false,
             counted: 0,
+            counted_unsettled: 0,
         };
         let cell = Arc::new(Cell {
             group: Arc::clone(&group),
             joinable: Notify::new(),
+            written: Notify::new(),
             core: Mutex::new(core),
         });
         cells.insert(group, Arc::clone(&cell));
@@ -230,6 +245,7 @@ impl Coordinator {
     fn forget_cell(&self, cells: &mut HashMap<Arc<str>, Arc<Cell>>, cell: &Cell, core: &mut Core) {
         if core.members.is_empty() && core.outside == 0 && !core.is_forgotten {
             core.is_forgotten = true;
+            self.unsettled.fetch_sub(core.counted_unsettled, Relaxed);
             self.numbers.fetch_max(core.members.last_number(), Relaxed);
             cells.remove(&cell.group);
         }
@@ -298,11 +314,11 @@ impl Coordinator {
     pub(crate) fn lock<'a>(&'a self, cell: &'a Cell, now: Ms) -> Locked<'a> {
         let mut core = cell.core.lock();
         for member in core.members.expired(now) {
-            core.leave(&member);
+            core.end_session(&member);
             tracing::info!(
                 group = &*cell.group,
                 member = &*member,
-                "a member sent no request within its session timeout: its partitions go to others"
+                "a member sent no request within its session timeout"
             );
         }
         Locked {
@@ -321,6 +337,13 @@ impl Coordinator {
             self.members.fetch_sub(core.counted, Relaxed);
             core.counted = count;
         }
+        if let Kind::Shared(work) = &mut core.kind
+            && let Some(unsettled) = work.take_unsettled()
+        {
+            self.unsettled.fetch_add(unsettled, Relaxed);
+            self.unsettled.fetch_sub(core.counted_unsettled, Relaxed);
+            core.counted_unsettled = unsettled;
+        }
         if count > 0 {
             core.empty_since = None;
         } else if core.empty_since.is_none() {
@@ -330,23 +353,30 @@ impl Coordinator {
 
     /// Ends expired sessions and leases, and forgets groups that have long been empty. Returns when to run next, and
     /// the shared groups that have something to write.
-    pub(crate) fn tick(&self, now: Ms) -> (Option<Ms>, Vec<Arc<Cell>>) {
+    pub(crate) fn tick(&self, at: Now) -> (Option<Ms>, Vec<Arc<Cell>>) {
+        let now = at.moment.0;
         let cells: Vec<Arc<Cell>> = self.cells.lock().values().cloned().collect();
         let mut next: Option<Ms> = None;
         let mut busy = Vec::new();
         for cell in cells {
             let mut core = self.lock(&cell, now);
             let mut deadline = core.members.next_deadline();
-            if let Kind::Shared(work) = &mut core.kind {
-                work.expire(now);
+            let Core { kind, members, .. } = &mut *core;
+            if let Kind::Shared(work) = kind {
+                work.expire(at);
+                work.forget_members(|name| members.get(name).is_some());
                 if work.is_due(now) || !work.unsaved().is_empty() {
                     busy.push(Arc::clone(&cell));
                 }
-                let leases = work.next_deadline().filter(|at| *at > now);
+                let leases = work.next_deadline(at).filter(|due| *due > now);
                 deadline = deadline.into_iter().chain(leases).min();
             }
             let is_idle = core.is_idle() && !core.is_closed();
-            let forget_at = core.empty_since.map(|since| since + REMEMBERED_MS);
+            // A queue stays in memory: what is delayed or leased in it shows in the group's lag.
+            let forget_at = match core.kind {
+                Kind::Ordered(_) => core.empty_since.map(|since| since + REMEMBERED_MS),
+                Kind::Shared(_) => None,
+            };
             drop(core);
             if forget_at.is_some_and(|at| at <= now) && is_idle {
                 self.forget(&cell.group);
@@ -424,14 +454,11 @@ impl Core {
     /// Adds a member; call [`Core::refresh`] next.
     pub(crate) fn join(&mut self, joining: Joining, topics: BTreeSet<String>, now: Ms) {
         let name = Arc::clone(&joining.member);
-        let before = self.members.join(joining, now);
+        self.members.join(joining, now);
         match &mut self.kind {
             Kind::Ordered(ordered) => ordered.join(&name),
-            Kind::Shared(work) => {
-                if let Some(before) = before {
-                    work.release_all(MemberKey(before));
-                }
-            }
+            // Leases of an earlier session of this name are still its own.
+            Kind::Shared(work) => drop(work.member(&name)),
         }
         self.topics_seen = 0;
         if let Some(session) = self.sessions.get_mut(&name) {
@@ -531,17 +558,24 @@ impl Core {
         })
     }
 
-    /// Removes a member: its partitions or leases go to others.
+    /// Removes a member that leaves: its partitions or leases go to others.
     pub(crate) fn leave(&mut self, member: &str) {
-        let Some(key) = self.members.leave(member) else {
+        self.end_session(member);
+        if let Kind::Shared(work) = &mut self.kind {
+            work.leave(member);
+        }
+    }
+
+    /// Removes a member: its partitions go to others. Its leases end when their time is over.
+    fn end_session(&mut self, member: &str) {
+        if self.members.leave(member).is_none() {
             return;
-        };
+        }
         if let Some(session) = self.sessions.remove(member) {
             session.wake.notify_waiters();
         }
-        match &mut self.kind {
-            Kind::Ordered(ordered) => ordered.leave(&mut self.members, member),
-            Kind::Shared(work) => work.release_all(MemberKey(key)),
+        if let Kind::Ordered(ordered) = &mut self.kind {
+            ordered.leave(&mut self.members, member);
         }
     }
 
@@ -649,7 +683,14 @@ impl Core {
         self.unsubscribed = topics.into_keys().collect();
         self.unsubscribed.retain(|topic| !has_begun(log, group, *topic));
         match &mut self.kind {
-            Kind::Shared(work) => work.refresh(log, group, &partitions),
+            Kind::Shared(work) => {
+                // Unsettled records stay when members leave.
+                for id in subscriptions::topics(log, group) {
+                    let count = log.topic_by_id(id).map_or(0, |topic| topic.partition_count());
+                    partitions.extend((0..count).map(|index| PartitionId::new(id, index)));
+                }
+                work.refresh(log, group, &partitions);
+            }
             Kind::Ordered(ordered) => {
                 // A member that no longer subscribes to a topic may still acknowledge what it was given of it.
                 let in_hand = ordered.in_hand().filter(|id| log.topic_by_id(id.topic).is_some());

@@ -5,8 +5,8 @@
 //! and is alive all the same. The age is measured on the monotonic clock, so setting the wall clock forward expires
 //! nothing; the newest commit must also be old enough by the wall clock.
 //!
-//! A group is removed with its last offset. A group with redriven dead letters keeps its redrive positions (see
-//! [`redrive`]): without them a redrive could send records twice. A group that has neither committed nor subscribed
+//! A group is removed with its last offset. A group with redriven dead letters keeps their fates (see
+//! [`letters`]): without them a redrive could give records back twice. A group that has neither committed nor subscribed
 //! stays: its age is unknown, and it costs only its name.
 //!
 //! Removing a group is one append: a crash leaves all of it or nothing.
@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::Groups;
 use super::members::Ms;
 use super::offsets::{self, Committed};
-use super::shared::{codec, redrive};
+use super::shared::{codec, letters};
 use super::subscriptions::{patterns_prefix, subscribed_at, subscriptions_prefix};
 use crate::broker::engine::{Error, Log, StateChange, TimestampMs};
 
@@ -180,7 +180,7 @@ impl Plan {
     fn of(log: &Log, group: &str) -> Option<Self> {
         let newest = newest(log, group)?;
         let keys = |prefix: &[u8]| log.state_prefix(prefix).into_iter().map(|(key, _)| key);
-        let is_deleted = keys(&redrive::positions_prefix(group)).next().is_none();
+        let is_deleted = keys(&letters::fates_prefix(group)).next().is_none();
         let mut changes: Vec<StateChange> = keys(&offsets::offsets_prefix(group))
             .map(|key| StateChange::remove(&*key))
             .collect();
@@ -441,7 +441,7 @@ mod tests {
             let key = codec::state_key(group, world.partition(0));
             let mut state = vec![StateChange::set(key, vec![1])];
             if group == "redriven" {
-                let key = [redrive::positions_prefix(group), vec![0; 12]].concat();
+                let key = [letters::fates_prefix(group), vec![0; 12]].concat();
                 state.push(StateChange::set(key, vec![1; 9]));
             }
             super::super::append(&world.broker.log, state).await.unwrap();
@@ -477,7 +477,7 @@ mod tests {
         let coordinator = &world.broker.groups.coordinator;
         assert!(coordinator.find("g").is_some(), "a late acknowledgement is known");
         world.clock.advance(Duration::from_secs(601));
-        coordinator.tick(world.groups().now_ms());
+        coordinator.tick(world.groups().now());
         assert!(coordinator.find("g").is_none());
         let (rows, bytes) = world.state();
         assert_eq!(rows, 6, "the group, a subscription, and four committed offsets");

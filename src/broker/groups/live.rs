@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::shared::settings::Settings;
-use crate::broker::engine::PartitionId;
+use crate::broker::engine::{Offset, PartitionId, TimestampMs};
 
 /// How a group's members share the records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +62,27 @@ pub struct Overview {
     pub members: usize,
     /// The settings of a shared group; `None` for an ordered one.
     pub settings: Option<Settings>,
+}
+
+/// How far a shared group is in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The end of the partition less the unsettled records: it moves by one with each settled record.
+    pub settled: Offset,
+    /// The first unsettled record that does not wait for its time.
+    pub first_due: Offset,
+    /// When the oldest of the redriven records was redriven that do not wait for their time.
+    pub oldest_redrive: Option<TimestampMs>,
+    /// Records that are leased.
+    pub leased: u64,
+    /// Records that wait for their time, as far as the queue has looked.
+    pub delayed: u64,
+    /// Something is due that nobody holds.
+    pub has_due: bool,
+    /// Unsettled records were deleted within the last minute.
+    pub is_losing: bool,
+    /// So many records are unsettled that no further ones are looked at.
+    pub is_full: bool,
 }
 
 /// A group with members.

@@ -15,17 +15,16 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::coordinator::{Cell, Coordinator, Kind, Locked};
 use super::live::{GroupState, GroupType};
-use super::members::{Joining, Member, Ms, Refused};
+use super::members::{Joining, Ms, Refused};
 use super::outside::NamedCommit;
 use super::patterns::{Candidates, is_pattern};
 use super::poll_id::PollId;
-use super::shared::queue::MemberKey;
 use super::shared::settings::{GroupValue, Settings};
 use super::shared::work::Work;
 use super::subscriptions::{has_begun, knows_pattern};
 use super::{Commit, Groups, Subscribed, offsets};
 use crate::broker::blocking::Share;
-use crate::broker::engine::{Offset, Partition, PartitionId, Topic, TopicId};
+use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::catalog;
 use crate::broker::topics::lookup::Start;
@@ -62,7 +61,7 @@ impl Join {
     }
 
     /// The kind and settings of the group, if this join creates it.
-    fn value(&self) -> Result<GroupValue, Refusal> {
+    fn value(&self, now: TimestampMs) -> Result<GroupValue, Refusal> {
         if self.kind == GroupType::Ordered {
             return Ok(GroupValue::Ordered);
         }
@@ -71,6 +70,7 @@ impl Join {
             lease_ms: self.lease_ms.unwrap_or(default.lease_ms),
             max_deliveries: self.max_deliveries.unwrap_or(default.max_deliveries),
             dead_letter_topic: self.dead_letter_topic.clone(),
+            created_at: now,
         };
         let checked = settings.check(self.named_topics().map(String::as_str));
         checked.map_err(|unfit| Refusal::invalid(format!("/{}", unfit.field), unfit.to_string()))?;
@@ -267,7 +267,7 @@ impl Groups {
     ///
     /// Cost: nothing is written if the group has begun in all of the topics.
     async fn begin(&self, group: &str, join: &Join) -> Result<GroupValue, Refusal> {
-        let fresh = join.value()?;
+        let fresh = join.value(self.clock.now())?;
         if let Some(value) = self.value_of(group)? {
             join.check(group, &value)?;
             if self.unbegun(group, join, &value)?.is_empty() {
@@ -489,19 +489,25 @@ impl Groups {
         Ok(())
     }
 
-    /// Keeps a member alive. Returns its epoch, and the state of the group's members.
+    /// Keeps a member alive. Returns its epoch, and the state of the group's members. If it `extends`, all of its leases
+    /// begin anew.
     ///
     /// # Errors
-    /// [`Reason::UnknownMember`]; [`Reason::Fenced`] with a stale epoch; [`Reason::MemberSuperseded`].
+    /// [`Reason::UnknownMember`]; [`Reason::Fenced`] with a stale epoch; [`Reason::MemberSuperseded`];
+    /// [`Reason::GroupTypeMismatch`] if a member of an ordered group extends.
     pub fn heartbeat(
         &self,
         group: &str,
         member: &str,
         epoch: Option<u64>,
         instance: Option<&str>,
+        extends: bool,
     ) -> Result<(u64, GroupState), Refusal> {
         let refusal = |error| refused(error, group, member);
         let cell = self.cell_of(group, member)?;
+        if extends {
+            self.extend_all(group, member, &cell)?;
+        }
         let (now, mut core) = self.lock(&cell);
         core.members.check_instance(member, instance).map_err(refusal)?;
         let epoch = core.members.touch(member, epoch, now).map_err(refusal)?;
@@ -569,16 +575,17 @@ impl Groups {
         let ack = read_ack(ack, group, member)?;
         let order = self.turn_of(group, member).await?;
         let cell = self.cell_of(group, member)?;
-        let (commits, leases) = {
+        let (commits, is_shared) = {
             let (_, mut core) = self.lock(&cell);
-            let key = core.members.get(member).map(Member::key);
-            let key = key.ok_or_else(|| refused(Refused::Unknown, group, member))?;
+            if core.members.get(member).is_none() {
+                return Err(refused(Refused::Unknown, group, member));
+            }
             let commits = core.acknowledge(member, ack.as_ref());
             let commits = commits.map_err(|error| refused(error, group, member))?;
-            (commits, core.work().map(|_| MemberKey(key)))
+            (commits, core.work().is_some())
         };
-        if let (Some(key), Some(ack)) = (leases, &ack) {
-            self.acknowledge_leases(&cell, key, ack).await?;
+        if let Some(ack) = ack.filter(|_| is_shared) {
+            self.acknowledge_leases(group, member, &ack).await?;
         }
         self.commit_for(&cell, order, commits, BTreeMap::new()).await?;
         self.lock(&cell).1.leave(member);
@@ -614,7 +621,7 @@ impl Groups {
             assignment: self.named(held.get(name).map_or(&[][..], Vec::as_slice)),
             leased: match &core.kind {
                 Kind::Ordered(_) => None,
-                Kind::Shared(work) => Some(work.leased_to(MemberKey(member.key()))),
+                Kind::Shared(work) => Some(work.known_member(name).map_or(0, |key| work.leased_to(key))),
             },
         });
         described.collect()
@@ -624,7 +631,7 @@ impl Groups {
     pub async fn end_sessions(self) {
         let mut stopping = self.stopping.clone();
         loop {
-            let (next, busy) = self.coordinator.tick(self.now_ms());
+            let (next, busy) = self.coordinator.tick(self.now());
             for cell in busy {
                 self.attend(&cell);
             }

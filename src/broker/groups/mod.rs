@@ -8,6 +8,7 @@
 //! the restart can still commit (see [`poll_id`]).
 //!
 //! - [`membership`], [`poll`] and [`settle`] are the calls of members, [`outside`] those of others.
+//! - `writing` makes durable what members of shared groups settle.
 //! - `coordinator` holds the groups with members. The state machines that decide are pure: [`members`] for both kinds
 //!   of groups, [`ordered`] for partitions, [`shared`] for leases.
 //! - [`expiry`] removes committed offsets that nobody has used for long, if that is configured.
@@ -17,6 +18,7 @@
 //! a topic.
 
 mod coordinator;
+pub mod dead_letters;
 pub mod expiry;
 pub mod live;
 pub mod members;
@@ -31,6 +33,7 @@ pub mod processes;
 pub mod settle;
 pub mod shared;
 pub mod subscriptions;
+mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
@@ -42,8 +45,9 @@ use coordinator::{Cell, Coordinator};
 use members::Ms;
 use offsets::Committed;
 use patterns::Candidates;
+use shared::queue::{Moment, Now};
 use shared::settings::GroupValue;
-use shared::{codec, redrive};
+use shared::{codec, letters};
 
 use crate::broker::blocking::Blocking;
 use crate::broker::engine::{
@@ -79,8 +83,8 @@ pub struct Parts {
     changes: Arc<RwLock<()>>,
     /// The groups that have members, or had some a short time ago.
     coordinator: Coordinator,
-    /// Held during a redrive, which reads its positions, appends the records, and moves the positions. Redrives are
-    /// rare, so one lock for all groups is enough.
+    /// Held during a redrive, which reads the fates of dead letters and then changes them. Redrives are rare, so one lock
+    /// for all groups is enough.
     redriving: parking_lot::Mutex<()>,
 }
 
@@ -99,7 +103,8 @@ impl std::fmt::Debug for Groups {
 }
 
 impl Groups {
-    /// Groups over a log, without members.
+    /// Groups over a log, without members. Queues look at no further records while all of them together remember
+    /// `max_queue_records` unsettled ones.
     pub fn new(
         log: Log,
         clock: Arc<dyn Clock>,
@@ -108,9 +113,10 @@ impl Groups {
         fetcher: Fetcher,
         rotation: Arc<Rotation>,
         stopping: watch::Receiver<bool>,
+        max_queue_records: usize,
     ) -> Self {
         Self(Arc::new(Parts {
-            coordinator: Coordinator::new(clock.now(), topics.changes()),
+            coordinator: Coordinator::new(clock.now(), topics.changes(), max_queue_records),
             log,
             clock,
             blocking,
@@ -125,6 +131,15 @@ impl Groups {
 
     fn now_ms(&self) -> Ms {
         u64::try_from(self.clock.monotonic().0.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The time on both clocks. The wall clock is read first, so that no lease ends before the time in its answer.
+    fn now(&self) -> Now {
+        let wall = self.clock.now();
+        Now {
+            moment: Moment(self.now_ms()),
+            wall,
+        }
     }
 
     /// Waits until no exclusive change is running. Several commits may run at the same time.
@@ -392,7 +407,8 @@ fn keys_of_group(log: &Log, group: &str) -> Vec<Box<[u8]>> {
         subscriptions::subscriptions_prefix(group),
         subscriptions::patterns_prefix(group),
         codec::states_prefix(group),
-        redrive::positions_prefix(group),
+        codec::returned_prefix(group),
+        letters::fates_prefix(group),
     ];
     let entries = prefixes.iter().flat_map(|prefix| log.state_prefix(prefix));
     entries.map(|(key, _)| key).collect()

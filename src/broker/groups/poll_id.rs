@@ -3,8 +3,12 @@
 //! The string holds everything, so an `ack` sent before a restart still works after it. It is a [`token`] of:
 //!
 //! ```text
-//! version=1  life:u64  epoch:varint  number:varint  count:varint  { topic_id:varint partition:varint base:varint next_offset-base:varint }  crc32:u32
+//! version=1  life:u64  epoch:varint  number:varint  count:varint  { topic_id:varint partition:varint base:varint next_offset-base:varint }  leases  crc32:u32
+//! leases     { topic_id:varint partition:varint count:varint { gap:varint length:varint deliveries:varint } }
 //! ```
+//!
+//! A poll of an ordered group has no leases, and one of a shared group nothing before them. The ranges of a partition
+//! are in order; a gap counts the offsets from the end of the range before, at first from 0.
 //!
 //! `base` was the committed offset at delivery. If the committed offset is lower now, the group was reset since, and
 //! the acknowledgement must not undo the reset.
@@ -18,6 +22,8 @@ use crate::formats::token::{self, VERSION, push_varint, take_varint};
 
 /// The most partitions that one poll delivers from.
 pub const MAX_PARTITIONS: usize = 256;
+/// The most ranges of leased records in one `poll_id`: as many as a poll leases records.
+pub const MAX_LEASED: usize = 1000;
 
 /// The records a poll delivered from one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +36,19 @@ pub struct Reach {
     pub next: Offset,
 }
 
+/// A range of records that a poll leased, all delivered equally often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeasedRange {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The first offset.
+    pub from: Offset,
+    /// One past the last offset.
+    pub until: Offset,
+    /// How often each was delivered, that time included.
+    pub deliveries: u32,
+}
+
 /// The content of a `poll_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PollId {
@@ -39,8 +58,10 @@ pub struct PollId {
     pub epoch: u64,
     /// The number of the answer within this process.
     pub number: u64,
-    /// The deliveries of each partition.
+    /// The deliveries of each partition, in an ordered group.
     pub reach: Vec<Reach>,
+    /// The leases, in a shared group: sorted by partition and offset, at most [`MAX_LEASED`] ranges.
+    pub leased: Vec<LeasedRange>,
 }
 
 impl PollId {
@@ -69,6 +90,21 @@ impl PollId {
                 push_varint(&mut bytes, number);
             }
         }
+        for ranges in self.leased.chunk_by(|a, b| a.partition == b.partition) {
+            let id = ranges[0].partition;
+            for number in [id.topic.0, u64::from(id.index), ranges.len() as u64] {
+                push_varint(&mut bytes, number);
+            }
+            let mut behind = Offset::ZERO;
+            for range in ranges {
+                let gap = range.from.since(behind);
+                let length = range.until.since(range.from);
+                for number in [gap, length, u64::from(range.deliveries)] {
+                    push_varint(&mut bytes, number);
+                }
+                behind = range.until;
+            }
+        }
         token::seal(bytes, &names(group, member))
     }
 
@@ -93,13 +129,40 @@ impl PollId {
                 next,
             });
         }
-        rest.is_empty().then_some(Self {
+        Some(Self {
             life,
             epoch,
             number,
             reach,
+            leased: take_leased(rest)?,
         })
     }
+}
+
+fn take_leased(mut rest: &[u8]) -> Option<Vec<LeasedRange>> {
+    let mut leased = Vec::new();
+    while !rest.is_empty() {
+        let topic = TopicId(take_varint(&mut rest)?);
+        let index = u32::try_from(take_varint(&mut rest)?).ok()?;
+        let count = take_varint(&mut rest)?;
+        let mut behind = Offset::ZERO;
+        for _ in 0..count {
+            let from = behind.checked_add(take_varint(&mut rest)?)?;
+            let until = from.checked_add(take_varint(&mut rest)?)?;
+            let deliveries = u32::try_from(take_varint(&mut rest)?).ok()?;
+            if leased.len() == MAX_LEASED {
+                return None;
+            }
+            leased.push(LeasedRange {
+                partition: PartitionId::new(topic, index),
+                from,
+                until,
+                deliveries,
+            });
+            behind = until;
+        }
+    }
+    Some(leased)
 }
 
 /// The names that the checksum covers, separated so that member `c` of group `ab` is not member `bc` of group `a`.
@@ -133,12 +196,41 @@ mod tests {
                         next: Offset::new(base + delivered),
                     })
                     .collect(),
+                leased: Vec::new(),
             })
+    }
+
+    fn leased() -> impl Strategy<Value = PollId> {
+        let range = (0_u64..1000, 1_u64..70, 1_u32..1000);
+        let partition = (any::<u64>(), any::<u32>(), prop::collection::vec(range, 1..30));
+        prop::collection::vec(partition, 0..5).prop_map(|partitions| {
+            let mut leased = Vec::new();
+            for (topic, index, ranges) in partitions {
+                let mut behind = 0;
+                for (gap, length, deliveries) in ranges {
+                    let from = behind + gap;
+                    behind = from + length;
+                    leased.push(LeasedRange {
+                        partition: PartitionId::new(TopicId(topic), index),
+                        from: Offset::new(from),
+                        until: Offset::new(behind),
+                        deliveries,
+                    });
+                }
+            }
+            PollId {
+                life: 1,
+                epoch: 2,
+                number: 3,
+                reach: Vec::new(),
+                leased,
+            }
+        })
     }
 
     proptest! {
         #[test]
-        fn a_poll_id_decodes_for_its_own_member_only(id in poll_id(), cut in any::<prop::sample::Index>()) {
+        fn a_poll_id_decodes_for_its_own_member_only(id in prop_oneof![poll_id(), leased()], cut in any::<prop::sample::Index>()) {
             let text = id.encode("billing", "a");
             prop_assert_eq!(PollId::decode(&text, "billing", "a"), Some(id));
             prop_assert_eq!(PollId::decode(&text, "billing", "b"), None);
@@ -149,6 +241,37 @@ mod tests {
         #[test]
         fn any_other_string_decodes_to_none_without_a_panic(text in ".{0,80}") {
             prop_assert_eq!(PollId::decode(&text, "billing", "a"), None);
+        }
+    }
+
+    #[test]
+    fn the_largest_poll_id_of_a_queue_has_at_most_8_kib() {
+        let range = |at: u64| LeasedRange {
+            partition: PartitionId::new(TopicId(1_000_000 + at / 8), 100_000),
+            from: Offset::new((1 << 40) + at * 300),
+            until: Offset::new((1 << 40) + at * 300 + 1),
+            deliveries: 1000,
+        };
+        let id = PollId {
+            life: u64::MAX,
+            epoch: 1 << 53,
+            number: 1 << 53,
+            reach: Vec::new(),
+            leased: (0..MAX_LEASED as u64 / 2).map(range).collect(),
+        };
+        let one = PollId {
+            leased: (0..MAX_LEASED as u64)
+                .map(|at| LeasedRange {
+                    partition: range(0).partition,
+                    ..range(at)
+                })
+                .collect(),
+            ..id.clone()
+        };
+        for id in [id, one] {
+            let text = id.encode("group", "member");
+            assert!(text.len() <= 8192, "{} bytes", text.len());
+            assert_eq!(PollId::decode(&text, "group", "member"), Some(id));
         }
     }
 }

@@ -1,32 +1,29 @@
-//! Settles: accept, release, reject or extend leased records. Records delivered too often become dead letters.
+//! Settles: accept, release, reject or extend records, by name or by acknowledging a poll.
 //!
-//! A settle begins under the lock of the group's cell. The group's writer writes it in one append with its dead
-//! letters. Once it has begun, it runs to its end in its own task: a client that goes away leaves nothing half settled.
+//! A settle counts for every unsettled record that nobody else holds: after its lease has ended, after the member's
+//! session has, and after a restart. It begins under the lock of the group's cell; the group's [writer](super::writing)
+//! writes it in one append with its dead letters. Once it has begun, it runs to its end in its own task: a client that
+//! goes away leaves nothing half settled.
 
-use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
-
-use tokio::sync::oneshot;
 
 use super::Groups;
 use super::coordinator::{Cell, Kind};
-use super::membership::refused;
+use super::live::Progress;
 use super::poll_id::PollId;
-use super::shared::dead_letter::{Origin, delivered_too_often};
-use super::shared::queue::{ChangeId, MemberKey, Moment, PollNumber, Released};
-use super::shared::redrive::{self, Redriven};
+use super::shared::queue::{ChangeId, Claim, MAX_UNSETTLED, MemberKey, Moment, Now, Outcome, PollNumber};
 use super::shared::settings::GroupValue;
-use super::shared::store;
-use super::shared::work::{Batch, Changes, Letters, Pending, WRITE_BYTES, Work};
-use crate::broker::blocking::Share;
-use crate::broker::engine::{Offset, PartitionId, Topic, TopicId};
+use super::shared::work::{Changes, Work};
+use super::writing::Burial;
+use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::{self, catalog};
 
-/// The most records of a partition that become dead letters at once because they were delivered too often.
-const BURIED_AT_ONCE: usize = 256;
+/// How long a group that has lost unsettled records is `losing`.
+const LOSING_MS: u64 = 60_000;
 
 /// A record, as a settle names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,342 +36,153 @@ pub struct Place {
     pub offset: Offset,
 }
 
-/// What to do with leased records.
+/// A record to deliver again.
+#[derive(Clone, Debug)]
+pub struct Release {
+    /// The record.
+    pub place: Place,
+    /// It is not delivered for so many milliseconds.
+    pub delay_ms: u64,
+    /// Whether the lease that ends counts as a delivery.
+    pub counts: bool,
+}
+
+/// What to do with records.
 #[derive(Clone, Debug, Default)]
 pub struct Settling {
     /// Records that are done.
     pub accept: Vec<Place>,
-    /// Records to deliver again, each after so many milliseconds.
-    pub release: Vec<(Place, u64)>,
+    /// Records to deliver again.
+    pub release: Vec<Release>,
     /// Records that become dead letters, each with the reason.
     pub reject: Vec<(Place, String)>,
     /// Records whose lease begins again now.
     pub extend: Vec<Place>,
 }
 
-/// Records of one partition that are on their way to the dead letters.
-struct Burial {
-    partition: PartitionId,
-    change: ChangeId,
-    /// The records, each with its delivery count.
-    taken: Vec<(Offset, u32)>,
-    /// Why they are dead letters; a record without a reason was delivered too often.
-    reasons: BTreeMap<Offset, String>,
-}
-
-/// The records of one partition that a settle names.
-struct Named<T> {
-    partition: PartitionId,
-    places: Vec<(Place, T)>,
-}
-
-impl<T> Named<T> {
-    /// The offsets, sorted and without duplicates.
-    fn offsets(&self) -> Vec<Offset> {
-        let mut offsets: Vec<Offset> = self.places.iter().map(|(place, _)| place.offset).collect();
-        offsets.sort_unstable();
-        offsets.dedup();
-        offsets
+impl Settling {
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        self.accept
+            .iter()
+            .chain(&self.extend)
+            .chain(self.release.iter().map(|release| &release.place))
+            .chain(self.reject.iter().map(|(place, _)| place))
     }
 }
+
+/// The records for which a settle or an acknowledgement did not count, sorted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uncounted {
+    /// Somebody else holds them now, or there is no such record.
+    pub lost: Vec<Place>,
+    /// They were settled before.
+    pub settled: Vec<Place>,
+}
+
+/// The partitions that a settle names, by topic and partition.
+type Named = BTreeMap<(String, u32), PartitionId>;
 
 /// The result of beginning a settle.
 #[derive(Default)]
 struct Begun {
     changes: Changes,
     burials: Vec<Burial>,
-    lost: Vec<Place>,
+    uncounted: Uncounted,
+}
+
+/// What stops a settle from beginning.
+enum NotYet {
+    /// A change of one of its records is being written: wait for its result.
+    Writing,
+    /// A change from outside is running: wait for its end.
+    Closed,
+    /// The cell was forgotten since it was looked up: try again.
+    Forgotten,
+    Refused(Refusal),
 }
 
 impl Groups {
-    /// Accepts the records that the answer named by `ack` delivered and that its member still has leased. An answer
-    /// from before a restart accepts nothing: its number means nothing in this process.
+    /// Accepts the records that the answer named by `ack` delivered and that its member has neither settled nor
+    /// released, unless they were leased again since.
     ///
     /// # Errors
     /// Those of the write: nothing is settled.
     pub(super) async fn acknowledge_leases(
         &self,
-        cell: &Arc<Cell>,
-        member: MemberKey,
+        group: &str,
+        member: &str,
         ack: &PollId,
-    ) -> Result<(), Refusal> {
-        if ack.life != self.coordinator.life() {
-            return Ok(());
-        }
-        let poll = PollNumber(ack.number);
-        let mut changes = Vec::new();
-        if let Some(work) = self.lock(cell).1.work() {
-            for (id, queue) in &mut work.queues {
-                if queue.held_by(member, poll) > 0 {
-                    let change = queue.begin_ack(member, poll).change;
-                    changes.extend(change.map(|change| (*id, Some(change))));
+    ) -> Result<Uncounted, Refusal> {
+        // In another process, polls had other numbers.
+        let is_this_life = ack.life == self.coordinator.life();
+        let poll = PollNumber(if is_this_life { ack.number } else { u64::MAX });
+        let begin = |work: &mut Work, log: &Log, room: usize| {
+            let member = work.member(member);
+            let mut claims: BTreeMap<PartitionId, Vec<(Offset, Claim)>> = BTreeMap::new();
+            for range in &ack.leased {
+                if log.topic_by_id(range.partition.topic).is_none() {
+                    continue;
                 }
-            }
-        }
-        self.write_changes(cell, changes, Vec::new()).await
-    }
-
-    /// Has the group's writer write changes with their dead letters, and waits until they are durable.
-    async fn write_changes(
-        &self,
-        cell: &Arc<Cell>,
-        changes: Changes,
-        letters: Letters,
-    ) -> Result<(), Refusal> {
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let written = self.submit(cell, changes, letters).await;
-        written.unwrap_or_else(|_| Err(Refusal::stopping()))
-    }
-
-    /// Queues changes for the group's writer. They are written even if the caller does not wait for the answer.
-    fn submit(
-        &self,
-        cell: &Arc<Cell>,
-        changes: Changes,
-        letters: Letters,
-    ) -> oneshot::Receiver<Result<(), Refusal>> {
-        let (done, answer) = oneshot::channel();
-        let size = |bytes: &Option<Cow<'static, [u8]>>| bytes.as_ref().map_or(0, |bytes| bytes.len());
-        let bytes = letters
-            .iter()
-            .map(|(_, letter)| size(&letter.key) + size(&letter.value))
-            .sum();
-        let pending = Pending {
-            changes,
-            letters,
-            bytes,
-            done,
-        };
-        let starts = {
-            let (_, mut core) = self.lock(cell);
-            // During and after a change from outside the group has no members, and unwritten changes are out of date.
-            if core.is_closed() || core.is_forgotten {
-                return answer;
-            }
-            core.work().is_some_and(|work| work.submit(pending))
-        };
-        if starts {
-            drop(tokio::spawn(self.clone().run_writer(Arc::clone(cell))));
-        }
-        answer
-    }
-
-    /// Writes the queued changes, until none is left.
-    async fn run_writer(self, cell: Arc<Cell>) {
-        loop {
-            // Held from before the batch is chosen until it is durable, as for every commit.
-            let guard = self.commits().await;
-            let batch = self.lock(&cell).1.work().and_then(Work::next_batch);
-            let Some(batch) = batch else { return };
-            let result = self.write_batch(&cell, &batch).await;
-            let partitions = || batch.settlements.iter().map(|settlement| settlement.partition);
-            if let Some(work) = self.lock(&cell).1.work() {
-                work.end_batch(partitions(), result.is_ok());
-            }
-            if let Err(refusal) = &result {
-                tracing::warn!(
-                    group = &*cell.group,
-                    refusal = refusal.detail,
-                    "what members settled could not be written: their calls are refused"
-                );
-            }
-            let topics: BTreeSet<TopicId> = partitions().map(|id| id.topic).collect();
-            if let Err(error) = self.remove_orphans(topics).await {
-                tracing::warn!(%error, "what groups knew of a deleted topic stays until it is written over");
-            }
-            drop(guard);
-            for done in batch.done {
-                // The caller may have gone away.
-                let _ = done.send(result.clone());
-            }
-        }
-    }
-
-    async fn write_batch(&self, cell: &Cell, batch: &Batch) -> Result<(), Refusal> {
-        let letters = batch.letters.iter().map(|(topic, letter)| (topic, letter));
-        let now = self.clock.now();
-        let request = store::settle(
-            &self.log,
-            &self.rotation,
-            &cell.group,
-            &batch.settlements,
-            letters,
-            now,
-        )?;
-        self.log.append(request)?.await?;
-        Ok(())
-    }
-
-    /// Starts the writes that a group makes without a request: records that were delivered too often become dead
-    /// letters, and the delivery counts of ended leases are written. Does not wait for them.
-    pub(super) fn attend(&self, cell: &Arc<Cell>) {
-        let (is_due, unsaved) = {
-            let (now, core) = self.lock(cell);
-            match &core.kind {
-                Kind::Shared(work) if !core.is_closed() => (work.is_due(now), work.unsaved()),
-                Kind::Ordered(_) | Kind::Shared(_) => return,
-            }
-        };
-        if is_due {
-            let (groups, cell) = (self.clone(), Arc::clone(cell));
-            drop(tokio::spawn(async move {
-                let Err(refusal) = groups.bury_exhausted(&cell).await else {
-                    return;
+                let claim = Claim::Poll {
+                    member,
+                    poll,
+                    deliveries: range.deliveries,
                 };
-                tracing::warn!(
-                    group = &*cell.group,
-                    refusal = refusal.detail,
-                    "records that were delivered too often wait for their dead letters"
-                );
-                let (now, mut core) = groups.lock(&cell);
-                if let Some(work) = core.work() {
-                    work.pause(now);
-                    groups.coordinator.look_sooner(work.next_deadline());
-                }
-            }));
-        }
-        if !unsaved.is_empty() {
-            drop(self.submit(cell, unsaved, Vec::new()));
-        }
-    }
-
-    async fn bury_exhausted(&self, cell: &Arc<Cell>) -> Result<(), Refusal> {
-        let begun: Vec<Burial> = {
-            let (_, mut core) = self.lock(cell);
-            if core.is_closed() || core.is_forgotten {
-                return Ok(());
+                let offsets = (range.from.get()..range.until.get()).map(|at| (Offset::new(at), claim));
+                claims.entry(range.partition).or_default().extend(offsets);
             }
-            let Some(work) = core.work() else { return Ok(()) };
-            let exhausted = work.exhausted(BURIED_AT_ONCE);
-            let begin = |(id, offsets): (PartitionId, Vec<Offset>)| {
-                let begun = work.queues.get_mut(&id)?.begin_dead_letter(None, offsets);
-                Some(Burial {
-                    partition: id,
-                    change: begun.change?,
-                    taken: begun.taken,
-                    reasons: BTreeMap::new(),
-                })
-            };
-            exhausted.into_iter().filter_map(begin).collect()
-        };
-        self.bury_all(cell, begun).await
-    }
-
-    /// Runs all burials, even if one fails; returns the first error.
-    async fn bury_all(&self, cell: &Arc<Cell>, burials: Vec<Burial>) -> Result<(), Refusal> {
-        let mut result = Ok(());
-        for burial in burials {
-            let buried = self.bury(cell, burial).await;
-            result = result.and(buried);
-        }
-        result
-    }
-
-    /// Writes the dead letters of records whose settle has begun, and settles them. Unwritten ones are as before.
-    async fn bury(&self, cell: &Arc<Cell>, burial: Burial) -> Result<(), Refusal> {
-        let (id, change) = (burial.partition, burial.change);
-        let undo = |offsets: Option<Vec<Offset>>| {
-            let (_, mut core) = self.lock(cell);
-            let queue = core.work().and_then(|work| work.queues.get_mut(&id));
-            queue.is_some_and(|queue| match offsets {
-                Some(offsets) => queue.undo_some(change, offsets),
-                None => {
-                    queue.undo(change);
-                    false
-                }
-            })
-        };
-        let found = match self.find_letters(cell, burial).await {
-            Ok(Some(found)) => Ok(found),
-            Ok(None) => Err(Ok(())),
-            Err(refusal) => Err(Err(refusal)),
-        };
-        let (topic, found) = match found {
-            Ok(found) => found,
-            Err(result) => {
-                undo(None);
-                return result;
+            for (id, claims) in &claims {
+                let offsets: Vec<Offset> = claims.iter().map(|(offset, _)| *offset).collect();
+                self.look(work, group, *id, &offsets, room)?;
             }
+            let mut begun = Begun::default();
+            for (id, claims) in claims {
+                let of_queue = work.load(log, group, id).begin_settle(claims);
+                begun
+                    .changes
+                    .extend(of_queue.change.map(|change| (id, Some(change))));
+                let Some(topic) = log.topic_by_id(id.topic) else {
+                    continue;
+                };
+                let place = |offset: Offset| Place {
+                    topic: topic.name().to_owned(),
+                    partition: id.index,
+                    offset,
+                };
+                begun.uncounted.lost.extend(of_queue.lost.into_iter().map(place));
+                begun
+                    .uncounted
+                    .settled
+                    .extend(of_queue.settled.into_iter().map(place));
+            }
+            Ok(begun)
         };
-        let result = found.error.map_or(Ok(()), |error| Err(error.into()));
-        if !found.unread.is_empty() && !undo(Some(found.unread)) {
-            return result;
-        }
-        let letters = found.letters.into_iter();
-        let letters = letters.map(|letter| (Arc::clone(&topic), letter)).collect();
-        self.write_changes(cell, vec![(id, Some(change))], letters)
-            .await?;
-        result
+        let (cell, begun) = self.begin_in_queue(group, member, begin).await?;
+        self.write_changes(&cell, begun.changes, Vec::new()).await?;
+        Ok(begun.uncounted)
     }
 
-    /// Reads the records of a burial, and finds the topic for their dead letters; `None` if the records' topic is gone.
-    async fn find_letters(
-        &self,
-        cell: &Cell,
-        burial: Burial,
-    ) -> Result<Option<(Arc<Topic>, store::Found)>, Refusal> {
-        let id = burial.partition;
-        let name = self.log.topic_by_id(id.topic).and_then(|topic| {
-            let (_, mut core) = self.lock(cell);
-            Some(core.work()?.settings.dead_letter_topic_of(topic.name()))
-        });
-        let Some(name) = name else { return Ok(None) };
-        let (groups, group) = (self.clone(), Arc::clone(&cell.group));
-        let find = move || {
-            let Some((topic, partition)) = groups.find_partition(id) else {
-                return Ok(None);
-            };
-            let letters = store::dead_letter_topic(&groups.log, &groups.topics, &name)?;
-            let origin = Origin {
-                topic: topic.name(),
-                partition: id.index,
-                group: &group,
-            };
-            let reason = |offset: Offset, deliveries| {
-                let given = burial.reasons.get(&offset).cloned();
-                given.unwrap_or_else(|| delivered_too_often(deliveries))
-            };
-            let found = store::read_letters(
-                &groups.log,
-                &partition,
-                origin,
-                &burial.taken,
-                reason,
-                WRITE_BYTES,
-            );
-            Ok(Some((letters, found)))
-        };
-        self.blocking.attempt(Share::Read, find).await
-    }
-
-    /// Settles records that a member has leased. Returns those that are not (or no longer) leased to it, sorted.
+    /// Settles records. Returns those for which it did not count.
     ///
     /// # Errors
-    /// - [`Reason::UnknownMember`], [`Reason::UnknownTopic`], [`Reason::UnknownPartition`], [`Reason::GroupTypeMismatch`]:
-    ///   nothing was done.
-    /// - Those of an append: records whose settle was not written are leased as before; send the same settle again.
-    pub async fn settle(&self, group: &str, member: &str, settling: Settling) -> Result<Vec<Place>, Refusal> {
-        let cell = self.cell_of(group, member)?;
-        let ids = self.find_named(&settling)?;
-        let begun = {
-            let (now, mut core) = self.lock(&cell);
-            let touched = core.members.touch(member, None, now);
-            touched.map_err(|error| refused(error, group, member))?;
-            let key = core.members.get(member).map(|member| MemberKey(member.key()));
-            let (Some(key), Some(work)) = (key, core.work()) else {
-                return Err(Refusal::new(
-                    Reason::GroupTypeMismatch,
-                    format!("the group {group} is ordered: commit, or acknowledge by a poll"),
-                ));
-            };
-            let begun = begin(work, key, now, settling, &ids);
-            // The delay of a released record may end before every lease.
-            self.coordinator.look_sooner(work.next_deadline());
-            begun
+    /// - [`Reason::UnknownGroup`], [`Reason::UnknownTopic`], [`Reason::UnknownPartition`], [`Reason::GroupTypeMismatch`],
+    ///   [`Reason::Overloaded`]: nothing was done.
+    /// - Those of an append: records whose settle was not written are as before; send the same settle again.
+    pub async fn settle(&self, group: &str, member: &str, settling: Settling) -> Result<Uncounted, Refusal> {
+        let named = self.find_named(&settling)?;
+        let begin = |work: &mut Work, log: &Log, room: usize| {
+            let mut offsets: BTreeMap<PartitionId, Vec<Offset>> = BTreeMap::new();
+            for place in settling.places() {
+                let id = id_of(&named, place);
+                offsets.entry(id).or_default().push(place.offset);
+            }
+            for (id, offsets) in &offsets {
+                self.look(work, group, *id, offsets, room)?;
+            }
+            let _ = log;
+            Ok(begin(work, member, self.now(), &settling, &named))
         };
-        let mut lost = begun.lost;
+        let (cell, mut begun) = self.begin_in_queue(group, member, begin).await?;
         let groups = self.clone();
         let task = tokio::spawn(async move {
             let accepted = groups.write_changes(&cell, begun.changes, Vec::new());
@@ -384,139 +192,290 @@ impl Groups {
             accepted.and(buried)
         });
         task.await.unwrap_or_else(|_| Err(Refusal::stopping()))?;
-        lost.sort_unstable();
-        Ok(lost)
+        for list in [&mut begun.uncounted.lost, &mut begun.uncounted.settled] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        Ok(begun.uncounted)
+    }
+
+    /// Begins leases anew: all that a member holds.
+    ///
+    /// # Errors
+    /// [`Reason::GroupTypeMismatch`]: the group is ordered.
+    pub(super) fn extend_all(&self, group: &str, member: &str, cell: &Cell) -> Result<(), Refusal> {
+        let (now, mut core) = self.lock(cell);
+        let Some(work) = core.work() else {
+            return Err(is_ordered(group, "it has no leases"));
+        };
+        let deadline = Moment(now.saturating_add(work.settings.lease_ms.into()));
+        let member = work.member(member);
+        for queue in work.queues.values_mut() {
+            queue.extend_all(member, deadline);
+        }
+        Ok(())
+    }
+
+    /// Makes a partition's queue know the records that a settle names.
+    fn look(
+        &self,
+        work: &mut Work,
+        group: &str,
+        id: PartitionId,
+        offsets: &[Offset],
+        room: usize,
+    ) -> Result<(), NotYet> {
+        let end = self
+            .find_partition(id)
+            .map_or(Offset::ZERO, |(_, partition)| partition.positions().end_offset);
+        let queue = work.load(&self.log, group, id);
+        if queue.is_any_settling(offsets.iter().copied()) {
+            return Err(NotYet::Writing);
+        }
+        let Some(last) = offsets.iter().filter(|offset| **offset < end).max() else {
+            return Ok(());
+        };
+        match queue.look(*last, end, room) {
+            true => Ok(()),
+            false => {
+                let detail = format!(
+                    "the queue of {group} remembers as many unsettled records as it may: settle records that were \
+                     delivered"
+                );
+                Err(NotYet::Refused(Refusal::new(Reason::Overloaded, detail)))
+            }
+        }
+    }
+
+    /// Runs `begin` on a shared group's queues, once no change of the records that it names is being written. The
+    /// member need not be known.
+    async fn begin_in_queue(
+        &self,
+        group: &str,
+        member: &str,
+        begin: impl Fn(&mut Work, &Log, usize) -> Result<Begun, NotYet>,
+    ) -> Result<(Arc<Cell>, Begun), Refusal> {
+        loop {
+            let cell = self.queue_cell(group)?;
+            // Registered before the state is read, so that no end of a write is missed.
+            let mut written = pin!(cell.written.notified());
+            written.as_mut().enable();
+            let mut joinable = pin!(cell.joinable.notified());
+            joinable.as_mut().enable();
+            let begun = {
+                let (now, mut core) = self.lock(&cell);
+                // What an unknown member settles counts as well.
+                let _ = core.members.touch(member, None, now);
+                let room = self.coordinator.room();
+                if core.is_closed() {
+                    Err(NotYet::Closed)
+                } else if core.is_forgotten {
+                    Err(NotYet::Forgotten)
+                } else {
+                    let work = core.work().expect("a queue's cell is shared");
+                    let begun = begin(work, &self.log, room);
+                    work.free();
+                    // The delay of a released record may end before every lease.
+                    self.coordinator.look_sooner(work.next_deadline(self.now()));
+                    begun
+                }
+            };
+            match begun {
+                Ok(begun) => return Ok((Arc::clone(&cell), begun)),
+                Err(NotYet::Writing) => written.await,
+                Err(NotYet::Closed) => joinable.await,
+                Err(NotYet::Forgotten) => {}
+                Err(NotYet::Refused(refusal)) => return Err(refusal),
+            }
+        }
+    }
+
+    /// The cell of a shared group, with or without members.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownGroup`]; [`Reason::GroupTypeMismatch`]: the group is ordered.
+    pub(super) fn queue_cell(&self, group: &str) -> Result<Arc<Cell>, Refusal> {
+        let Some(value) = self.value_of(group)? else {
+            let detail = format!("the group {group} does not exist");
+            return Err(Refusal::new(Reason::UnknownGroup, detail));
+        };
+        let GroupValue::Shared(settings) = value else {
+            return Err(is_ordered(group, "commit, or acknowledge by a poll"));
+        };
+        loop {
+            let cell = self.coordinator.cell(group);
+            let (_, mut core) = self.lock(&cell);
+            if core.is_forgotten {
+                continue;
+            }
+            if matches!(core.kind, Kind::Ordered(_)) {
+                core.kind = Kind::Shared(Work::new(settings));
+                core.refresh(group, &self.log, &self.coordinator);
+            }
+            drop(core);
+            return Ok(cell);
+        }
+    }
+
+    /// How far a shared group is, by partition; nothing for an ordered one.
+    pub fn progress(&self, group: &str) -> BTreeMap<PartitionId, Progress> {
+        let mut all = BTreeMap::new();
+        let Ok(Some(GroupValue::Shared(_))) = self.value_of(group) else {
+            return all;
+        };
+        let Ok(cell) = self.queue_cell(group) else {
+            return all;
+        };
+        let (now, mut core) = self.lock(&cell);
+        core.refresh(group, &self.log, &self.coordinator);
+        let is_full = self.coordinator.room() == 0;
+        let Some(work) = core.work() else { return all };
+        for (id, queue) in &mut work.queues {
+            let Some((_, partition)) = self.find_partition(*id) else {
+                continue;
+            };
+            let positions = partition.positions();
+            queue.trim(Moment(now), positions.log_start_offset);
+            let is_recent = |lost: Moment| now.saturating_sub(lost.0) < LOSING_MS;
+            let progress = Progress {
+                settled: queue.settled(),
+                first_due: queue.first_due(),
+                oldest_redrive: queue.oldest_redrive(),
+                leased: queue.leased() as u64,
+                delayed: queue.delayed() as u64,
+                has_due: queue.has_due(positions.end_offset),
+                is_losing: queue.lost_at().is_some_and(is_recent),
+                is_full: is_full || queue.unsettled() >= MAX_UNSETTLED,
+            };
+            all.insert(*id, progress);
+        }
+        all
     }
 
     /// The partitions that a settle names.
-    fn find_named(&self, settling: &Settling) -> Result<BTreeMap<(String, u32), PartitionId>, Refusal> {
-        let mut ids = BTreeMap::new();
-        let places = settling.accept.iter().chain(&settling.extend);
-        let places = places.chain(settling.release.iter().map(|(place, _)| place));
-        for place in places.chain(settling.reject.iter().map(|(place, _)| place)) {
+    fn find_named(&self, settling: &Settling) -> Result<Named, Refusal> {
+        let mut named = Named::new();
+        for place in settling.places() {
             let key = (place.topic.clone(), place.partition);
-            if let Entry::Vacant(entry) = ids.entry(key) {
+            if let Entry::Vacant(entry) = named.entry(key) {
                 let topic = catalog::find(&self.log, &place.topic)?;
                 let partition = topics::partition(&topic, place.partition)?;
                 entry.insert(partition.id());
             }
         }
-        Ok(ids)
-    }
-
-    /// Redrives up to `max_records` of a group's dead letters, see [`redrive::redrive`].
-    ///
-    /// # Errors
-    /// [`Reason::UnknownGroup`]; [`Reason::GroupTypeMismatch`]: the group is ordered; those of [`redrive::redrive`].
-    pub async fn redrive(
-        &self,
-        group: &str,
-        dead_letters: &str,
-        max_records: u64,
-    ) -> Result<Redriven, Refusal> {
-        self.check_exists(group)?;
-        if !matches!(self.value_of(group)?, Some(GroupValue::Shared(_))) {
-            return Err(Refusal::new(
-                Reason::GroupTypeMismatch,
-                format!("the group {group} is ordered, and has no dead letters"),
-            ));
-        }
-        // Held so that the group is not deleted meanwhile.
-        let guard = self.commits().await;
-        let (groups, group, dead_letters) = (self.clone(), group.to_owned(), dead_letters.to_owned());
-        let send = move || {
-            let _guard = guard;
-            let _one_at_a_time = groups.redriving.lock();
-            let (log, now) = (&groups.log, groups.clock.now());
-            redrive::redrive(log, &groups.rotation, &group, &dead_letters, max_records, now)
-        };
-        self.blocking.attempt(Share::Change, send).await
+        Ok(named)
     }
 }
 
-fn begin(
-    work: &mut Work,
-    key: MemberKey,
-    now: u64,
-    settling: Settling,
-    ids: &BTreeMap<(String, u32), PartitionId>,
-) -> Begun {
-    let id_of = |place: &Place| ids[&(place.topic.clone(), place.partition)];
-    let lease_ms = u64::from(work.settings.lease_ms);
+pub(super) fn is_ordered(group: &str, instead: &str) -> Refusal {
+    Refusal::new(
+        Reason::GroupTypeMismatch,
+        format!("the group {group} is ordered: {instead}"),
+    )
+}
+
+fn id_of(named: &Named, place: &Place) -> PartitionId {
+    named[&(place.topic.clone(), place.partition)]
+}
+
+fn begin(work: &mut Work, member: &str, now: Now, settling: &Settling, named: &Named) -> Begun {
+    let key = work.member(member);
+    let deadline = Moment(now.moment.0.saturating_add(work.settings.lease_ms.into()));
     let mut begun = Begun::default();
-    let accept = settling.accept.into_iter().map(|place| (place, ()));
-    for named in by_partition(accept, id_of) {
-        let offsets = named.offsets();
-        let queue = work.queues.get_mut(&named.partition);
-        let of_queue = queue.map(|queue| queue.begin_accept(key, offsets));
-        let change = of_queue.as_ref().and_then(|of_queue| of_queue.change);
-        begun
-            .changes
-            .extend(change.map(|change| (named.partition, Some(change))));
-        let is_lost = |place: &Place| {
-            of_queue
-                .as_ref()
-                .is_none_or(|of_queue| of_queue.lost.contains(&place.offset))
-        };
-        begun
-            .lost
-            .extend(named.places.into_iter().map(|(place, ())| place).filter(is_lost));
+    let accept = settling.accept.iter().map(|place| (place, ()));
+    for (id, places) in by_partition(accept, named) {
+        let change = begin_in_partition(work, id, key, places.keys(), &mut begun.uncounted).0;
+        begun.changes.extend(change.map(|change| (id, Some(change))));
     }
-    for named in by_partition(settling.reject.into_iter(), id_of) {
-        let offsets = named.offsets();
-        let Some(queue) = work.queues.get_mut(&named.partition) else {
-            begun
-                .lost
-                .extend(named.places.into_iter().map(|(place, _)| place));
-            continue;
-        };
-        let of_queue = queue.begin_dead_letter(Some(key), offsets);
-        let mut reasons = BTreeMap::new();
-        for (place, reason) in named.places {
-            if of_queue.lost.contains(&place.offset) {
-                begun.lost.push(place);
-            } else {
-                reasons.insert(place.offset, reason);
-            }
-        }
-        begun.burials.extend(of_queue.change.map(|change| Burial {
-            partition: named.partition,
+    let reject = settling.reject.iter().map(|(place, reason)| (place, reason));
+    for (id, places) in by_partition(reject, named) {
+        let (change, taken) = begin_in_partition(work, id, key, places.keys(), &mut begun.uncounted);
+        let reasons = places
+            .into_iter()
+            .map(|(place, reason)| (place.offset, reason.clone()));
+        let reasons: BTreeMap<Offset, String> = reasons.collect();
+        let queue = work.queues.get(&id);
+        let letters = queue.map(|queue| queue.letters_of(&taken)).unwrap_or_default();
+        begun.burials.extend(change.map(|change| Burial {
+            partition: id,
             change,
-            taken: of_queue.taken,
+            letters,
+            taken,
             reasons,
         }));
     }
-    for (place, delay_ms) in settling.release {
-        let id = id_of(&place);
-        let queue = work.queues.get_mut(&id);
-        match queue.map(|queue| queue.release(Moment(now), key, place.offset, delay_ms)) {
-            Some(Released::Free | Released::Exhausted) => {
-                // Without a change: this writes the delivery count.
-                if !begun.changes.iter().any(|(known, _)| *known == id) {
-                    begun.changes.push((id, None));
-                }
-            }
-            Some(Released::Lost) | None => begun.lost.push(place),
+    let mut released: BTreeSet<PartitionId> = BTreeSet::new();
+    for release in &settling.release {
+        let id = id_of(named, &release.place);
+        let due = (release.delay_ms > 0).then(|| later(now.wall, release.delay_ms));
+        let outcome = work
+            .queues
+            .get_mut(&id)
+            .map(|queue| queue.release(key, release.place.offset, due, release.counts));
+        if outcome == Some(Outcome::Done) {
+            released.insert(id);
+        }
+        begun.uncounted.add(outcome, &release.place);
+    }
+    // Without a change: this writes the delay and the delivery count.
+    for id in released {
+        if !begun.changes.iter().any(|(known, _)| *known == id) {
+            begun.changes.push((id, None));
         }
     }
-    for place in settling.extend {
-        let queue = work.queues.get_mut(&id_of(&place));
-        if !queue.is_some_and(|queue| queue.extend(key, place.offset, Moment(now + lease_ms))) {
-            begun.lost.push(place);
-        }
+    for place in &settling.extend {
+        let queue = work.queues.get_mut(&id_of(named, place));
+        let outcome = queue.map(|queue| queue.extend(key, place.offset, deadline));
+        begun.uncounted.add(outcome, place);
     }
-    work.free();
     begun
 }
 
-fn by_partition<T>(
-    named: impl Iterator<Item = (Place, T)>,
-    id_of: impl Fn(&Place) -> PartitionId,
-) -> Vec<Named<T>> {
-    let mut all: BTreeMap<PartitionId, Vec<(Place, T)>> = BTreeMap::new();
-    for (place, with) in named {
-        all.entry(id_of(&place)).or_default().push((place, with));
+/// Begins to settle the records of one partition. Returns the change, if there is one, and what it takes.
+fn begin_in_partition<'p>(
+    work: &mut Work,
+    id: PartitionId,
+    key: MemberKey,
+    places: impl Iterator<Item = &'p &'p Place> + Clone,
+    uncounted: &mut Uncounted,
+) -> (Option<ChangeId>, Vec<(Offset, u32)>) {
+    let claims = places.clone().map(|place| (place.offset, Claim::Member(key)));
+    let Some(begun) = work.queues.get_mut(&id).map(|queue| queue.begin_settle(claims)) else {
+        return (None, Vec::new());
+    };
+    for place in places {
+        if begun.lost.binary_search(&place.offset).is_ok() {
+            uncounted.lost.push((*place).clone());
+        } else if begun.settled.binary_search(&place.offset).is_ok() {
+            uncounted.settled.push((*place).clone());
+        }
     }
-    let named = |(partition, places)| Named { partition, places };
-    all.into_iter().map(named).collect()
+    (begun.change, begun.taken)
+}
+
+impl Uncounted {
+    fn add(&mut self, outcome: Option<Outcome>, place: &Place) {
+        match outcome {
+            Some(Outcome::Lost) | None => self.lost.push(place.clone()),
+            Some(Outcome::Settled) => self.settled.push(place.clone()),
+            Some(Outcome::Done | Outcome::Left) => {}
+        }
+    }
+}
+
+fn later(time: TimestampMs, ms: u64) -> TimestampMs {
+    TimestampMs(time.get().saturating_add(i64::try_from(ms).unwrap_or(i64::MAX)))
+}
+
+/// The places of a list by partition, each once, with what the first mention says.
+fn by_partition<'p, T>(
+    list: impl Iterator<Item = (&'p Place, T)>,
+    named: &Named,
+) -> BTreeMap<PartitionId, BTreeMap<&'p Place, T>> {
+    let mut all: BTreeMap<PartitionId, BTreeMap<&Place, T>> = BTreeMap::new();
+    for (place, with) in list {
+        let of_partition = all.entry(id_of(named, place)).or_default();
+        of_partition.entry(place).or_insert(with);
+    }
+    all
 }

@@ -360,6 +360,7 @@ mod tests {
                 last_commit: None,
                 log_start_offset: Offset::ZERO,
                 end_offset: Offset::new(100 + lag),
+                is_idle: false,
             },
             point: Point {
                 lag,

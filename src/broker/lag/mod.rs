@@ -40,6 +40,10 @@ pub struct Lag {
     /// Milliseconds until retention by time deletes unread records; `None` without such retention or with nothing to
     /// read.
     pub expires_ms: Option<u64>,
+    /// Of a shared group: how many of the records are leased.
+    pub leased: Option<u64>,
+    /// Of a shared group: how many of the records wait for their time.
+    pub delayed: Option<u64>,
 }
 
 impl Lag {
@@ -73,6 +77,7 @@ impl Lag {
             lag_ms,
             lag_bytes: located.bytes_to_end,
             expires_ms,
+            ..Self::default()
         }
     }
 
@@ -84,8 +89,15 @@ impl Lag {
             lag_ms: self.lag_ms.max(other.lag_ms),
             lag_bytes: self.lag_bytes.saturating_add(other.lag_bytes),
             expires_ms: self.expires_ms.into_iter().chain(other.expires_ms).min(),
+            leased: plus(self.leased, other.leased),
+            delayed: plus(self.delayed, other.delayed),
         }
     }
+}
+
+/// The sum of what is there.
+fn plus(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    a.into_iter().chain(b).reduce(u64::saturating_add)
 }
 
 /// From `earlier` to `now`; 0 if `earlier` is later.
@@ -181,12 +193,16 @@ mod tests {
             lag_ms: 50,
             lag_bytes: 10,
             expires_ms: Some(9),
+            leased: Some(1),
+            delayed: None,
         };
         let b = Lag {
             lag: 2,
             lag_ms: 40,
             lag_bytes: 20,
             expires_ms: Some(3),
+            leased: Some(2),
+            delayed: None,
         };
         let none = Lag::default();
         assert_eq!(
@@ -195,7 +211,9 @@ mod tests {
                 lag: 3,
                 lag_ms: 50,
                 lag_bytes: 30,
-                expires_ms: Some(3)
+                expires_ms: Some(3),
+                leased: Some(3),
+                delayed: None,
             }
         );
         assert_eq!(a.and(none).expires_ms, Some(9));

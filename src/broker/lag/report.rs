@@ -12,11 +12,11 @@ use crate::broker::engine::{
     Clock, Error, Located, Log, Offset, Partition, PartitionId, Positions, TimestampMs,
 };
 use crate::broker::groups::Groups;
-use crate::broker::groups::live::{GroupState, GroupType, Live};
+use crate::broker::groups::live::{GroupState, GroupType, Live, Progress};
 use crate::broker::lag::history::{History, Place, Row};
 use crate::broker::lag::series::Point;
 use crate::broker::lag::window::{Rates, Sample, Status, Verdict};
-use crate::broker::lag::{Lag, next_unread};
+use crate::broker::lag::{Lag, millis_from, next_unread};
 
 /// Computes how far groups are behind. Cheap to clone; clones share the history.
 #[derive(Clone)]
@@ -137,15 +137,8 @@ impl Lags {
         let judged = self.judge(group, &mut looks, true);
         let mut topics: Vec<TopicLag> = Vec::new();
         for (look, verdict) in looks.into_iter().zip(judged) {
-            let retention_ms = look.topic.retention_ms;
-            let committed = look.sample.committed;
-            let lag = Lag::of_partition(
-                committed,
-                look.positions,
-                look.located.as_ref(),
-                retention_ms,
-                now,
-            );
+            let lag = look.lag(now);
+            let verdict = look.verdict(verdict);
             // The partitions of a topic follow each other.
             let name = &look.topic.name;
             if topics.last().is_none_or(|last| last.topic != *name) {
@@ -160,8 +153,8 @@ impl Lags {
             topic.total = topic.total.and(total);
             topic.partitions.push(PartitionLag {
                 partition: look.partition.id().index,
-                committed_offset: committed,
-                last_commit: look.sample.last_commit,
+                committed_offset: look.committed_offset,
+                last_commit: look.last_commit,
                 positions: look.positions,
                 member: look.member,
                 total,
@@ -222,6 +215,7 @@ impl Lags {
     /// The partitions in a group's scope, by id. Does not touch the disk.
     fn looks(&self, group: &str, live: Option<&Live>) -> Vec<Look> {
         let (topics, committed) = self.groups.scope(group);
+        let progress = self.groups.progress(group);
         let at = self.clock.monotonic();
         let mut looks = Vec::with_capacity(committed.len());
         for topic in topics.into_iter().filter_map(|id| self.log.topic_by_id(id)) {
@@ -233,16 +227,25 @@ impl Lags {
             for partition in partitions.iter() {
                 let (id, positions) = (partition.id(), partition.positions());
                 let committed = committed.get(&id);
+                let committed_offset = committed.map(|committed| committed.offset);
+                let last_commit = committed.map(|committed| committed.last_commit);
+                let progress = progress.get(&id).copied();
                 looks.push(Look {
                     topic: Arc::clone(&topic),
                     positions,
+                    committed_offset,
+                    last_commit,
                     sample: Sample {
                         at,
-                        committed: committed.map(|committed| committed.offset),
-                        last_commit: committed.map(|committed| committed.last_commit),
-                        log_start_offset: positions.log_start_offset,
+                        // A write of a queue that settles nothing is no progress.
+                        committed: progress.map_or(committed_offset, |queue| Some(queue.settled)),
+                        last_commit: last_commit.filter(|_| progress.is_none()),
+                        // Redriven records are unsettled below the log start too.
+                        log_start_offset: progress.map_or(positions.log_start_offset, |_| Offset::ZERO),
                         end_offset: positions.end_offset,
+                        is_idle: progress.is_some_and(|queue| !queue.has_due),
                     },
+                    progress,
                     partition: Arc::clone(partition),
                     member: live.and_then(|live| live.partitions.get(&id)?.clone()),
                     located: None,
@@ -271,17 +274,14 @@ impl Lags {
 }
 
 fn point(look: &Look) -> Point {
-    let lag = look
-        .positions
-        .end_offset
-        .since(next_unread(look.sample.committed, look.positions));
+    let lag = look.sample.lag();
     let located = look.located.filter(|_| lag > 0);
     Point {
         lag,
         next_timestamp: located
             .and_then(|located| located.next)
             .map(|(_, timestamp)| timestamp),
-        bytes: located.map_or(0, |located| located.bytes_to_end),
+        bytes: located.map_or(0, |located| look.bytes(&located)),
     }
 }
 
@@ -290,6 +290,10 @@ struct Look {
     topic: Arc<TopicFacts>,
     partition: Arc<Partition>,
     positions: Positions,
+    committed_offset: Option<Offset>,
+    last_commit: Option<TimestampMs>,
+    /// In a shared group, how far its queue is.
+    progress: Option<Progress>,
     sample: Sample,
     member: Option<Arc<str>>,
     /// The location of the next record; `None` with nothing to read, or before [`Lags::judge`].
@@ -303,8 +307,52 @@ struct TopicFacts {
 }
 
 impl Look {
+    /// The record whose age is the lag in time.
     fn next_unread(&self) -> Offset {
-        next_unread(self.sample.committed, self.positions)
+        let next = self.progress.map(|queue| queue.first_due);
+        next_unread(next.or(self.committed_offset), self.positions)
+    }
+
+    fn lag(&self, now: TimestampMs) -> Lag {
+        let mut lag = Lag::of_partition(
+            self.sample.committed,
+            Positions {
+                log_start_offset: self.sample.log_start_offset,
+                ..self.positions
+            },
+            self.located.as_ref(),
+            self.topic.retention_ms,
+            now,
+        );
+        if let Some(queue) = self.progress {
+            let age = |redriven: TimestampMs| millis_from(redriven, now);
+            lag.lag_ms = lag.lag_ms.max(queue.oldest_redrive.map_or(0, age));
+            lag.leased = Some(queue.leased);
+            lag.delayed = Some(queue.delayed);
+            lag.lag_bytes = self.located.map_or(0, |located| self.bytes(&located));
+        }
+        lag
+    }
+
+    /// The stored bytes to read. In a queue, settled records lie between the others: they are taken to be as large.
+    fn bytes(&self, located: &Located) -> u64 {
+        let Some(queue) = self.progress else {
+            return located.bytes_to_end;
+        };
+        let lag = u128::from(self.sample.lag());
+        let offsets = self.positions.end_offset.since(queue.first_due).max(1);
+        let bytes = u128::from(located.bytes_to_end) * lag / u128::from(offsets);
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
+    fn verdict(&self, verdict: Verdict) -> Verdict {
+        match self.progress {
+            Some(queue) if queue.is_losing => Verdict {
+                status: Status::Losing,
+                ..verdict
+            },
+            _ => verdict,
+        }
     }
 
     /// Locates the next record, from `place` if that is still valid; returns a new place to save.
@@ -332,7 +380,9 @@ impl Look {
             // Retention or a trim moved the log start past the next record since the positions were read: read them
             // again. If that happens a second time, the figures are left out.
             self.positions = self.partition.positions();
-            self.sample.log_start_offset = self.positions.log_start_offset;
+            if self.progress.is_none() {
+                self.sample.log_start_offset = self.positions.log_start_offset;
+            }
             self.sample.end_offset = self.positions.end_offset;
             located = self.partition.locate(self.next_unread());
         }

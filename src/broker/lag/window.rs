@@ -31,6 +31,8 @@ pub struct Sample {
     pub log_start_offset: Offset,
     /// One past the last durable record.
     pub end_offset: Offset,
+    /// In a shared group: nothing is due, although records may be unsettled.
+    pub is_idle: bool,
 }
 
 impl Sample {
@@ -39,7 +41,8 @@ impl Sample {
         self.committed.unwrap_or(Offset::ZERO).max(self.log_start_offset)
     }
 
-    fn lag(&self) -> u64 {
+    /// The records to read.
+    pub fn lag(&self) -> u64 {
         self.end_offset.since(self.next_unread())
     }
 
@@ -223,7 +226,7 @@ pub fn status(samples: &[Sample]) -> Status {
         .windows(2)
         .any(|pair| (pair[0].committed, pair[0].last_commit) != (pair[1].committed, pair[1].last_commit));
     // A group that caught up once within the span is neither stalled nor behind, whatever followed.
-    if window.iter().any(|sample| sample.lag() == 0) {
+    if window.iter().any(|sample| sample.is_idle || sample.lag() == 0) {
         return Status::Ok;
     }
     if !has_committed {
@@ -254,11 +257,14 @@ fn grew_throughout(window: &[Sample], now: &Sample) -> bool {
     earlier > begin
 }
 
+/// No valid offset has this bit.
+const IDLE: u64 = 1 << 63;
+
 /// A sample in 40 bytes.
 #[derive(Clone, Copy, Debug)]
 struct Packed {
     at_ms: u64,
-    /// `u64::MAX` for none: it is no valid offset.
+    /// `u64::MAX` for none: it is no valid offset. With [`IDLE`], the sample is idle.
     committed: u64,
     /// `i64::MIN` for none.
     last_commit: i64,
@@ -270,7 +276,11 @@ impl Packed {
     fn of(sample: &Sample) -> Self {
         Self {
             at_ms: millis(sample.at.0),
-            committed: sample.committed.map_or(u64::MAX, Offset::get),
+            committed: match sample.committed {
+                None => u64::MAX,
+                Some(committed) if sample.is_idle => committed.get() | IDLE,
+                Some(committed) => committed.get(),
+            },
             last_commit: sample.last_commit.map_or(i64::MIN, TimestampMs::get),
             log_start_offset: sample.log_start_offset,
             end_offset: sample.end_offset,
@@ -280,10 +290,11 @@ impl Packed {
     fn unpack(&self) -> Sample {
         Sample {
             at: Monotonic(Duration::from_millis(self.at_ms)),
-            committed: Offset::try_new(self.committed),
+            committed: (self.committed != u64::MAX).then(|| Offset::new(self.committed & !IDLE)),
             last_commit: (self.last_commit != i64::MIN).then_some(TimestampMs(self.last_commit)),
             log_start_offset: self.log_start_offset,
             end_offset: self.end_offset,
+            is_idle: self.committed != u64::MAX && self.committed & IDLE != 0,
         }
     }
 }
@@ -305,6 +316,7 @@ mod tests {
             last_commit: Some(TimestampMs(committed as i64)),
             log_start_offset: Offset::new(log_start),
             end_offset: Offset::new(end),
+            is_idle: false,
         }
     }
 

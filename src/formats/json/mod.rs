@@ -16,8 +16,8 @@ mod parse;
 mod scan;
 
 pub use parse::{
-    AddressedRecord, ParsedHeader, ParsedRecord, RecordError, is_json_line, json_fault, parse_addressed,
-    parse_addressed_list, parse_record, parse_records,
+    AddressedRecord, DELIVER_AT, ParsedHeader, ParsedRecord, RecordError, is_json_line, json_fault,
+    parse_addressed, parse_addressed_list, parse_record, parse_records,
 };
 pub(crate) use parse::{base64, items, not_utf8, null, token};
 pub use scan::MAX_DEPTH;

@@ -8,12 +8,13 @@
 //! | `headers` | an object: each a string, `{"base64":…}`, `null` (a header without a value) or an array of those |
 //! | `timestamp` | milliseconds since the Unix epoch, or RFC 3339 |
 //! | `partition` | a whole number |
+//! | `deliver_at` | a time as in `timestamp`, kept as the header [`DELIVER_AT`] in milliseconds |
 //! | `offset`, `topic` | any value, ignored: so a record that a fetch returned can be sent again |
 //!
 //! In a list for several topics ([`parse_addressed`]) `topic` is a string that each record must have.
 //!
 //! Any other field, and a field that comes twice, is an error. `null` stands for an absent field wherever a client's
-//! serializer may write it: in `key`, `headers`, `timestamp`, `partition`, and the fields in base64.
+//! serializer may write it: in `key`, `headers`, `timestamp`, `partition`, `deliver_at`, and the fields in base64.
 
 use std::borrow::Cow;
 
@@ -40,6 +41,9 @@ pub struct ParsedRecord<'a> {
     /// The headers in order; a name may repeat.
     pub headers: Vec<ParsedHeader<'a>>,
 }
+
+/// The header that says when work queues may deliver a record: milliseconds since the Unix epoch, as text.
+pub const DELIVER_AT: &str = "deliver_at";
 
 /// A header's name and value.
 pub type ParsedHeader<'a> = (Cow<'a, [u8]>, Option<Cow<'a, [u8]>>);
@@ -253,7 +257,7 @@ fn unknown(name: Text<'_>, known: &str) -> RecordError {
     RecordError::new(format!("/{}", token(&decoded)), Fault::new(name.at, what))
 }
 
-const FIELDS: [&str; 9] = [
+const FIELDS: [&str; 10] = [
     "value",
     "key",
     "timestamp",
@@ -261,6 +265,7 @@ const FIELDS: [&str; 9] = [
     "headers",
     "value_base64",
     "key_base64",
+    DELIVER_AT,
     "offset",
     "topic",
 ];
@@ -271,7 +276,8 @@ const PARTITION: usize = 3;
 const HEADERS: usize = 4;
 const VALUE_BASE64: usize = 5;
 const KEY_BASE64: usize = 6;
-const TOPIC: usize = 8;
+const DELIVERED_AT: usize = 7;
+const TOPIC: usize = 9;
 
 fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError> {
     fields::<false>(scanner, &mut None)
@@ -296,6 +302,7 @@ fn fields<'a, const ADDRESSED: bool>(
         json_line: true,
         ..ParsedRecord::default()
     };
+    let mut deliver_at = None;
     // A bit for each of FIELDS.
     let mut seen = 0_u32;
     scanner.expect(b'{', "an object, as a record is").map_err(top)?;
@@ -344,6 +351,7 @@ fn fields<'a, const ADDRESSED: bool>(
                 record.key = Some(text.and_then(Text::decode).map_err(here)?);
             }
             TIMESTAMP if !null(scanner) => record.timestamp = Some(timestamp(scanner).map_err(here)?),
+            DELIVERED_AT if !null(scanner) => deliver_at = Some(timestamp(scanner).map_err(here)?),
             PARTITION if !null(scanner) => {
                 let number = whole_number(scanner, "a partition is a whole number").map_err(here)?;
                 record.partition = Some(number);
@@ -363,7 +371,7 @@ fn fields<'a, const ADDRESSED: bool>(
                 }
                 record.key = Some(base64(scanner).map_err(here)?.into());
             }
-            KEY | TIMESTAMP | PARTITION | HEADERS | VALUE_BASE64 | KEY_BASE64 => {}
+            KEY | TIMESTAMP | PARTITION | HEADERS | VALUE_BASE64 | KEY_BASE64 | DELIVERED_AT => {}
             TOPIC if ADDRESSED && !null(scanner) => {
                 let text = scanner.string("a topic's name, a string");
                 *topic = Some(text.and_then(Text::decode).map_err(here)?);
@@ -374,6 +382,12 @@ fn fields<'a, const ADDRESSED: bool>(
             }
         }
         if scanner.eat(b'}') {
+            if let Some(TimestampMs(time)) = deliver_at {
+                let value = time.to_string().into_bytes();
+                record
+                    .headers
+                    .push((Cow::Borrowed(DELIVER_AT.as_bytes()), Some(value.into())));
+            }
             return Ok(record);
         }
         scanner.expect(b',', "',' or '}'").map_err(here)?;
@@ -390,7 +404,8 @@ fn field_of(name: &[u8]) -> Option<usize> {
         b"headers" => HEADERS,
         b"value_base64" => VALUE_BASE64,
         b"key_base64" => KEY_BASE64,
-        b"offset" => 7,
+        b"deliver_at" => DELIVERED_AT,
+        b"offset" => 8,
         b"topic" => TOPIC,
         _ => return None,
     })
@@ -419,7 +434,7 @@ fn whole_number(scanner: &mut Scanner<'_>, what: &'static str) -> Result<u64, Fa
 
 fn timestamp(scanner: &mut Scanner<'_>) -> Result<TimestampMs, Fault> {
     const WHAT: &str =
-        "a timestamp is milliseconds since the Unix epoch, or RFC 3339 as in \"2013-07-01T00:00:00Z\"";
+        "a time is milliseconds since the Unix epoch, or RFC 3339 as in \"2013-07-01T00:00:00Z\"";
     let from = scanner.position();
     if scanner.peek() == Some(b'"') {
         let text = scanner.string("a time")?.decode()?;

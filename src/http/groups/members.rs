@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 
 use super::offsets::{OffsetBody, OffsetsBody};
 use super::start_of;
+use super::work::PlaceBody;
 use crate::broker::caller::Caller;
 use crate::broker::engine::TimestampMs;
 use crate::broker::engine::batch::BatchError;
@@ -25,6 +26,7 @@ use crate::broker::groups::membership::{Described, Join};
 use crate::broker::groups::outside::NamedCommit;
 use crate::broker::groups::patterns::{self, is_pattern};
 use crate::broker::groups::poll::{Delivered, Polled, Wanted};
+use crate::broker::groups::settle::Place;
 use crate::broker::names::MEMBER;
 use crate::broker::topics::lookup::Start;
 use crate::formats::render::{Layout, RecordRenderer};
@@ -41,7 +43,6 @@ const SESSION_TIMEOUT_MS: u64 = 30_000;
 const LEAST_SESSION_TIMEOUT_MS: u64 = 100;
 const MOST_SESSION_TIMEOUT_MS: u64 = 24 * 3_600_000;
 const MAX_TOPICS: usize = 1000;
-const MAX_RECORDS: u64 = 500;
 const MOST_RECORDS: u64 = 100_000;
 const MAX_BYTES: u64 = 1 << 20;
 const MOST_BYTES: u64 = 32 << 20;
@@ -143,7 +144,8 @@ with_fields_of_a_join! {
         /// The `poll_id` of the answer whose records the member has finished. Their offsets are committed; in a shared
         /// group, those of its records that are not settled are accepted. Null: nothing is acknowledged.
         ack: Option<String>,
-        /// Most records in the answer: default 500; from 1 to 100000 (a larger value counts as 100000).
+        /// Most records in the answer: default 500; from 1 to 100000 (a larger value counts as 100000). In a shared group:
+        /// default 16, but no more than what waits divided by the members; at most 1000.
         max_records: Option<u64>,
         /// The largest number of stored bytes in the answer: default 1048576; from 1 to 33554432 (a larger value counts
         /// as that). One record is always delivered, whatever its size.
@@ -176,16 +178,20 @@ struct PolledBody {
     assignment: Vec<AssignedBody>,
     /// Records as in a fetch, each with its `topic`; within a partition in the order of their offsets. In a shared
     /// group each record also has `delivery_count` (1 the first time) and `lease_expires` (the time at which this
-    /// member's lease ends, in milliseconds since the Unix epoch).
+    /// member's lease ends, in milliseconds since the Unix epoch), and one that was redriven has `redriven` (how often).
     #[schema(value_type = Vec<Object>)]
     records: Vec<Value>,
     /// Damaged offsets that the operator has skipped; left out if there are none.
     #[schema(value_type = Option<Vec<Object>>)]
     gaps: Option<Vec<Value>>,
-    /// Ordered groups: the partitions in which `ack` could no longer commit, because they are another member's by now or
-    /// the group was reset. Their records are delivered again, to whoever has the partition. Left out if there are none.
-    #[schema(inline)]
-    lost: Option<Vec<AssignedBody>>,
+    /// For whom `ack` did not count; left out if there are none. Ordered groups: the partitions in which it could no longer
+    /// commit, because they are another member's by now or the group was reset; their records are delivered again, to
+    /// whoever has the partition. Shared groups: the records, with their `offset`, that another member holds now.
+    #[schema(value_type = Option<Vec<Object>>)]
+    lost: Option<Vec<Value>>,
+    /// Shared groups: records for which `ack` did not count, because they were settled before; left out if there are
+    /// none.
+    settled: Option<Vec<PlaceBody>>,
 }
 
 /// A heartbeat.
@@ -198,6 +204,9 @@ struct HeartbeatBody {
     /// The process, as in its polls.
     #[serde(default)]
     instance: Option<String>,
+    /// Shared groups: begin all leases of the member anew.
+    #[serde(default)]
+    extend: bool,
 }
 
 /// The answer to a heartbeat.
@@ -270,7 +279,8 @@ async fn join_group(
 /// `partial`.
 ///
 /// In a shared group the records are leased to the member. `settle` accepts, releases or rejects single records; `ack`
-/// accepts the rest. Records of a lost answer are delivered again when their leases end.
+/// accepts the rest, also after the leases have ended, unless somebody else holds them. Records of a lost answer are
+/// delivered again when their leases end.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/poll", tag = "groups", request_body = PollBody,
     responses((status = 200, description = "The records; none if the wait has ended or the assignment has changed", body = PolledBody),
         (status = 404, description = "`unknown-member`; `unknown-topic`: it does not exist, or a topic that the member reads was deleted (poll with other `topics`)"),
@@ -293,7 +303,10 @@ async fn poll(
     }
     let wanted = Wanted {
         ack: body.ack,
-        max_records: within(body.max_records, "/max_records", MAX_RECORDS, MOST_RECORDS)?,
+        max_records: match body.max_records {
+            None => None,
+            given => Some(within(given, "/max_records", 1, MOST_RECORDS)?),
+        },
         max_bytes: within(body.max_bytes, "/max_bytes", MAX_BYTES, MOST_BYTES)?,
         wait: Duration::from_millis(wait_ms),
         instance: instance_of(body.instance.clone())?,
@@ -333,21 +346,25 @@ async fn poll(
 
 /// Keeps a member alive during long work
 ///
-/// It does not extend leases of records: use `extend` of `settle`.
+/// In a shared group `extend` begins all of its leases anew; `extend` of `settle` does so for single records.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/heartbeat", tag = "groups", request_body = Option<HeartbeatBody>,
     responses((status = 200, description = "The member is alive", body = HeartbeatAnswer),
-        (status = 409, description = "`fenced`: the epoch is stale, or a process of that `instance` has not polled; `member-superseded`")))]
+        (status = 409, description = "`fenced`: the epoch is stale, or a process of that `instance` has not polled; `member-superseded`; `group-type-mismatch`: `extend` in an ordered group")))]
 async fn heartbeat(
     app: App,
     _: NoQuery,
     MemberName { group, member }: MemberName,
     OptionalJson(body): OptionalJson<HeartbeatBody>,
 ) -> Answer {
-    let HeartbeatBody { epoch, instance } = body.unwrap_or_default();
+    let HeartbeatBody {
+        epoch,
+        instance,
+        extend,
+    } = body.unwrap_or_default();
     let instance = instance_of(instance)?;
     let (epoch, state) = app
         .groups
-        .heartbeat(&group, &member, epoch, instance.as_deref())?;
+        .heartbeat(&group, &member, epoch, instance.as_deref(), extend)?;
     let state = state.name();
     ok(&HeartbeatAnswer { epoch, state })
 }
@@ -514,11 +531,23 @@ fn answer(polled: Polled) -> Answer {
         }));
     }
     let mut after = "]".to_owned();
-    if !gaps.is_empty() {
-        after += &format!(",\"gaps\":{}", Value::from(gaps));
-    }
-    if !polled.lost_partitions.is_empty() {
-        after += &format!(",\"lost\":{}", json!(assigned(polled.lost_partitions)));
+    let uncounted = &polled.uncounted;
+    let lost = match polled.lost_partitions.is_empty() {
+        true => rows(&uncounted.lost),
+        false => assigned(polled.lost_partitions)
+            .iter()
+            .map(|row| json!(row))
+            .collect(),
+    };
+    let lists = [
+        ("gaps", gaps),
+        ("lost", lost),
+        ("settled", rows(&uncounted.settled)),
+    ];
+    for (name, list) in lists {
+        if !list.is_empty() {
+            after.push_str(&format!(",\"{name}\":{}", Value::from(list)));
+        }
     }
     after.push_str("}\n");
     let (pages, lease_expires) = (polled.pages, polled.lease_expires);
@@ -526,12 +555,22 @@ fn answer(polled: Polled) -> Answer {
     Ok((fresh("application/json"), body.map_err(unreadable)?).into_response())
 }
 
+fn rows(places: &[Place]) -> Vec<Value> {
+    let row = |place: &Place| json!(PlaceBody::from(place));
+    places.iter().map(row).collect()
+}
+
 /// The last fields of each record in a shared group: its delivery count, and when its lease ends.
 fn lease_fields(delivered: &Delivered, lease_expires: Option<TimestampMs>) -> String {
     let fields = delivered.deliveries.zip(lease_expires);
     let text = fields.map(|(deliveries, expires)| {
         let expires = expires.get();
-        format!(",\"delivery_count\":{deliveries},\"lease_expires\":{expires}}}")
+        let mut text = format!(",\"delivery_count\":{deliveries},\"lease_expires\":{expires}");
+        if let Some(redriven) = delivered.redriven {
+            text.push_str(&format!(",\"redriven\":{redriven}"));
+        }
+        text.push('}');
+        text
     });
     text.unwrap_or_default()
 }

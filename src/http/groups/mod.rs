@@ -71,6 +71,23 @@ struct GroupBody {
     /// Shared groups: the settings that the first member chose for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     settings: Option<SettingsBody>,
+    /// Shared groups: what the queue holds, over all partitions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<QueueBody>,
+}
+
+/// The unsettled records of a shared group, as far as the server has looked.
+#[derive(Debug, Serialize, ToSchema)]
+struct QueueBody {
+    /// Records that are leased.
+    leased: u64,
+    /// Records that wait for their time.
+    delayed: u64,
+    /// Other unsettled records, those that nobody has looked at included.
+    waiting: u64,
+    /// A bound is reached: a partition remembers 1,000,000 unsettled records, or all queues together
+    /// `max_queue_records`. Records beyond are looked at when others are settled.
+    full: bool,
 }
 
 /// The settings of a shared group.
@@ -109,16 +126,26 @@ async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {
     responses((status = 200, description = "The group", body = GroupBody)))]
 async fn describe_group(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
     let overview = app.groups.overview(&group);
-    let settings = overview.settings.map(|settings| SettingsBody {
-        lease_ms: settings.lease_ms,
-        max_deliveries: settings.max_deliveries,
-        dead_letter_topic: settings.dead_letter_topic,
+    let queue = overview.settings.is_some().then(|| {
+        let total = app.lags.of(&group).total.lag;
+        let (leased, delayed) = (total.leased.unwrap_or(0), total.delayed.unwrap_or(0));
+        QueueBody {
+            leased,
+            delayed,
+            waiting: total.lag.saturating_sub(leased + delayed),
+            full: app.groups.progress(&group).values().any(|queue| queue.is_full),
+        }
     });
     ok(&GroupBody {
+        queue,
         state: overview.state.name(),
         r#type: overview.kind.name(),
         members: members::described(&app.groups, &group, app.clock.now()),
-        settings,
+        settings: overview.settings.map(|settings| SettingsBody {
+            lease_ms: settings.lease_ms,
+            max_deliveries: settings.max_deliveries,
+            dead_letter_topic: settings.dead_letter_topic,
+        }),
         group,
     })
 }

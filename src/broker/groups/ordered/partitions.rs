@@ -438,6 +438,7 @@ impl Ordered {
             }
         }
         let poll_id = PollId {
+            leased: Vec::new(),
             life: members.life,
             epoch,
             number,

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Delivered, Piece, Polled, Polling, Taken};
+use super::{Delivered, MAX_RECORDS, Piece, Polled, Polling, Taken, Wanted};
 use crate::broker::engine::{Topic, TopicId};
 use crate::broker::groups::Groups;
 use crate::broker::groups::poll_id::MAX_PARTITIONS;
+use crate::broker::groups::settle::Uncounted;
 use crate::broker::refusal::Refusal;
 
 impl Groups {
     /// The partitions and offsets that the member may read now.
-    pub(super) fn take_assigned(&self, polling: &Polling<'_>) -> Result<Taken<'_>, Refusal> {
+    pub(super) fn take_assigned(&self, polling: &Polling<'_>, wanted: &Wanted) -> Result<Taken<'_>, Refusal> {
         let member = polling.member;
         let (places, is_new) = {
             let (_, mut core) = self.lock(&polling.cell);
@@ -24,6 +25,7 @@ impl Groups {
         };
         let mut taken = Taken {
             is_new,
+            most: wanted.max_records.unwrap_or(MAX_RECORDS),
             ..Taken::default()
         };
         let mut topics: BTreeMap<TopicId, Option<Arc<Topic>>> = BTreeMap::new();
@@ -48,6 +50,7 @@ impl Groups {
                     // If the lost records are deleted, the partition is read like any other.
                     until: place.until.filter(|until| *until > from),
                     deliveries: None,
+                    letter: None,
                 });
             }
             taken.ends.push((partition, from));
@@ -81,6 +84,7 @@ impl Groups {
             lease_expires: None,
             pages,
             lost_partitions: self.named(&polling.lost),
+            uncounted: Uncounted::default(),
         }))
     }
 }

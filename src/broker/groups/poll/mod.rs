@@ -17,6 +17,8 @@ use super::coordinator::Cell;
 use super::members::{Ms, Refused};
 use super::membership::{Join, read_ack, refused};
 use super::poll_id::PollId;
+use super::settle::Uncounted;
+use super::shared::codec::Letter;
 use super::shared::queue::MemberKey;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic};
 use crate::broker::fetch::page::{Page, PageLimits};
@@ -25,13 +27,18 @@ use crate::broker::topics::skips::Gap;
 
 use leased::Leases;
 
+/// The most records in the answer of an ordered group, unless the poll says otherwise.
+const MAX_RECORDS: u64 = 500;
+/// How far a queue looks ahead at once for a record whose time has come.
+const MOST_AHEAD: u64 = 10_000;
+
 /// The parameters of a poll.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The `poll_id` of the answer whose records are done.
     pub ack: Option<String>,
-    /// The most records in the answer.
-    pub max_records: u64,
+    /// The most records in the answer; `None`: [`MAX_RECORDS`], or what a member of a queue can do within its leases.
+    pub max_records: Option<u64>,
     /// The most stored bytes in the answer; the first record is delivered even if it is larger.
     pub max_bytes: u64,
     /// How long to wait for a record.
@@ -54,6 +61,8 @@ pub struct Polled {
     pub pages: Vec<Delivered>,
     /// In an ordered group, the partitions in which `ack` could no longer commit.
     pub lost_partitions: Vec<(Arc<str>, u32)>,
+    /// In a shared group, the records for which `ack` did not count.
+    pub uncounted: Uncounted,
 }
 
 /// Records of one partition; in a shared group, those that were delivered equally often.
@@ -64,6 +73,8 @@ pub struct Delivered {
     pub partition: PartitionId,
     /// In a shared group, how often they were delivered, this time included.
     pub deliveries: Option<u32>,
+    /// Of a record that was redriven: how often.
+    pub redriven: Option<u32>,
     pub(crate) page: Page,
 }
 
@@ -87,6 +98,7 @@ struct Polling<'a> {
     lost: Vec<PartitionId>,
     /// Whether its `ack` has stored something.
     has_stored: bool,
+    uncounted: Uncounted,
 }
 
 impl Polling<'_> {
@@ -111,6 +123,8 @@ struct Piece {
     until: Option<Offset>,
     /// In a shared group, how often these records were delivered.
     deliveries: Option<u32>,
+    /// It is one record, which is read from its dead letter.
+    letter: Option<Letter>,
 }
 
 /// What a poll may read, and what it waits for if there is nothing.
@@ -125,6 +139,10 @@ struct Taken<'a> {
     deadline: Option<Ms>,
     /// In a shared group, the leases that were taken.
     leases: Option<Leases<'a>>,
+    /// The most records in the answer.
+    most: u64,
+    /// How many more are looked at.
+    ahead: u64,
 }
 
 /// The result of reading the pieces.
@@ -133,6 +151,8 @@ struct Read {
     pages: Vec<Delivered>,
     /// Offsets that were leased and have no record.
     skipped: Vec<(PartitionId, Offset, Offset)>,
+    /// Redriven records whose dead letters are gone.
+    gone: Vec<(PartitionId, Offset)>,
     /// The first error of reading a partition.
     fault: Option<Refusal>,
     records: u64,
@@ -157,8 +177,8 @@ impl Groups {
         wanted: &Wanted,
         joining: Option<Join>,
     ) -> Result<Polled, Refusal> {
-        let polling = self.begin_poll(group, member, wanted, joining).await?;
-        let answer = self.finish_poll(&polling, wanted).await;
+        let mut polling = self.begin_poll(group, member, wanted, joining).await?;
+        let answer = self.finish_poll(&mut polling, wanted).await;
         answer.map_err(|refusal| match refusal.outcome {
             Outcome::None if polling.has_stored => refusal.outcome(Outcome::Partial),
             _ => refusal,
@@ -166,7 +186,7 @@ impl Groups {
     }
 
     /// Waits for records and delivers them, after what `ack` acknowledges is stored.
-    async fn finish_poll(&self, polling: &Polling<'_>, wanted: &Wanted) -> Result<Polled, Refusal> {
+    async fn finish_poll(&self, polling: &mut Polling<'_>, wanted: &Wanted) -> Result<Polled, Refusal> {
         let member = polling.member;
         let wake = {
             let (_, mut core) = self.lock(&polling.cell);
@@ -183,6 +203,8 @@ impl Groups {
         let mut topics = self.coordinator.topics.clone();
         // A member that has lost partitions learns it at once.
         let mut is_over = wanted.wait.is_zero() || !polling.lost.is_empty();
+        // How many more records than wanted a queue looks at, because those that it found are for later.
+        let mut ahead = 0;
         loop {
             // Registered before the state is read, so that no change of the state is missed.
             let mut woken = pin!(wake.notified());
@@ -190,11 +212,18 @@ impl Groups {
             topics.mark_unchanged();
             self.check_topics(polling).await?;
             let mut taken = match polling.key {
-                None => self.take_assigned(polling)?,
-                Some(key) => self.take_leases(polling, key, wanted).await?,
+                None => self.take_assigned(polling, wanted)?,
+                Some(key) => self.take_leases(polling, key, wanted, ahead).await?,
             };
-            let read = self.read(std::mem::take(&mut taken.pieces), wanted).await?;
-            self.settle_skipped(polling, read.skipped);
+            let mut read = self.read(&mut taken, wanted).await?;
+            self.settle_skipped(polling, &mut read);
+            if let Some(leases) = &taken.leases
+                && self.put_off(leases, &mut read.pages, taken.most)?
+                && read.pages.is_empty()
+            {
+                ahead = (ahead * 2).clamp(MAX_RECORDS, MOST_AHEAD);
+                continue;
+            }
             if read.pages.is_empty()
                 && !taken.is_new
                 && let Some(fault) = read.fault
@@ -300,10 +329,10 @@ impl Groups {
                 self.commit_for(&polling.cell, order, commits, BTreeMap::new())
                     .await?;
             }
-            (Some(key), Some(ack)) => {
+            (Some(_), Some(ack)) => {
                 // The group's writer keeps the order of settles.
                 drop(order);
-                self.acknowledge_leases(&polling.cell, key, ack).await?;
+                polling.uncounted = self.acknowledge_leases(group, member, ack).await?;
                 polling.has_stored = true;
             }
             (Some(_), None) => {}
@@ -327,9 +356,7 @@ impl Groups {
             core.refresh(group, &self.log, &self.coordinator);
             let begun = core.begin_poll(member, ack, instance, now);
             let (begun, acknowledged) = begun.map_err(|error| refused(error, group, member))?;
-            let is_shared = core.work().is_some();
-            let member = core.members.get(member).filter(|_| is_shared);
-            (begun, acknowledged, member.map(|member| MemberKey(member.key())))
+            (begun, acknowledged, core.work().map(|work| work.member(member)))
         };
         if begun.takes_over {
             tracing::warn!(
@@ -347,15 +374,19 @@ impl Groups {
             key,
             lost: acknowledged.lost,
             has_stored: false,
+            uncounted: Uncounted::default(),
         };
         Ok((polling, order, acknowledged.commits))
     }
 
     /// Reads the pieces in order, within the limits of the poll.
-    async fn read(&self, pieces: Vec<Piece>, wanted: &Wanted) -> Result<Read, Refusal> {
+    async fn read(&self, taken: &mut Taken<'_>, wanted: &Wanted) -> Result<Read, Refusal> {
         let mut read = Read::default();
-        for piece in pieces {
-            if !self.read_piece(piece, wanted, &mut read).await? {
+        for piece in std::mem::take(&mut taken.pieces) {
+            if !self
+                .read_piece(piece, taken.most + taken.ahead, wanted, &mut read)
+                .await?
+            {
                 break;
             }
         }
@@ -364,17 +395,30 @@ impl Groups {
     }
 
     /// Reads as much of a piece as it can; `false` if a limit of the poll is reached.
-    async fn read_piece(&self, piece: Piece, wanted: &Wanted, read: &mut Read) -> Result<bool, Refusal> {
+    async fn read_piece(
+        &self,
+        piece: Piece,
+        most: u64,
+        wanted: &Wanted,
+        read: &mut Read,
+    ) -> Result<bool, Refusal> {
         let id = piece.partition.id();
         let mut from = piece.from;
+        if let Some(letter) = piece.letter {
+            if read.records >= most || read.bytes >= wanted.max_bytes {
+                return Ok(false);
+            }
+            self.read_letter(&piece, letter, read).await;
+            return Ok(true);
+        }
         loop {
-            if read.records >= wanted.max_records || read.bytes >= wanted.max_bytes {
+            if read.records >= most || read.bytes >= wanted.max_bytes {
                 return Ok(false);
             }
             let limits = PageLimits {
                 from,
                 until: piece.until,
-                max_records: wanted.max_records - read.records,
+                max_records: most - read.records,
                 max_bytes: wanted.max_bytes - read.bytes,
                 whole_batches: false,
             };
@@ -417,6 +461,7 @@ impl Groups {
                     topic: piece.topic.name().into(),
                     partition: id,
                     deliveries: piece.deliveries,
+                    redriven: None,
                     page,
                 });
             }

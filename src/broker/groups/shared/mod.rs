@@ -4,8 +4,9 @@
 //! - [`codec`]: its durable form in the engine's state.
 //! - [`settings`]: what the first member of a group chose, and how it is stored.
 //! - [`dead_letter`]: a record on its way to the dead letters, and back.
+//! - [`later`]: records that are for later.
 //! - [`store`]: the appends that settle, each one atomic request.
-//! - [`redrive`]: sends dead letters back to the partitions they came from, each once.
+//! - [`letters`]: what became of dead letters: waiting, redriven, discarded.
 //! - `work`: a shared group in memory. [`settle`](super::settle) and [`poll`](super::poll) work on it.
 //!
 //! Guarantee: a record is settled only in the append that also carries its dead letter, if it has one; and an answer
@@ -13,8 +14,9 @@
 
 pub mod codec;
 pub mod dead_letter;
+pub mod later;
+pub mod letters;
 pub mod queue;
-pub mod redrive;
 pub mod settings;
 pub mod store;
 pub(crate) mod work;

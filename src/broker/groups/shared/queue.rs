@@ -1,54 +1,74 @@
 //! One partition of one shared group: which records are free, leased to whom, or settled. Pure: no I/O, no clock.
 //!
 //! ```text
-//!   0 ........ floor ............................ next ............ end
-//!   all settled      slots: free, leased, settled      never leased
+//!   0 ........ floor ............................. next ............ end
+//!   all settled      unsettled records, all        never looked at
+//!                    others are settled
 //! ```
 //!
-//! A slot moves through these states; *delivered* counts each lease when it begins:
+//! Below `next` only unsettled records take memory. They move through these states; a lease *counts* as a delivery once
+//! the record is leased again, or was released as counted:
 //!
 //! ```text
 //!               acquire                  begin_accept,              commit
-//!   free ───────────────────▶ leased ─── begin_dead_letter ──▶ settling ──────▶ settled
-//!    ▲                          │                                 │
-//!    ├── release, expire, ──────┤          abort: what it was ◀───┘
-//!    │   release_all            ▼
-//!    └── give_back          exhausted ─── begin_dead_letter ──▶ settling
-//!        (not delivered)    (delivered max_deliveries times)
+//!   free ───────────────────▶ leased ─── begin_reject ──▶ settling ──────▶ settled
+//!    ▲ ▲                        │                            │
+//!    │ ├── release, expire, ────┘    abort: what it was ◀────┘
+//!    │ │   leave, give_back
+//!    │ └── a late settle takes a free record too
+//!    └ acquire finds it delivered as often as allowed: exhausted ─── begin_burial ──▶ settling
 //! ```
 //!
 //! Invariants, which the tests hold against a model:
-//! - An offset is leased to one member at most, and a settled one is never leased again.
+//! - A record is leased to one member at most, and a settled one is never leased again.
+//! - A released record is not leased before its delay is over.
 //! - `floor` never falls, and everything below it is settled.
-//! - `next - floor` is at most [`MAX_WINDOW`], which bounds the memory and the durable value.
+//! - A record that waits, however long, holds up no other.
 //!
-//! A settled state is durable before it takes effect: [`Queue::begin_write`] gives the value to write, and
+//! # What is durable
+//! A settled state is durable before it takes effect: [`Queue::begin_write`] gives the entries to write, and
 //! [`Queue::commit`] or [`Queue::abort`] reports the result. One write at a time: two in flight could end in the other
-//! order, or the earlier could fail, and the later value would then claim a change that never happened.
+//! order, or the earlier could fail, and the later entries would then claim a change that never happened. Unsettled
+//! records are written in blocks of [`BLOCK`] offsets, and a write has only the blocks that changed, so its size does
+//! not grow with the number of unsettled records.
 //!
-//! A crash ends the leases, as in Kafka: leased offsets are free again, with the delivery counts that were last
-//! written. Those counts never exceed the truth, but may lack the newest deliveries: a delivery alone writes nothing.
+//! Delays are written with the time of the wall clock at which they end. A crash ends the leases: leased records are
+//! free again, with the delivery counts that were last written. Those counts never exceed the truth, but may lack the
+//! newest deliveries: a lease alone writes nothing.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::codec::{Run, RunState, Saved};
-use crate::broker::engine::Offset;
+use super::codec::{BLOCK, Head, Letter, Saved, Unsettled, block_of};
+use crate::broker::engine::{Offset, TimestampMs};
 
-/// The most offsets between the floor and the first that was never leased. No fresh record beyond is leased, so a
-/// record that is never settled stops the partition before its memory grows without bound.
-pub const MAX_WINDOW: u64 = 8192;
+/// The most unsettled records of a partition below `next`: at this bound no record beyond is looked at.
+pub const MAX_UNSETTLED: usize = 1_000_000;
 
 /// A moment in milliseconds, of a clock that only goes forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(pub u64);
 
-/// A member of the group. The coordinator gives each number once while the queue is in memory.
+/// The time: leases go by a clock that only goes forward, delays by the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Of the clock that only goes forward.
+    pub moment: Moment,
+    /// Of the wall clock.
+    pub wall: TimestampMs,
+}
+
+/// A member of the group: a number that stands for its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberKey(pub u64);
 
 /// A poll of a member, counted by the coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PollNumber(pub u64);
+
+impl PollNumber {
+    /// No poll that is known: the record was last leased before a restart, or never.
+    const UNKNOWN: Self = Self(0);
+}
 
 /// Offsets that settle together, see [`Queue::begin_write`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,7 +78,7 @@ pub struct ChangeId(u64);
 #[derive(Clone, Copy, Debug)]
 pub struct Leasing {
     /// The time.
-    pub now: Moment,
+    pub now: Now,
     /// When the leases end.
     pub deadline: Moment,
     /// The member that takes the leases.
@@ -71,6 +91,8 @@ pub struct Leasing {
     pub end: Offset,
     /// The most records to lease.
     pub max: usize,
+    /// The most records to look at that nobody has looked at before.
+    pub room: usize,
 }
 
 /// A range of leased offsets with the same delivery count.
@@ -82,6 +104,46 @@ pub struct Acquired {
     pub until: Offset,
     /// How often each was delivered, including this time.
     pub deliveries: u32,
+    /// It is one record that was redriven: read it from its dead letter.
+    pub letter: Option<Letter>,
+}
+
+/// Who settles a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// A member that names the record: it may settle what nobody else holds.
+    Member(MemberKey),
+    /// A member that acknowledges a poll: the same, unless it has released the record, or the record was leased again
+    /// since.
+    Poll {
+        /// The member.
+        member: MemberKey,
+        /// The poll.
+        poll: PollNumber,
+        /// How often the record had been delivered in that poll, that time included.
+        deliveries: u32,
+    },
+}
+
+impl Claim {
+    const fn member(self) -> MemberKey {
+        match self {
+            Self::Member(member) | Self::Poll { member, .. } => member,
+        }
+    }
+}
+
+/// What became of a record that a settle named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As requested.
+    Done,
+    /// Somebody else holds it, or it does not exist: nothing changed.
+    Lost,
+    /// It was settled before: nothing changed.
+    Settled,
+    /// An acknowledged poll delivered it, and it was released or leased again by the same member: nothing changed.
+    Left,
 }
 
 /// The offsets that a change would settle.
@@ -91,154 +153,199 @@ pub struct Begun {
     pub change: Option<ChangeId>,
     /// The offsets that settle, with their delivery counts, in order.
     pub taken: Vec<(Offset, u32)>,
-    /// The requested offsets that are not (or no longer) leased to this member, in order.
+    /// The requested offsets that somebody else holds or that do not exist, in order.
     pub lost: Vec<Offset>,
+    /// The requested offsets that were settled before, in order.
+    pub settled: Vec<Offset>,
 }
 
-/// The state of a record after its lease ended unsettled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Released {
-    /// Free, at once or after the delay.
-    Free,
-    /// Delivered as often as allowed: see [`Queue::exhausted`].
-    Exhausted,
-    /// Not leased to this member; nothing changed.
-    Lost,
-}
-
-/// Leases and delays that ended because their time was over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Expired {
-    /// Offsets that can be leased now and could not before.
-    pub free: usize,
-    /// Offsets to dead-letter now.
-    pub exhausted: usize,
+/// What one write changes in the durable state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The floor, which is the group's committed offset, and the first offset that was never looked at.
+    pub head: Head,
+    /// The blocks that changed, each with its unsettled records in order; an empty one is removed.
+    pub blocks: Vec<(u64, Vec<(Offset, Unsettled)>)>,
+    /// The redriven records that changed; `None`: it is settled.
+    pub returned: Vec<(Offset, Option<(Unsettled, Letter)>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Lease {
     member: MemberKey,
-    poll: PollNumber,
     deadline: Moment,
-    /// Including this one.
-    deliveries: u32,
-}
-
-/// A slot that is neither settled nor settling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Open {
-    Free {
-        deliveries: u32,
-        not_before: Option<Moment>,
-    },
-    /// Waits for its dead letter.
-    Exhausted {
-        deliveries: u32,
-    },
-    Leased(Lease),
-}
-
-impl Open {
-    const fn deliveries(self) -> u32 {
-        match self {
-            Self::Free { deliveries, .. } | Self::Exhausted { deliveries } => deliveries,
-            Self::Leased(lease) => lease.deliveries,
-        }
-    }
-
-    /// The durable form: an open lease may still be given back, so it is not counted as a delivery yet.
-    const fn ended_deliveries(self) -> u32 {
-        match self {
-            Self::Leased(lease) => lease.deliveries - 1,
-            Self::Free { .. } | Self::Exhausted { .. } => self.deliveries(),
-        }
-    }
-
-    fn lease_of(self, member: MemberKey) -> Option<Lease> {
-        match self {
-            Self::Leased(lease) if lease.member == member => Some(lease),
-            _ => None,
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Slot {
-    Open(Open),
-    /// Part of a change that is not durable yet; a failed write restores `was`.
-    Settling {
-        was: Open,
-        change: ChangeId,
-    },
-    Settled,
+struct Slot {
+    record: Unsettled,
+    /// The poll that leased it last, whether the lease has ended or not.
+    poll: PollNumber,
+}
+
+impl Slot {
+    const FRESH: Self = Self::of(Unsettled::FRESH);
+
+    const fn of(record: Unsettled) -> Self {
+        Self {
+            record,
+            poll: PollNumber::UNKNOWN,
+        }
+    }
+
+    /// Whether a poll that delivered it for the `deliveries`th time was the last to lease it.
+    fn is_of(&self, poll: PollNumber, deliveries: u32) -> bool {
+        self.poll == poll || (self.poll == PollNumber::UNKNOWN && self.record.deliveries <= deliveries)
+    }
+}
+
+/// A write in flight.
+#[derive(Debug)]
+struct Writing {
+    changes: Vec<ChangeId>,
+    head: Head,
+    /// The blocks that it writes; the flag: whether it leaves an entry.
+    blocks: Vec<(u64, bool)>,
+    returned: Vec<Offset>,
 }
 
 /// One partition of one shared group.
 #[derive(Debug)]
 pub struct Queue {
     floor: Offset,
-    /// The offsets from `floor` on; the first, if there is one, is not settled.
-    slots: VecDeque<Slot>,
-    max_deliveries: u32,
-    window: u64,
-    /// Free and not delayed. This and the next four follow from `slots`; only `index` and `unindex` change them.
+    next: Offset,
+    /// The unsettled records from `floor` to `next`, those that are settling included.
+    open: BTreeMap<Offset, Slot>,
+    /// The unsettled records that were redriven, with their dead letters. They lie below `next`, and are not in `open`:
+    /// a redrive lowers no floor.
+    returned: BTreeMap<Offset, (Slot, Letter)>,
+    /// Neither leased, settling, exhausted nor delayed.
     ready: BTreeSet<Offset>,
-    delayed: BTreeSet<(Moment, Offset)>,
+    delayed: BTreeSet<(TimestampMs, Offset)>,
+    /// Delivered as often as allowed, and passed over by a poll since.
     exhausted: BTreeSet<Offset>,
+    /// The leases, those on settling records included.
+    leases: BTreeMap<Offset, Lease>,
+    /// The leases on records that are not settling, by their end, and by poll.
     deadlines: BTreeSet<(Moment, Offset)>,
-    /// How many leases each poll holds.
-    polls: BTreeMap<(MemberKey, PollNumber), usize>,
-    /// The offsets each change settles; those below the floor were trimmed meanwhile.
+    held: BTreeSet<(MemberKey, PollNumber, Offset)>,
+    settling: BTreeMap<Offset, ChangeId>,
+    /// The offsets each change settles.
     changes: BTreeMap<ChangeId, Vec<Offset>>,
     next_change: u64,
-    /// The changes whose write is in flight.
-    writing: Option<Vec<ChangeId>>,
-    /// A record was settled, or a delivery ended, since the last write.
+    writing: Option<Writing>,
+    max_deliveries: u32,
+    /// The blocks whose durable entries are out of date.
+    dirty: BTreeSet<u64>,
+    /// The redriven records whose durable entries are out of date.
+    dirty_returned: BTreeSet<Offset>,
+    /// The blocks that have an entry.
+    stored: BTreeSet<u64>,
+    /// `next` as last written: unsettled records from here on are in no entry.
+    stored_next: Offset,
+    /// When unsettled records were last deleted.
+    lost_at: Option<Moment>,
+    /// A delivery ended, a record was skipped, or a delay began since the last write.
     unsaved: bool,
 }
 
 impl Queue {
     /// Begins at `floor`, with nothing leased. `max_deliveries` is at least 1.
     pub fn new(floor: Offset, max_deliveries: u32) -> Self {
-        Self::with_window(floor, max_deliveries, MAX_WINDOW)
-    }
-
-    /// Restores the written state: every unsettled offset is free, or exhausted.
-    pub fn restore(saved: &Saved, max_deliveries: u32) -> Self {
-        Self::restore_with_window(saved, max_deliveries, MAX_WINDOW)
-    }
-
-    fn with_window(floor: Offset, max_deliveries: u32, window: u64) -> Self {
         Self {
             floor,
-            slots: VecDeque::new(),
-            max_deliveries: max_deliveries.max(1),
-            window,
+            next: floor,
+            open: BTreeMap::new(),
+            returned: BTreeMap::new(),
             ready: BTreeSet::new(),
             delayed: BTreeSet::new(),
             exhausted: BTreeSet::new(),
+            leases: BTreeMap::new(),
             deadlines: BTreeSet::new(),
-            polls: BTreeMap::new(),
+            held: BTreeSet::new(),
+            settling: BTreeMap::new(),
             changes: BTreeMap::new(),
             next_change: 0,
             writing: None,
+            max_deliveries: max_deliveries.max(1),
+            dirty: BTreeSet::new(),
+            dirty_returned: BTreeSet::new(),
+            stored: BTreeSet::new(),
+            stored_next: floor,
+            lost_at: None,
             unsaved: false,
         }
     }
 
-    fn restore_with_window(saved: &Saved, max_deliveries: u32, window: u64) -> Self {
-        let mut queue = Self::with_window(saved.floor, max_deliveries, window);
-        for run in &saved.runs {
-            for _ in 0..run.length {
-                let slot = match run.state {
-                    RunState::Settled => Slot::Settled,
-                    RunState::Open { deliveries } => Slot::Open(queue.ended(deliveries, None)),
-                };
-                queue.push(slot);
+    /// Restores the written state: nothing is leased.
+    pub fn restore(saved: Saved, max_deliveries: u32) -> Self {
+        let mut queue = Self::new(saved.head.floor, max_deliveries);
+        queue.next = saved.head.next;
+        queue.stored_next = saved.head.next;
+        queue.stored = saved.blocks;
+        if saved.is_outdated {
+            queue.dirty.extend(queue.stored.iter().copied());
+            queue
+                .dirty
+                .extend(saved.open.iter().map(|(offset, _)| block_of(*offset)));
+        }
+        for (offset, record) in saved.open {
+            queue.open.insert(offset, Slot::of(record));
+            queue.make_free(offset);
+        }
+        for (offset, record, letter) in saved.returned {
+            // After a move of the group, it may be to be read anyway.
+            if offset < queue.next && !queue.open.contains_key(&offset) {
+                queue.returned.insert(offset, (Slot::of(record), letter));
+                queue.make_free(offset);
+            } else {
+                queue.dirty_returned.insert(offset);
             }
         }
         queue.advance_floor();
         queue
+    }
+
+    /// Gives back a record that was settled, from its dead letter; the caller has made that durable. Does nothing if the
+    /// record is unsettled anyway.
+    pub fn give_back_letter(&mut self, offset: Offset, letter: Letter) {
+        if offset < self.next && self.get(offset).is_none() {
+            self.returned.insert(offset, (Slot::FRESH, letter));
+            self.make_free(offset);
+        } else if !self.returned.contains_key(&offset) {
+            // The next write removes its entry.
+            self.dirty_returned.insert(offset);
+            self.unsaved = true;
+        }
+    }
+
+    /// Settles a redriven record whose dead letter is gone.
+    pub fn forget_letter(&mut self, offset: Offset) {
+        if self.returned.contains_key(&offset) && !self.settling.contains_key(&offset) {
+            self.forget(offset);
+            self.dirty_returned.insert(offset);
+            self.unsaved = true;
+        }
+    }
+
+    /// The dead letter of a redriven record.
+    pub fn letter(&self, offset: Offset) -> Option<Letter> {
+        self.returned.get(&offset).map(|(_, letter)| *letter)
+    }
+
+    /// The dead letters of those of these records that were redriven.
+    pub fn letters_of(&self, taken: &[(Offset, u32)]) -> BTreeMap<Offset, Letter> {
+        let letter = |(offset, _): &(Offset, u32)| Some((*offset, self.letter(*offset)?));
+        taken.iter().filter_map(letter).collect()
+    }
+
+    /// When the oldest of the redriven records that do not wait for a time was redriven.
+    pub fn oldest_redrive(&self) -> Option<TimestampMs> {
+        let due = self
+            .returned
+            .values()
+            .filter(|(slot, _)| slot.record.not_before.is_none());
+        due.map(|(_, letter)| letter.redriven_at).min()
     }
 
     /// All offsets below are settled. Once written, this is the group's committed offset.
@@ -246,50 +353,90 @@ impl Queue {
         self.floor
     }
 
-    /// The first offset that was neither leased nor skipped.
+    /// The first offset that nobody has looked at.
     pub fn next(&self) -> Offset {
-        self.floor.plus(self.slots.len() as u64)
+        self.next
     }
 
-    /// How many offsets are leased.
+    /// How many records below [`Queue::next`] are unsettled.
+    pub fn unsettled(&self) -> usize {
+        self.open.len() + self.returned.len()
+    }
+
+    /// One past the last offset that was looked at, less the unsettled records below: each settled record moves it by
+    /// one.
+    pub fn settled(&self) -> Offset {
+        Offset::new(self.next.get() - self.unsettled() as u64)
+    }
+
+    /// How many records are leased.
     pub fn leased(&self) -> usize {
-        self.deadlines.len()
+        self.leases.len()
+    }
+
+    /// How many records wait for their time.
+    pub fn delayed(&self) -> usize {
+        self.delayed.len()
+    }
+
+    /// The records of a partition that ends at `end` that nobody holds and that wait for no time.
+    pub fn waiting(&self, end: Offset) -> u64 {
+        self.ready.len() as u64 + end.get().saturating_sub(self.next.get())
+    }
+
+    /// The first unsettled record that was not redriven and does not wait for its time; [`Queue::next`] if all of them
+    /// do.
+    pub fn first_due(&self) -> Offset {
+        let is_own = |offset: &&Offset| self.open.contains_key(offset);
+        let firsts = [
+            self.ready.iter().find(is_own),
+            self.exhausted.iter().find(is_own),
+            self.leases.keys().find(is_own),
+            self.settling.keys().find(is_own),
+        ];
+        firsts.into_iter().flatten().min().copied().unwrap_or(self.next)
+    }
+
+    /// Whether something is due that nobody holds, in a partition that ends at `end`.
+    pub fn has_due(&self, end: Offset) -> bool {
+        !self.ready.is_empty() || !self.exhausted.is_empty() || self.next < end
+    }
+
+    /// When unsettled records were last deleted, by retention or a trim.
+    pub fn lost_at(&self) -> Option<Moment> {
+        self.lost_at
     }
 
     /// How many records all polls of a member hold together.
     pub fn leased_to(&self, member: MemberKey) -> usize {
-        let polls = (member, PollNumber(0))..=(member, PollNumber(u64::MAX));
-        self.polls.range(polls).map(|(_, leases)| leases).sum()
+        self.held_by(member).count()
     }
 
-    /// How many offsets a poll still holds.
-    pub fn held_by(&self, member: MemberKey, poll: PollNumber) -> usize {
-        self.polls.get(&(member, poll)).copied().unwrap_or(0)
+    /// The leases: each offset with its member, delivery count and end.
+    pub fn leases(&self) -> impl Iterator<Item = (Offset, MemberKey, u32, Moment)> {
+        self.leases.iter().map(|(offset, lease)| {
+            let deliveries = self.get(*offset).map_or(0, |slot| slot.record.deliveries);
+            (*offset, lease.member, deliveries, lease.deadline)
+        })
     }
 
-    /// Whether [`Queue::acquire`] with these positions would lease a record, as of the last [`Queue::expire`].
-    pub fn has_work(&self, log_start: Offset, end: Offset) -> bool {
-        let floor = self.floor.max(log_start);
-        let fresh = self.next().max(log_start) < end.min(floor.plus(self.window));
-        fresh || self.ready.range(floor..end.max(floor)).next().is_some()
-    }
-
-    /// The next time at which [`Queue::expire`] has something to do.
+    /// The next end of a lease.
     pub fn next_deadline(&self) -> Option<Moment> {
-        let first = |set: &BTreeSet<(Moment, Offset)>| set.first().map(|(moment, _)| *moment);
-        first(&self.deadlines)
-            .into_iter()
-            .chain(first(&self.delayed))
-            .min()
+        self.deadlines.first().map(|(moment, _)| *moment)
     }
 
-    /// At most `max` offsets that were delivered as often as allowed, in order. Dead-letter them with
-    /// [`Queue::begin_dead_letter`], without a member.
+    /// The next end of a delay.
+    pub fn next_due(&self) -> Option<TimestampMs> {
+        self.delayed.first().map(|(time, _)| *time)
+    }
+
+    /// At most `max` offsets that were delivered as often as allowed and would be leased now, in order: see
+    /// [`Queue::begin_burial`].
     pub fn exhausted(&self, max: usize) -> Vec<Offset> {
         self.exhausted.iter().take(max).copied().collect()
     }
 
-    /// Whether a write without changes would save something: skipped damage, or deliveries that ended unsettled.
+    /// Whether a write without changes would save something.
     pub fn is_unsaved(&self) -> bool {
         self.unsaved
     }
@@ -302,17 +449,13 @@ impl Queue {
     /// no record to [`Queue::settle_skipped`], and records it does not deliver to [`Queue::give_back`], which does not
     /// count them as delivered.
     pub fn acquire(&mut self, wanted: &Leasing) -> Vec<Acquired> {
-        self.trim(wanted.log_start);
+        self.trim(wanted.now.moment, wanted.log_start);
         self.expire(wanted.now);
         let mut acquired: Vec<Acquired> = Vec::new();
         let mut left = wanted.max;
-        let lease = |deliveries| {
-            Slot::Open(Open::Leased(Lease {
-                member: wanted.member,
-                poll: wanted.poll,
-                deadline: wanted.deadline,
-                deliveries,
-            }))
+        let lease = Lease {
+            member: wanted.member,
+            deadline: wanted.deadline,
         };
         while left > 0 {
             // The end never falls, so leased offsets lie below it. A queue restored over a log that lost its newest
@@ -320,95 +463,190 @@ impl Queue {
             let Some(offset) = self.ready.first().copied().filter(|offset| *offset < wanted.end) else {
                 break;
             };
-            let Some(Slot::Open(free)) = self.slot(offset) else {
-                unreachable!("what is ready is open: {offset}");
-            };
-            let deliveries = free.deliveries() + 1;
-            self.set(offset, lease(deliveries));
-            add(&mut acquired, offset, deliveries);
+            self.ready.remove(&offset);
+            let letter = self.letter(offset);
+            let max_deliveries = self.max_deliveries;
+            let slot = self.slot(offset);
+            if slot.record.deliveries >= max_deliveries {
+                self.exhausted.insert(offset);
+                continue;
+            }
+            slot.record.deliveries += 1;
+            let was_released = std::mem::replace(&mut slot.record.is_released, false);
+            slot.poll = wanted.poll;
+            add(&mut acquired, offset, slot.record.deliveries, letter);
+            if was_released {
+                // Written with the next settle: a late acknowledgement of this lease counts after a crash too.
+                self.dirty_at(offset);
+            }
+            self.lease(offset, lease);
             left -= 1;
         }
-        let fresh_end = wanted.end.min(self.floor.plus(self.window));
-        while left > 0 && self.next() < fresh_end {
-            let offset = self.next();
-            self.push(lease(1));
-            add(&mut acquired, offset, 1);
-            left -= 1;
+        let mut room = wanted.room.min(MAX_UNSETTLED.saturating_sub(self.unsettled()));
+        while left > 0 && room > 0 && self.next < wanted.end {
+            let offset = self.next;
+            self.next = offset.plus(1);
+            let mut slot = Slot::FRESH;
+            slot.record.deliveries = 1;
+            slot.poll = wanted.poll;
+            self.open.insert(offset, slot);
+            self.lease(offset, lease);
+            add(&mut acquired, offset, 1, None);
+            (left, room) = (left - 1, room - 1);
         }
         acquired
     }
 
-    /// Takes back the leases of a poll whose answer does not deliver them, as if they had never been leased.
+    /// Takes back leases of a poll whose answer does not deliver them, as if they had never been leased; if `due` is
+    /// given, they wait until then.
     pub fn give_back(
         &mut self,
         member: MemberKey,
         poll: PollNumber,
         offsets: impl IntoIterator<Item = Offset>,
+        due: Option<TimestampMs>,
     ) {
         for offset in offsets {
-            if let Some(lease) = self.lease_at(offset, member)
-                && lease.poll == poll
-            {
-                let open = Open::Free {
-                    deliveries: lease.deliveries - 1,
-                    not_before: None,
-                };
-                self.set(offset, Slot::Open(open));
+            if !self.held.contains(&(member, poll, offset)) {
+                continue;
+            }
+            self.end_lease(offset);
+            self.uncount(offset);
+            let slot = self.slot(offset);
+            slot.poll = PollNumber::UNKNOWN;
+            slot.record.not_before = due;
+            if due.is_some() {
+                self.mark(offset);
+            }
+            self.make_free(offset);
+        }
+        // What nobody was given is as if nobody had looked at it.
+        let written = self.writing.as_ref().map(|writing| writing.head.next);
+        let written = self.stored_next.max(written.unwrap_or_default());
+        while self.next > written
+            && let Some((&last, &Slot::FRESH)) = self.open.last_key_value()
+            && last.plus(1) == self.next
+            && self.ready.remove(&last)
+        {
+            self.open.remove(&last);
+            self.next = last;
+        }
+    }
+
+    /// Whether one of these offsets is in a change whose result is not known yet: the caller waits for it, and asks
+    /// again.
+    pub fn is_any_settling(&self, offsets: impl IntoIterator<Item = Offset>) -> bool {
+        !self.settling.is_empty()
+            && offsets
+                .into_iter()
+                .any(|offset| self.settling.contains_key(&offset))
+    }
+
+    /// Looks at the records up to and including `offset`, as far as the log reaches: they are free. A settle may name
+    /// them, because a crash forgets which records were leased. Returns `false`, with nothing changed, if more than
+    /// `room` records would have to be looked at.
+    pub fn look(&mut self, offset: Offset, end: Offset, room: usize) -> bool {
+        let until = offset.plus(1).min(end);
+        if until <= self.next {
+            return true;
+        }
+        let room = room.min(MAX_UNSETTLED.saturating_sub(self.unsettled()));
+        if until.since(self.next) > room as u64 {
+            return false;
+        }
+        while self.next < until {
+            self.open.insert(self.next, Slot::FRESH);
+            self.ready.insert(self.next);
+            self.next = self.next.plus(1);
+        }
+        true
+    }
+
+    /// Begins to settle those of `offsets` that the claim covers. The caller has [looked](Queue::look) at them.
+    pub fn begin_settle(&mut self, offsets: impl IntoIterator<Item = (Offset, Claim)>) -> Begun {
+        let mut begun = Begun::default();
+        for (offset, claim) in offsets {
+            match self.outcome(offset, claim) {
+                Outcome::Done => self.take(offset, &mut begun),
+                Outcome::Lost => begun.lost.push(offset),
+                Outcome::Settled => begun.settled.push(offset),
+                Outcome::Left => {}
             }
         }
-        // A record that was never delivered is fresh again, and takes no room in the window.
-        while let Some(Slot::Open(Open::Free {
-            deliveries: 0,
-            not_before: None,
-        })) = self.slots.back()
-        {
-            self.pop_back();
+        self.finish(begun)
+    }
+
+    /// Begins to settle those of `offsets` that are [exhausted](Queue::exhausted). Append their dead letters together
+    /// with the write.
+    pub fn begin_burial(&mut self, offsets: impl IntoIterator<Item = Offset>) -> Begun {
+        let mut begun = Begun::default();
+        for offset in offsets {
+            if self.exhausted.contains(&offset) {
+                self.take(offset, &mut begun);
+            }
+        }
+        self.finish(begun)
+    }
+
+    /// What a claim may do with a record.
+    fn outcome(&self, offset: Offset, claim: Claim) -> Outcome {
+        if self.settling.contains_key(&offset) {
+            // Of this same change: the request names the record twice.
+            return Outcome::Left;
+        }
+        let Some(slot) = self.get(offset) else {
+            let was_seen = offset < self.next;
+            return if was_seen { Outcome::Settled } else { Outcome::Lost };
+        };
+        let lease = self.leases.get(&offset);
+        if lease.is_some_and(|lease| lease.member != claim.member()) {
+            return Outcome::Lost;
+        }
+        let Claim::Poll { poll, deliveries, .. } = claim else {
+            return Outcome::Done;
+        };
+        match (slot.is_of(poll, deliveries), lease.is_some()) {
+            (true, true) => Outcome::Done,
+            (true, false) if slot.record.is_released => Outcome::Left,
+            (true, false) => Outcome::Done,
+            (false, true) => Outcome::Left,
+            (false, false) => Outcome::Lost,
         }
     }
 
-    /// Begins to settle those of `offsets` that `member` has leased.
-    pub fn begin_accept(&mut self, member: MemberKey, offsets: impl IntoIterator<Item = Offset>) -> Begun {
-        self.begin(offsets, |open| open.lease_of(member).is_some())
+    fn take(&mut self, offset: Offset, begun: &mut Begun) {
+        if !self.unlist_lease(offset) {
+            self.unfree(offset);
+        }
+        self.settling.insert(offset, ChangeId(self.next_change));
+        begun.taken.push((offset, self.slot(offset).record.deliveries));
     }
 
-    /// Begins to settle every record that a poll delivered and still leases.
-    pub fn begin_ack(&mut self, member: MemberKey, poll: PollNumber) -> Begun {
-        let held = self.held_by(member, poll);
-        let is_held = |slot: &Slot| match slot {
-            Slot::Open(Open::Leased(lease)) => lease.member == member && lease.poll == poll,
-            _ => false,
-        };
-        let found = self.slots.iter().enumerate().filter(|(_, slot)| is_held(slot));
-        let offsets: Vec<Offset> = found
-            .take(held)
-            .map(|(at, _)| self.floor.plus(at as u64))
-            .collect();
-        debug_assert_eq!(offsets.len(), held, "the count of a poll's leases is wrong");
-        self.begin_accept(member, offsets)
+    fn finish(&mut self, mut begun: Begun) -> Begun {
+        begun.taken.sort_unstable();
+        for list in [&mut begun.lost, &mut begun.settled] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        if !begun.taken.is_empty() {
+            let change = ChangeId(self.next_change);
+            self.next_change += 1;
+            let taken = begun.taken.iter().map(|(offset, _)| *offset).collect();
+            self.changes.insert(change, taken);
+            begun.change = Some(change);
+        }
+        begun
     }
 
-    /// Begins to settle `offsets` as dead letters: those that `member` has leased or, without a member, those that are
-    /// [exhausted](Queue::exhausted). Append the dead letters together with the write.
-    pub fn begin_dead_letter(
-        &mut self,
-        member: Option<MemberKey>,
-        offsets: impl IntoIterator<Item = Offset>,
-    ) -> Begun {
-        self.begin(offsets, |open| match member {
-            Some(member) => open.lease_of(member).is_some(),
-            None => matches!(open, Open::Exhausted { .. }),
-        })
-    }
-
-    /// Returns the value that makes `changes`, and everything settled before, durable. Its floor is the group's
-    /// committed offset once it is written. [`Queue::commit`] or [`Queue::abort`] must follow.
+    /// Returns the entries that make `changes`, and everything before, durable. Its floor is the group's committed
+    /// offset once it is written. [`Queue::commit`] or [`Queue::abort`] must follow.
     ///
     /// Other changes that have begun are written later.
     ///
     /// # Panics
     /// If a write is in flight, or one of `changes` is not waiting for one: the coordinator writes one at a time.
     #[must_use]
-    pub fn begin_write(&mut self, changes: &[ChangeId]) -> Saved {
+    pub fn begin_write(&mut self, changes: &[ChangeId]) -> Written {
         assert!(
             self.writing.is_none(),
             "a write of the queue at {} is in flight",
@@ -416,10 +654,68 @@ impl Queue {
         );
         for change in changes {
             assert!(self.changes.contains_key(change), "there is no {change:?}");
+            for offset in &self.changes[change] {
+                match self.returned.contains_key(offset) {
+                    true => self.dirty_returned.insert(*offset),
+                    false => self.dirty.insert(block_of(*offset)),
+                };
+            }
         }
-        self.writing = Some(changes.to_vec());
+        // The records that were looked at since the last write are in no entry yet.
+        let fresh: Vec<Offset> = self
+            .open
+            .range(self.stored_next.min(self.next)..)
+            .map(|(offset, _)| *offset)
+            .collect();
+        self.dirty.extend(fresh.into_iter().map(block_of));
+        let is_settled = |offset: &Offset| {
+            self.settling
+                .get(offset)
+                .is_some_and(|change| changes.contains(change))
+        };
+        let floor = self.open.keys().find(|offset| !is_settled(offset));
+        let head = Head {
+            floor: floor.copied().unwrap_or(self.next),
+            next: self.next,
+        };
+        // What lies below the floor has no entry.
+        let below: Vec<u64> = self.stored.range(..block_of(head.floor)).copied().collect();
+        self.dirty.extend(below);
+        let mut blocks = Vec::with_capacity(self.dirty.len());
+        let mut writes = Vec::with_capacity(self.dirty.len());
+        for number in std::mem::take(&mut self.dirty) {
+            let first = Offset::new(number * BLOCK);
+            let rows: Vec<(Offset, Unsettled)> = self
+                .open
+                .range(first..first.plus(BLOCK))
+                .filter(|(offset, _)| !is_settled(offset))
+                .map(|(offset, slot)| (*offset, self.durable(*offset, slot.record)))
+                .collect();
+            // Also with nothing to remove the block is remembered: if this write fails, it is out of date again.
+            writes.push((number, !rows.is_empty()));
+            if !rows.is_empty() || self.stored.contains(&number) {
+                blocks.push((number, rows));
+            }
+        }
+        let dirty_returned = std::mem::take(&mut self.dirty_returned);
+        let returned = dirty_returned.iter().map(|offset| {
+            let record = self.returned.get(offset).filter(|_| !is_settled(offset));
+            let entry = record.map(|(slot, letter)| (self.durable(*offset, slot.record), *letter));
+            (*offset, entry)
+        });
+        let returned = returned.collect();
+        self.writing = Some(Writing {
+            changes: changes.to_vec(),
+            head,
+            blocks: writes,
+            returned: dirty_returned.into_iter().collect(),
+        });
         self.unsaved = false;
-        self.saved(changes)
+        Written {
+            head,
+            blocks,
+            returned,
+        }
     }
 
     /// Whether changes have begun that are not durable yet.
@@ -437,10 +733,19 @@ impl Queue {
     /// # Panics
     /// If no write is in flight.
     pub fn commit(&mut self) {
-        for change in self.end_write() {
+        let writing = self.writing.take().expect("a write ends once, after it began");
+        for (number, has_entry) in writing.blocks {
+            if has_entry {
+                self.stored.insert(number);
+            } else {
+                self.stored.remove(&number);
+            }
+        }
+        self.stored_next = writing.head.next;
+        for change in writing.changes {
             for offset in self.changes.remove(&change).into_iter().flatten() {
-                if let Some(Slot::Settling { .. }) = self.slot(offset) {
-                    self.set(offset, Slot::Settled);
+                if self.settling.get(&offset) == Some(&change) {
+                    self.forget(offset);
                 }
             }
         }
@@ -452,7 +757,11 @@ impl Queue {
     /// # Panics
     /// If no write is in flight.
     pub fn abort(&mut self) {
-        for change in self.end_write() {
+        let writing = self.writing.take().expect("a write ends once, after it began");
+        self.dirty
+            .extend(writing.blocks.into_iter().map(|(number, _)| number));
+        self.dirty_returned.extend(writing.returned);
+        for change in writing.changes {
             self.undo(change);
         }
         self.unsaved = true;
@@ -489,309 +798,293 @@ impl Queue {
         is_left
     }
 
-    /// Ends a lease of `member`: the record is free after `delay_ms`, or exhausted if it was delivered as often as
-    /// allowed.
-    pub fn release(&mut self, now: Moment, member: MemberKey, offset: Offset, delay_ms: u64) -> Released {
-        let Some(lease) = self.lease_at(offset, member) else {
-            return Released::Lost;
-        };
-        let not_before = (delay_ms > 0).then(|| Moment(now.0.saturating_add(delay_ms)));
-        let open = self.ended(lease.deliveries, not_before);
-        self.set(offset, Slot::Open(open));
-        self.unsaved = true;
-        match open {
-            Open::Exhausted { .. } => Released::Exhausted,
-            _ => Released::Free,
+    /// Gives a record back that nobody else holds: it is free at once, or when `due` comes. `counts`: the lease that
+    /// ends counts as a delivery.
+    pub fn release(
+        &mut self,
+        member: MemberKey,
+        offset: Offset,
+        due: Option<TimestampMs>,
+        counts: bool,
+    ) -> Outcome {
+        let outcome = self.outcome(offset, Claim::Member(member));
+        if outcome != Outcome::Done {
+            return outcome;
+        }
+        if !self.end_lease(offset) {
+            self.unfree(offset);
+        } else if !counts {
+            self.uncount(offset);
+        }
+        let record = &mut self.slot(offset).record;
+        record.is_released = true;
+        record.not_before = due;
+        self.make_free(offset);
+        self.mark(offset);
+        Outcome::Done
+    }
+
+    /// Ends all leases of a member that leaves. They do not count as deliveries. Settling records stay; if their write
+    /// fails, they are free. Returns whether a record is free now that was not before.
+    pub fn leave(&mut self, member: MemberKey) -> bool {
+        let held: Vec<Offset> = self.held_by(member).collect();
+        for offset in &held {
+            self.end_lease(*offset);
+            self.uncount(*offset);
+            self.make_free(*offset);
+        }
+        let settling: Vec<Offset> = self
+            .settling
+            .keys()
+            .filter(|offset| {
+                self.leases
+                    .get(offset)
+                    .is_some_and(|lease| lease.member == member)
+            })
+            .copied()
+            .collect();
+        for offset in settling {
+            self.leases.remove(&offset);
+            self.uncount(offset);
+        }
+        !held.is_empty()
+    }
+
+    /// Moves the end of a lease. A lease that has ended begins again, if nobody else holds the record.
+    pub fn extend(&mut self, member: MemberKey, offset: Offset, deadline: Moment) -> Outcome {
+        let outcome = self.outcome(offset, Claim::Member(member));
+        if outcome != Outcome::Done {
+            return outcome;
+        }
+        if !self.end_lease(offset) {
+            self.unfree(offset);
+            // It goes on with the work of the lease that ended, which counts once the record is leased again.
+            let record = &mut self.slot(offset).record;
+            record.deliveries = record.deliveries.max(1);
+            record.is_released = false;
+            record.not_before = None;
+            self.mark(offset);
+        }
+        self.lease(offset, Lease { member, deadline });
+        Outcome::Done
+    }
+
+    /// Moves the ends of all leases of a member.
+    pub fn extend_all(&mut self, member: MemberKey, deadline: Moment) {
+        let held: Vec<Offset> = self.held_by(member).collect();
+        for offset in held {
+            self.extend(member, offset, deadline);
         }
     }
 
-    /// Ends all leases of a member that leaves, counting each as a delivery. Settling records stay; if their write
-    /// fails, they are free.
-    pub fn release_all(&mut self, member: MemberKey) -> Expired {
-        let mut ended = Expired::default();
-        for at in 0..self.slots.len() {
-            let offset = self.floor.plus(at as u64);
-            match self.slots[at] {
-                Slot::Open(open) if open.lease_of(member).is_some() => {
-                    let open = self.ended(open.deliveries(), None);
-                    self.set(offset, Slot::Open(open));
-                    ended.count(open);
-                    self.unsaved = true;
-                }
-                Slot::Settling { was, change } if was.lease_of(member).is_some() => {
-                    let was = self.ended(was.deliveries(), None);
-                    self.set(offset, Slot::Settling { was, change });
-                }
-                _ => {}
-            }
-        }
-        ended
-    }
-
-    /// Moves the end of a lease; `false` if this member does not hold it.
-    pub fn extend(&mut self, member: MemberKey, offset: Offset, deadline: Moment) -> bool {
-        let Some(lease) = self.lease_at(offset, member) else {
-            return false;
-        };
-        self.set(offset, Slot::Open(Open::Leased(Lease { deadline, ..lease })));
-        true
-    }
-
-    /// Ends the leases and delays whose time is over.
-    pub fn expire(&mut self, now: Moment) -> Expired {
-        let mut ended = Expired::default();
+    /// Ends the leases and delays whose time is over. Returns how many records are free that were not before.
+    pub fn expire(&mut self, now: Now) -> usize {
+        let mut freed = 0;
         while let Some(&(moment, offset)) = self.deadlines.first()
-            && moment <= now
+            && moment <= now.moment
         {
-            let Some(Slot::Open(open)) = self.slot(offset) else {
-                unreachable!("what has a deadline is open: {offset}");
-            };
-            let open = self.ended(open.deliveries(), None);
-            self.set(offset, Slot::Open(open));
-            ended.count(open);
-            self.unsaved = true;
+            self.end_lease(offset);
+            self.make_free(offset);
+            self.mark(offset);
+            freed += 1;
         }
-        while let Some(&(moment, offset)) = self.delayed.first()
-            && moment <= now
+        while let Some(&(due, offset)) = self.delayed.first()
+            && due <= now.wall
         {
-            let Some(Slot::Open(open)) = self.slot(offset) else {
-                unreachable!("what is delayed is open: {offset}");
-            };
-            let open = Open::Free {
-                deliveries: open.deliveries(),
-                not_before: None,
-            };
-            self.set(offset, Slot::Open(open));
-            ended.count(open);
+            self.delayed.remove(&(due, offset));
+            self.slot(offset).record.not_before = None;
+            self.ready.insert(offset);
+            freed += 1;
         }
-        ended
+        freed
     }
 
     /// Settles offsets that hold no readable record (skipped damage, gaps), even if they are leased. Offsets that are
-    /// already settling stay with their change.
-    ///
-    /// Settles only the part of a range inside the window; a later read meets the rest again.
+    /// already settling stay with their change. A range that begins beyond [`Queue::next`] is left: a later read meets
+    /// it again.
     pub fn settle_skipped(&mut self, from: Offset, until: Offset) {
-        let end = until.min(self.next());
-        let mut offset = from.max(self.floor);
-        while offset < end {
-            if let Some(Slot::Open(_)) = self.slot(offset) {
-                self.set(offset, Slot::Settled);
-                self.unsaved = true;
-            }
-            offset = offset.plus(1);
+        let gone: Vec<Offset> = self
+            .open
+            .range(from..until.max(from))
+            .map(|(offset, _)| *offset)
+            .filter(|offset| !self.settling.contains_key(offset))
+            .collect();
+        for offset in gone {
+            self.forget(offset);
+            self.mark(offset);
         }
-        if from > self.next() {
-            self.advance_floor();
-            return;
-        }
-        let window_end = self.floor.plus(self.window);
-        while self.next() < until.min(window_end) {
-            self.push(Slot::Settled);
+        if from <= self.next && until > self.next {
+            self.next = until;
             self.unsaved = true;
         }
         self.advance_floor();
-        if self.slots.is_empty() && self.floor < until {
-            self.floor = until;
-            self.unsaved = true;
-        }
     }
 
     /// Settles the offsets below the log start: the log no longer holds them.
-    pub fn trim(&mut self, log_start: Offset) {
-        while self.floor < log_start
-            && let Some(slot) = self.slots.pop_front()
-        {
-            self.unindex(self.floor, slot);
-            self.floor = self.floor.plus(1);
+    pub fn trim(&mut self, now: Moment, log_start: Offset) {
+        if self.floor < log_start {
+            // What nobody has looked at is unsettled, as the floor is.
+            self.lost_at = Some(now);
         }
-        self.floor = self.floor.max(log_start);
+        while let Some((&offset, _)) = self.open.first_key_value()
+            && offset < log_start
+        {
+            self.forget(offset);
+        }
+        self.next = self.next.max(log_start);
         self.advance_floor();
     }
 
-    /// The durable value after `changes`.
-    fn saved(&self, changes: &[ChangeId]) -> Saved {
-        let states = self.slots.iter().map(|slot| match slot {
-            Slot::Settled => RunState::Settled,
-            Slot::Settling { change, .. } if changes.contains(change) => RunState::Settled,
-            Slot::Open(open) | Slot::Settling { was: open, .. } => RunState::Open {
-                deliveries: open.ended_deliveries(),
+    /// Changes how often a record is delivered before it becomes a dead letter.
+    pub fn set_max_deliveries(&mut self, max_deliveries: u32) {
+        self.max_deliveries = max_deliveries.max(1);
+        self.ready.append(&mut self.exhausted);
+    }
+
+    /// The durable form: an open lease may still be given back, so it is not counted as a delivery yet.
+    fn durable(&self, offset: Offset, record: Unsettled) -> Unsettled {
+        match self.leases.contains_key(&offset) {
+            true => Unsettled {
+                deliveries: record.deliveries - 1,
+                ..record
             },
-        });
-        let mut saved = Saved {
-            floor: self.floor,
-            runs: Vec::new(),
+            false => record,
+        }
+    }
+
+    fn held_by(&self, member: MemberKey) -> impl Iterator<Item = Offset> {
+        let polls = (member, PollNumber(0), Offset::ZERO)..=(member, PollNumber(u64::MAX), Offset::MAX);
+        self.held.range(polls).map(|(_, _, offset)| *offset)
+    }
+
+    /// An unsettled record.
+    fn get(&self, offset: Offset) -> Option<&Slot> {
+        let returned = || self.returned.get(&offset).map(|(slot, _)| slot);
+        self.open.get(&offset).or_else(returned)
+    }
+
+    /// The same, which is known to be unsettled.
+    fn slot(&mut self, offset: Offset) -> &mut Slot {
+        let slot = match self.returned.get_mut(&offset) {
+            Some((slot, _)) => Some(slot),
+            None => self.open.get_mut(&offset),
         };
-        for state in states {
-            if saved.runs.is_empty() && state == RunState::Settled {
-                saved.floor = saved.floor.plus(1);
-                continue;
-            }
-            match saved.runs.last_mut() {
-                Some(run) if run.state == state => run.length += 1,
-                _ => saved.runs.push(Run { length: 1, state }),
-            }
+        slot.expect("what is held is unsettled")
+    }
+
+    fn lease(&mut self, offset: Offset, lease: Lease) {
+        let poll = self.slot(offset).poll;
+        self.leases.insert(offset, lease);
+        self.deadlines.insert((lease.deadline, offset));
+        self.held.insert((lease.member, poll, offset));
+    }
+
+    /// Takes a lease out of the lists of those that may end; `false` if there is none.
+    fn unlist_lease(&mut self, offset: Offset) -> bool {
+        let Some(lease) = self.leases.get(&offset).copied() else {
+            return false;
+        };
+        let poll = self.slot(offset).poll;
+        self.deadlines.remove(&(lease.deadline, offset));
+        self.held.remove(&(lease.member, poll, offset));
+        true
+    }
+
+    /// Ends a lease; `false` if there is none. The caller says what the record is now.
+    fn end_lease(&mut self, offset: Offset) -> bool {
+        self.unlist_lease(offset);
+        self.leases.remove(&offset).is_some()
+    }
+
+    /// Takes back the delivery of a lease that ended.
+    fn uncount(&mut self, offset: Offset) {
+        self.slot(offset).record.deliveries -= 1;
+    }
+
+    /// Lists a record that nobody holds.
+    fn make_free(&mut self, offset: Offset) {
+        match self.slot(offset).record.not_before {
+            Some(due) => drop(self.delayed.insert((due, offset))),
+            None => drop(self.ready.insert(offset)),
         }
-        // Leave out trailing slots that were never delivered: they are fresh after a crash.
-        if saved
-            .runs
-            .last()
-            .is_some_and(|last| last.state == RunState::NEVER_DELIVERED)
+    }
+
+    /// Takes a record that nobody holds out of its list.
+    fn unfree(&mut self, offset: Offset) {
+        if !self.ready.remove(&offset)
+            && !self.exhausted.remove(&offset)
+            && let Some(due) = self.slot(offset).record.not_before
         {
-            saved.runs.pop();
+            self.delayed.remove(&(due, offset));
         }
-        saved
     }
 
-    fn begin(&mut self, offsets: impl IntoIterator<Item = Offset>, is_taken: impl Fn(Open) -> bool) -> Begun {
-        let mut begun = Begun::default();
-        let change = ChangeId(self.next_change);
-        for offset in offsets {
-            match self.slot(offset) {
-                Some(Slot::Open(was)) if is_taken(was) => {
-                    self.set(offset, Slot::Settling { was, change });
-                    begun.taken.push((offset, was.deliveries()));
-                }
-                // The request names this offset twice.
-                Some(Slot::Settling { change: same, .. }) if same == change => {}
-                _ => begun.lost.push(offset),
-            }
+    /// Removes a record that is settled or trimmed.
+    fn forget(&mut self, offset: Offset) {
+        self.settling.remove(&offset);
+        if !self.end_lease(offset) {
+            self.unfree(offset);
         }
-        begun.taken.sort_unstable();
-        begun.lost.sort_unstable();
-        begun.lost.dedup();
-        if !begun.taken.is_empty() {
-            self.next_change += 1;
-            let taken = begun.taken.iter().map(|(offset, _)| *offset).collect();
-            self.changes.insert(change, taken);
-            begun.change = Some(change);
-        }
-        begun
-    }
-
-    fn end_write(&mut self) -> Vec<ChangeId> {
-        self.writing.take().expect("a write ends once, after it began")
-    }
-
-    fn assert_not_in_flight(&self, change: ChangeId) {
-        let in_flight = self.writing.as_ref().is_some_and(|all| all.contains(&change));
-        assert!(!in_flight, "{change:?} is being written");
+        self.open.remove(&offset);
+        self.returned.remove(&offset);
     }
 
     /// Restores the states from before the change; offsets trimmed meanwhile are gone.
     fn reopen(&mut self, offsets: Vec<Offset>) {
         for offset in offsets {
-            if let Some(Slot::Settling { was, .. }) = self.slot(offset) {
-                self.set(offset, Slot::Open(was));
+            if self.settling.remove(&offset).is_none() {
+                continue;
+            }
+            match self.leases.get(&offset).copied() {
+                Some(lease) => self.lease(offset, lease),
+                None => self.make_free(offset),
             }
         }
     }
 
-    /// The state of a record after a delivery that did not settle it.
-    fn ended(&self, deliveries: u32, not_before: Option<Moment>) -> Open {
-        if deliveries >= self.max_deliveries {
-            Open::Exhausted { deliveries }
-        } else {
-            Open::Free {
-                deliveries,
-                not_before,
-            }
+    /// Notes that a record's entry is out of date.
+    fn dirty_at(&mut self, offset: Offset) {
+        match self.returned.contains_key(&offset) {
+            true => drop(self.dirty_returned.insert(offset)),
+            false => drop(self.dirty.insert(block_of(offset))),
         }
     }
 
-    fn slot(&self, offset: Offset) -> Option<Slot> {
-        let at = offset.get().checked_sub(self.floor.get())?;
-        self.slots.get(usize::try_from(at).ok()?).copied()
+    /// The same, and the group's writer is to write it soon.
+    fn mark(&mut self, offset: Offset) {
+        self.dirty_at(offset);
+        self.unsaved = true;
     }
 
-    fn lease_at(&self, offset: Offset, member: MemberKey) -> Option<Lease> {
-        match self.slot(offset)? {
-            Slot::Open(open) => open.lease_of(member),
-            _ => None,
-        }
-    }
-
-    fn set(&mut self, offset: Offset, slot: Slot) {
-        let at = offset.since(self.floor) as usize;
-        let before = std::mem::replace(&mut self.slots[at], slot);
-        self.unindex(offset, before);
-        self.index(offset, slot);
-    }
-
-    fn push(&mut self, slot: Slot) {
-        self.index(self.next(), slot);
-        self.slots.push_back(slot);
-    }
-
-    fn pop_back(&mut self) {
-        if let Some(slot) = self.slots.pop_back() {
-            self.unindex(self.next(), slot);
-        }
+    fn assert_not_in_flight(&self, change: ChangeId) {
+        let in_flight = self
+            .writing
+            .as_ref()
+            .is_some_and(|writing| writing.changes.contains(&change));
+        assert!(!in_flight, "{change:?} is being written");
     }
 
     fn advance_floor(&mut self) {
-        while let Some(Slot::Settled) = self.slots.front() {
-            self.slots.pop_front();
-            self.floor = self.floor.plus(1);
-        }
-    }
-
-    fn index(&mut self, offset: Offset, slot: Slot) {
-        match slot {
-            Slot::Open(Open::Free { not_before: None, .. }) => drop(self.ready.insert(offset)),
-            Slot::Open(Open::Free {
-                not_before: Some(moment),
-                ..
-            }) => drop(self.delayed.insert((moment, offset))),
-            Slot::Open(Open::Exhausted { .. }) => drop(self.exhausted.insert(offset)),
-            Slot::Open(Open::Leased(lease)) => {
-                self.deadlines.insert((lease.deadline, offset));
-                *self.polls.entry((lease.member, lease.poll)).or_insert(0) += 1;
-            }
-            Slot::Settling { .. } | Slot::Settled => {}
-        }
-    }
-
-    fn unindex(&mut self, offset: Offset, slot: Slot) {
-        match slot {
-            Slot::Open(Open::Free { not_before: None, .. }) => drop(self.ready.remove(&offset)),
-            Slot::Open(Open::Free {
-                not_before: Some(moment),
-                ..
-            }) => drop(self.delayed.remove(&(moment, offset))),
-            Slot::Open(Open::Exhausted { .. }) => drop(self.exhausted.remove(&offset)),
-            Slot::Open(Open::Leased(lease)) => {
-                self.deadlines.remove(&(lease.deadline, offset));
-                let poll = (lease.member, lease.poll);
-                if let Some(count) = self.polls.get_mut(&poll) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.polls.remove(&poll);
-                    }
-                }
-            }
-            Slot::Settling { .. } | Slot::Settled => {}
-        }
-    }
-}
-
-impl Expired {
-    fn count(&mut self, open: Open) {
-        match open {
-            Open::Exhausted { .. } => self.exhausted += 1,
-            _ => self.free += 1,
-        }
+        self.floor = self.open.keys().next().copied().unwrap_or(self.next);
     }
 }
 
 /// Adds an offset after those already acquired.
-fn add(acquired: &mut Vec<Acquired>, offset: Offset, deliveries: u32) {
+fn add(acquired: &mut Vec<Acquired>, offset: Offset, deliveries: u32, letter: Option<Letter>) {
     match acquired.last_mut() {
-        Some(last) if last.until == offset && last.deliveries == deliveries => last.until = offset.plus(1),
+        Some(last)
+            if last.until == offset
+                && last.deliveries == deliveries
+                && last.letter.is_none()
+                && letter.is_none() =>
+        {
+            last.until = offset.plus(1);
+        }
         _ => acquired.push(Acquired {
             from: offset,
             until: offset.plus(1),
             deliveries,
+            letter,
         }),
     }
 }

@@ -3,12 +3,14 @@
 //! ```text
 //! key    'g' group                                    (see [`super::super::offsets`])
 //! value  version=1                                    an ordered group, or one of which only offsets are known
-//! value  version=2 kind=1 lease_ms:u32 max_deliveries:u16 length:u8 dead_letter_topic    a shared group
+//! value  version=3 kind=1 created_at:i64 lease_ms:u32 max_deliveries:u16 length:u8 dead_letter_topic    a shared group
+//! value  version=2 kind=1 lease_ms:u32 max_deliveries:u16 length:u8 dead_letter_topic    the same, made by version 0.1.0
 //! ```
 //!
 //! Numbers are big-endian. Length 0: no topic was chosen, and each topic has its own dead letter topic.
 
 use super::super::live::GroupType;
+use crate::broker::engine::TimestampMs;
 use crate::broker::names::TOPIC;
 
 /// The shortest lease, in milliseconds: a shorter one would end before its answer arrives.
@@ -23,6 +25,7 @@ const DEAD_LETTER_SUFFIX: &str = ".dlq";
 
 const VERSION_ORDERED: u8 = 1;
 const VERSION_KINDS: u8 = 2;
+const VERSION_CREATED: u8 = 3;
 const KIND_SHARED: u8 = 1;
 
 /// The settings of a shared group, compared as a whole: all its members have the same.
@@ -34,6 +37,8 @@ pub struct Settings {
     pub max_deliveries: u32,
     /// The dead letter topic; `None`: one for each topic, see [`Settings::dead_letter_topic_of`].
     pub dead_letter_topic: Option<String>,
+    /// When the group was made: earlier dead letters belong to another group of the same name.
+    pub created_at: TimestampMs,
 }
 
 impl Default for Settings {
@@ -42,6 +47,7 @@ impl Default for Settings {
             lease_ms: 30_000,
             max_deliveries: 5,
             dead_letter_topic: None,
+            created_at: TimestampMs(0),
         }
     }
 }
@@ -143,7 +149,8 @@ impl GroupValue {
         let topic = settings.dead_letter_topic.as_deref().unwrap_or_default();
         let max_deliveries = u16::try_from(settings.max_deliveries).expect("checked to be small");
         let length = u8::try_from(topic.len()).expect("a topic's name has at most 249 bytes");
-        let mut value = vec![VERSION_KINDS, KIND_SHARED];
+        let mut value = vec![VERSION_CREATED, KIND_SHARED];
+        value.extend_from_slice(&settings.created_at.get().to_be_bytes());
         value.extend_from_slice(&settings.lease_ms.to_be_bytes());
         value.extend_from_slice(&max_deliveries.to_be_bytes());
         value.push(length);
@@ -160,18 +167,23 @@ impl GroupValue {
         match version {
             VERSION_ORDERED if rest.is_empty() => Ok(Self::Ordered),
             VERSION_ORDERED => Err(Unreadable("bytes follow it")),
-            VERSION_KINDS => shared(rest).map(Self::Shared),
-            _ => Err(Unreadable("its version is neither 1 nor 2")),
+            VERSION_KINDS => shared(rest, false).map(Self::Shared),
+            VERSION_CREATED => shared(rest, true).map(Self::Shared),
+            _ => Err(Unreadable("its version is not 1, 2 or 3")),
         }
     }
 }
 
-fn shared(rest: &[u8]) -> Result<Settings, Unreadable> {
+fn shared(rest: &[u8], has_time: bool) -> Result<Settings, Unreadable> {
     let short = Unreadable("it is too short");
     let (&kind, rest) = rest.split_first().ok_or(short)?;
     if kind != KIND_SHARED {
         return Err(Unreadable("its kind is unknown"));
     }
+    let (created_at, rest) = match has_time {
+        true => rest.split_first_chunk::<8>().ok_or(short)?,
+        false => (&[0; 8], rest),
+    };
     let (lease_ms, rest) = rest.split_first_chunk::<4>().ok_or(short)?;
     let (max_deliveries, rest) = rest.split_first_chunk::<2>().ok_or(short)?;
     let (&length, topic) = rest.split_first().ok_or(short)?;
@@ -186,6 +198,7 @@ fn shared(rest: &[u8]) -> Result<Settings, Unreadable> {
         lease_ms: u32::from_be_bytes(*lease_ms),
         max_deliveries: u16::from_be_bytes(*max_deliveries).into(),
         dead_letter_topic: (!topic.is_empty()).then(|| topic.to_owned()),
+        created_at: TimestampMs(i64::from_be_bytes(*created_at)),
     };
     match settings.check([]) {
         Ok(()) => Ok(settings),
@@ -202,6 +215,7 @@ mod tests {
             lease_ms: 258,
             max_deliveries: 772,
             dead_letter_topic: topic.map(str::to_owned),
+            created_at: TimestampMs(5),
         })
     }
 
@@ -225,13 +239,29 @@ mod tests {
     }
 
     #[test]
-    fn the_layouts_of_versions_1_and_2_do_not_change() {
+    fn the_layouts_do_not_change() {
         assert_eq!(GroupValue::Ordered.encode(), [1]);
         assert_eq!(GroupValue::decode(&[1]), Ok(GroupValue::Ordered));
         let made = super::super::super::offsets::make_group("g").value.unwrap();
         assert_eq!(GroupValue::decode(&made), Ok(GroupValue::Ordered));
         let found = shared_with(Some("dead")).encode();
-        assert_eq!(found, [2, 1, 0, 0, 1, 2, 3, 4, 4, b'd', b'e', b'a', b'd']);
+        let mut expected = vec![3, 1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 1, 2, 3, 4, 4];
+        expected.extend_from_slice(b"dead");
+        assert_eq!(found, expected);
+        let old = [2, 1, 0, 0, 1, 2, 3, 4, 4, b'd', b'e', b'a', b'd'];
+        let GroupValue::Shared(settings) = GroupValue::decode(&old).unwrap() else {
+            panic!("a shared group");
+        };
+        let GroupValue::Shared(expected) = shared_with(Some("dead")) else {
+            panic!("a shared group");
+        };
+        assert_eq!(
+            settings,
+            Settings {
+                created_at: TimestampMs(0),
+                ..expected
+            }
+        );
     }
 
     #[test]
@@ -239,7 +269,8 @@ mod tests {
         for bytes in [
             &[][..],
             &[1, 0],
-            &[3],
+            &[4],
+            &[3, 1, 0, 0, 0, 0, 0, 0, 0],
             &[2, 2, 0, 0, 1, 2, 0, 5, 0],
             &[2, 1, 0, 0, 0, 99, 0, 5, 0],
             &[2, 1, 0, 0, 1, 2, 0, 0, 0],

@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use super::codec::{self, Saved};
+use super::codec::{self, Letter, Saved};
 use super::dead_letter::{Origin, of_record};
-use super::queue::Queue;
-use crate::broker::engine::batch::Record;
+use super::letters;
+use super::queue::{Queue, Written};
+use crate::broker::engine::batch::{Record, Records};
 use crate::broker::engine::{
     Ack, AppendRequest, Error, Fetched, Log, Offset, Partition, PartitionId, ReadRequest, StateChange,
     TimestampMs, Topic,
@@ -29,8 +30,8 @@ use crate::formats::partitioner::Rotation;
 pub struct Settlement {
     /// The partition.
     pub partition: PartitionId,
-    /// Its queue's state once this is durable.
-    pub saved: Saved,
+    /// What changes in its queue's state.
+    pub written: Written,
 }
 
 /// The records of a partition to dead-letter, as read.
@@ -46,6 +47,33 @@ pub struct Found {
     pub error: Option<Error>,
 }
 
+impl Found {
+    /// Adds the dead letter of a record that was redriven before, read from its last dead letter.
+    pub fn add_returned(
+        &mut self,
+        log: &Log,
+        letter: Letter,
+        offset: Offset,
+        origin: Origin<'_>,
+        deliveries: u32,
+        reason: &str,
+    ) {
+        match letters::read_original(log, letter, offset) {
+            Ok(Some(batch)) => {
+                let records = Records::new(batch.as_bytes()).into_iter().flatten();
+                let records = records.filter_map(Result::ok);
+                self.letters
+                    .extend(records.map(|record| of_record(&record, origin, deliveries, reason)));
+            }
+            Ok(None) => self.missing.push(offset),
+            Err(error) => {
+                self.unread.push(offset);
+                self.error.get_or_insert(error);
+            }
+        }
+    }
+}
+
 /// The queue of a partition as last written; `None` if the group has committed nothing.
 ///
 /// If the state is stale or unreadable (which is logged), the group continues from the committed offset, and records
@@ -59,15 +87,37 @@ pub fn load(log: &Log, group: &str, partition: PartitionId, max_deliveries: u32)
             return None;
         }
     };
-    let saved = log.state_get(&codec::state_key(group, partition));
-    match saved.map(|value| Saved::decode(&value)) {
-        Some(Ok(saved)) if saved.is_of(committed) => return Some(Queue::restore(&saved, max_deliveries)),
+    let key = codec::state_key(group, partition);
+    let entries = log.state_prefix(&key);
+    let mut head = None;
+    let mut blocks: Vec<(u64, &[u8])> = Vec::with_capacity(entries.len());
+    for (found, value) in &entries {
+        match &found[key.len()..] {
+            [] => head = Some(value),
+            rest => blocks.extend(codec::number_of(rest).map(|number| (number, &**value))),
+        }
+    }
+    let numbers = blocks.iter().map(|(number, _)| *number).collect();
+    let mut saved = match head.map(|head| Saved::decode(head, blocks)) {
+        Some(Ok(saved)) if saved.head.floor == committed => saved,
         Some(Err(error)) => {
             tracing::error!(group, %partition, %error, "the group goes on from its committed offset");
+            Saved::at(committed, numbers)
         }
-        Some(Ok(_)) | None => {}
+        Some(Ok(_)) | None => Saved::at(committed, numbers),
+    };
+    let key = codec::returned_of(group, partition);
+    for (found, value) in log.state_prefix(&key) {
+        let offset = codec::number_of(&found[key.len()..]).and_then(Offset::try_new);
+        match offset.map(|offset| (offset, codec::decode_returned(&value))) {
+            Some((offset, Ok((record, letter)))) => saved.returned.push((offset, record, letter)),
+            Some((_, Err(error))) => {
+                tracing::error!(group, %partition, %error, "a redriven record is left out")
+            }
+            None => tracing::error!(group, %partition, "a key of the state is not a redriven record's"),
+        }
     }
-    Some(Queue::new(committed, max_deliveries))
+    Some(Queue::restore(saved, max_deliveries))
 }
 
 /// The one append of a settle: `settlements`, of different partitions, and dead letters with their destination topics.
@@ -90,7 +140,7 @@ pub fn settle<'r>(
     for settlement in settlements {
         request
             .state
-            .extend(changes_of(group, settlement.partition, &settlement.saved, now));
+            .extend(changes_of(group, settlement.partition, &settlement.written, now));
     }
     Ok(request)
 }
@@ -175,19 +225,36 @@ pub fn read_letters(
     found
 }
 
-/// The state of a partition, with its committed offset.
-fn changes_of(group: &str, partition: PartitionId, saved: &Saved, now: TimestampMs) -> [StateChange; 2] {
+/// The changed state of a partition, with its committed offset.
+fn changes_of<'a>(
+    group: &'a str,
+    partition: PartitionId,
+    written: &'a Written,
+    now: TimestampMs,
+) -> impl Iterator<Item = StateChange> + use<'a> {
+    let head = written.head;
     let committed = Committed {
-        offset: saved.floor,
+        offset: head.floor,
         last_commit: now,
         metadata: None,
     };
     let state = StateChange {
         key: codec::state_key(group, partition),
-        // Without runs, the committed offset is the whole state.
-        value: (!saved.runs.is_empty()).then(|| saved.encode()),
+        // If nobody has looked beyond the floor, the committed offset is the whole state.
+        value: (head.next > head.floor).then(|| head.encode()),
     };
+    let blocks = written.blocks.iter().map(move |(number, records)| StateChange {
+        key: codec::block_key(group, partition, *number),
+        value: (!records.is_empty()).then(|| codec::encode_block(*number, records)),
+    });
+    let returned = written.returned.iter().map(move |(offset, entry)| StateChange {
+        key: codec::returned_key(group, partition, *offset),
+        value: entry.map(|(record, letter)| codec::encode_returned(record, letter)),
+    });
     [offsets::commit(group, partition, &committed), state]
+        .into_iter()
+        .chain(blocks)
+        .chain(returned)
 }
 
 /// The records read; they may begin before the requested offset.
@@ -228,11 +295,6 @@ impl<'a> Outgoing<'a> {
         added.expect("its partition is there, and no limit holds");
     }
 
-    /// Bytes of the records so far.
-    pub(super) fn bytes(&self) -> usize {
-        self.0.bytes()
-    }
-
     /// The append of all of them.
     ///
     /// # Errors
@@ -246,3 +308,7 @@ impl<'a> Outgoing<'a> {
         Ok(request)
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

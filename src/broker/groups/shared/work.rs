@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::queue::{Acquired, ChangeId, Expired, Leasing, MemberKey, Moment, PollNumber, Queue};
+use super::queue::{Acquired, ChangeId, Leasing, MemberKey, Now, PollNumber, Queue};
 use super::settings::Settings;
 use super::store::{self, Settlement};
-use crate::broker::engine::{Log, Offset, PartitionId, Topic};
+use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs, Topic};
 use crate::broker::groups::members::Ms;
 use crate::broker::refusal::Refusal;
 use crate::formats::json::ParsedRecord;
@@ -48,11 +48,16 @@ pub(crate) struct Batch {
 pub(crate) struct Work {
     pub(crate) settings: Settings,
     pub(crate) queues: BTreeMap<PartitionId, Queue>,
+    /// The members that are known by name: those that have joined, and those that still hold leases.
+    members: BTreeMap<Arc<str>, MemberKey>,
+    last_member: u64,
     pending: Vec<Pending>,
     /// A writer is running.
     is_writing: bool,
     /// Records may have become free: see [`Work::take_freed`].
     is_freed: bool,
+    /// Queues may remember more or fewer records: see [`Work::take_unsettled`].
+    is_changed: bool,
     /// The partition where the next poll starts.
     turn: usize,
     /// Exhausted records wait until then.
@@ -73,9 +78,12 @@ impl Work {
         Self {
             settings,
             queues: BTreeMap::new(),
+            members: BTreeMap::new(),
+            last_member: 0,
             pending: Vec::new(),
             is_writing: false,
             is_freed: false,
+            is_changed: false,
             turn: 0,
             paused_until: 0,
         }
@@ -91,27 +99,72 @@ impl Work {
         self.is_freed = true;
     }
 
-    /// Loads the queues of new partitions, and drops those of deleted ones.
+    /// The number that stands for a member's name. A member that joins again, or settles after its session has ended, is
+    /// the same member.
+    pub(crate) fn member(&mut self, name: &str) -> MemberKey {
+        if let Some(key) = self.members.get(name) {
+            return *key;
+        }
+        self.last_member += 1;
+        let key = MemberKey(self.last_member);
+        self.members.insert(name.into(), key);
+        key
+    }
+
+    /// The number of a member that is known.
+    pub(crate) fn known_member(&self, name: &str) -> Option<MemberKey> {
+        self.members.get(name).copied()
+    }
+
+    /// The name of a member.
+    pub(crate) fn name_of(&self, key: MemberKey) -> Arc<str> {
+        let found = self.members.iter().find(|(_, known)| **known == key);
+        found.map_or_else(|| "".into(), |(name, _)| Arc::clone(name))
+    }
+
+    /// Forgets the names of members that have neither a session nor a lease.
+    pub(crate) fn forget_members(&mut self, has_session: impl Fn(&str) -> bool) {
+        if self.queues.values().any(Queue::is_settling) {
+            return;
+        }
+        let queues = &self.queues;
+        self.members
+            .retain(|name, key| has_session(name) || queues.values().any(|queue| queue.leased_to(*key) > 0));
+    }
+
+    /// Loads the queues of new partitions, and drops those of deleted topics and of topics that the group gave up.
     pub(crate) fn refresh(&mut self, log: &Log, group: &str, partitions: &BTreeSet<PartitionId>) {
         // A leased record can still be settled by its member after the group drops the topic, and must not go to
         // another. In a deleted topic there is nothing to settle.
         self.queues.retain(|id, queue| {
             partitions.contains(id)
                 || queue.is_writing()
-                || ((queue.leased() > 0 || queue.is_settling()) && log.topic_by_id(id.topic).is_some())
+                || ((queue.leased() > 0 || queue.is_settling() || queue.is_unsaved())
+                    && log.topic_by_id(id.topic).is_some())
         });
         for id in partitions {
-            let max_deliveries = self.settings.max_deliveries;
-            self.queues.entry(*id).or_insert_with(|| {
-                let log_start = || {
-                    let topic = log.topic_by_id(id.topic)?;
-                    Some(topic.partition(id.index)?.positions().log_start_offset)
-                };
-                store::load(log, group, *id, max_deliveries)
-                    .unwrap_or_else(|| Queue::new(log_start().unwrap_or(Offset::ZERO), max_deliveries))
-            });
+            self.load(log, group, *id);
         }
         self.is_freed = true;
+    }
+
+    /// The queue of a partition, loaded if it is not in memory.
+    pub(crate) fn load(&mut self, log: &Log, group: &str, id: PartitionId) -> &mut Queue {
+        let max_deliveries = self.settings.max_deliveries;
+        self.is_changed = true;
+        self.queues.entry(id).or_insert_with(|| {
+            let log_start = || {
+                let topic = log.topic_by_id(id.topic)?;
+                Some(topic.partition(id.index)?.positions().log_start_offset)
+            };
+            store::load(log, group, id, max_deliveries)
+                .unwrap_or_else(|| Queue::new(log_start().unwrap_or(Offset::ZERO), max_deliveries))
+        })
+    }
+
+    /// How many records all queues remember as unsettled, if that may have changed since the last call.
+    pub(crate) fn take_unsettled(&mut self) -> Option<usize> {
+        std::mem::take(&mut self.is_changed).then(|| self.queues.values().map(Queue::unsettled).sum())
     }
 
     /// The partitions; each poll starts with another one.
@@ -127,24 +180,25 @@ impl Work {
 
     /// Leases records of one partition to a poll.
     pub(crate) fn acquire(&mut self, id: PartitionId, wanted: &Leasing) -> Vec<Acquired> {
+        self.is_changed = true;
         self.queues
             .get_mut(&id)
             .map(|queue| queue.acquire(wanted))
             .unwrap_or_default()
     }
 
-    /// Takes back the leases that a poll does not deliver.
+    /// Takes back leases that a poll does not deliver; if `due` is given, the records wait until then.
     pub(crate) fn give_back(
         &mut self,
         id: PartitionId,
         member: MemberKey,
         poll: PollNumber,
-        from: Offset,
-        until: Offset,
+        offsets: impl IntoIterator<Item = Offset>,
+        due: Option<TimestampMs>,
     ) {
         if let Some(queue) = self.queues.get_mut(&id) {
-            queue.give_back(member, poll, (from.get()..until.get()).map(Offset::new));
-            self.is_freed = true;
+            queue.give_back(member, poll, offsets, due);
+            (self.is_freed, self.is_changed) = (true, true);
         }
     }
 
@@ -153,35 +207,36 @@ impl Work {
         self.queues.values().map(|queue| queue.leased_to(member)).sum()
     }
 
-    /// Ends the leases of a member that left.
-    pub(crate) fn release_all(&mut self, member: MemberKey) {
+    /// Ends the leases of a member that leaves.
+    pub(crate) fn leave(&mut self, name: &str) {
+        let Some(key) = self.members.remove(name) else {
+            return;
+        };
         for queue in self.queues.values_mut() {
-            queue.release_all(member);
+            queue.leave(key);
         }
         self.is_freed = true;
     }
 
     /// Ends the leases and delays whose time is over.
-    pub(crate) fn expire(&mut self, now: Ms) {
-        let mut ended = Expired::default();
+    pub(crate) fn expire(&mut self, now: Now) {
         for queue in self.queues.values_mut() {
-            let of_queue = queue.expire(Moment(now));
-            ended.free += of_queue.free;
-        }
-        if ended.free > 0 {
-            self.is_freed = true;
+            if queue.expire(now) > 0 {
+                self.is_freed = true;
+            }
         }
     }
 
     /// When [`Work::expire`] has something to do, or dead letters are retried.
-    pub(crate) fn next_deadline(&self) -> Option<Ms> {
-        let deadlines = self
-            .queues
-            .values()
-            .filter_map(Queue::next_deadline)
-            .map(|moment| moment.0);
+    pub(crate) fn next_deadline(&self, now: Now) -> Option<Ms> {
+        let leases = self.queues.values().filter_map(Queue::next_deadline);
+        let due = self.queues.values().filter_map(Queue::next_due).min();
+        let due = due.map(|due| {
+            let wait = due.get().saturating_sub(now.wall.get());
+            now.moment.0.saturating_add(u64::try_from(wait).unwrap_or(0))
+        });
         let retry = (!self.exhausted(1).is_empty()).then_some(self.paused_until);
-        deadlines.chain(retry).min()
+        leases.map(|moment| moment.0).chain(due).chain(retry).min()
     }
 
     /// Records that were delivered too often, by partition.
@@ -243,8 +298,11 @@ impl Work {
         for (id, changes) in changes {
             // The partition may be deleted, with everything to settle in it.
             if let Some(queue) = self.queues.get_mut(&id) {
-                let saved = queue.begin_write(&changes);
-                settlements.push(Settlement { partition: id, saved });
+                let written = queue.begin_write(&changes);
+                settlements.push(Settlement {
+                    partition: id,
+                    written,
+                });
             }
         }
         Some(Batch {
@@ -265,8 +323,8 @@ impl Work {
                 }
             }
         }
-        // The window may have moved, or the records of a failed settle are leased again.
-        self.is_freed = true;
+        // The records of a failed settle may be free, and a bound may be further away.
+        (self.is_freed, self.is_changed) = (true, true);
     }
 
     /// Whether no write is running or waiting.

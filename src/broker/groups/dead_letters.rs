@@ -1,0 +1,494 @@
+//! The dead letters of a shared group: listed, given back to the group, or discarded.
+//!
+//! A redrive gives records back to this group alone: it appends no record, but an entry for each that the group's queue
+//! reads from its dead letter. That entry and the dead letter's [fate](letters::Fate) are in one append, so each dead
+//! letter is given back once, even over a crash.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Groups;
+use super::settle::is_ordered;
+use super::shared::codec::{self, Letter, Unsettled};
+use super::shared::dead_letter::DeadLetter;
+use super::shared::letters::{self, Fate, Fates, Mailbox};
+use super::shared::settings::{GroupValue, Settings};
+use crate::broker::blocking::Share;
+use crate::broker::engine::batch::{Record, SealedBatch};
+use crate::broker::engine::{
+    AppendRequest, Error, Offset, Partition, PartitionId, StateChange, Ticket, TimestampMs, Topic, TopicId,
+};
+use crate::broker::refusal::{Outcome, Reason, Refusal};
+use crate::broker::topics::catalog;
+
+/// The dead letters of one append.
+const REQUEST_LETTERS: usize = 1000;
+
+/// Which dead letters to redrive, and how.
+#[derive(Clone, Debug)]
+pub struct Redrive {
+    /// The topic of dead letters; `None`: all topics that the group's dead letters go to.
+    pub dead_letter_topic: Option<String>,
+    /// The most of them.
+    pub max_records: u64,
+    /// Only these, by partition and offset in the topic of dead letters; `None`: all.
+    pub offsets: Option<BTreeSet<(u32, Offset)>>,
+    /// Only those whose reason begins with this.
+    pub reason: Option<String>,
+    /// Discard them instead.
+    pub discard: bool,
+    /// Only count them.
+    pub dry_run: bool,
+}
+
+/// The result of a redrive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Redriven {
+    /// Given back to the group.
+    pub redriven: u64,
+    /// Discarded.
+    pub discarded: u64,
+    /// All that were asked for were found; otherwise there are more than `max_records`.
+    pub at_end: bool,
+}
+
+/// Which dead letters to list.
+#[derive(Clone, Debug)]
+pub struct WantedLetters {
+    /// Those with this fate.
+    pub fate: Fate,
+    /// Only those whose reason begins with this.
+    pub reason: Option<String>,
+    /// The most of them.
+    pub limit: usize,
+    /// Only those behind this one.
+    pub after: Option<Position>,
+}
+
+/// Where a dead letter lies. The order is that of lists.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The topic of dead letters.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// The offset.
+    pub offset: Offset,
+}
+
+/// A dead letter in a list.
+pub struct Listed {
+    /// Where it lies.
+    pub at: Position,
+    /// Why it died.
+    pub reason: String,
+    /// How often it had been delivered.
+    pub deliveries: u32,
+    /// When; dead letters of version 0.1.0 do not say.
+    pub died_at: Option<TimestampMs>,
+    /// The topic, partition and offset that it comes from.
+    pub origin: (String, u32, Offset),
+    /// The record in the topic of dead letters, in a batch of its own.
+    pub record: SealedBatch,
+}
+
+/// A lease in a list.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// The record: its topic, partition and offset.
+    pub at: Position,
+    /// The member that holds it.
+    pub member: Arc<str>,
+    /// How often the record was delivered, this time included.
+    pub deliveries: u32,
+    /// When it ends.
+    pub expires: TimestampMs,
+}
+
+/// A page of a list of dead letters.
+#[derive(Default)]
+pub struct List {
+    /// The dead letters, in the order of their positions.
+    pub letters: Vec<Listed>,
+    /// How many have each reason, on all pages.
+    pub reasons: BTreeMap<String, u64>,
+    /// There are more: the last one of this page.
+    pub next: Option<Position>,
+}
+
+/// A dead letter that a redrive takes.
+struct Chosen {
+    /// Its offset in the topic of dead letters.
+    at: Offset,
+    /// Where its record was first; `None` if it is discarded.
+    origin: Option<(PartitionId, Offset)>,
+    redriven: u32,
+}
+
+impl Groups {
+    /// Gives dead letters back to their group, or discards them, and returns once that is durable. The oldest come
+    /// first in each partition. A second call finds nothing twice.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownGroup`]; [`Reason::GroupTypeMismatch`]: the group is ordered. The member `redriven` counts the
+    /// records before one of these errors, which are durable; another call goes on after them:
+    /// - [`Reason::UnknownTopic`]: the topic of dead letters, or the topic that a record comes from, does not exist.
+    /// - [`Reason::CorruptData`]: dead letters cannot be read; skip the damage, or repair it.
+    /// - [`Reason::Internal`]: what became of dead letters cannot be read.
+    /// - Those of the engine's append.
+    pub async fn redrive(&self, group: &str, redrive: Redrive) -> Result<Redriven, Refusal> {
+        let settings = self.queue_settings(group)?;
+        // Held so that the group is not deleted meanwhile.
+        let guard = self.commits().await;
+        let (groups, group) = (self.clone(), group.to_owned());
+        let run = move || {
+            let _guard = guard;
+            let _one_at_a_time = groups.redriving.lock();
+            let mut run = Run {
+                groups: &groups,
+                group: &group,
+                settings: &settings,
+                redrive: &redrive,
+                done: Redriven::default(),
+                touched: BTreeSet::new(),
+            };
+            let ended = run.all();
+            let (done, touched) = (run.done, run.touched);
+            let count = done.redriven.max(done.discarded);
+            let result = match ended {
+                Ok(at_end) => Ok(Redriven { at_end, ..done }),
+                Err(refusal) if count > 0 => Err(refusal.outcome(Outcome::Partial).with("redriven", count)),
+                Err(refusal) => Err(refusal.with("redriven", count)),
+            };
+            Ok((result, touched))
+        };
+        let (result, touched) = self.blocking.attempt(Share::Change, run).await?;
+        self.remove_orphans(touched).await?;
+        result
+    }
+
+    /// Lists dead letters of a group. Reads all of them.
+    ///
+    /// # Errors
+    /// As for [`Groups::redrive`], but a topic of dead letters that does not exist has none.
+    pub async fn dead_letters(&self, group: &str, wanted: WantedLetters) -> Result<List, Refusal> {
+        let settings = self.queue_settings(group)?;
+        let (groups, group) = (self.clone(), group.to_owned());
+        let list = move || {
+            let mut list = List::default();
+            for topic in groups.mailboxes(&group, &settings) {
+                for partition in &*topic.partitions() {
+                    let mailbox = groups.mailbox(&group, &settings, partition);
+                    add_to_list(&mut list, &mailbox, &topic, &wanted)?;
+                }
+            }
+            Ok(list)
+        };
+        self.blocking.attempt(Share::Read, list).await
+    }
+
+    /// Lists the leases of a group behind `after`, at most `limit`; the position says that there are more.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownGroup`]; [`Reason::GroupTypeMismatch`]: the group is ordered.
+    pub fn leases(
+        &self,
+        group: &str,
+        limit: usize,
+        after: Option<&Position>,
+    ) -> Result<(Vec<Lease>, Option<Position>), Refusal> {
+        let cell = self.queue_cell(group)?;
+        let at = self.now();
+        let (_, mut core) = self.lock(&cell);
+        let Some(work) = core.work() else {
+            return Ok((Vec::new(), None));
+        };
+        let mut all = Vec::new();
+        for (id, queue) in &work.queues {
+            let Some(topic) = self.log.topic_by_id(id.topic) else {
+                continue;
+            };
+            all.extend(queue.leases().map(|(offset, member, deliveries, end)| Lease {
+                at: Position {
+                    topic: topic.name().to_owned(),
+                    partition: id.index,
+                    offset,
+                },
+                member: work.name_of(member),
+                deliveries,
+                expires: TimestampMs(
+                    at.wall.get() + i64::try_from(end.0.saturating_sub(at.moment.0)).unwrap_or(0),
+                ),
+            }));
+        }
+        all.retain(|lease| after.is_none_or(|after| lease.at > *after));
+        all.sort_by(|a, b| a.at.cmp(&b.at));
+        let is_more = all.len() > limit;
+        all.truncate(limit);
+        let next = all.last().filter(|_| is_more).map(|last| last.at.clone());
+        Ok((all, next))
+    }
+
+    /// The settings of a shared group.
+    fn queue_settings(&self, group: &str) -> Result<Settings, Refusal> {
+        self.check_exists(group)?;
+        match self.value_of(group)? {
+            Some(GroupValue::Shared(settings)) => Ok(settings),
+            _ => Err(is_ordered(group, "it has no dead letters")),
+        }
+    }
+
+    /// The topics that exist of those that a group's dead letters go to, by name.
+    fn mailboxes(&self, group: &str, settings: &Settings) -> Vec<Arc<Topic>> {
+        let topics = self.scope(group).0.into_iter();
+        let topics = topics.filter_map(|id| self.log.topic_by_id(id));
+        let names: BTreeSet<String> = topics
+            .map(|topic| settings.dead_letter_topic_of(topic.name()))
+            .collect();
+        names.iter().filter_map(|name| self.log.topic(name)).collect()
+    }
+
+    fn mailbox<'a>(&'a self, group: &'a str, settings: &Settings, partition: &'a Partition) -> Mailbox<'a> {
+        Mailbox {
+            log: &self.log,
+            group,
+            since: settings.created_at,
+            partition,
+        }
+    }
+}
+
+fn add_to_list(
+    list: &mut List,
+    mailbox: &Mailbox<'_>,
+    topic: &Topic,
+    wanted: &WantedLetters,
+) -> Result<(), Refusal> {
+    let id = mailbox.partition.id();
+    let fates = Fates::load(mailbox.log, mailbox.group, id)?;
+    mailbox.walk(Offset::ZERO, |record, letter| {
+        if fates.of(record.offset) != wanted.fate {
+            return Ok(true);
+        }
+        *list
+            .reasons
+            .entry(letter.reason.clone().into_owned())
+            .or_default() += 1;
+        let at = Position {
+            topic: topic.name().to_owned(),
+            partition: id.index,
+            offset: record.offset,
+        };
+        let is_wanted = has_reason(&letter, wanted.reason.as_deref())
+            && wanted.after.as_ref().is_none_or(|after| at > *after);
+        if is_wanted && list.letters.len() < wanted.limit {
+            list.letters.push(Listed {
+                at,
+                reason: letter.reason.into_owned(),
+                deliveries: letter.deliveries,
+                died_at: letter.died_at,
+                origin: (letter.topic.to_owned(), letter.partition, letter.offset),
+                record: alone(record),
+            });
+        } else if is_wanted && list.next.is_none() {
+            list.next = list.letters.last().map(|last| last.at.clone());
+        }
+        Ok(true)
+    })
+}
+
+fn has_reason(letter: &DeadLetter<'_>, prefix: Option<&str>) -> bool {
+    prefix.is_none_or(|prefix| letter.reason.starts_with(prefix))
+}
+
+/// A record in a batch of its own.
+fn alone(record: &Record<'_>) -> SealedBatch {
+    let headers: Vec<(&[u8], Option<&[u8]>)> = record.headers.into_iter().collect();
+    let mut builder = crate::broker::engine::batch::BatchBuilder::new();
+    builder.push(record.timestamp, record.key, record.value, &headers);
+    let mut sealed = builder.seal();
+    sealed.set_base_offset(record.offset);
+    sealed
+}
+
+struct Run<'a> {
+    groups: &'a Groups,
+    group: &'a str,
+    settings: &'a Settings,
+    redrive: &'a Redrive,
+    done: Redriven,
+    /// Topics with entries that were written.
+    touched: BTreeSet<TopicId>,
+}
+
+impl Run<'_> {
+    /// Goes through all topics; `false` if it stopped at `max_records`.
+    fn all(&mut self) -> Result<bool, Refusal> {
+        let topics = match &self.redrive.dead_letter_topic {
+            Some(name) => vec![catalog::find(&self.groups.log, name)?],
+            None => self.groups.mailboxes(self.group, self.settings),
+        };
+        for topic in topics {
+            for partition in &*topic.partitions() {
+                if !self.partition(partition)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn left(&self) -> u64 {
+        let done = self.done.redriven + self.done.discarded;
+        self.redrive.max_records.saturating_sub(done)
+    }
+
+    /// Takes a partition's dead letters; `false` if it stopped at `max_records`.
+    fn partition(&mut self, partition: &Partition) -> Result<bool, Refusal> {
+        let mut fates = Fates::load(&self.groups.log, self.group, partition.id())?;
+        let mut from = Offset::ZERO;
+        loop {
+            let mut chosen = Vec::new();
+            let (found, is_more) = self.choose(partition, &fates, from, &mut chosen);
+            if let Some(last) = chosen.last() {
+                from = last.at.plus(1);
+            }
+            self.take(partition.id(), &mut fates, &chosen)?;
+            found?;
+            if !is_more {
+                return Ok(true);
+            }
+            if self.left() == 0 {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Collects what the next append takes. Returns whether there is more, and the error of the record behind it.
+    fn choose(
+        &self,
+        partition: &Partition,
+        fates: &Fates,
+        from: Offset,
+        chosen: &mut Vec<Chosen>,
+    ) -> (Result<(), Refusal>, bool) {
+        let most = usize::try_from(self.left()).map_or(REQUEST_LETTERS, |left| left.min(REQUEST_LETTERS));
+        let mut is_more = false;
+        let mailbox = self.groups.mailbox(self.group, self.settings, partition);
+        let found = mailbox.walk(from, |record, letter| {
+            let place = (partition.id().index, record.offset);
+            let is_wanted = fates.of(record.offset) == Fate::Waiting
+                && has_reason(&letter, self.redrive.reason.as_deref())
+                && self
+                    .redrive
+                    .offsets
+                    .as_ref()
+                    .is_none_or(|offsets| offsets.contains(&place));
+            if !is_wanted {
+                return Ok(true);
+            }
+            if chosen.len() == most {
+                is_more = true;
+                return Ok(false);
+            }
+            let origin = match self.redrive.discard {
+                true => None,
+                false => {
+                    let topic = letters::origin_of(&self.groups.log, &letter);
+                    let topic = topic.ok_or_else(|| gone(letter.topic, partition.name(), record))?;
+                    Some((PartitionId::new(topic.id(), letter.partition), letter.offset))
+                }
+            };
+            chosen.push(Chosen {
+                at: record.offset,
+                origin,
+                redriven: letter.redriven + 1,
+            });
+            Ok(true)
+        });
+        (found, is_more)
+    }
+
+    /// Writes the fates of dead letters with the entries of their records: both or neither.
+    fn take(&mut self, mailbox: PartitionId, fates: &mut Fates, chosen: &[Chosen]) -> Result<(), Refusal> {
+        let count = chosen.len() as u64;
+        let done = match self.redrive.discard {
+            true => &mut self.done.discarded,
+            false => &mut self.done.redriven,
+        };
+        if count == 0 || self.redrive.dry_run {
+            *done += count;
+            return Ok(());
+        }
+        let now = self.groups.clock.now();
+        let mut returned = Vec::new();
+        for letter in chosen {
+            fates.set(
+                letter.at,
+                match letter.origin {
+                    Some(_) => Fate::Redriven,
+                    None => Fate::Discarded,
+                },
+            );
+            returned.extend(letter.origin.map(|(id, offset)| {
+                let letter = Letter {
+                    partition: mailbox,
+                    offset: letter.at,
+                    redriven: letter.redriven,
+                    redriven_at: now,
+                };
+                (id, offset, letter)
+            }));
+        }
+        let mut state = fates.changes(self.group, mailbox);
+        self.touched.insert(mailbox.topic);
+        for (id, offset, letter) in &returned {
+            let value = codec::encode_returned(Unsettled::FRESH, *letter);
+            state.push(StateChange::set(
+                codec::returned_key(self.group, *id, *offset),
+                value,
+            ));
+            self.touched.insert(id.topic);
+        }
+        let request = AppendRequest::of_state(state);
+        let written = self.groups.log.append(request).and_then(Ticket::wait);
+        written.map_err(|error| {
+            // If the result is unknown, the next call learns it from the state.
+            let is_unknown = matches!(error, Error::Closed | Error::LogFailed { in_flight: true, .. });
+            let refusal = Refusal::from(error);
+            if is_unknown {
+                refusal
+            } else {
+                refusal.outcome(Outcome::None)
+            }
+        })?;
+        *done += count;
+        if let Some(cell) = self.groups.coordinator.find(self.group) {
+            let (_, mut core) = self.groups.lock(&cell);
+            if let Some(work) = core.work() {
+                for (id, offset, letter) in returned {
+                    if let Some(queue) = work.queues.get_mut(&id) {
+                        queue.give_back_letter(offset, letter);
+                    }
+                }
+                work.free();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn gone(topic: &str, partition: &str, record: &Record<'_>) -> Refusal {
+    let topic: String = topic.chars().take(250).collect();
+    let detail = format!(
+        "the topic {topic} does not exist, where the dead letter at offset {} of {partition} came from",
+        record.offset
+    );
+    Refusal::new(Reason::UnknownTopic, detail)
+        .with("topic", topic)
+        .with("dead_letter_offset", record.offset.get())
+}
+
+#[cfg(test)]
+#[path = "dead_letters_tests.rs"]
+mod tests;

@@ -1,0 +1,286 @@
+//! The writer of a shared group: it makes settles durable, and dead letters of records that were delivered too often.
+//!
+//! A group has one writer at a time. It takes all settles that wait, writes them in one append with their dead letters,
+//! and answers the waiters.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::Groups;
+use super::coordinator::{Cell, Kind};
+use super::shared::codec::Letter;
+use super::shared::dead_letter::{Origin, delivered_too_often};
+use super::shared::queue::ChangeId;
+use super::shared::store;
+use super::shared::work::{Batch, Changes, Letters, Pending, WRITE_BYTES, Work};
+use crate::broker::blocking::Share;
+use crate::broker::engine::{Offset, PartitionId, Topic, TopicId};
+use crate::broker::refusal::Refusal;
+
+/// The most records of a partition that become dead letters at once because they were delivered too often.
+const BURIED_AT_ONCE: usize = 256;
+
+/// Records of one partition that are on their way to the dead letters.
+pub(super) struct Burial {
+    pub(super) partition: PartitionId,
+    pub(super) change: ChangeId,
+    /// The records, each with its delivery count.
+    pub(super) taken: Vec<(Offset, u32)>,
+    /// Those that were redriven, with the dead letters that they are read from.
+    pub(super) letters: BTreeMap<Offset, Letter>,
+    /// Why they are dead letters; a record without a reason was delivered too often.
+    pub(super) reasons: BTreeMap<Offset, String>,
+}
+
+impl Groups {
+    /// Has the group's writer write changes with their dead letters, and waits until they are durable.
+    pub(super) async fn write_changes(
+        &self,
+        cell: &Arc<Cell>,
+        changes: Changes,
+        letters: Letters,
+    ) -> Result<(), Refusal> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let written = self.submit(cell, changes, letters).await;
+        written.unwrap_or_else(|_| Err(Refusal::stopping()))
+    }
+
+    /// Queues changes for the group's writer. They are written even if the caller does not wait for the answer.
+    fn submit(
+        &self,
+        cell: &Arc<Cell>,
+        changes: Changes,
+        letters: Letters,
+    ) -> oneshot::Receiver<Result<(), Refusal>> {
+        let (done, answer) = oneshot::channel();
+        let size = |bytes: &Option<Cow<'static, [u8]>>| bytes.as_ref().map_or(0, |bytes| bytes.len());
+        let bytes = letters
+            .iter()
+            .map(|(_, letter)| size(&letter.key) + size(&letter.value))
+            .sum();
+        let pending = Pending {
+            changes,
+            letters,
+            bytes,
+            done,
+        };
+        let starts = {
+            let (_, mut core) = self.lock(cell);
+            // During and after a change from outside the group has no members, and unwritten changes are out of date.
+            if core.is_closed() || core.is_forgotten {
+                return answer;
+            }
+            core.work().is_some_and(|work| work.submit(pending))
+        };
+        if starts {
+            drop(tokio::spawn(self.clone().run_writer(Arc::clone(cell))));
+        }
+        answer
+    }
+
+    /// Writes the queued changes, until none is left.
+    async fn run_writer(self, cell: Arc<Cell>) {
+        loop {
+            // Held from before the batch is chosen until it is durable, as for every commit.
+            let guard = self.commits().await;
+            let batch = self.lock(&cell).1.work().and_then(Work::next_batch);
+            let Some(batch) = batch else { return };
+            let result = self.write_batch(&cell, &batch).await;
+            let partitions = || batch.settlements.iter().map(|settlement| settlement.partition);
+            if let Some(work) = self.lock(&cell).1.work() {
+                work.end_batch(partitions(), result.is_ok());
+            }
+            cell.written.notify_waiters();
+            if let Err(refusal) = &result {
+                tracing::warn!(
+                    group = &*cell.group,
+                    refusal = refusal.detail,
+                    "what members settled could not be written: their calls are refused"
+                );
+            }
+            let topics: BTreeSet<TopicId> = partitions().map(|id| id.topic).collect();
+            if let Err(error) = self.remove_orphans(topics).await {
+                tracing::warn!(%error, "what groups knew of a deleted topic stays until it is written over");
+            }
+            drop(guard);
+            for done in batch.done {
+                // The caller may have gone away.
+                let _ = done.send(result.clone());
+            }
+        }
+    }
+
+    async fn write_batch(&self, cell: &Cell, batch: &Batch) -> Result<(), Refusal> {
+        let letters = batch.letters.iter().map(|(topic, letter)| (topic, letter));
+        let now = self.clock.now();
+        let request = store::settle(
+            &self.log,
+            &self.rotation,
+            &cell.group,
+            &batch.settlements,
+            letters,
+            now,
+        )?;
+        self.log.append(request)?.await?;
+        Ok(())
+    }
+
+    /// Starts the writes that a group makes without a request: records that were delivered too often become dead
+    /// letters, and the delivery counts of ended leases are written. Does not wait for them.
+    pub(super) fn attend(&self, cell: &Arc<Cell>) {
+        let (is_due, unsaved) = {
+            let (now, core) = self.lock(cell);
+            match &core.kind {
+                Kind::Shared(work) if !core.is_closed() => (work.is_due(now), work.unsaved()),
+                Kind::Ordered(_) | Kind::Shared(_) => return,
+            }
+        };
+        if is_due {
+            let (groups, cell) = (self.clone(), Arc::clone(cell));
+            drop(tokio::spawn(async move {
+                let Err(refusal) = groups.bury_exhausted(&cell).await else {
+                    return;
+                };
+                tracing::warn!(
+                    group = &*cell.group,
+                    refusal = refusal.detail,
+                    "records that were delivered too often wait for their dead letters"
+                );
+                let (now, mut core) = groups.lock(&cell);
+                if let Some(work) = core.work() {
+                    work.pause(now);
+                    groups.coordinator.look_sooner(work.next_deadline(groups.now()));
+                }
+            }));
+        }
+        if !unsaved.is_empty() {
+            drop(self.submit(cell, unsaved, Vec::new()));
+        }
+    }
+
+    async fn bury_exhausted(&self, cell: &Arc<Cell>) -> Result<(), Refusal> {
+        let begun: Vec<Burial> = {
+            let (_, mut core) = self.lock(cell);
+            if core.is_closed() || core.is_forgotten {
+                return Ok(());
+            }
+            let Some(work) = core.work() else { return Ok(()) };
+            let exhausted = work.exhausted(BURIED_AT_ONCE);
+            let begin = |(id, offsets): (PartitionId, Vec<Offset>)| {
+                let queue = work.queues.get_mut(&id)?;
+                let begun = queue.begin_burial(offsets);
+                Some(Burial {
+                    partition: id,
+                    change: begun.change?,
+                    letters: queue.letters_of(&begun.taken),
+                    taken: begun.taken,
+                    reasons: BTreeMap::new(),
+                })
+            };
+            exhausted.into_iter().filter_map(begin).collect()
+        };
+        self.bury_all(cell, begun).await
+    }
+
+    /// Runs all burials, even if one fails; returns the first error.
+    pub(super) async fn bury_all(&self, cell: &Arc<Cell>, burials: Vec<Burial>) -> Result<(), Refusal> {
+        let mut result = Ok(());
+        for burial in burials {
+            let buried = self.bury(cell, burial).await;
+            result = result.and(buried);
+        }
+        result
+    }
+
+    /// Writes the dead letters of records whose settle has begun, and settles them. Unwritten ones are as before.
+    async fn bury(&self, cell: &Arc<Cell>, burial: Burial) -> Result<(), Refusal> {
+        let (id, change) = (burial.partition, burial.change);
+        let undo = |offsets: Option<Vec<Offset>>| {
+            let (_, mut core) = self.lock(cell);
+            let queue = core.work().and_then(|work| work.queues.get_mut(&id));
+            queue.is_some_and(|queue| match offsets {
+                Some(offsets) => queue.undo_some(change, offsets),
+                None => {
+                    queue.undo(change);
+                    false
+                }
+            })
+        };
+        let found = match self.find_letters(cell, burial).await {
+            Ok(Some(found)) => Ok(found),
+            Ok(None) => Err(Ok(())),
+            Err(refusal) => Err(Err(refusal)),
+        };
+        let (topic, found) = match found {
+            Ok(found) => found,
+            Err(result) => {
+                undo(None);
+                return result;
+            }
+        };
+        let result = found.error.map_or(Ok(()), |error| Err(error.into()));
+        if !found.unread.is_empty() && !undo(Some(found.unread)) {
+            return result;
+        }
+        let letters = found.letters.into_iter();
+        let letters = letters.map(|letter| (Arc::clone(&topic), letter)).collect();
+        self.write_changes(cell, vec![(id, Some(change))], letters)
+            .await?;
+        result
+    }
+
+    /// Reads the records of a burial, and finds the topic for their dead letters; `None` if the records' topic is gone.
+    async fn find_letters(
+        &self,
+        cell: &Cell,
+        burial: Burial,
+    ) -> Result<Option<(Arc<Topic>, store::Found)>, Refusal> {
+        let id = burial.partition;
+        let name = self.log.topic_by_id(id.topic).and_then(|topic| {
+            let (_, mut core) = self.lock(cell);
+            Some(core.work()?.settings.dead_letter_topic_of(topic.name()))
+        });
+        let Some(name) = name else { return Ok(None) };
+        let (groups, group) = (self.clone(), Arc::clone(&cell.group));
+        let find = move || {
+            let Some((topic, partition)) = groups.find_partition(id) else {
+                return Ok(None);
+            };
+            let letters = store::dead_letter_topic(&groups.log, &groups.topics, &name)?;
+            let origin = Origin {
+                topic: topic.name(),
+                topic_id: id.topic,
+                partition: id.index,
+                group: &group,
+                died_at: groups.clock.now(),
+                redriven: 0,
+            };
+            let reason = |offset: Offset, deliveries| {
+                let given = burial.reasons.get(&offset).cloned();
+                given.unwrap_or_else(|| delivered_too_often(deliveries))
+            };
+            let (returned, own): (Vec<_>, Vec<_>) = burial
+                .taken
+                .iter()
+                .copied()
+                .partition(|(offset, _)| burial.letters.contains_key(offset));
+            let mut found = store::read_letters(&groups.log, &partition, origin, &own, &reason, WRITE_BYTES);
+            for (offset, deliveries) in returned {
+                let letter = burial.letters[&offset];
+                let origin = Origin {
+                    redriven: letter.redriven,
+                    ..origin
+                };
+                let reason = reason(offset, deliveries);
+                found.add_returned(&groups.log, letter, offset, origin, deliveries, &reason);
+            }
+            Ok(Some((letters, found)))
+        };
+        self.blocking.attempt(Share::Read, find).await
+    }
+}
