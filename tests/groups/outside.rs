@@ -388,7 +388,7 @@ async fn a_topic_that_a_group_has_given_up_is_forgotten() {
             refused(service.delete(&forget(unknown)), 404, "unknown-topic").await;
         }
         // Whoever joins later begins anew: while other members live, and after a restart.
-        let join = json!({"topics": ["payments"], "type": kind, "wait_ms": 0});
+        let join = json!({"topics": ["payments"], "type": kind, "max_records": 9, "wait_ms": 0});
         let member = "/v1/groups/billing/members/b";
         let begins = async |service: &Service| {
             let polled = service.post(&format!("{member}/poll"), &join).await.ok();
