@@ -196,14 +196,16 @@ impl Coordinator {
     /// Forgets a group without members, because its committed offsets change from outside.
     pub(crate) fn forget(&self, group: &str) {
         let mut cells = self.cells.lock();
-        if let Some(cell) = cells.get(group) {
-            let mut core = cell.core.lock();
-            if core.members.is_empty() && core.outside == 0 {
-                core.is_forgotten = true;
-                self.numbers.fetch_max(core.members.last_number(), Relaxed);
-                drop(core);
-                cells.remove(group);
-            }
+        if let Some(cell) = cells.get(group).cloned() {
+            self.forget_cell(&mut cells, &cell, &mut cell.core.lock());
+        }
+    }
+
+    fn forget_cell(&self, cells: &mut HashMap<Arc<str>, Arc<Cell>>, cell: &Cell, core: &mut Core) {
+        if core.members.is_empty() && core.outside == 0 && !core.is_forgotten {
+            core.is_forgotten = true;
+            self.numbers.fetch_max(core.members.last_number(), Relaxed);
+            cells.remove(&cell.group);
         }
     }
 
@@ -235,9 +237,13 @@ impl Coordinator {
 
     /// Ends a change that [`Coordinator::begin_outside`] began.
     pub(crate) fn end_outside(&self, cell: &Cell) {
-        cell.core.lock().outside -= 1;
-        // The cell's memory of past deliveries no longer matches the committed offsets.
-        self.forget(&cell.group);
+        {
+            let mut cells = self.cells.lock();
+            let mut core = cell.core.lock();
+            core.outside -= 1;
+            // The cell's memory of past deliveries no longer matches the committed offsets. So nobody may join it in between.
+            self.forget_cell(&mut cells, cell, &mut core);
+        }
         cell.joinable.notify_waiters();
     }
 
