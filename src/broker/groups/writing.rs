@@ -269,7 +269,7 @@ impl Groups {
                 .iter()
                 .copied()
                 .partition(|(offset, _)| burial.letters.contains_key(offset));
-            let mut found = store::read_letters(&groups.log, &partition, origin, &own, &reason, WRITE_BYTES);
+            let mut found = store::read_letters(&groups.log, &partition, origin, &own, reason, WRITE_BYTES);
             for (offset, deliveries) in returned {
                 let letter = burial.letters[&offset];
                 let origin = Origin {

@@ -159,15 +159,11 @@ pub fn read<'a>(record: &Record<'a>) -> Result<DeadLetter<'a>, NoDeadLetter> {
 
 /// The record that a dead letter was, in a batch of its own, at the offset that it had.
 pub fn original(record: &Record<'_>, offset: Offset) -> SealedBatch {
-    let names: Vec<(Option<Vec<u8>>, Option<&[u8]>)> = record
-        .headers
-        .into_iter()
-        .map(|(name, value)| (take_back(name), value))
+    let kept = record.headers.into_iter();
+    let kept: Vec<(Vec<u8>, Option<&[u8]>)> = kept
+        .filter_map(|(name, value)| Some((take_back(name)?, value)))
         .collect();
-    let headers: Vec<(&[u8], Option<&[u8]>)> = names
-        .iter()
-        .filter_map(|(name, value)| Some((name.as_deref()?, *value)))
-        .collect();
+    let headers: Vec<(&[u8], Option<&[u8]>)> = kept.iter().map(|(name, value)| (&name[..], *value)).collect();
     let mut builder = BatchBuilder::new();
     builder.push(record.timestamp, record.key, record.value, &headers);
     let mut sealed = builder.seal();
