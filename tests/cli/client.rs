@@ -209,6 +209,7 @@ fn wrong_usage_ends_with_2() {
         "consume t --from 5",
         "consume t --max -1",
         "consume t --last 0",
+        "consume t --last 100001",
         "consume t --last 5 --group g",
         "consume t --format %x",
         "consume t --format %v --raw",

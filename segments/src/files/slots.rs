@@ -23,6 +23,8 @@ pub(crate) struct Slots {
     magic: [u8; 8],
     version: u32,
     next_generation: u64,
+    /// Both slots were whole when they were opened, so the newest payload may not be durable yet.
+    is_doubted: bool,
 }
 
 /// What was found in the slots when they were opened.
@@ -52,6 +54,7 @@ impl Slots {
     ) -> Result<(Self, Found)> {
         let found = Self::read(&*disk, &paths, magic, version)?;
         let next_generation = found.generation + 1;
+        let is_doubted = found.faults.iter().all(Option::is_none);
         Ok((
             Self {
                 disk,
@@ -59,6 +62,7 @@ impl Slots {
                 magic,
                 version,
                 next_generation,
+                is_doubted,
             },
             found,
         ))
@@ -141,10 +145,29 @@ impl Slots {
             magic,
             version,
             next_generation,
+            is_doubted: false,
         };
         slots.reserve()?;
         slots.write(&payload)?;
         Ok(Some(mended))
+    }
+
+    /// Writes the newest payload over itself, so that it is durable before the older slot is overwritten: the process
+    /// that wrote it may have been told that its sync failed, and then the page cache shows what no later sync writes.
+    /// If a slot is not whole, that one was being written, and the other was durable before.
+    ///
+    /// # Errors
+    /// What the disk said; the older payload is still there then.
+    pub(crate) fn make_durable(&self) -> Result<()> {
+        if !self.is_doubted {
+            return Ok(());
+        }
+        let path = &self.paths[(self.generation() % 2) as usize];
+        let context = |error| Error::io(format!("writing {}", path.display()), error);
+        let bytes = read_if_exists(&*self.disk, path)?.unwrap_or_default();
+        let file = self.disk.open(path, OpenMode::ReadWrite).map_err(context)?;
+        file.write_all_at(&[IoSlice::new(&bytes)], 0).map_err(context)?;
+        file.sync_data().map_err(context)
     }
 
     /// Makes sure that both files are there, by name and with room, so that later writes need neither space nor a

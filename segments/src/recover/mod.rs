@@ -66,6 +66,8 @@ pub(crate) fn open(
 
     // Every file has been read, and this program knows the versions of all: only now may anything change.
     evidence.scan.make_durable(&*disk)?;
+    evidence.checkpoint_slots.make_durable()?;
+    evidence.state_slots.make_durable()?;
     // An earlier process may not have synced the names that it made or renamed; they are used from here on. And a
     // directory that it moved away must not come back when half of it is removed.
     disk.sync_dir(&layout.topics_dir())

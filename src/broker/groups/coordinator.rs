@@ -242,6 +242,7 @@ impl Coordinator {
         }
     }
 
+    /// The same, with the locks held. Does nothing while the group has members, or another change from outside runs.
     fn forget_cell(&self, cells: &mut HashMap<Arc<str>, Arc<Cell>>, cell: &Cell, core: &mut Core) {
         if core.members.is_empty() && core.outside == 0 && !core.is_forgotten {
             core.is_forgotten = true;
@@ -283,7 +284,7 @@ impl Coordinator {
             let mut cells = self.cells.lock();
             let mut core = cell.core.lock();
             core.outside -= 1;
-            // The cell's memory of past deliveries no longer matches the committed offsets. So nobody may join it in between.
+            // The cell's memory of past deliveries no longer matches the committed offsets: nobody may join it in between.
             self.forget_cell(&mut cells, cell, &mut core);
         }
         cell.joinable.notify_waiters();

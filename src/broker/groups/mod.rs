@@ -441,12 +441,13 @@ fn committed(log: &Log, group: &str) -> BTreeMap<PartitionId, Committed> {
         if !is_there {
             return None;
         }
-        let committed = Committed::decode(&value)
-            .inspect_err(
-                |error| tracing::error!(group, partition = %id, %error, "a committed offset is left out"),
-            )
-            .ok()?;
-        Some((id, committed))
+        match Committed::decode(&value) {
+            Ok(committed) => Some((id, committed)),
+            Err(error) => {
+                tracing::error!(group, partition = %id, %error, "a committed offset is left out");
+                None
+            }
+        }
     };
     log.state_prefix(&offsets::offsets_prefix(group))
         .into_iter()
