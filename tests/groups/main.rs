@@ -1,5 +1,5 @@
 //! Groups through the router: offsets that are committed from outside ([`outside`]), members of ordered groups ([`ordered`]),
-//! topic patterns ([`patterns`]), work queues ([`shared`]), and how far behind a group is ([`lag`]).
+//! topic patterns ([`patterns`]), `topics` in polls ([`subscriptions`]), work queues ([`shared`]), and how far behind a group is ([`lag`]).
 #![allow(clippy::disallowed_methods, reason = "a test reads a document")]
 
 mod lag;
@@ -7,5 +7,6 @@ mod ordered;
 mod outside;
 mod patterns;
 mod shared;
+mod subscriptions;
 #[path = "../support/mod.rs"]
 mod support;

@@ -108,7 +108,8 @@ impl Join {
             );
             return Err(Refusal::new(Reason::GroupSettingsDiffer, detail));
         }
-        Ok(())
+        let checked = settings.check(self.named_topics().map(String::as_str));
+        checked.map_err(|unfit| Refusal::invalid("/topics", unfit.to_string()))
     }
 }
 
