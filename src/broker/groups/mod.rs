@@ -47,6 +47,7 @@ use offsets::Committed;
 use patterns::Candidates;
 use shared::queue::{Moment, Now};
 use shared::settings::GroupValue;
+use shared::waiting::WaitingLetters;
 use shared::{codec, letters};
 
 use crate::broker::blocking::Blocking;
@@ -86,6 +87,8 @@ pub struct Parts {
     /// Held during a redrive, which reads the fates of dead letters and then changes them. Redrives are rare, so one lock
     /// for all groups is enough.
     redriving: parking_lot::Mutex<()>,
+    /// The dead letters that wait, counted for the lag.
+    waiting: WaitingLetters,
 }
 
 impl Deref for Groups {
@@ -126,6 +129,7 @@ impl Groups {
             stopping,
             changes: Arc::default(),
             redriving: parking_lot::Mutex::default(),
+            waiting: WaitingLetters::default(),
         }))
     }
 
