@@ -17,9 +17,14 @@ async fn queue() -> Service {
     let poll = json!({"topics": ["jobs"], "type": "shared", "max_records": 10, "wait_ms": 0});
     service.post("/v1/groups/work/members/m/poll", poll).await.ok();
     let mut delayed = places(&[3, 4]);
-    delayed.iter_mut().for_each(|place| place["delay_ms"] = json!(60_000));
+    delayed
+        .iter_mut()
+        .for_each(|place| place["delay_ms"] = json!(60_000));
     let settle = json!({"reject": places(&[0, 1, 2]), "release": delayed});
-    service.post("/v1/groups/work/members/m/settle", settle).await.ok();
+    service
+        .post("/v1/groups/work/members/m/settle", settle)
+        .await
+        .ok();
     let plain = json!({"topics": ["jobs"], "wait_ms": 0});
     service.post("/v1/groups/plain/members/m/poll", plain).await.ok();
     service

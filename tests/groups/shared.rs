@@ -354,6 +354,15 @@ async fn dead_letters_and_leases_are_listed_and_chosen() {
     assert_eq!(letters[1]["record"]["headers"]["dlq_reason"], "bad name");
     let page = service.get(&format!("{list}?reason=bad&limit=1")).await.ok();
     assert_eq!(offsets_in(&page["dead_letters"]), [0]);
+    let cut = service.get(&format!("{list}?value_limit=6")).await.ok();
+    has(
+        &cut["dead_letters"][0]["record"],
+        json!({"value_text": "{\"n\":0", "value_bytes": 7, "truncated": true}),
+    );
+    service
+        .get(&format!("{list}?value_limit="))
+        .await
+        .invalid("value_limit");
     let after = page["next"].as_str().unwrap();
     let page = service
         .get(&format!("{list}?reason=bad&limit=1&after={after}"))

@@ -469,6 +469,11 @@ async fn damaged_dead_letters_stop_the_call_until_they_are_skipped() {
         };
         assert_eq!(refusal.outcome, outcome);
     }
+    assert_eq!(
+        broker.lags.of("g").dead_letters,
+        Some(6),
+        "those that can be read"
+    );
     let dead = broker.log.topic("jobs.dlq").unwrap().partition(0).unwrap();
     let gap = Gap {
         from: Offset::new(4),

@@ -20,7 +20,7 @@ use crate::http::Answer;
 use crate::http::app::App;
 use crate::http::body::JsonBody;
 use crate::http::ok;
-use crate::http::params::Params;
+use crate::http::params::{Params, VALUE_LIMIT};
 use crate::http::path::{GroupName, MemberName, NoQuery};
 use crate::http::problem::Problem;
 
@@ -355,11 +355,14 @@ async fn redrive_group(
         ("state" = Option<String>, Query, description = "`waiting` (the default), `redriven` or `discarded`"),
         ("reason" = Option<String>, Query, description = "Only those whose reason begins with this"),
         ("limit" = Option<u64>, Query, description = "The largest number of dead letters (default 100)"),
+        ("value_limit" = Option<u64>, Query, description = "Of a longer value only its first bytes, as `value_text`, with `value_bytes` and `truncated`"),
         ("after" = Option<String>, Query, description = "Dead letters behind this one: `next` of the last answer")),
     responses((status = 200, description = "The dead letters", body = DeadLettersBody),
         (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
 async fn list_dead_letters(app: App, RawQuery(query): RawQuery, GroupName(group): GroupName) -> Answer {
-    let params = Params::parse(query.as_deref(), &["state", "reason", "limit", "after"], &[])?;
+    let allowed = ["state", "reason", "limit", "after", VALUE_LIMIT];
+    let params = Params::parse(query.as_deref(), &allowed, &[])?;
+    let value_limit = params.value_limit()?;
     let fate = match params.get("state") {
         None => Fate::Waiting,
         Some(name) => Fate::named(name)
@@ -376,7 +379,7 @@ async fn list_dead_letters(app: App, RawQuery(query): RawQuery, GroupName(group)
     for letter in list.letters {
         let (topic, partition, offset) = letter.origin;
         letters.push(DeadLetterBody {
-            record: record_of(&letter.record, letter.at.partition).map_err(unreadable)?,
+            record: record_of(&letter.record, letter.at.partition, value_limit).map_err(unreadable)?,
             dead_letter_topic: letter.at.topic,
             partition: letter.at.partition,
             offset: letter.at.offset.get(),
@@ -443,10 +446,15 @@ fn position(text: &str) -> Result<Position, Problem> {
 }
 
 /// The JSON of the one record in a batch.
-fn record_of(batch: &SealedBatch, partition: u32) -> Result<Box<RawValue>, BatchError> {
+fn record_of(
+    batch: &SealedBatch,
+    partition: u32,
+    value_limit: Option<usize>,
+) -> Result<Box<RawValue>, BatchError> {
     let mut out = Vec::new();
+    let renderer = RecordRenderer::new(None, partition, Layout::Document).cutting(value_limit);
     for record in Records::new(batch.as_bytes())? {
-        RecordRenderer::new(None, partition, Layout::Document).push(&mut out, &record?, false);
+        renderer.push(&mut out, &record?, false);
     }
     let text = String::from_utf8(out).expect("JSON is UTF-8");
     Ok(RawValue::from_string(text).expect("a record is JSON"))
