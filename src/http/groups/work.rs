@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::members::instance_of;
 use crate::broker::engine::batch::{BatchError, Records, SealedBatch};
 use crate::broker::engine::{Offset, TimestampMs};
 use crate::broker::fetch::unreadable;
@@ -115,6 +116,9 @@ struct SettleBody {
     /// Extend the leases of these records: they end `lease_ms` from now. A lease that has ended begins again.
     #[serde(default)]
     extend: Vec<PlaceBody>,
+    /// The process, as in its polls. One from which a newer process has taken the member over is refused.
+    #[serde(default)]
+    instance: Option<String>,
 }
 
 /// The answer to a settle.
@@ -254,7 +258,7 @@ struct LeasesBody {
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/settle", tag = "groups", request_body = SettleBody,
     responses((status = 200, description = "All records are settled, except those in `lost` and `settled`", body = SettledBody),
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`"),
-        (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
+        (status = 409, description = "`group-type-mismatch`: the group is ordered; `member-superseded`: a newer process has taken the member over")))]
 async fn settle_records(
     app: App,
     _: NoQuery,
@@ -266,7 +270,10 @@ async fn settle_records(
         let detail = format!("a settle names at most {MOST_PLACES} records, not {count}");
         return Err(Problem::invalid("", detail));
     }
-    let mut settling = Settling::default();
+    let mut settling = Settling {
+        instance: instance_of(body.instance)?,
+        ..Settling::default()
+    };
     for (list, places, into) in [
         ("accept", body.accept, &mut settling.accept),
         ("extend", body.extend, &mut settling.extend),
