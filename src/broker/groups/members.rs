@@ -294,12 +294,6 @@ impl Members {
         member.processes.check(asking.ack, is_known)
     }
 
-    /// Whether an `ack` is the member's last one, once more.
-    pub fn is_repeated(&self, name: &str, ack: AnswerNumber) -> bool {
-        let member = self.by_name.get(name);
-        member.is_some_and(|member| member.processes.last_acknowledged() == Some(ack))
-    }
-
     /// The number of the answer that a member's last `ack` acknowledged, in this process of the server.
     pub fn last_acknowledged(&self, name: &str) -> Option<u64> {
         self.by_name.get(name)?.processes.last_acknowledged()?.of_today()

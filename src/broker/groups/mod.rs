@@ -7,7 +7,8 @@
 //! Members are in memory only: after a restart they join again. In an ordered group, an `ack` of an answer from before
 //! the restart can still commit (see [`poll_id`]).
 //!
-//! - [`membership`], [`poll`] and [`settle`] are the calls of members, [`outside`] those of others.
+//! - [`membership`], [`poll`], [`commit`] and [`settle`] are the calls of members, [`outside`] those of others.
+//! - [`outputs`] are records that are appended with what a call acknowledges; [`repeats`] remembers such calls.
 //! - `writing` makes durable what members of shared groups settle.
 //! - `coordinator` holds the groups with members. The state machines that decide are pure: [`members`] for both kinds
 //!   of groups, [`ordered`] for partitions, [`shared`] for leases.
@@ -17,6 +18,7 @@
 //! Commits share the lock. Changes that read before they decide have it alone: a deletion, a reset, a group's start in
 //! a topic.
 
+pub mod commit;
 mod coordinator;
 pub mod dead_letters;
 pub mod expiry;
@@ -55,8 +57,7 @@ use shared::{codec, letters};
 use crate::broker::blocking::Blocking;
 use crate::broker::counters::Counters;
 use crate::broker::engine::{
-    Ack, AppendRequest, Clock, Error, Log, Offset, Partition, PartitionId, StateChange, StateEntry, Topic,
-    TopicId,
+    AppendRequest, Clock, Error, Log, Offset, Partition, PartitionId, StateChange, StateEntry, Topic, TopicId,
 };
 use crate::broker::fetch::Fetcher;
 use crate::broker::refusal::{Reason, Refusal};

@@ -13,7 +13,7 @@ use super::shared::settings::GroupValue;
 use super::{Commit, Groups, Subscribed};
 use crate::broker::engine::{Ack, AppendRequest, Log, Offset, TimestampMs};
 use crate::broker::produce::whole::{Placed, Places};
-use crate::broker::refusal::{Outcome, Place, Reason, Refusal};
+use crate::broker::refusal::{Place, Reason, Refusal};
 
 /// The outputs of a call, before it is known whether they are appended.
 pub struct Outputs {
@@ -24,18 +24,22 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// The placed records.
+    /// Takes away the outputs of a call that acknowledges nothing. Returns the answer to an empty list of outputs.
     ///
     /// # Errors
-    /// They are refused.
-    pub(super) fn checked(self) -> Result<Placed, Refusal> {
-        self.placed
-    }
-
-    /// Refuses the outputs of a call that acknowledges nothing.
-    pub(super) fn without_input() -> Refusal {
-        let detail = "produce is for records that came of what the same call acknowledges, and it acknowledges nothing";
-        Refusal::invalid("/produce", detail)
+    /// [`Reason::InvalidRequest`]: it has outputs.
+    pub(super) fn without_input(
+        outputs: &mut Option<Self>,
+        acknowledges: bool,
+    ) -> Result<Option<Produced>, Refusal> {
+        match outputs.take_if(|_| !acknowledges) {
+            None => Ok(None),
+            Some(taken) if taken.count == 0 => Ok(Some(Produced::none())),
+            Some(_) => {
+                let detail = "produce is for records that came of what the call acknowledges, and it acknowledges nothing";
+                Err(Refusal::invalid("/produce", detail))
+            }
+        }
     }
 }
 
@@ -69,7 +73,7 @@ impl Produced {
 }
 
 /// Outputs that are about to be appended.
-pub(super) struct Outgoing {
+pub(crate) struct Outgoing {
     pub(super) member: Arc<str>,
     pub(super) identity: Identity,
     pub(super) placed: Placed,
@@ -184,13 +188,17 @@ impl Groups {
     }
 }
 
-/// Refuses a call with outputs: `places` could not be acknowledged by it.
-pub(super) fn fenced(group: &str, member: &str, names: &[(&'static str, Vec<Place>)]) -> Refusal {
+/// Refuses a call with outputs that could not acknowledge all of what it names; `lists` say what.
+pub(super) fn fenced<const N: usize>(
+    group: &str,
+    member: &str,
+    lists: [(&'static str, Vec<Place>); N],
+) -> Refusal {
     let detail = format!(
         "{member} can no longer acknowledge all of it in the group {group}, or it was acknowledged before: nothing is \
          stored; poll to go on"
     );
-    let refusal = Refusal::new(Reason::Fenced, detail).outcome(Outcome::None);
-    let named = names.iter().filter(|(_, places)| !places.is_empty());
-    named.fold(refusal, |refusal, (name, places)| refusal.with(name, places.clone()))
+    let refusal = Refusal::new(Reason::Fenced, detail);
+    let lists = lists.into_iter().filter(|(_, places)| !places.is_empty());
+    lists.fold(refusal, |refusal, (name, places)| refusal.with(name, places))
 }

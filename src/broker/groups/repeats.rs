@@ -19,6 +19,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -34,6 +35,9 @@ pub const REMEMBERED: u64 = 16;
 pub const REMEMBERED_MS: i64 = 600_000;
 /// The largest number of records that a call may produce.
 pub const MAX_OUTPUTS: usize = 100_000;
+
+/// How often old calls are looked for.
+const FORGETTING_INTERVAL: Duration = Duration::from_secs(60);
 
 const VERSION: u8 = 1;
 
@@ -107,13 +111,7 @@ fn split_head(value: &[u8]) -> Option<(Head, &[u8])> {
 }
 
 /// The change that remembers a member's call number `number`; the append adds the offsets.
-pub fn receipt(
-    prefix: &[u8],
-    number: u64,
-    at: TimestampMs,
-    identity: &Identity,
-    places: &Places,
-) -> Receipt {
+pub fn receipt(prefix: &[u8], number: u64, at: TimestampMs, identity: &Identity, places: &Places) -> Receipt {
     let mut key = prefix.to_vec();
     key.push((number % REMEMBERED) as u8);
     let mut value = vec![VERSION];
@@ -209,7 +207,9 @@ pub fn recall(log: &Log, group: &str, member: &str, identity: &Identity) -> Opti
 /// The number of a member's next call.
 pub fn next_number(log: &Log, prefix: &[u8]) -> u64 {
     let entries = log.state_prefix(prefix);
-    let numbers = entries.iter().filter_map(|(_, value)| Some(split_head(value)?.0.number));
+    let numbers = entries
+        .iter()
+        .filter_map(|(_, value)| Some(split_head(value)?.0.number));
     numbers.max().map_or(0, |number| number + 1)
 }
 
@@ -269,6 +269,20 @@ impl Groups {
     }
 }
 
+/// Forgets calls that are old, until the server stops. Spawn it once.
+pub async fn run(groups: Groups) {
+    let mut stopping = groups.stopping.clone();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(FORGETTING_INTERVAL) => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+        if let Err(error) = groups.forget_repeats().await {
+            tracing::warn!(%error, "what members' calls produced long ago is not forgotten yet");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,7 +319,10 @@ mod tests {
 
     fn value(offsets: &[u64]) -> Vec<u8> {
         let receipt = receipt(b"p", 18, TimestampMs(77), &[9; 16], &places());
-        assert_eq!((&receipt.key[..], &receipt.parts[..]), (&b"p\x02"[..], &[4, 0, 5][..]));
+        assert_eq!(
+            (&receipt.key[..], &receipt.parts[..]),
+            (&b"p\x02"[..], &[4, 0, 5][..])
+        );
         let mut value = receipt.value;
         value.extend(offsets.iter().flat_map(|offset| offset.to_be_bytes()));
         value
@@ -315,9 +332,15 @@ mod tests {
     fn the_records_of_a_call_are_found_in_its_order() {
         let value = value(&[100, 200, 300]);
         let (head, rest) = split_head(&value).unwrap();
-        assert_eq!((head.number, head.at, head.identity), (18, TimestampMs(77), [9; 16]));
+        assert_eq!(
+            (head.number, head.at, head.identity),
+            (18, TimestampMs(77), [9; 16])
+        );
         let found = rows(rest).unwrap();
-        let found: Vec<_> = found.iter().map(|(topic, partition, at)| (&**topic, *partition, at.get())).collect();
+        let found: Vec<_> = found
+            .iter()
+            .map(|(topic, partition, at)| (&**topic, *partition, at.get()))
+            .collect();
         let expected = [
             ("a", 2, 100),
             ("b", 0, 300),
@@ -347,7 +370,12 @@ mod tests {
         let of = |places: &[(u8, PartitionId, Offset)]| of_places(b"settle", places.to_vec());
         let (a, b) = ((0, id(1, 2), at(3)), (1, id(1, 2), at(4)));
         assert_eq!(of(&[a, b]), of(&[b, a, b]));
-        for other in [&[a][..], &[(1, a.1, a.2), b], &[(0, id(1, 3), at(3)), b], &[(0, a.1, at(5)), b]] {
+        for other in [
+            &[a][..],
+            &[(1, a.1, a.2), b],
+            &[(0, id(1, 3), at(3)), b],
+            &[(0, a.1, at(5)), b],
+        ] {
             assert_ne!(of(&[a, b]), of(other));
         }
         assert_ne!(of(&[a]), of_places(b"commit", [a]));

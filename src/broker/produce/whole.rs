@@ -108,7 +108,14 @@ impl Placed {
         for placed in self.topics {
             let topic = placed.topic.expect("a repeated call appends nothing");
             let (built, moved) = (placed.built, placed.moved);
-            at.extend(append::add_to(request, log, &topic, built, expected_offset, moved)?);
+            at.extend(append::add_to(
+                request,
+                log,
+                &topic,
+                built,
+                expected_offset,
+                moved,
+            )?);
         }
         Ok(Places {
             parts,
@@ -126,7 +133,9 @@ impl Placed {
             return Err(unreadable());
         }
         let mut places = Places {
-            at: (0..parts.len() as u32).map(|part| At { part, shift: 0 }).collect(),
+            at: (0..parts.len() as u32)
+                .map(|part| At { part, shift: 0 })
+                .collect(),
             parts,
             names: self.names,
             placements: self.placements,

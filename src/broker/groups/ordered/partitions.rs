@@ -315,14 +315,8 @@ impl Ordered {
     }
 
     /// The partitions of an acknowledged answer in which outputs must not be stored with the `ack`: it can no longer
-    /// commit there, or has done so before. `is_repeated`: it is the member's last `ack`, once more.
-    pub fn unfit_for_outputs(
-        &self,
-        members: &Members,
-        name: &str,
-        ack: &PollId,
-        is_repeated: bool,
-    ) -> Vec<PartitionId> {
+    /// commit there, or has done so before.
+    pub fn unfit_for_outputs(&self, members: &Members, name: &str, ack: &PollId) -> Vec<PartitionId> {
         let delivered = self.readers.get(name).and_then(|reader| reader.delivery.as_ref());
         let is_of_today = ack.life == members.life;
         let is_last = is_of_today && delivered.is_some_and(|delivery| delivery.number == ack.number);
@@ -333,8 +327,8 @@ impl Ordered {
                 true => self.standing_of_last(reach),
                 false => self.standing(name, reach, ack, is_of_today),
             };
-            !is_repeated
-                && (is_last || is_inherited)
+            // A delivery is in hand until what acknowledges it is durable.
+            (is_last || is_inherited)
                 && matches!(standing, Standing::Commits)
                 && self
                     .slots
@@ -347,7 +341,11 @@ impl Ordered {
 
     /// The partitions in which outputs must not be stored with a commit by offset: it goes back or nowhere, beyond what the
     /// member was delivered, or the committed offset is not of this delivery.
-    pub fn unfit_for_commit_outputs(&self, name: &str, commits: &[(PartitionId, Offset)]) -> Vec<PartitionId> {
+    pub fn unfit_for_commit_outputs(
+        &self,
+        name: &str,
+        commits: &[(PartitionId, Offset)],
+    ) -> Vec<PartitionId> {
         let delivery = self.readers.get(name).and_then(|reader| reader.delivery.as_ref());
         let is_fit = |(id, offset): &(PartitionId, Offset)| {
             let (Some(delivery), Some(slot)) = (delivery, self.slots.get(id)) else {
@@ -663,7 +661,10 @@ impl Slot {
     fn is_within(&self, base: Offset, next: Offset, is_newest: bool) -> bool {
         let committed = self.committed.unwrap_or(Offset::ZERO);
         committed == base
-            || (is_newest && self.has_finer_commits && self.base == base && (base..=next).contains(&committed))
+            || (is_newest
+                && self.has_finer_commits
+                && self.base == base
+                && (base..=next).contains(&committed))
     }
 
     /// Whether a reset has moved the committed offset back since these records were delivered.
