@@ -509,3 +509,104 @@ async fn a_deleted_group_forgets_what_its_members_have_produced() {
     let problem = service.post(&format!("{ORDERED}/poll"), call).await;
     problem.problem(409, "fenced");
 }
+
+#[tokio::test]
+async fn a_call_that_is_sent_again_while_the_first_runs_stores_its_outputs_once() {
+    for (kind, path) in [("ordered", ORDERED), ("shared", SHARED)] {
+        let service = world().await;
+        let first = poll(&service, path, body(kind, &Value::Null, 4)).await;
+        let call = with(body(kind, &first["poll_id"], 4), outputs(0..4));
+        let path = format!("{path}/poll");
+        let calls = (0..4).map(|_| service.post(&path, call.clone()));
+        let mut produced = Vec::new();
+        for answer in futures_util::future::join_all(calls).await {
+            // Of the polls at once only the newest delivers; what is acknowledged is stored all the same.
+            let answer = answer.json();
+            produced.push(answer["produced"].clone());
+        }
+        produced.retain(|places| !places.is_null());
+        assert!(
+            !produced.is_empty() && produced.iter().all(|places| *places == produced[0]),
+            "{kind}: {produced:?}"
+        );
+        assert_eq!(stored(&service).await, [0, 1, 2, 3], "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn outputs_of_many_members_that_are_written_together_are_where_their_answers_say() {
+    let service = world().await;
+    let mut members = Vec::new();
+    for number in 0..10 {
+        let path = format!("/v1/groups/workers/members/m{number}");
+        let polled = poll(&service, &path, body("shared", &Value::Null, 1)).await;
+        members.push((path, offsets(&polled)[0]));
+    }
+    let calls = members.iter().map(|(path, offset)| {
+        let service = &service;
+        async move {
+            let produce = outputs(offset * 10..offset * 10 + 5);
+            let body = json!({"accept": [place(*offset)], "produce": produce});
+            (offset, service.post(&format!("{path}/settle"), body).await.ok())
+        }
+    });
+    for (offset, answer) in futures_util::future::join_all(calls).await {
+        check_places(&service, &answer, offset * 10..offset * 10 + 5).await;
+    }
+    let expected: Vec<u64> = (0..10).flat_map(|offset| offset * 10..offset * 10 + 5).collect();
+    assert_eq!(stored(&service).await, expected);
+    let lag = service.get("/v1/groups/workers/lag").await.ok();
+    assert_eq!(lag["lag"], 0);
+}
+
+#[tokio::test]
+async fn a_poll_that_fails_after_it_has_stored_its_outputs_says_where_they_are() {
+    for (kind, path) in [("ordered", ORDERED), ("shared", SHARED)] {
+        let service = world().await;
+        let first = poll(&service, path, body(kind, &Value::Null, 100)).await;
+        let mut call = with(body(kind, &first["poll_id"], 4), outputs(0..2));
+        call["wait_ms"] = json!(30_000);
+        let path = format!("{path}/poll");
+        let waiting = service.post(&path, call);
+        let newer = async {
+            while stored(&service).await.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            service.post(&path, body(kind, &Value::Null, 4)).await.ok();
+        };
+        let (answer, ()) = tokio::join!(waiting, newer);
+        let problem = answer.problem(409, "poll-superseded");
+        assert_eq!(problem["outcome"], "partial", "{kind}");
+        check_places(&service, &problem, 0..2).await;
+        assert_eq!(stored(&service).await, [0, 1]);
+    }
+}
+
+#[tokio::test]
+async fn outputs_are_counted_like_any_produced_records_and_go_to_any_topics() {
+    let service = world().await;
+    service.create_topic("audit", 1).await;
+    let before = service.metric("quipu_produced_records_total").await;
+    let first = poll(&service, ORDERED, body("ordered", &Value::Null, 4)).await;
+    let produce = json!([
+        {"topic": "audit", "value": {"from": 0}, "headers": {"type": "done"}, "timestamp": 77},
+        {"topic": "out", "value": {"from": 1}, "partition": 1},
+        {"topic": "audit", "value": null},
+    ]);
+    let call = with(body("ordered", &first["poll_id"], 1), produce);
+    let answer = poll(&service, ORDERED, call).await;
+    let at = |topic: &str, partition: u64, offset: u64| json!({"topic": topic, "partition": partition, "offset": offset});
+    assert_eq!(
+        answer["produced"],
+        json!([at("audit", 0, 0), at("out", 1, 0), at("audit", 0, 1)])
+    );
+    let page = service
+        .get("/v1/topics/audit/partitions/0/records?offset=earliest")
+        .await
+        .ok();
+    has(
+        &page["records"][0],
+        json!({"headers": {"type": "done"}, "timestamp": 77}),
+    );
+    assert_eq!(service.metric("quipu_produced_records_total").await, before + 3);
+}
