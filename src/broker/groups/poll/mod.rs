@@ -436,9 +436,9 @@ impl Groups {
                 // The group's writer keeps the order of settles.
                 drop(order);
                 let acknowledged = self.acknowledge_leases(group, member, ack, outgoing).await?;
-                polling.uncounted = acknowledged.0;
-                polling.produced = acknowledged.1.or(polling.produced.take());
-                polling.has_stored = true;
+                polling.uncounted = acknowledged.uncounted;
+                polling.produced = acknowledged.produced.or(polling.produced.take());
+                polling.has_stored = acknowledged.has_stored;
             }
             (Some(_), None) => {}
         }
