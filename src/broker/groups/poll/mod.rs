@@ -116,6 +116,8 @@ struct Polling<'a> {
     key: Option<MemberKey>,
     /// In an ordered group, the partitions in which its `ack` could no longer commit.
     lost: Vec<PartitionId>,
+    /// It does not wait.
+    needs_answer: bool,
     /// Whether its `ack` has stored something.
     has_stored: bool,
     uncounted: Uncounted,
@@ -297,7 +299,7 @@ impl Groups {
         let mut stopping = self.stopping.clone();
         let mut topics = self.coordinator.topics.clone();
         // A member that has lost partitions learns it at once.
-        let mut is_over = wanted.wait.is_zero() || !polling.lost.is_empty();
+        let mut is_over = wanted.wait.is_zero() || !polling.lost.is_empty() || polling.needs_answer;
         // How many more records than wanted a queue looks at, because those that it found are for later.
         let mut ahead = 0;
         loop {
@@ -498,6 +500,7 @@ impl Groups {
             token: begun.token,
             key,
             lost: acknowledged.lost,
+            needs_answer: begun.needs_answer,
             has_stored: false,
             uncounted: Uncounted::default(),
             produced: None,
