@@ -52,6 +52,7 @@ use patterns::Candidates;
 use repeats::LastCalls;
 use shared::queue::{Moment, Now};
 use shared::settings::GroupValue;
+use shared::waiting::WaitingLetters;
 use shared::{codec, letters};
 
 use crate::broker::blocking::Blocking;
@@ -94,6 +95,8 @@ pub struct Parts {
     redriving: parking_lot::Mutex<()>,
     /// When members last called with outputs.
     last_calls: parking_lot::Mutex<LastCalls>,
+    /// The dead letters that wait, counted for the lag.
+    waiting: WaitingLetters,
 }
 
 impl Deref for Groups {
@@ -138,6 +141,7 @@ impl Groups {
             changes: Arc::default(),
             redriving: parking_lot::Mutex::default(),
             last_calls: parking_lot::Mutex::new(last_calls),
+            waiting: WaitingLetters::default(),
         }))
     }
 

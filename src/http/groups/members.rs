@@ -537,7 +537,7 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
 }
 
 /// Checks the name of a process, if it is given.
-fn instance_of(instance: Option<String>) -> Result<Option<String>, Problem> {
+pub(super) fn instance_of(instance: Option<String>) -> Result<Option<String>, Problem> {
     if let Some(instance) = &instance {
         let checked = MEMBER.check(instance);
         checked.map_err(|refusal| refusal.at("/instance"))?;
