@@ -93,10 +93,10 @@ pub struct Parts {
     /// Held during a redrive, which reads the fates of dead letters and then changes them. Redrives are rare, so one lock
     /// for all groups is enough.
     redriving: parking_lot::Mutex<()>,
-    /// The dead letters that wait, counted for the lag.
-    waiting: WaitingLetters,
     /// When members last called with outputs.
     last_calls: parking_lot::Mutex<LastCalls>,
+    /// The dead letters that wait, counted for the lag.
+    waiting: WaitingLetters,
 }
 
 /// The parts of the broker that groups use.
@@ -160,8 +160,8 @@ impl Groups {
             counters,
             changes: Arc::default(),
             redriving: parking_lot::Mutex::default(),
-            waiting: WaitingLetters::default(),
             last_calls: parking_lot::Mutex::new(last_calls),
+            waiting: WaitingLetters::default(),
         }))
     }
 

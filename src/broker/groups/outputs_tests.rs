@@ -96,6 +96,7 @@ fn outputs(broker: &Broker, places: &[(u32, Offset)]) -> Outputs {
     });
     Outputs {
         count: count.unwrap(),
+        held: None,
         placed: Ok(addressed.placed()),
     }
 }

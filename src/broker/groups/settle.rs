@@ -278,13 +278,8 @@ impl Groups {
         {
             return Ok((Uncounted::default(), Some(produced)));
         }
-        let outgoing = outputs.zip(identity).map(|(outputs, identity)| {
-            Ok::<_, Refusal>(Outgoing {
-                member: member.into(),
-                identity,
-                placed: outputs.placed?,
-            })
-        });
+        let outgoing = outputs.zip(identity);
+        let outgoing = outgoing.map(|(outputs, identity)| Outgoing::of(outputs, member, identity));
         let outgoing = outgoing.transpose()?;
         let begin = |work: &mut Work, log: &Log, room: usize| {
             let mut offsets: BTreeMap<PartitionId, Vec<Offset>> = BTreeMap::new();

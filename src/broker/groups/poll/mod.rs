@@ -210,11 +210,9 @@ impl Groups {
         let identity = with.as_ref().and(wanted.ack.as_deref()).map(repeats::of_poll);
         let replayed = identity.and_then(|identity| self.recall(group, member, &identity));
         let outgoing = match (with, identity) {
-            (Some(outputs), Some(identity)) if replayed.is_none() => Some(Outgoing {
-                member: member.into(),
-                identity,
-                placed: outputs.placed?,
-            }),
+            (Some(outputs), Some(identity)) if replayed.is_none() => {
+                Some(Outgoing::of(outputs, member, identity)?)
+            }
             _ => None,
         };
         let acknowledging = Acknowledging {
