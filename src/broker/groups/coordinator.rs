@@ -540,7 +540,7 @@ impl Core {
         let asking = self.asking(ack, instance);
         let begun = self.members.begin_poll(member, asking, now)?;
         let acknowledged = match &mut self.kind {
-            Kind::Ordered(ordered) => ordered.acknowledge(&self.members, member, ack, begun.is_repeated),
+            Kind::Ordered(ordered) => ordered.acknowledge(&mut self.members, member, ack, begun.is_repeated),
             Kind::Shared(_) => Acknowledged::default(),
         };
         Ok((begun, acknowledged))
@@ -560,7 +560,7 @@ impl Core {
         }
         Ok(match &mut self.kind {
             Kind::Ordered(ordered) => {
-                let acknowledged = ordered.acknowledge(&self.members, member, ack, false);
+                let acknowledged = ordered.acknowledge(&mut self.members, member, ack, false);
                 acknowledged.commits
             }
             Kind::Shared(_) => Vec::new(),

@@ -99,6 +99,9 @@ impl Groups {
             }
         }
         work.free();
+        drop(core);
+        // Calls that name the same records wait for the result.
+        cell.written.notify_waiters();
     }
 
     /// Queues changes for the group's writer. They are written even if the caller does not wait for the answer.
@@ -268,15 +271,19 @@ impl Groups {
     async fn bury(&self, cell: &Arc<Cell>, burial: Burial) -> Result<(), Refusal> {
         let (id, change) = (burial.partition, burial.change);
         let undo = |offsets: Option<Vec<Offset>>| {
-            let (_, mut core) = self.lock(cell);
-            let queue = core.work().and_then(|work| work.queues.get_mut(&id));
-            queue.is_some_and(|queue| match offsets {
-                Some(offsets) => queue.undo_some(change, offsets),
-                None => {
-                    queue.undo(change);
-                    false
-                }
-            })
+            let is_left = {
+                let (_, mut core) = self.lock(cell);
+                let queue = core.work().and_then(|work| work.queues.get_mut(&id));
+                queue.is_some_and(|queue| match offsets {
+                    Some(offsets) => queue.undo_some(change, offsets),
+                    None => {
+                        queue.undo(change);
+                        false
+                    }
+                })
+            };
+            cell.written.notify_waiters();
+            is_left
         };
         let found = match self.find_letters(cell, burial).await {
             Ok(Some(found)) => Ok(found),

@@ -157,7 +157,7 @@ impl World {
         let begun = self.members.begin_poll(&name(client), asking, self.now)?;
         let acknowledged = self
             .group
-            .acknowledge(&self.members, &name(client), ack, begun.is_repeated);
+            .acknowledge(&mut self.members, &name(client), ack, begun.is_repeated);
         if let Some(ack) = ack {
             self.check_lost(client, ack, &acknowledged.lost);
         }
@@ -345,7 +345,9 @@ impl World {
                 self.is_clean &= acks || ack.is_none();
                 if self.members.get(&name(client)).is_some() {
                     let ack = ack.as_ref().filter(|_| acks);
-                    let acknowledged = self.group.acknowledge(&self.members, &name(client), ack, false);
+                    let acknowledged = self
+                        .group
+                        .acknowledge(&mut self.members, &name(client), ack, false);
                     self.land(&acknowledged.commits, true);
                     self.take_out(client);
                 } else {

@@ -229,7 +229,7 @@ impl Ordered {
     /// it is the member's last `ack`, once more.
     pub fn acknowledge(
         &mut self,
-        members: &Members,
+        members: &mut Members,
         name: &str,
         ack: Option<&PollId>,
         is_repeated: bool,
@@ -239,12 +239,20 @@ impl Ordered {
             return acknowledged;
         };
         let delivered = reader.delivery.as_ref().map(|delivery| delivery.number);
-        let is_of_today = |ack: &PollId| ack.life == members.life;
+        let life = members.life;
+        let is_of_today = |ack: &PollId| ack.life == life;
         // The delivery is kept until the commit has ended: if it fails, the same `ack` may come again.
         let is_last = ack.is_some_and(|ack| is_of_today(ack) && Some(ack.number) == delivered);
         // An `ack` of an answer to an earlier member of this name, in this process or an earlier one.
         let is_inherited = ack.is_some_and(|ack| !is_of_today(ack) || ack.epoch < member.key());
         if !is_last {
+            if delivered.is_some() {
+                // A commit of the delivery that is taken back may still be on its way: it comes too late.
+                let epoch = members.next_number();
+                if let Some(member) = members.get_mut(name) {
+                    member.epoch = epoch;
+                }
+            }
             self.take_back(name);
         }
         let Some(ack) = ack else { return acknowledged };
@@ -335,7 +343,13 @@ impl Ordered {
                     .get(&reach.partition)
                     .is_some_and(|slot| slot.is_within(reach.base, reach.next, is_last))
         };
-        let unfit = ack.reach.iter().filter(|reach| !is_fit(reach));
+        let is_news = |reach: &Reach| {
+            let slot = self.slots.get(&reach.partition);
+            slot.is_some_and(|slot| slot.committed.unwrap_or(Offset::ZERO) < reach.next)
+        };
+        // If nothing is left to commit, the outputs of all of it are stored.
+        let acknowledges = ack.reach.iter().any(is_news);
+        let unfit = ack.reach.iter().filter(|reach| !acknowledges || !is_fit(reach));
         unfit.map(|reach| reach.partition).collect()
     }
 
@@ -351,10 +365,10 @@ impl Ordered {
             let (Some(delivery), Some(slot)) = (delivery, self.slots.get(id)) else {
                 return false;
             };
-            let Some((_, _, next)) = delivery.ranges.iter().find(|(of, ..)| of == id) else {
+            let Some((_, from, next)) = delivery.ranges.iter().find(|(of, ..)| of == id) else {
                 return false;
             };
-            offset <= next
+            (from < offset && offset <= next)
                 && slot.is_held_by(name)
                 && slot.committing == 0
                 && slot.committed.is_none_or(|committed| committed < *offset)

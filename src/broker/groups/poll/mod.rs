@@ -13,7 +13,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::Groups;
 use super::commit::BegunCommits;
-use super::coordinator::Cell;
+use super::coordinator::{Cell, Kind};
 use super::members::{Ms, Refused};
 use super::membership::{Join, read_ack, refused};
 use super::outputs::{self, Outgoing, Outputs, Produced};
@@ -211,7 +211,7 @@ impl Groups {
         let replayed = identity.and_then(|identity| self.recall(group, member, &identity));
         let outgoing = match (with, identity) {
             (Some(outputs), Some(identity)) if replayed.is_none() => {
-                Some(Outgoing::of(outputs, member, identity)?)
+                Some(Outgoing::of(self, outputs, group, member, identity)?)
             }
             _ => None,
         };
@@ -256,11 +256,18 @@ impl Groups {
     /// The answer to a late duplicate of a poll whose outputs are remembered. It disturbs nothing: the member's next poll
     /// gets what it would have got anyway.
     fn answer_to_stray(&self, group: &str, member: &str, produced: Produced) -> Polled {
-        let (number, epoch) = self.coordinator.find(group).map_or((0, 0), |cell| {
+        let (mut number, mut epoch, mut held) = (0, 0, Vec::new());
+        if let Some(cell) = self.coordinator.find(group) {
             let (_, core) = self.lock(&cell);
-            let epoch = core.members.get(member).map_or(0, |member| member.epoch);
-            (core.members.last_acknowledged(member).unwrap_or(0), epoch)
-        });
+            epoch = core.members.get(member).map_or(0, |member| member.epoch);
+            number = core.members.last_acknowledged(member).unwrap_or(0);
+            if let Kind::Ordered(ordered) = &core.kind {
+                let of_member = |(id, owner): (PartitionId, Option<&Arc<str>>)| {
+                    owner.is_some_and(|owner| **owner == *member).then_some(id)
+                };
+                held.extend(ordered.partitions().filter_map(of_member));
+            }
+        }
         let poll_id = PollId {
             life: self.coordinator.life(),
             epoch,
@@ -271,7 +278,7 @@ impl Groups {
         Polled {
             poll_id: poll_id.encode(group, member),
             epoch,
-            assignment: Vec::new(),
+            assignment: self.named(&held),
             lease_expires: None,
             pages: Vec::new(),
             lost_partitions: Vec::new(),
@@ -487,8 +494,13 @@ impl Groups {
             );
         }
         if acknowledging.is_replayed() {
-            // What it committed the first time may be another member's by now, and is not lost.
+            // What it committed the first time may be another member's by now, and is not lost. A group that was reset since
+            // stays where it is.
             acknowledged.lost.clear();
+            let commits = std::mem::take(&mut acknowledged.commits);
+            if let Some((ordered, members)) = self.lock(&cell).1.ordered() {
+                ordered.end_commit(members, &commits, false, false);
+            }
         }
         let polling = Polling {
             groups: self,

@@ -298,11 +298,15 @@ impl Work {
         let (mut letters, mut calls, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut taken = 0;
         for pending in &self.pending {
-            if taken > 0 && bytes + pending.bytes > WRITE_BYTES {
+            let is_alone = pending.outgoing.as_ref().is_some_and(Outgoing::is_doomed);
+            if taken > 0 && (is_alone || bytes + pending.bytes > WRITE_BYTES) {
                 break;
             }
             bytes += pending.bytes;
             taken += 1;
+            if is_alone {
+                break;
+            }
         }
         for pending in self.pending.drain(..taken) {
             for (id, change) in pending.changes {
