@@ -215,13 +215,19 @@ fn describe(client: &Client, group: &str, is_json: bool) -> anyhow::Result<()> {
     }
     let kind = text(&answer, "type");
     output::line(format_args!("group {group}: {kind}, {}", text(&answer, "state")))?;
-    if let Some(settings) = answer.get("settings") {
-        let number = |name: &str| settings[name].as_u64().unwrap_or_default();
+    let settings = &answer["settings"];
+    if let Some(lease_ms) = settings["lease_ms"].as_u64() {
         let dead_letters = settings["dead_letter_topic"].as_str().unwrap_or("TOPIC.dlq");
-        let (lease_ms, deliveries) = (number("lease_ms"), number("max_deliveries"));
+        let deliveries = settings["max_deliveries"].as_u64().unwrap_or_default();
         output::line(format_args!(
             "leases of {lease_ms} ms, at most {deliveries} deliveries, then to {dead_letters}"
         ))?;
+    }
+    if let Some(order) = settings["order"].as_str() {
+        output::line(format_args!("in order of each {order}"))?;
+    }
+    if !settings["filter"].is_null() {
+        output::line(format_args!("only records that match {}", settings["filter"]))?;
     }
     output::line("")?;
     let members = rows_of(&answer, "members");

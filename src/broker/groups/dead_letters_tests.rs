@@ -89,6 +89,8 @@ async fn poll(broker: &Broker, group: &str, topics: &[&str]) -> Vec<Given> {
         lease_ms: None,
         max_deliveries: None,
         dead_letter_topic: None,
+        order: None,
+        filter: None,
         instance: None,
     };
     let polled = broker.groups.poll(group, "m", &wanted, Some(join)).await.unwrap();

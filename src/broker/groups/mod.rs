@@ -209,15 +209,11 @@ impl Groups {
     /// Describes a group. One whose value in the state cannot be read counts as ordered, and nobody can join it.
     pub fn overview(&self, group: &str) -> live::Overview {
         let live = self.live(group).unwrap_or_default();
-        let value = self.value_of(group).ok().flatten().unwrap_or(GroupValue::Ordered);
+        let value = self.value_of(group).ok().flatten().unwrap_or_default();
         live::Overview {
             state: live.state,
-            kind: value.kind(),
             members: live.members,
-            settings: match value {
-                GroupValue::Shared(settings) => Some(settings),
-                GroupValue::Ordered => None,
-            },
+            value,
         }
     }
 
@@ -279,7 +275,7 @@ impl Groups {
         commits: Vec<Commit>,
     ) -> Result<(), Error> {
         let nothing = Subscribed::default();
-        self.make(guard, group, &GroupValue::Ordered, nothing, commits)
+        self.make(guard, group, &GroupValue::default(), nothing, commits)
             .await
     }
 

@@ -295,19 +295,26 @@ impl Groups {
     /// # Errors
     /// [`Reason::UnknownGroup`]; [`Reason::GroupTypeMismatch`]: the group is ordered.
     pub(super) fn queue_cell(&self, group: &str) -> Result<Arc<Cell>, Refusal> {
-        let Some(value) = self.value_of(group)? else {
-            let detail = format!("the group {group} does not exist");
-            return Err(Refusal::new(Reason::UnknownGroup, detail));
+        let settings = || {
+            let Some(value) = self.value_of(group)? else {
+                let detail = format!("the group {group} does not exist");
+                return Err(Refusal::new(Reason::UnknownGroup, detail));
+            };
+            match value {
+                GroupValue::Shared(settings) => Ok(settings),
+                GroupValue::Ordered(_) => Err(is_ordered(group, "commit, or acknowledge by a poll")),
+            }
         };
-        let GroupValue::Shared(settings) = value else {
-            return Err(is_ordered(group, "commit, or acknowledge by a poll"));
-        };
+        // No cell is made for a group that has no queue.
+        settings()?;
         loop {
             let cell = self.coordinator.cell(group);
             let (_, mut core) = self.lock(&cell);
             if core.is_forgotten {
                 continue;
             }
+            // Read again under the lock: settings that change from here on are set in the cell as well.
+            let settings = settings()?;
             if matches!(core.kind, Kind::Ordered(_)) {
                 core.kind = Kind::Shared(Work::new(settings));
                 core.refresh(group, &self.log, &self.coordinator);

@@ -2,6 +2,7 @@
 
 mod members;
 mod offsets;
+mod settings;
 mod work;
 
 use axum::extract::RawQuery;
@@ -19,11 +20,13 @@ use super::path::{AtGroup, GroupName, NoQuery};
 use super::problem::Problem;
 use crate::broker::engine::TimestampMs;
 use crate::broker::groups::Groups;
+use crate::broker::groups::live::GroupType;
 use crate::broker::names;
 use crate::broker::topics::lookup::Start;
 use crate::http::Answer;
 use crate::http::app::App;
 use members::MemberBody;
+use settings::SettingsBody;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -68,9 +71,8 @@ struct GroupBody {
     r#type: &'static str,
     /// The members, sorted by name.
     members: Vec<MemberBody>,
-    /// Shared groups: the settings that the first member chose for all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    settings: Option<SettingsBody>,
+    /// The settings that the first member chose for all, or that were changed since.
+    settings: SettingsBody,
     /// Shared groups: what the queue holds, over all partitions.
     #[serde(skip_serializing_if = "Option::is_none")]
     queue: Option<QueueBody>,
@@ -90,17 +92,6 @@ struct QueueBody {
     full: bool,
 }
 
-/// The settings of a shared group.
-#[derive(Debug, Serialize, ToSchema)]
-struct SettingsBody {
-    /// How long a record is leased, in milliseconds.
-    lease_ms: u32,
-    /// How often a record is delivered without being settled before it becomes a dead letter.
-    max_deliveries: u32,
-    /// The topic of dead letters; null: `{topic}.dlq`.
-    dead_letter_topic: Option<String>,
-}
-
 /// Groups, sorted by name
 #[utoipa::path(get, path = "/v1/groups", tag = "groups",
     params(("limit" = Option<u64>, Query, description = "The largest number of groups (default 100)"),
@@ -112,7 +103,7 @@ async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {
         let overview = app.groups.overview(&group);
         GroupRow {
             state: overview.state.name(),
-            r#type: overview.kind.name(),
+            r#type: overview.value.kind().name(),
             members: overview.members,
             group,
         }
@@ -126,7 +117,8 @@ async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {
     responses((status = 200, description = "The group", body = GroupBody)))]
 async fn describe_group(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
     let overview = app.groups.overview(&group);
-    let queue = overview.settings.is_some().then(|| {
+    let is_shared = overview.value.kind() == GroupType::Shared;
+    let queue = is_shared.then(|| {
         let total = app.lags.of(&group).total.lag;
         let (leased, delayed) = (total.leased.unwrap_or(0), total.delayed.unwrap_or(0));
         QueueBody {
@@ -139,13 +131,9 @@ async fn describe_group(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer
     ok(&GroupBody {
         queue,
         state: overview.state.name(),
-        r#type: overview.kind.name(),
+        r#type: overview.value.kind().name(),
         members: members::described(&app.groups, &group, app.clock.now()),
-        settings: overview.settings.map(|settings| SettingsBody {
-            lease_ms: settings.lease_ms,
-            max_deliveries: settings.max_deliveries,
-            dead_letter_topic: settings.dead_letter_topic,
-        }),
+        settings: SettingsBody::from(&overview.value),
         group,
     })
 }
