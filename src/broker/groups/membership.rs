@@ -248,6 +248,7 @@ impl Groups {
         if let (GroupValue::Shared(settings), Kind::Ordered(_)) = (value, &core.kind) {
             core.kind = Kind::Shared(Work::new(settings.clone()));
         }
+        core.apply(value);
         let joining = Joining {
             member: Arc::clone(member),
             client_id: join.client_id.clone(),

@@ -7,7 +7,8 @@
 //! Members are in memory only: after a restart they join again. In an ordered group, an `ack` of an answer from before
 //! the restart can still commit (see [`poll_id`]).
 //!
-//! - [`membership`], [`poll`] and [`settle`] are the calls of members, [`outside`] those of others.
+//! - [`membership`], [`poll`] and [`settle`] are the calls of members, [`outside`] those of others; [`alter`] changes
+//!   settings.
 //! - `writing` makes durable what members of shared groups settle.
 //! - `coordinator` holds the groups with members. The state machines that decide are pure: [`members`] for both kinds
 //!   of groups, [`ordered`] for partitions, [`shared`] for leases.
@@ -17,6 +18,7 @@
 //! Commits share the lock. Changes that read before they decide have it alone: a deletion, a reset, a group's start in
 //! a topic.
 
+pub mod alter;
 mod coordinator;
 pub mod dead_letters;
 pub mod expiry;

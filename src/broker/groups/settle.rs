@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::Groups;
 use super::coordinator::{Cell, Kind};
 use super::live::Progress;
+use super::ordered::partitions::passed::Seen;
 use super::poll_id::PollId;
 use super::shared::queue::{ChangeId, Claim, MAX_UNSETTLED, MemberKey, Moment, Now, Outcome, PollNumber};
 use super::shared::settings::GroupValue;
@@ -322,6 +323,20 @@ impl Groups {
             drop(core);
             return Ok(cell);
         }
+    }
+
+    /// How far the server has looked for an ordered group with a filter, in the partitions that members have; nothing for
+    /// other groups.
+    pub fn seen(&self, group: &str) -> BTreeMap<PartitionId, Seen> {
+        let cell = match self.value_of(group) {
+            Ok(Some(GroupValue::Ordered(filter))) if !filter.is_open() => self.coordinator.find(group),
+            _ => None,
+        };
+        let Some(cell) = cell else { return BTreeMap::new() };
+        let (_, mut core) = self.lock(&cell);
+        core.ordered()
+            .map(|(ordered, _)| ordered.seen().collect())
+            .unwrap_or_default()
     }
 
     /// How far a shared group is, by partition; nothing for an ordered one.

@@ -31,7 +31,7 @@ use settings::SettingsBody;
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(list_groups))
-        .routes(routes!(describe_group, delete_group))
+        .routes(routes!(describe_group, delete_group, settings::alter_group))
         .merge(offsets::routes())
         .merge(members::routes())
         .merge(work::routes())
@@ -116,6 +116,10 @@ async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {
 #[utoipa::path(get, path = "/v1/groups/{group}", tag = "groups",
     responses((status = 200, description = "The group", body = GroupBody)))]
 async fn describe_group(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
+    ok(&described(&app, group))
+}
+
+fn described(app: &App, group: String) -> GroupBody {
     let overview = app.groups.overview(&group);
     let is_shared = overview.value.kind() == GroupType::Shared;
     let queue = is_shared.then(|| {
@@ -128,14 +132,14 @@ async fn describe_group(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer
             full: app.groups.progress(&group).values().any(|queue| queue.is_full),
         }
     });
-    ok(&GroupBody {
+    GroupBody {
         queue,
         state: overview.state.name(),
         r#type: overview.value.kind().name(),
         members: members::described(&app.groups, &group, app.clock.now()),
         settings: SettingsBody::from(&overview.value),
         group,
-    })
+    }
 }
 
 /// Deletes a group with its committed offsets

@@ -36,12 +36,15 @@ struct Reader {
     lost_with_ack: Vec<PartitionId>,
     /// The partition with which the next poll begins, so that no partition starves.
     turn: usize,
+    /// What it has passed over is being committed: see [`passed`].
+    is_passing: bool,
 }
 
 impl Reader {
     fn forget_topic(&mut self, topic: TopicId) {
         if let Some(delivery) = &mut self.delivery {
             delivery.ranges.retain(|(id, ..)| id.topic != topic);
+            delivery.matching.retain(|(id, _)| id.topic != topic);
         }
         self.lost.retain(|(id, _)| id.topic != topic);
     }
@@ -52,6 +55,8 @@ struct Delivery {
     number: u64,
     /// First and next offset of each partition.
     ranges: Vec<(PartitionId, Offset, Offset)>,
+    /// In a group with a filter, the records that match, for the lag.
+    matching: Vec<(PartitionId, Arc<[Offset]>)>,
 }
 
 /// A partition of a subscribed topic.
@@ -74,6 +79,9 @@ struct Slot {
     committed: Option<Offset>,
     /// Commits on their way to the log.
     committing: u32,
+    /// Everything from the committed offset to the position was passed over, because it does not match the group's
+    /// filter: since when. It may be committed.
+    passed: Option<Ms>,
 }
 
 /// A partition that a poll may read.
@@ -126,6 +134,8 @@ pub struct Ordered {
     slots: BTreeMap<PartitionId, Slot>,
     /// Whether a partition has another owner than its target, or none.
     is_rebalancing: bool,
+    /// Whether something may have been passed over that is not committed.
+    has_passed: bool,
 }
 
 impl Ordered {
@@ -266,6 +276,11 @@ impl Ordered {
                 reader.lost_with_ack.clone_from(&acknowledged.lost);
             }
         }
+        for (id, next) in self.passed_by(name) {
+            if acknowledged.commits.iter().all(|(other, _)| *other != id) {
+                acknowledged.commits.push((id, next));
+            }
+        }
         acknowledged.commits.retain(|(id, next)| {
             let Some(slot) = self.slots.get_mut(id) else {
                 return false;
@@ -349,6 +364,7 @@ impl Ordered {
                 if is_durable {
                     slot.committed = slot.committed.max(Some(*next));
                     slot.position = slot.position.max(*next);
+                    slot.passed = slot.passed.filter(|_| slot.committed < Some(slot.position));
                 }
             }
         }
@@ -430,6 +446,7 @@ impl Ordered {
             if let Some(slot) = self.slots.get_mut(id) {
                 slot.position = *next;
                 slot.delivered = number;
+                slot.passed = None;
                 reach.push(Reach {
                     partition: *id,
                     base: slot.committed.unwrap_or(Offset::ZERO),
@@ -445,7 +462,11 @@ impl Ordered {
             reach,
         };
         if let Some(reader) = self.readers.get_mut(name) {
-            reader.delivery = (!ranges.is_empty()).then_some(Delivery { number, ranges });
+            reader.delivery = (!ranges.is_empty()).then_some(Delivery {
+                number,
+                ranges,
+                matching: Vec::new(),
+            });
             reader.turn = reader.turn.wrapping_add(1);
         }
         members.end_poll(name, token, now)?;
@@ -557,6 +578,7 @@ impl Ordered {
                 slot.owned_since = members.next_number();
                 slot.delivered = 0;
                 slot.position = slot.committed.unwrap_or(Offset::ZERO);
+                slot.passed = None;
                 slot.owner = Some(Arc::clone(&target));
             }
             slot.is_held = true;
@@ -581,6 +603,7 @@ impl Slot {
             position: committed.unwrap_or(Offset::ZERO),
             committed,
             committing: 0,
+            passed: None,
         }
     }
 
@@ -597,6 +620,9 @@ impl Slot {
         self.holder().is_some_and(|owner| &**owner == name)
     }
 }
+
+#[path = "passed.rs"]
+pub mod passed;
 
 #[cfg(test)]
 #[path = "history.rs"]
