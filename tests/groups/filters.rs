@@ -11,10 +11,16 @@ use serde_json::{Value, json};
 
 const GROUP: &str = "/v1/groups/billing";
 
-/// A service with a topic `orders`, and the task that ends sessions and commits what is passed over.
-fn service() -> Service {
+/// A service with a topic `orders`.
+fn still() -> Service {
     let service = Service::new();
     service.topic("orders", 1);
+    service
+}
+
+/// The same, with the task that ends sessions and commits what is passed over.
+fn service() -> Service {
+    let service = still();
     drop(tokio::spawn(service.app.groups.clone().end_sessions()));
     service
 }
@@ -184,12 +190,11 @@ async fn a_poll_reads_on_over_much_that_does_not_match_in_bounded_steps() {
 
 #[tokio::test]
 async fn lost_answers_and_restarts_lose_nothing_that_matches() {
-    let service = service();
+    let service = still();
     append(&service, 0, &["order.1", "x", "x", "order.2", "x"]);
     let first = poll(&service, "a", wanted(&Value::Null)).await;
     let again = poll(&service, "a", wanted(&Value::Null)).await;
     assert_eq!((offsets(&first), offsets(&again)), (vec![0, 3], vec![0, 3]));
-    service.app.stopping.send_replace(true);
     let service = service.restart();
     // An `ack` from before the restart still commits what was looked at.
     poll(&service, "a", wanted(&again["poll_id"])).await;
@@ -359,7 +364,7 @@ async fn a_filter_must_be_one_and_be_the_same_at_every_join() {
 
 #[tokio::test]
 async fn settings_of_a_queue_change_for_its_members_and_are_durable() {
-    let service = service();
+    let service = still();
     append(&service, 0, &["order.1", "order.2"]);
     let join = json!({"topics": ["orders"], "type": "shared", "member_id": "a"});
     service.post(&format!("{GROUP}/members"), join).await.created();
@@ -398,7 +403,6 @@ async fn settings_of_a_queue_change_for_its_members_and_are_durable() {
     let found = tokio::time::timeout(PATIENCE, dead).await;
     found.expect("it goes to the new dead letter topic");
 
-    service.app.stopping.send_replace(true);
     let service = service.restart();
     assert_eq!(service.get(GROUP).await.ok()["settings"], settings);
     let null = json!({"lease_ms": null, "max_deliveries": null, "dead_letter_topic": null, "filter": null});
@@ -481,7 +485,8 @@ async fn a_new_filter_holds_for_members_at_once_and_what_was_passed_over_stays_s
     assert_eq!(group["settings"]["filter"], invoices);
     // A poll that names the earlier filter is refused; one without it goes on, and a waiting one follows a change.
     let ack = &polled["poll_id"];
-    let old = service.post(&format!("{GROUP}/members/a/poll"), wanted(ack));
+    let path = format!("{GROUP}/members/a/poll");
+    let old = service.post(&path, wanted(ack));
     refused(old, 409, "group-settings-differ").await;
     let body = json!({"topics": ["orders"], "ack": ack, "wait_ms": 60_000});
     let (polled, ()) = tokio::join!(poll(&service, "a", body), async {
