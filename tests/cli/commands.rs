@@ -126,10 +126,8 @@ fn a_group_is_moved_to_where_another_is_and_its_members_are_kicked() {
 #[test]
 fn settings_of_a_group_are_changed_and_shown() {
     let service = Service::with_ten(1);
-    service.post(
-        "/v1/groups/q/members",
-        &json!({"topics": ["t"], "type": "shared", "member_id": "m"}),
-    );
+    let join = json!({"topics": ["t"], "type": "shared", "wait_ms": 0});
+    service.post("/v1/groups/q/members/m/poll", &join);
     let alter = "group alter q --lease-ms 60000 --filter key=a.* --filter header.type=b --filter key=c";
     assert_eq!(service.ok(alter), "group q is changed\n");
     let described = service.ok("group describe q");

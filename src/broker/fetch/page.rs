@@ -581,6 +581,39 @@ mod tests {
     }
 
     #[test]
+    fn a_page_can_leave_records_out_and_end_before_one() {
+        let shown = |page: &Page| -> Vec<u64> {
+            let records = page.records();
+            records.map(|record| record.unwrap().0.offset.get()).collect()
+        };
+        for keep in [1, 2, 3, 7, 100] {
+            let mut page = choose(fetched(10, &[&[5, 1, 9], &[1, 1, 13, 2]]), &limits(12, Some(40)));
+            let whole = page.stored_bytes;
+            page.retain(|record| match record.offset.get() {
+                offset if offset % keep == 0 => Kept::Yes,
+                _ => Kept::No,
+            })
+            .unwrap();
+            let expected: Vec<u64> = (12..40).filter(|offset| offset % keep == 0).collect();
+            assert_eq!(shown(&page), expected);
+            assert_eq!(page.records, expected.len() as u64);
+            assert_eq!(page.next_offset.get(), 40, "what is left out was looked at");
+            assert!(page.stored_bytes <= whole && page.ended);
+        }
+        let mut page = choose(fetched(10, &[&[5, 5]]), &limits(10, Some(18)));
+        let stop = |record: &Record<'_>| match record.offset.get() {
+            11 | 13 => Kept::Yes,
+            16 => Kept::Stop,
+            _ => Kept::No,
+        };
+        page.retain(stop).unwrap();
+        assert_eq!((shown(&page), page.next_offset.get()), (vec![11, 13], 16));
+        assert_eq!((page.limited, page.ended), (true, false));
+        page.from = Offset::new(12);
+        assert_eq!(shown(&page), [13]);
+    }
+
+    #[test]
     fn a_page_that_leaves_something_of_the_log_out_is_limited() {
         let mut read = fetched(10, &[&[5]]);
         read.end_offset = Offset::new(20);

@@ -168,3 +168,92 @@ impl Groups {
         self.commit_for(cell, order, commits, Default::default()).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broker::Broker;
+    use crate::broker::engine::sim::{SimClock, SimDisk};
+    use crate::broker::engine::{Log, Offset, Options, PartitionId, TimestampMs};
+    use crate::broker::groups::alter::Alteration;
+    use crate::broker::groups::live::GroupType;
+    use crate::broker::groups::membership::Join;
+    use crate::broker::limits::Limits;
+    use crate::broker::topics::lookup::Start;
+
+    fn filter(key: &str) -> Arc<Filter> {
+        let fields = [("key".to_owned(), vec![key.to_owned()])];
+        Arc::new(Filter::from_fields(&fields.into()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_was_read_with_an_earlier_filter_is_neither_passed_over_nor_delivered() {
+        let (disk, clock) = (SimDisk::new(1), SimClock::new(TimestampMs(1_700_000_000_000)));
+        let options = Options {
+            journal_file_bytes: 4 << 20,
+            journal_files: 2,
+            max_request_bytes: 1 << 20,
+            ..Options::default()
+        };
+        let clock = Arc::new(clock);
+        let log = Log::open_with(Arc::new(disk), clock.clone(), Path::new("/data"), options).unwrap();
+        let broker = Broker::new(log, clock, Limits::default(), None);
+        broker.topics.create("orders", Some(1), &[]).unwrap();
+        let topic = broker.log.topic("orders").unwrap().id();
+        let join = Join {
+            topics: ["orders".to_owned()].into(),
+            client_id: None,
+            address: None,
+            session_timeout: 1_000_000,
+            start: Start::Earliest,
+            kind: GroupType::Ordered,
+            lease_ms: None,
+            max_deliveries: None,
+            dead_letter_topic: None,
+            order: None,
+            filter: Some(filter("a")),
+            instance: None,
+        };
+        let wanted = Wanted {
+            ack: None,
+            max_records: None,
+            max_bytes: 1 << 20,
+            wait: Duration::ZERO,
+            instance: None,
+        };
+        let groups = &broker.groups;
+        let polling = groups.begin_poll("g", "m", &wanted, Some(join)).await.unwrap();
+        let position = || {
+            let (_, mut core) = groups.lock(&polling.cell);
+            let (ordered, _) = core.ordered().unwrap();
+            ordered.seen().next().unwrap().1.next.get()
+        };
+        let old = groups.take_assigned(&polling, &wanted).unwrap().filter;
+        let range = |from, next| Range {
+            partition: PartitionId::new(topic, 0),
+            from: Offset::new(from),
+            next: Offset::new(next),
+        };
+        assert!(groups.pass_over(&polling, &old, &[range(0, 5)]).unwrap());
+        assert_eq!(position(), 5);
+        // An equal filter is no change.
+        let to = |filter| Alteration {
+            filter: Some(filter),
+            ..Alteration::default()
+        };
+        groups.alter("g", &to(filter("a"))).await.unwrap();
+        assert!(groups.pass_over(&polling, &old, &[range(5, 7)]).unwrap());
+        groups.alter("g", &to(filter("b"))).await.unwrap();
+        assert!(!groups.pass_over(&polling, &old, &[range(7, 9)]).unwrap());
+        let answer = groups.deliver_assigned(&polling, &old, Read::default());
+        assert!(answer.unwrap().is_none());
+        assert_eq!(position(), 7);
+        let new = groups.take_assigned(&polling, &wanted).unwrap().filter;
+        assert!(groups.pass_over(&polling, &new, &[range(7, 9)]).unwrap());
+        let answer = groups.deliver_assigned(&polling, &new, Read::default());
+        assert!(answer.unwrap().is_some());
+    }
+}
