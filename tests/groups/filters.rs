@@ -206,6 +206,33 @@ async fn lost_answers_and_restarts_lose_nothing_that_matches() {
 }
 
 #[tokio::test]
+async fn outputs_are_stored_with_an_ack_whether_what_came_before_is_committed_by_itself_or_not() {
+    for service in [still(), service()] {
+        service.topic("out", 1);
+        append(&service, 0, &["x"; 3]);
+        let mut ack = Value::Null;
+        for round in 0..3 {
+            let polled = poll(&service, "a", wanted(&ack)).await;
+            assert_eq!(offsets(&polled), [0; 0]);
+            // In the second service, what was passed over is committed meanwhile.
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            append(&service, 0, &["x", "order.1", "x"]);
+            let polled = poll(&service, "a", wanted(&polled["poll_id"])).await;
+            assert_eq!(offsets(&polled).len(), 1);
+            let mut body = wanted(&polled["poll_id"]);
+            body["produce"] = json!([{"topic": "out", "value": round}]);
+            let produced = poll(&service, "a", body.clone()).await;
+            has(&produced["produced"][0], json!({"topic": "out", "offset": round}));
+            has(&poll(&service, "a", body).await, json!({"replayed": true}));
+            ack = produced["poll_id"].clone();
+            append(&service, 0, &["x"; 3]);
+        }
+        let end = service.partition("orders", 0).positions().end_offset.get();
+        assert_eq!(committed(&service, 0).await, Some(end - 3));
+    }
+}
+
+#[tokio::test]
 async fn another_member_looks_again_at_what_is_not_committed_and_gets_what_was_in_hand() {
     let service = service();
     append(&service, 0, &["x", "x", "order.1", "x"]);

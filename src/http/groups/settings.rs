@@ -139,7 +139,7 @@ pub(super) async fn alter_group(
         filter: body.filter.map(filter).transpose()?,
     };
     app.groups.alter(&group, &alteration).await?;
-    ok(&described(&app, group))
+    ok(&described(&app, group).await?)
 }
 
 /// The settings of a group.

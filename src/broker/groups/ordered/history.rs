@@ -218,7 +218,8 @@ impl World {
                 );
             }
         }
-        self.group.end_commit(&mut self.members, commits, is_durable);
+        self.group
+            .end_commit(&mut self.members, commits, is_durable, false);
     }
 
     /// Ends the commits that a client's poll has begun.
@@ -327,6 +328,7 @@ impl World {
             }
             if slot.holder() != Some(&name(client))
                 || slot.owned_since != *owned_since
+                || slot.is_committing_passed()
                 || from >= *next
                 || left == 0
             {

@@ -4,7 +4,8 @@
 //! the positions of its partitions ([`Ordered::pass`]). The server commits these a little later
 //! ([`Ordered::begin_passed`]), or the member's next `ack` does. So an offset is committed this way only while its
 //! partition has nothing between the committed offset and the position that matches: a delivery from the partition ends
-//! that, because from then on its `ack` decides.
+//! that, because from then on its `ack` decides. During such a commit nothing is delivered from its partition, so that a
+//! delivery always knows the offset that is committed before it.
 //!
 //! Until then the position is in memory only. After a crash, or in the hands of another member, the same records are
 //! read and passed over once more.

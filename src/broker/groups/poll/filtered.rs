@@ -11,6 +11,7 @@ use crate::broker::fetch::page::{Kept, PageLimits, stored_bytes};
 use crate::broker::fetch::unreadable;
 use crate::broker::filter::Filter;
 use crate::broker::groups::Groups;
+use crate::broker::groups::commit::BegunCommits;
 use crate::broker::groups::coordinator::Cell;
 use crate::broker::refusal::{Reason, Refusal};
 
@@ -165,7 +166,8 @@ impl Groups {
                 .map(|(ordered, _)| ordered.begin_passed(member, now))
                 .unwrap_or_default()
         };
-        self.commit_for(cell, order, commits, Default::default()).await
+        let begun = BegunCommits::of_ack(commits);
+        self.commit_for(cell, order, begun, None).await.map(drop)
     }
 }
 
@@ -174,6 +176,7 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
+    use super::super::Acknowledging;
     use super::*;
     use crate::broker::Broker;
     use crate::broker::engine::sim::{SimClock, SimDisk};
@@ -225,7 +228,13 @@ mod tests {
             instance: None,
         };
         let groups = &broker.groups;
-        let polling = groups.begin_poll("g", "m", &wanted, Some(join)).await.unwrap();
+        let nothing = Acknowledging {
+            ack: None,
+            outgoing: None,
+            produced: None,
+        };
+        let polling = groups.begin_poll("g", "m", &wanted, nothing, Some(join));
+        let polling = polling.await.unwrap();
         let position = || {
             let (_, mut core) = groups.lock(&polling.cell);
             let (ordered, _) = core.ordered().unwrap();
