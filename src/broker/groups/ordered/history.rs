@@ -466,8 +466,15 @@ impl World {
         }
         for (name, reader) in &self.group.readers {
             assert!(self.members.get(name).is_some(), "{name} is gone");
-            for (id, ..) in reader.delivery.iter().flat_map(|delivery| &delivery.ranges) {
-                assert_eq!(self.group.slots[id].holder(), Some(name), "{name} works on {id}");
+            for (id, _, next) in reader.delivery.iter().flat_map(|delivery| &delivery.ranges) {
+                let slot = &self.group.slots[id];
+                assert_eq!(slot.holder(), Some(name), "{name} works on {id}");
+                let committed = slot.committed.unwrap_or(Offset::ZERO);
+                assert!(
+                    committed == slot.base || committed >= *next,
+                    "{id}: {committed} is committed in the midst of a delivery to {next} after {}",
+                    slot.base
+                );
             }
         }
     }
