@@ -1,12 +1,13 @@
 //! Filters and settings of groups: what members get, what is acknowledged without them, and `PATCH`.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::support::{PATIENCE, Service, expect, has, refused, says};
+use crate::support::{PATIENCE, Rng, Service, expect, has, refused, says};
 use serde_json::{Value, json};
 
 const GROUP: &str = "/v1/groups/billing";
@@ -230,6 +231,124 @@ async fn outputs_are_stored_with_an_ack_whether_what_came_before_is_committed_by
         let end = service.partition("orders", 0).positions().end_offset.get();
         assert_eq!(committed(&service, 0).await, Some(end - 3));
     }
+}
+
+/// Members of one group, each with the answer that it has not acknowledged.
+struct Crowd {
+    service: Service,
+    rng: Rng,
+    held: BTreeMap<&'static str, Value>,
+    /// The records that somebody acknowledged, and how often.
+    done: BTreeMap<(u64, u64), u32>,
+    /// What was sent, and whether it matches.
+    sent: BTreeMap<(u64, u64), bool>,
+}
+
+impl Crowd {
+    fn send(&mut self) {
+        let partition = self.rng.below(3);
+        let types: Vec<&str> = (0..=self.rng.below(12))
+            .map(|_| ["x", "y.z", "order.1"][self.rng.below(3) as usize])
+            .collect();
+        let end = |service: &Service| {
+            let partition = service.partition("orders", partition as u32);
+            partition.positions().end_offset.get()
+        };
+        let first = end(&self.service);
+        append(&self.service, partition as u32, &types);
+        for (offset, of) in (first..).zip(types) {
+            self.sent.insert((partition, offset), of == "order.1");
+        }
+    }
+
+    fn note_done(&mut self, answer: &Value) {
+        for record in answer["records"].as_array().into_iter().flatten() {
+            assert_eq!(record["headers"]["type"], "order.1");
+            let place = |name: &str| record[name].as_u64().unwrap();
+            let times = self
+                .done
+                .entry((place("partition"), place("offset")))
+                .or_default();
+            *times += 1;
+        }
+    }
+
+    /// A poll that acknowledges what the member holds, unless that answer is lost.
+    async fn poll(&mut self, member: &'static str, is_lost: bool) {
+        let held = self.held.remove(member).filter(|_| !is_lost);
+        let mut body = wanted(&held.as_ref().map_or(Value::Null, |held| held["poll_id"].clone()));
+        body["max_records"] = json!(1 + self.rng.below(6));
+        body["max_bytes"] = json!([20, 50, 1 << 20][self.rng.below(3) as usize]);
+        let answer = poll(&self.service, member, body).await;
+        assert_eq!(answer.get("lost"), None);
+        if let Some(held) = held {
+            self.note_done(&held);
+        }
+        self.held.insert(member, answer);
+    }
+}
+
+#[tokio::test]
+async fn every_record_that_matches_is_done_and_nothing_else_is_ever_delivered() {
+    let service = Service::new();
+    service.topic("orders", 3);
+    drop(tokio::spawn(service.app.groups.clone().end_sessions()));
+    let mut crowd = Crowd {
+        service,
+        rng: Rng::from_environment("filters"),
+        held: BTreeMap::new(),
+        done: BTreeMap::new(),
+        sent: BTreeMap::new(),
+    };
+    let mut is_clean = true;
+    for _ in 0..200 {
+        let member = ["a", "b", "c"][crowd.rng.below(3) as usize];
+        match crowd.rng.below(40) {
+            0..12 => crowd.send(),
+            12..37 => crowd.poll(member, false).await,
+            37 => crowd.poll(member, true).await,
+            38 => tokio::time::sleep(Duration::from_millis(crowd.rng.below(60))).await,
+            _ => {
+                if let Some(held) = crowd.held.remove(member) {
+                    let acks = crowd.rng.below(2) == 0;
+                    let path = format!("{GROUP}/members/{member}");
+                    let ack = held["poll_id"].as_str().unwrap();
+                    let path = if acks { format!("{path}?ack={ack}") } else { path };
+                    crowd.service.delete(&path).await.with_status(204);
+                    if acks {
+                        crowd.note_done(&held);
+                    }
+                    is_clean &= acks;
+                }
+            }
+        }
+    }
+    let matching = crowd.sent.iter().filter(|(_, matches)| **matches);
+    let expected: Vec<(u64, u64)> = matching.map(|(place, _)| *place).collect();
+    for _ in 0..500 {
+        for member in ["a", "b", "c"] {
+            crowd.poll(member, false).await;
+        }
+        if crowd.done.len() == expected.len() {
+            break;
+        }
+    }
+    let done: Vec<(u64, u64)> = crowd.done.keys().copied().collect();
+    assert_eq!(done, expected);
+    // Lost answers were not worked on, so no record is done twice.
+    assert!(!is_clean || crowd.done.values().all(|times| *times == 1));
+    for index in 0..3 {
+        let end = crowd
+            .service
+            .partition("orders", index)
+            .positions()
+            .end_offset
+            .get();
+        if end > 0 {
+            committed_by_itself(&crowd.service, index as usize, end).await;
+        }
+    }
+    has(&lag(&crowd.service).await, json!({"lag": 0}));
 }
 
 #[tokio::test]
@@ -592,18 +711,12 @@ async fn read_all(service: &Service, group: &str, filter: Value) -> (usize, usiz
 async fn a_subscriber_of_one_type_in_fifty_costs_a_fiftieth_of_the_network() {
     let service = service();
     let value = format!("\"{}\"", "v".repeat(198));
-    for batch in 0..100 {
-        let types: Vec<String> = (0..100)
-            .map(|at| format!("type.{}", (batch * 100 + at) % 50))
-            .collect();
-        let headers: Vec<[(&[u8], Option<&[u8]>); 1]> = types
-            .iter()
-            .map(|of| [(&b"type"[..], Some(of.as_bytes()))])
-            .collect();
-        let samples: Vec<_> = headers
-            .iter()
-            .map(|headers| (1, None, Some(value.as_bytes()), &headers[..]))
-            .collect();
+    let types: Vec<String> = (0..50).map(|of| format!("type.{of}")).collect();
+    for _ in 0..100 {
+        let headers = types.iter().map(|of| [(&b"type"[..], Some(of.as_bytes()))]);
+        let headers: Vec<_> = headers.collect();
+        let sample = |at: usize| (1, None, Some(value.as_bytes()), &headers[at % 50][..]);
+        let samples: Vec<_> = (0..100).map(sample).collect();
         service.append("orders", 0, true, &samples);
     }
     let (all, all_answers, everything) = read_all(&service, "all", Value::Null).await;
