@@ -219,6 +219,10 @@ impl World {
                 // The client may have had its answer before.
                 let arrives = answer.is_ok() && self.rng.chance(1, 2);
                 self.restart();
+                if self.rng.chance(1, 3) {
+                    // The client is gone too: another process begins without a memory.
+                    return None;
+                }
                 if !arrives {
                     continue;
                 }

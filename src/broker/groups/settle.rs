@@ -89,6 +89,16 @@ pub struct Uncounted {
 /// The partitions that a settle names, by topic and partition.
 type Named = BTreeMap<(String, u32), PartitionId>;
 
+/// What became of a poll's acknowledgement.
+pub(super) struct AcknowledgedLeases {
+    /// The records for which it did not count.
+    pub(super) uncounted: Uncounted,
+    /// The outputs, if it had some.
+    pub(super) produced: Option<Produced>,
+    /// Whether it has stored something, now or in an earlier call.
+    pub(super) has_stored: bool,
+}
+
 /// The result of beginning a settle.
 #[derive(Default)]
 struct Begun {
@@ -131,7 +141,7 @@ impl Groups {
         member: &str,
         ack: &PollId,
         outgoing: Option<Outgoing>,
-    ) -> Result<(Uncounted, Option<Produced>), Refusal> {
+    ) -> Result<AcknowledgedLeases, Refusal> {
         let identity = outgoing.as_ref().map(|outgoing| outgoing.identity);
         // In another process, polls had other numbers.
         let is_this_life = ack.life == self.coordinator.life();
@@ -189,12 +199,21 @@ impl Groups {
         };
         let (cell, begun) = self.begin_in_queue(group, member, None, begin).await?;
         if begun.replayed.is_some() {
-            return Ok((Uncounted::default(), begun.replayed));
+            return Ok(AcknowledgedLeases {
+                uncounted: Uncounted::default(),
+                produced: begun.replayed,
+                has_stored: true,
+            });
         }
+        let has_stored = !begun.changes.is_empty();
         let produced = self
             .write_changes(&cell, begun.changes, Vec::new(), outgoing)
             .await?;
-        Ok((begun.uncounted, produced))
+        Ok(AcknowledgedLeases {
+            uncounted: begun.uncounted,
+            has_stored: has_stored || produced.is_some(),
+            produced,
+        })
     }
 
     /// Before a settle with outputs begins: whether it counts for all of these records, and for at least one. `has_gone`: it

@@ -137,10 +137,10 @@ impl Work {
         self.members.get(name).copied()
     }
 
-    /// The name of a member.
-    pub(crate) fn name_of(&self, key: MemberKey) -> Arc<str> {
-        let found = self.members.iter().find(|(_, known)| **known == key);
-        found.map_or_else(|| "".into(), |(name, _)| Arc::clone(name))
+    /// The names of all members.
+    pub(crate) fn names(&self) -> BTreeMap<MemberKey, Arc<str>> {
+        let members = self.members.iter();
+        members.map(|(name, key)| (*key, Arc::clone(name))).collect()
     }
 
     /// Forgets the names of members that have neither a session nor a lease.
