@@ -179,7 +179,8 @@ impl Groups {
                 Some(outgoing) => groups.commit_with(&cell.group, changes, outgoing).await.map(Some),
                 None => {
                     let nothing = Subscribed::default();
-                    let written = groups.write(&cell.group, &GroupValue::Ordered, &nothing, changes);
+                    let ordered = GroupValue::default();
+                    let written = groups.write(&cell.group, &ordered, &nothing, changes);
                     written.await.map(|()| None).map_err(Refusal::from)
                 }
             };

@@ -324,6 +324,8 @@ mod tests {
                 lease_ms: None,
                 max_deliveries: None,
                 dead_letter_topic: None,
+                order: None,
+                filter: None,
                 instance: None,
             };
             self.groups().join(group, Some("a"), request).await.unwrap();

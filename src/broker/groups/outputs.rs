@@ -206,7 +206,7 @@ impl Groups {
     ) -> Result<Produced, Refusal> {
         let now = self.clock.now();
         let nothing = Subscribed::default();
-        let (state, touched) = self.changes_for(group, &GroupValue::Ordered, &nothing, commits);
+        let (state, touched) = self.changes_for(group, &GroupValue::default(), &nothing, commits);
         let mut request = AppendRequest {
             state,
             ack: Ack::Durable,

@@ -15,6 +15,7 @@ use super::coordinator::{Cell, Kind};
 use super::live::Progress;
 use super::members::Refused;
 use super::membership::refused;
+use super::ordered::partitions::passed::Seen;
 use super::outputs::{Outgoing, Outputs, Produced};
 use super::poll_id::{LeasedRange, PollId};
 use super::repeats;
@@ -456,19 +457,26 @@ impl Groups {
     /// # Errors
     /// [`Reason::UnknownGroup`]; [`Reason::GroupTypeMismatch`]: the group is ordered.
     pub(super) fn queue_cell(&self, group: &str) -> Result<Arc<Cell>, Refusal> {
-        let Some(value) = self.value_of(group)? else {
-            let detail = format!("the group {group} does not exist");
-            return Err(Refusal::new(Reason::UnknownGroup, detail));
+        let settings = || {
+            let Some(value) = self.value_of(group)? else {
+                let detail = format!("the group {group} does not exist");
+                return Err(Refusal::new(Reason::UnknownGroup, detail));
+            };
+            match value {
+                GroupValue::Shared(settings) => Ok(settings),
+                GroupValue::Ordered(_) => Err(is_ordered(group, "commit, or acknowledge by a poll")),
+            }
         };
-        let GroupValue::Shared(settings) = value else {
-            return Err(is_ordered(group, "commit, or acknowledge by a poll"));
-        };
+        // No cell is made for a group that has no queue.
+        settings()?;
         loop {
             let cell = self.coordinator.cell(group);
             let (_, mut core) = self.lock(&cell);
             if core.is_forgotten {
                 continue;
             }
+            // Read again under the lock: settings that change from here on are set in the cell as well.
+            let settings = settings()?;
             if matches!(core.kind, Kind::Ordered(_)) {
                 core.kind = Kind::Shared(Work::new(settings));
                 core.refresh(group, &self.log, &self.coordinator);
@@ -476,6 +484,20 @@ impl Groups {
             drop(core);
             return Ok(cell);
         }
+    }
+
+    /// How far the server has looked for an ordered group with a filter, in the partitions that members have; nothing for
+    /// other groups.
+    pub fn seen(&self, group: &str) -> BTreeMap<PartitionId, Seen> {
+        let cell = match self.value_of(group) {
+            Ok(Some(GroupValue::Ordered(filter))) if !filter.is_open() => self.coordinator.find(group),
+            _ => None,
+        };
+        let Some(cell) = cell else { return BTreeMap::new() };
+        let (_, mut core) = self.lock(&cell);
+        core.ordered()
+            .map(|(ordered, _)| ordered.seen().collect())
+            .unwrap_or_default()
     }
 
     /// How far a shared group is, by partition; nothing for an ordered one.

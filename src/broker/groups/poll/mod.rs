@@ -1,7 +1,9 @@
 //! A poll: acknowledges the last answer, then waits for records and delivers them. Both kinds of groups share one loop.
-//! The kind decides what the poll takes and how it delivers it: [`assigned`] partitions, or [`leased`] records.
+//! The kind decides what the poll takes and how it delivers it: [`assigned`] partitions, or [`leased`] records. A filter
+//! decides what an ordered group's poll reads of them: [`filtered`].
 
 mod assigned;
+mod filtered;
 mod leased;
 
 use std::pin::pin;
@@ -24,6 +26,7 @@ use super::shared::codec::Letter;
 use super::shared::queue::MemberKey;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic};
 use crate::broker::fetch::page::{Page, PageLimits};
+use crate::broker::filter::Filter;
 use crate::broker::refusal::{Outcome, Reason, Refusal};
 use crate::broker::topics::skips::Gap;
 
@@ -150,6 +153,30 @@ struct Piece {
     letter: Option<Letter>,
 }
 
+impl Piece {
+    /// A refusal with the names of the piece's partition.
+    fn named(&self, refusal: Refusal) -> Refusal {
+        refusal
+            .with("topic", self.topic.name())
+            .with("partition", self.partition.id().index)
+    }
+}
+
+/// What a poll of an ordered group read of a partition, whether it delivers it or not.
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    partition: PartitionId,
+    from: Offset,
+    /// One past the last offset that was read.
+    next: Offset,
+}
+
+impl Range {
+    const fn parts(&self) -> (PartitionId, Offset, Offset) {
+        (self.partition, self.from, self.next)
+    }
+}
+
 /// What a poll may read, and what it waits for if there is nothing.
 #[derive(Default)]
 struct Taken<'a> {
@@ -166,12 +193,18 @@ struct Taken<'a> {
     most: u64,
     /// How many more are looked at.
     ahead: u64,
+    /// In an ordered group, the records that it gets; open: all.
+    filter: Arc<Filter>,
 }
 
 /// The result of reading the pieces.
 #[derive(Default)]
 struct Read {
     pages: Vec<Delivered>,
+    /// In an ordered group, what was read of each partition.
+    ranges: Vec<Range>,
+    /// With a filter, the stored bytes of all that was looked at.
+    looked_bytes: u64,
     /// Offsets that were leased and have no record.
     skipped: Vec<(PartitionId, Offset, Offset)>,
     /// Redriven records whose dead letters are gone.
@@ -326,7 +359,11 @@ impl Groups {
                 ahead = (ahead * 2).clamp(MAX_RECORDS, MOST_AHEAD);
                 continue;
             }
-            if read.pages.is_empty()
+            if read.pages.is_empty() && !read.ranges.is_empty() {
+                if !self.pass_over(polling, &taken.filter, &read.ranges)? {
+                    continue;
+                }
+            } else if read.pages.is_empty()
                 && !taken.is_new
                 && let Some(fault) = read.fault
             {
@@ -334,7 +371,7 @@ impl Groups {
             }
             if !read.pages.is_empty() || taken.is_new || is_over {
                 let answer = match taken.leases.take() {
-                    None => self.deliver_assigned(polling, read.pages)?,
+                    None => self.deliver_assigned(polling, &taken.filter, read)?,
                     Some(leases) => {
                         let answer = self.deliver_leases(polling, leases, read.pages)?;
                         let (_, mut core) = self.lock(&polling.cell);
@@ -522,10 +559,14 @@ impl Groups {
     async fn read(&self, taken: &mut Taken<'_>, wanted: &Wanted) -> Result<Read, Refusal> {
         let mut read = Read::default();
         for piece in std::mem::take(&mut taken.pieces) {
-            if !self
-                .read_piece(piece, taken.most + taken.ahead, wanted, &mut read)
-                .await?
-            {
+            let goes_on = if taken.filter.is_open() {
+                self.read_piece(piece, taken.most + taken.ahead, wanted, &mut read)
+                    .await?
+            } else {
+                self.read_matching(&piece, &taken.filter, taken.most, wanted, &mut read)
+                    .await?
+            };
+            if !goes_on {
                 break;
             }
         }
@@ -568,10 +609,7 @@ impl Groups {
                     return Ok(true);
                 }
                 Err(refusal) => {
-                    let refusal = refusal
-                        .with("topic", piece.topic.name())
-                        .with("partition", id.index);
-                    read.fault.get_or_insert(refusal);
+                    read.fault.get_or_insert(piece.named(refusal));
                     return Ok(true);
                 }
             };
@@ -595,6 +633,13 @@ impl Groups {
             }
             read.records += page.records;
             read.bytes += page.stored_bytes;
+            if piece.deliveries.is_none() {
+                read.ranges.push(Range {
+                    partition: id,
+                    from: page.from,
+                    next: page.next_offset,
+                });
+            }
             if has_records || piece.deliveries.is_none() {
                 read.pages.push(Delivered {
                     topic: piece.topic.name().into(),

@@ -96,6 +96,20 @@ impl Work {
         }
     }
 
+    /// Applies other settings: to new leases, and to how often records are delivered from now on.
+    pub(crate) fn apply(&mut self, settings: Settings) {
+        if self.settings == settings {
+            return;
+        }
+        if self.settings.max_deliveries != settings.max_deliveries {
+            for queue in self.queues.values_mut() {
+                queue.set_max_deliveries(settings.max_deliveries);
+            }
+        }
+        self.settings = settings;
+        self.is_freed = true;
+    }
+
     /// Whether records may have become free since the last call, so that waiting polls must check.
     pub(crate) fn take_freed(&mut self) -> bool {
         std::mem::take(&mut self.is_freed)
