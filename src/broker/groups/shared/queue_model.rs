@@ -223,6 +223,8 @@ impl Pair {
         };
         let is_last = match record.poll {
             Some(last) => last == poll,
+            // Polls from before a redrive did not deliver the record that was redriven.
+            None if record.is_returned && record.deliveries == 0 => false,
             None => record.deliveries <= deliveries,
         };
         match record.lease {
