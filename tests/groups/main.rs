@@ -1,7 +1,8 @@
 //! Groups through the router: offsets that are committed from outside ([`outside`]), members of ordered groups ([`ordered`]),
-//! topic patterns ([`patterns`]), work queues ([`shared`]), and how far behind a group is ([`lag`]).
+//! topic patterns ([`patterns`]), work queues ([`shared`], with an order or a filter: [`keyed`]), and how far behind a group is ([`lag`]).
 #![allow(clippy::disallowed_methods, reason = "a test reads a document")]
 
+mod keyed;
 mod lag;
 mod ordered;
 mod outside;
