@@ -123,3 +123,21 @@ async fn what_does_not_match_is_never_leased_and_is_not_in_the_lag() {
     let offsets = service.get("/v1/groups/workers/offsets").await.json();
     assert_eq!(offsets["offsets"][0]["offset"], 1500);
 }
+
+#[tokio::test]
+async fn another_filter_and_the_end_of_the_order_hold_for_what_was_looked_at_before() {
+    let service = jobs(
+        json!({"order": "key"}),
+        keys(&[Some("x"), Some("x"), Some("y"), Some("y")]),
+    )
+    .await;
+    assert_eq!(poll(&service, "a").await, [0, 2]);
+    let group = "/v1/groups/workers";
+    service.patch(group, json!({"filter": {"key": ["x"]}})).await.ok();
+    settle(&service, "a", "accept", 0, json!({})).await;
+    // What does not match any more is settled once nobody holds it.
+    assert_eq!(poll(&service, "b").await, [1]);
+    has(&lag(&service).await, json!({"lag": 2, "leased": 2}));
+    settle(&service, "a", "release", 2, json!({})).await;
+    has(&lag(&service).await, json!({"lag": 1, "leased": 1}));
+}

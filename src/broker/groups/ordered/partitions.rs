@@ -36,12 +36,15 @@ struct Reader {
     lost_with_ack: Vec<PartitionId>,
     /// The partition with which the next poll begins, so that no partition starves.
     turn: usize,
+    /// What it has passed over is being committed: see [`passed`].
+    is_passing: bool,
 }
 
 impl Reader {
     fn forget_topic(&mut self, topic: TopicId) {
         if let Some(delivery) = &mut self.delivery {
             delivery.ranges.retain(|(id, ..)| id.topic != topic);
+            delivery.matching.retain(|(id, _)| id.topic != topic);
         }
         self.lost.retain(|(id, _)| id.topic != topic);
     }
@@ -52,6 +55,8 @@ struct Delivery {
     number: u64,
     /// First and next offset of each partition.
     ranges: Vec<(PartitionId, Offset, Offset)>,
+    /// In a group with a filter, the records that match, for the lag.
+    matching: Vec<(PartitionId, Arc<[Offset]>)>,
 }
 
 /// A partition of a subscribed topic.
@@ -72,8 +77,15 @@ struct Slot {
     /// The next record to deliver.
     position: Offset,
     committed: Option<Offset>,
+    /// The committed offset when the newest records were delivered.
+    base: Offset,
+    /// The owner has committed since, by offset, within the records of that delivery.
+    has_finer_commits: bool,
     /// Commits on their way to the log.
     committing: u32,
+    /// Everything from the committed offset to the position was passed over, because it does not match the group's
+    /// filter: since when. It may be committed.
+    passed: Option<Ms>,
 }
 
 /// A partition that a poll may read.
@@ -126,6 +138,8 @@ pub struct Ordered {
     slots: BTreeMap<PartitionId, Slot>,
     /// Whether a partition has another owner than its target, or none.
     is_rebalancing: bool,
+    /// Whether something may have been passed over that is not committed.
+    has_passed: bool,
 }
 
 impl Ordered {
@@ -225,7 +239,7 @@ impl Ordered {
     /// it is the member's last `ack`, once more.
     pub fn acknowledge(
         &mut self,
-        members: &Members,
+        members: &mut Members,
         name: &str,
         ack: Option<&PollId>,
         is_repeated: bool,
@@ -235,12 +249,20 @@ impl Ordered {
             return acknowledged;
         };
         let delivered = reader.delivery.as_ref().map(|delivery| delivery.number);
-        let is_of_today = |ack: &PollId| ack.life == members.life;
+        let life = members.life;
+        let is_of_today = |ack: &PollId| ack.life == life;
         // The delivery is kept until the commit has ended: if it fails, the same `ack` may come again.
         let is_last = ack.is_some_and(|ack| is_of_today(ack) && Some(ack.number) == delivered);
         // An `ack` of an answer to an earlier member of this name, in this process or an earlier one.
         let is_inherited = ack.is_some_and(|ack| !is_of_today(ack) || ack.epoch < member.key());
         if !is_last {
+            if delivered.is_some() {
+                // A commit of the delivery that is taken back may still be on its way: it comes too late.
+                let epoch = members.next_number();
+                if let Some(member) = members.get_mut(name) {
+                    member.epoch = epoch;
+                }
+            }
             self.take_back(name);
         }
         let Some(ack) = ack else { return acknowledged };
@@ -264,6 +286,11 @@ impl Ordered {
                 acknowledged.lost.clone_from(&reader.lost_with_ack);
             } else {
                 reader.lost_with_ack.clone_from(&acknowledged.lost);
+            }
+        }
+        for (id, next) in self.passed_by(name) {
+            if acknowledged.commits.iter().all(|(other, _)| *other != id) {
+                acknowledged.commits.push((id, next));
             }
         }
         acknowledged.commits.retain(|(id, next)| {
@@ -310,6 +337,62 @@ impl Ordered {
         }
     }
 
+    /// The partitions of an acknowledged answer in which outputs must not be stored with the `ack`: it can no longer
+    /// commit there, or has done so before.
+    pub fn unfit_for_outputs(&self, members: &Members, name: &str, ack: &PollId) -> Vec<PartitionId> {
+        let delivered = self.readers.get(name).and_then(|reader| reader.delivery.as_ref());
+        let is_of_today = ack.life == members.life;
+        let is_last = is_of_today && delivered.is_some_and(|delivery| delivery.number == ack.number);
+        let key = members.get(name).map_or(0, Member::key);
+        let is_inherited = !is_of_today || ack.epoch < key;
+        let is_fit = |reach: &Reach| {
+            let standing = match is_last {
+                true => self.standing_of_last(reach),
+                false => self.standing(name, reach, ack, is_of_today),
+            };
+            // A delivery is in hand until what acknowledges it is durable.
+            (is_last || is_inherited)
+                && matches!(standing, Standing::Commits)
+                && self
+                    .slots
+                    .get(&reach.partition)
+                    .is_some_and(|slot| slot.is_within(reach.base, reach.next, is_last))
+        };
+        let is_news = |reach: &Reach| {
+            let slot = self.slots.get(&reach.partition);
+            slot.is_some_and(|slot| slot.committed.unwrap_or(Offset::ZERO) < reach.next)
+        };
+        // If nothing is left to commit, the outputs of all of it are stored.
+        let acknowledges = ack.reach.iter().any(is_news);
+        let unfit = ack.reach.iter().filter(|reach| !acknowledges || !is_fit(reach));
+        unfit.map(|reach| reach.partition).collect()
+    }
+
+    /// The partitions in which outputs must not be stored with a commit by offset: it goes back or nowhere, beyond what the
+    /// member was delivered, or the committed offset is not of this delivery.
+    pub fn unfit_for_commit_outputs(
+        &self,
+        name: &str,
+        commits: &[(PartitionId, Offset)],
+    ) -> Vec<PartitionId> {
+        let delivery = self.readers.get(name).and_then(|reader| reader.delivery.as_ref());
+        let is_fit = |(id, offset): &(PartitionId, Offset)| {
+            let (Some(delivery), Some(slot)) = (delivery, self.slots.get(id)) else {
+                return false;
+            };
+            let Some((_, from, next)) = delivery.ranges.iter().find(|(of, ..)| of == id) else {
+                return false;
+            };
+            (from < offset && offset <= next)
+                && slot.is_held_by(name)
+                && slot.committing == 0
+                && slot.committed.is_none_or(|committed| committed < *offset)
+                && slot.is_within(slot.base, *next, true)
+        };
+        let unfit = commits.iter().filter(|commit| !is_fit(commit));
+        unfit.map(|(id, _)| *id).collect()
+    }
+
     /// Checks that a member has the partitions in which it wants to commit.
     ///
     /// # Errors
@@ -341,14 +424,26 @@ impl Ordered {
         self.slots.get(&id).and_then(|slot| slot.committed)
     }
 
-    /// Ends commits: they are durable, or have failed.
-    pub fn end_commit(&mut self, members: &mut Members, commits: &[(PartitionId, Offset)], is_durable: bool) {
+    /// Ends commits: they are durable, or have failed. `is_finer`: the member named their offsets.
+    pub fn end_commit(
+        &mut self,
+        members: &mut Members,
+        commits: &[(PartitionId, Offset)],
+        is_durable: bool,
+        is_finer: bool,
+    ) {
         for (id, next) in commits {
             if let Some(slot) = self.slots.get_mut(id) {
                 slot.committing -= 1;
                 if is_durable {
+                    slot.has_finer_commits |= is_finer && slot.delivered > 0;
                     slot.committed = slot.committed.max(Some(*next));
                     slot.position = slot.position.max(*next);
+                }
+                if let Some(owner) = slot.owner.as_ref().filter(|_| slot.passed.is_some()) {
+                    // Its poll could not read from here during the commit.
+                    members.wake(owner);
+                    slot.passed = slot.passed.filter(|_| slot.committed < Some(slot.position));
                 }
             }
         }
@@ -359,8 +454,14 @@ impl Ordered {
     /// Continues a poll whose commits are durable ([`Members::wait`]): the last delivery is done, and the member gives
     /// up partitions that others are to have.
     pub fn go_on(&mut self, members: &mut Members, name: &str) {
-        if let Some(reader) = self.readers.get_mut(name) {
-            reader.delivery = None;
+        let delivery = self
+            .readers
+            .get_mut(name)
+            .and_then(|reader| reader.delivery.take());
+        for (id, ..) in delivery.into_iter().flat_map(|delivery| delivery.ranges) {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.has_finer_commits = false;
+            }
         }
         self.release(members);
     }
@@ -398,6 +499,8 @@ impl Ordered {
             let rank = |place: &Place| reader.lost.iter().position(|(id, _)| *id == place.partition);
             places.sort_by_key(|place| rank(place).unwrap_or(usize::MAX));
         }
+        // A delivery from such a partition would begin at a committed offset that is about to change.
+        places.retain(|place| !self.slots[&place.partition].is_committing_passed());
         Ok((places, is_new))
     }
 
@@ -418,7 +521,9 @@ impl Ordered {
         debug_assert!(ranges.len() <= MAX_PARTITIONS);
         let is_there = |(id, from, _): &(PartitionId, Offset, Offset)| {
             let slot = self.slots.get(id);
-            slot.is_some_and(|slot| slot.is_held_by(name) && slot.position <= *from)
+            slot.is_some_and(|slot| {
+                slot.is_held_by(name) && slot.position <= *from && !slot.is_committing_passed()
+            })
         };
         if !ranges.iter().all(is_there) {
             return Ok(None);
@@ -430,9 +535,12 @@ impl Ordered {
             if let Some(slot) = self.slots.get_mut(id) {
                 slot.position = *next;
                 slot.delivered = number;
+                slot.passed = None;
+                slot.base = slot.committed.unwrap_or(Offset::ZERO);
+                slot.has_finer_commits = false;
                 reach.push(Reach {
                     partition: *id,
-                    base: slot.committed.unwrap_or(Offset::ZERO),
+                    base: slot.base,
                     next: *next,
                 });
             }
@@ -445,7 +553,11 @@ impl Ordered {
             reach,
         };
         if let Some(reader) = self.readers.get_mut(name) {
-            reader.delivery = (!ranges.is_empty()).then_some(Delivery { number, ranges });
+            reader.delivery = (!ranges.is_empty()).then_some(Delivery {
+                number,
+                ranges,
+                matching: Vec::new(),
+            });
             reader.turn = reader.turn.wrapping_add(1);
         }
         members.end_poll(name, token, now)?;
@@ -556,7 +668,9 @@ impl Ordered {
                 slot.is_first_owner = slot.owner.is_none();
                 slot.owned_since = members.next_number();
                 slot.delivered = 0;
+                slot.has_finer_commits = false;
                 slot.position = slot.committed.unwrap_or(Offset::ZERO);
+                slot.passed = None;
                 slot.owner = Some(Arc::clone(&target));
             }
             slot.is_held = true;
@@ -580,8 +694,27 @@ impl Slot {
             target: None,
             position: committed.unwrap_or(Offset::ZERO),
             committed,
+            base: Offset::ZERO,
+            has_finer_commits: false,
             committing: 0,
+            passed: None,
         }
+    }
+
+    /// Whether the committed offset is where a delivery began, or, in the owner's newest delivery, where its own commits
+    /// within that have brought it.
+    fn is_within(&self, base: Offset, next: Offset, is_newest: bool) -> bool {
+        let committed = self.committed.unwrap_or(Offset::ZERO);
+        committed == base
+            || (is_newest
+                && self.has_finer_commits
+                && self.base == base
+                && (base..=next).contains(&committed))
+    }
+
+    /// Whether what was passed over here is on its way to the log.
+    fn is_committing_passed(&self) -> bool {
+        self.passed.is_some() && self.committing > 0
     }
 
     /// Whether a reset has moved the committed offset back since these records were delivered.
@@ -597,6 +730,9 @@ impl Slot {
         self.holder().is_some_and(|owner| &**owner == name)
     }
 }
+
+#[path = "passed.rs"]
+pub mod passed;
 
 #[cfg(test)]
 #[path = "history.rs"]

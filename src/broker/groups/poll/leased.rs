@@ -333,6 +333,7 @@ impl Groups {
             pages,
             lost_partitions: Vec::new(),
             uncounted: std::mem::take(&mut polling.uncounted),
+            produced: polling.produced.clone(),
         })
     }
 }

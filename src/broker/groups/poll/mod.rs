@@ -1,11 +1,12 @@
 //! A poll: acknowledges the last answer, then waits for records and delivers them. Both kinds of groups share one loop.
-//! The kind decides what the poll takes and how it delivers it: [`assigned`] partitions, or [`leased`] records.
+//! The kind decides what the poll takes and how it delivers it: [`assigned`] partitions, or [`leased`] records. A filter
+//! decides what an ordered group's poll reads of them: [`filtered`].
 
 mod assigned;
+mod filtered;
 mod leased;
 mod looking;
 
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +15,19 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::OwnedMutexGuard;
 
 use super::Groups;
-use super::coordinator::Cell;
+use super::commit::BegunCommits;
+use super::coordinator::{Cell, Kind};
 use super::members::{Ms, Refused};
 use super::membership::{Join, read_ack, refused};
+use super::outputs::{self, Outgoing, Outputs, Produced};
 use super::poll_id::PollId;
+use super::repeats;
 use super::settle::Uncounted;
 use super::shared::codec::Letter;
 use super::shared::queue::MemberKey;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic};
 use crate::broker::fetch::page::{Page, PageLimits};
+use crate::broker::filter::Filter;
 use crate::broker::refusal::{Outcome, Reason, Refusal};
 use crate::broker::topics::skips::Gap;
 
@@ -64,6 +69,8 @@ pub struct Polled {
     pub lost_partitions: Vec<(Arc<str>, u32)>,
     /// In a shared group, the records for which `ack` did not count.
     pub uncounted: Uncounted,
+    /// The outputs, if the poll had some.
+    pub produced: Option<Produced>,
 }
 
 /// Records of one partition; in a shared group, those that were delivered equally often.
@@ -86,6 +93,22 @@ impl Delivered {
     }
 }
 
+/// What a poll acknowledges, and what came of it.
+struct Acknowledging<'a> {
+    ack: Option<&'a PollId>,
+    outgoing: Option<Outgoing>,
+    /// The outputs of an earlier call that acknowledged the same, or none at all.
+    produced: Option<Produced>,
+}
+
+impl Acknowledging<'_> {
+    fn is_replayed(&self) -> bool {
+        self.produced
+            .as_ref()
+            .is_some_and(|produced| produced.is_replayed)
+    }
+}
+
 /// A running poll; dropping it ends the poll.
 struct Polling<'a> {
     groups: &'a Groups,
@@ -97,9 +120,12 @@ struct Polling<'a> {
     key: Option<MemberKey>,
     /// In an ordered group, the partitions in which its `ack` could no longer commit.
     lost: Vec<PartitionId>,
+    /// It does not wait.
+    needs_answer: bool,
     /// Whether its `ack` has stored something.
     has_stored: bool,
     uncounted: Uncounted,
+    produced: Option<Produced>,
 }
 
 impl Polling<'_> {
@@ -128,6 +154,30 @@ struct Piece {
     letter: Option<Letter>,
 }
 
+impl Piece {
+    /// A refusal with the names of the piece's partition.
+    fn named(&self, refusal: Refusal) -> Refusal {
+        refusal
+            .with("topic", self.topic.name())
+            .with("partition", self.partition.id().index)
+    }
+}
+
+/// What a poll of an ordered group read of a partition, whether it delivers it or not.
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    partition: PartitionId,
+    from: Offset,
+    /// One past the last offset that was read.
+    next: Offset,
+}
+
+impl Range {
+    const fn parts(&self) -> (PartitionId, Offset, Offset) {
+        (self.partition, self.from, self.next)
+    }
+}
+
 /// What a poll may read, and what it waits for if there is nothing.
 #[derive(Default)]
 struct Taken<'a> {
@@ -148,12 +198,18 @@ struct Taken<'a> {
     goes_on: bool,
     /// The first error of looking at a partition.
     fault: Option<Refusal>,
+    /// In an ordered group, the records that it gets; open: all.
+    filter: Arc<Filter>,
 }
 
 /// The result of reading the pieces.
 #[derive(Default)]
 struct Read {
     pages: Vec<Delivered>,
+    /// In an ordered group, what was read of each partition.
+    ranges: Vec<Range>,
+    /// With a filter, the stored bytes of all that was looked at.
+    looked_bytes: u64,
     /// Offsets that were leased and have no record.
     skipped: Vec<(PartitionId, Offset, Offset)>,
     /// Redriven records whose dead letters are gone.
@@ -166,28 +222,107 @@ struct Read {
 
 impl Groups {
     /// Commits the records that the poll named by `ack` delivered; in a shared group, accepts those that are not
-    /// settled. Then waits for records and delivers them. Joins first if the member is unknown and `joining` is given.
+    /// settled. The outputs `with` it are appended with that. Then waits for records and delivers them. Joins first if the member is unknown and `joining` is given.
     ///
     /// # Errors
     /// - [`Reason::UnknownMember`], [`Reason::PollSuperseded`], [`Reason::MemberSuperseded`].
     /// - [`Reason::UnknownTopic`]: a topic that the member reads is deleted.
     /// - Those of a join, a commit or a settle.
     /// - [`Reason::CorruptData`]: nothing but damaged records is left to read.
+    /// - With outputs: [`Reason::InvalidRequest`] if nothing is acknowledged, [`Reason::Fenced`] if not all of it can be;
+    ///   nothing is stored then.
     ///
-    /// [`Outcome::Partial`]: what `ack` acknowledges is stored; nothing is delivered.
+    /// [`Outcome::Partial`]: what `ack` acknowledges is stored, with the outputs; nothing is delivered.
     pub async fn poll(
         &self,
         group: &str,
         member: &str,
         wanted: &Wanted,
+        with: Option<Outputs>,
         joining: Option<Join>,
     ) -> Result<Polled, Refusal> {
-        let mut polling = self.begin_poll(group, member, wanted, joining).await?;
+        let ack = read_ack(wanted.ack.as_deref(), group, member)?;
+        let mut with = with;
+        let acknowledges = ack.as_ref().is_some_and(PollId::has_records);
+        let nothing = Outputs::without_input(&mut with, acknowledges)?;
+        let identity = with.as_ref().and(wanted.ack.as_deref()).map(repeats::of_poll);
+        let replayed = identity.and_then(|identity| self.recall(group, member, &identity));
+        let outgoing = match (with, identity) {
+            (Some(outputs), Some(identity)) if replayed.is_none() => {
+                Some(Outgoing::of(self, outputs, group, member, identity)?)
+            }
+            _ => None,
+        };
+        let acknowledging = Acknowledging {
+            ack: ack.as_ref(),
+            outgoing,
+            produced: replayed.or(nothing),
+        };
+        let (is_replayed, has_outputs) = (acknowledging.is_replayed(), acknowledging.outgoing.is_some());
+        let produced = acknowledging.produced.clone();
+        let begun = self
+            .begin_poll(group, member, wanted, acknowledging, joining)
+            .await;
+        let mut polling = match begun {
+            Ok(polling) => polling,
+            Err(refusal) if is_replayed => {
+                let produced = produced.unwrap_or_else(Produced::none);
+                if refusal.reason == Reason::PollSuperseded {
+                    return Ok(self.answer_to_stray(group, member, produced));
+                }
+                return Err(produced.add_to(refusal).outcome(Outcome::Partial));
+            }
+            // It was acknowledged before, and what came of that is forgotten.
+            Err(refusal) if has_outputs && refusal.reason == Reason::PollSuperseded => {
+                return Err(outputs::fenced(group, member, []));
+            }
+            Err(refusal) => return Err(refusal),
+        };
         let answer = self.finish_poll(&mut polling, wanted).await;
-        answer.map_err(|refusal| match refusal.outcome {
-            Outcome::None if polling.has_stored => refusal.outcome(Outcome::Partial),
-            _ => refusal,
+        answer.map_err(|refusal| {
+            let refusal = match &polling.produced {
+                Some(produced) => produced.add_to(refusal),
+                None => refusal,
+            };
+            match refusal.outcome {
+                Outcome::None if polling.has_stored => refusal.outcome(Outcome::Partial),
+                _ => refusal,
+            }
         })
+    }
+
+    /// The answer to a late duplicate of a poll whose outputs are remembered. It disturbs nothing: the member's next poll
+    /// gets what it would have got anyway.
+    fn answer_to_stray(&self, group: &str, member: &str, produced: Produced) -> Polled {
+        let (mut number, mut epoch, mut held) = (0, 0, Vec::new());
+        if let Some(cell) = self.coordinator.find(group) {
+            let (_, core) = self.lock(&cell);
+            epoch = core.members.get(member).map_or(0, |member| member.epoch);
+            number = core.members.last_acknowledged(member).unwrap_or(0);
+            if let Kind::Ordered(ordered) = &core.kind {
+                let of_member = |(id, owner): (PartitionId, Option<&Arc<str>>)| {
+                    owner.is_some_and(|owner| **owner == *member).then_some(id)
+                };
+                held.extend(ordered.partitions().filter_map(of_member));
+            }
+        }
+        let poll_id = PollId {
+            life: self.coordinator.life(),
+            epoch,
+            number,
+            reach: Vec::new(),
+            leased: Vec::new(),
+        };
+        Polled {
+            poll_id: poll_id.encode(group, member),
+            epoch,
+            assignment: self.named(&held),
+            lease_expires: None,
+            pages: Vec::new(),
+            lost_partitions: Vec::new(),
+            uncounted: Uncounted::default(),
+            produced: Some(produced),
+        }
     }
 
     /// Waits for records and delivers them, after what `ack` acknowledges is stored.
@@ -207,7 +342,7 @@ impl Groups {
         let mut stopping = self.stopping.clone();
         let mut topics = self.coordinator.topics.clone();
         // A member that has lost partitions learns it at once.
-        let mut is_over = wanted.wait.is_zero() || !polling.lost.is_empty();
+        let mut is_over = wanted.wait.is_zero() || !polling.lost.is_empty() || polling.needs_answer;
         // How many more records than wanted a queue looks at, because those that it found are for later.
         let mut ahead = 0;
         loop {
@@ -229,7 +364,11 @@ impl Groups {
                 ahead = (ahead * 2).clamp(MAX_RECORDS, MOST_AHEAD);
                 continue;
             }
-            if read.pages.is_empty()
+            if read.pages.is_empty() && !read.ranges.is_empty() {
+                if !self.pass_over(polling, &taken.filter, &read.ranges)? {
+                    continue;
+                }
+            } else if read.pages.is_empty()
                 && !taken.is_new
                 && let Some(fault) = read.fault
             {
@@ -246,7 +385,7 @@ impl Groups {
             }
             if !read.pages.is_empty() || taken.is_new || is_over {
                 let answer = match taken.leases.take() {
-                    None => self.deliver_assigned(polling, read.pages)?,
+                    None => self.deliver_assigned(polling, &taken.filter, read)?,
                     Some(leases) => {
                         let answer = self.deliver_leases(polling, leases, read.pages)?;
                         let (_, mut core) = self.lock(&polling.cell);
@@ -322,32 +461,42 @@ impl Groups {
         group: &'a str,
         member: &'a str,
         wanted: &Wanted,
+        mut acknowledging: Acknowledging<'_>,
         joining: Option<Join>,
     ) -> Result<Polling<'a>, Refusal> {
-        let ack = read_ack(wanted.ack.as_deref(), group, member)?;
+        let ack = acknowledging.ack;
         let (mut polling, order, commits) = loop {
             if let Some(join) = &joining {
-                self.be_member(group, member, ack.as_ref(), join).await?;
+                self.be_member(group, member, ack, join).await?;
             }
             let instance = wanted.instance.as_deref();
-            match self.enter(group, member, ack.as_ref(), instance).await {
+            match self.enter(group, member, &mut acknowledging, instance).await {
                 Ok(entered) => break entered,
                 // The member's session has ended meanwhile: it joins again.
                 Err(unknown) if unknown.reason == Reason::UnknownMember && joining.is_some() => {}
                 Err(refusal) => return Err(refusal),
             }
         };
-        match (polling.key, &ack) {
+        let is_replayed = acknowledging.is_replayed();
+        let Acknowledging {
+            outgoing, produced, ..
+        } = acknowledging;
+        polling.produced = produced;
+        match (polling.key, ack) {
             (None, _) => {
-                polling.has_stored = !commits.is_empty();
-                self.commit_for(&polling.cell, order, commits, BTreeMap::new())
-                    .await?;
+                polling.has_stored = !commits.is_empty() || is_replayed || outgoing.is_some();
+                let begun = BegunCommits::of_ack(commits);
+                let produced = self.commit_for(&polling.cell, order, begun, outgoing).await?;
+                polling.produced = produced.or(polling.produced.take());
             }
+            (Some(_), Some(_)) if is_replayed => polling.has_stored = true,
             (Some(_), Some(ack)) => {
                 // The group's writer keeps the order of settles.
                 drop(order);
-                polling.uncounted = self.acknowledge_leases(group, member, ack).await?;
-                polling.has_stored = true;
+                let acknowledged = self.acknowledge_leases(group, member, ack, outgoing).await?;
+                polling.uncounted = acknowledged.uncounted;
+                polling.produced = acknowledged.produced.or(polling.produced.take());
+                polling.has_stored = acknowledged.has_stored;
             }
             (Some(_), None) => {}
         }
@@ -360,14 +509,30 @@ impl Groups {
         &'a self,
         group: &'a str,
         member: &'a str,
-        ack: Option<&PollId>,
+        acknowledging: &mut Acknowledging<'_>,
         instance: Option<&str>,
     ) -> Result<(Polling<'a>, OwnedMutexGuard<()>, Vec<(PartitionId, Offset)>), Refusal> {
         let order = self.turn_of(group, member).await?;
         let cell = self.cell_of(group, member)?;
-        let (begun, acknowledged, key) = {
+        let ack = acknowledging.ack;
+        if let Some(outgoing) = &acknowledging.outgoing
+            && let Some(produced) = self.recall(group, member, &outgoing.identity)
+        {
+            // A call with the same `ack` has ended meanwhile.
+            acknowledging.produced = Some(produced);
+            acknowledging.outgoing = None;
+        }
+        let (begun, mut acknowledged, key) = {
             let (now, mut core) = self.lock(&cell);
             core.refresh(group, &self.log, &self.coordinator);
+            if acknowledging.outgoing.is_some() {
+                let checked = core.check_poll_of(member, ack, instance);
+                checked.map_err(|error| refused(error, group, member))?;
+                let unfit = core.unfit_for_outputs(member, ack);
+                if !unfit.is_empty() {
+                    return Err(self.fenced(group, member, &unfit));
+                }
+            }
             let begun = core.begin_poll(member, ack, instance, now);
             let (begun, acknowledged) = begun.map_err(|error| refused(error, group, member))?;
             (begun, acknowledged, core.work().map(|work| work.member(member)))
@@ -379,6 +544,15 @@ impl Groups {
                 "a second process polls as this member: the older one is refused"
             );
         }
+        if acknowledging.is_replayed() {
+            // What it committed the first time may be another member's by now, and is not lost. A group that was reset since
+            // stays where it is.
+            acknowledged.lost.clear();
+            let commits = std::mem::take(&mut acknowledged.commits);
+            if let Some((ordered, members)) = self.lock(&cell).1.ordered() {
+                ordered.end_commit(members, &commits, false, false);
+            }
+        }
         let polling = Polling {
             groups: self,
             cell,
@@ -387,8 +561,10 @@ impl Groups {
             token: begun.token,
             key,
             lost: acknowledged.lost,
+            needs_answer: begun.needs_answer,
             has_stored: false,
             uncounted: Uncounted::default(),
+            produced: None,
         };
         Ok((polling, order, acknowledged.commits))
     }
@@ -400,10 +576,14 @@ impl Groups {
             ..Read::default()
         };
         for piece in std::mem::take(&mut taken.pieces) {
-            if !self
-                .read_piece(piece, taken.most + taken.ahead, wanted, &mut read)
-                .await?
-            {
+            let goes_on = if taken.filter.is_open() {
+                self.read_piece(piece, taken.most + taken.ahead, wanted, &mut read)
+                    .await?
+            } else {
+                self.read_matching(&piece, &taken.filter, taken.most, wanted, &mut read)
+                    .await?
+            };
+            if !goes_on {
                 break;
             }
         }
@@ -446,10 +626,7 @@ impl Groups {
                     return Ok(true);
                 }
                 Err(refusal) => {
-                    let refusal = refusal
-                        .with("topic", piece.topic.name())
-                        .with("partition", id.index);
-                    read.fault.get_or_insert(refusal);
+                    read.fault.get_or_insert(piece.named(refusal));
                     return Ok(true);
                 }
             };
@@ -473,6 +650,13 @@ impl Groups {
             }
             read.records += page.records;
             read.bytes += page.stored_bytes;
+            if piece.deliveries.is_none() {
+                read.ranges.push(Range {
+                    partition: id,
+                    from: page.from,
+                    next: page.next_offset,
+                });
+            }
             if has_records || piece.deliveries.is_none() {
                 read.pages.push(Delivered {
                     topic: piece.topic.name().into(),

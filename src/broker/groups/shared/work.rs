@@ -9,11 +9,12 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::queue::looks::Seen;
-use super::queue::{Acquired, ChangeId, Leasing, MemberKey, Now, PollNumber, Queue};
+use super::queue::{Acquired, ChangeId, Leasing, MemberKey, Moment, Now, PollNumber, Queue};
 use super::settings::Settings;
 use super::store::{self, Settlement};
 use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs, Topic};
 use crate::broker::groups::members::Ms;
+use crate::broker::groups::outputs::{Outgoing, Produced};
 use crate::broker::refusal::Refusal;
 use crate::formats::json::ParsedRecord;
 
@@ -32,17 +33,23 @@ pub(crate) struct Pending {
     pub(crate) changes: Changes,
     /// Its dead letters.
     pub(crate) letters: Letters,
-    /// The size of the letters, in bytes.
+    /// The outputs that go with it.
+    pub(crate) outgoing: Option<Outgoing>,
+    /// The size of the letters and outputs, in bytes.
     pub(crate) bytes: usize,
     /// Receives the result.
-    pub(crate) done: oneshot::Sender<Result<(), Refusal>>,
+    pub(crate) done: Done,
 }
+
+/// Receives the result of a settle: where its outputs lie, if it has some.
+pub(crate) type Done = oneshot::Sender<Result<Option<Produced>, Refusal>>;
 
 /// The content of one write.
 pub(crate) struct Batch {
     pub(crate) settlements: Vec<Settlement>,
     pub(crate) letters: Letters,
-    pub(crate) done: Vec<oneshot::Sender<Result<(), Refusal>>>,
+    /// The waiters, each with the outputs of its call.
+    pub(crate) calls: Vec<(Done, Option<Outgoing>)>,
 }
 
 /// A shared group.
@@ -90,10 +97,23 @@ impl Work {
         }
     }
 
-    /// Has the records read again, after the order or the filter has changed.
-    pub(crate) fn look_again(&mut self) {
-        for queue in self.queues.values_mut() {
-            queue.set_looking(self.settings.looks());
+    /// Applies other settings: to new leases, and to how often records are delivered from now on.
+    pub(crate) fn apply(&mut self, settings: Settings) {
+        if self.settings == settings {
+            return;
+        }
+        if self.settings.max_deliveries != settings.max_deliveries {
+            for queue in self.queues.values_mut() {
+                queue.set_max_deliveries(settings.max_deliveries);
+            }
+        }
+        let looks_otherwise =
+            self.settings.order != settings.order || self.settings.filter != settings.filter;
+        self.settings = settings;
+        if looks_otherwise {
+            for queue in self.queues.values_mut() {
+                queue.set_looking(self.settings.looks());
+            }
         }
         self.is_freed = true;
     }
@@ -125,10 +145,10 @@ impl Work {
         self.members.get(name).copied()
     }
 
-    /// The name of a member.
-    pub(crate) fn name_of(&self, key: MemberKey) -> Arc<str> {
-        let found = self.members.iter().find(|(_, known)| **known == key);
-        found.map_or_else(|| "".into(), |(name, _)| Arc::clone(name))
+    /// The names of all members.
+    pub(crate) fn names(&self) -> BTreeMap<MemberKey, Arc<str>> {
+        let members = self.members.iter();
+        members.map(|(name, key)| (*key, Arc::clone(name))).collect()
     }
 
     /// Forgets the names of members that have neither a session nor a lease.
@@ -237,6 +257,16 @@ impl Work {
         self.queues.values().map(|queue| queue.leased_to(member)).sum()
     }
 
+    /// Begins all leases of a member anew.
+    pub(crate) fn extend_all(&mut self, name: &str, now: Ms) {
+        let deadline = Moment(now.saturating_add(self.settings.lease_ms.into()));
+        if let Some(key) = self.known_member(name) {
+            for queue in self.queues.values_mut() {
+                queue.extend_all(key, deadline);
+            }
+        }
+    }
+
     /// Ends the leases of a member that leaves.
     pub(crate) fn leave(&mut self, name: &str) {
         let Some(key) = self.members.remove(name) else {
@@ -308,21 +338,25 @@ impl Work {
             return None;
         }
         let mut changes: BTreeMap<PartitionId, Vec<ChangeId>> = BTreeMap::new();
-        let (mut letters, mut done, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut letters, mut calls, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut taken = 0;
         for pending in &self.pending {
-            if taken > 0 && bytes + pending.bytes > WRITE_BYTES {
+            let is_alone = pending.outgoing.as_ref().is_some_and(Outgoing::is_doomed);
+            if taken > 0 && (is_alone || bytes + pending.bytes > WRITE_BYTES) {
                 break;
             }
             bytes += pending.bytes;
             taken += 1;
+            if is_alone {
+                break;
+            }
         }
         for pending in self.pending.drain(..taken) {
             for (id, change) in pending.changes {
                 changes.entry(id).or_default().extend(change);
             }
             letters.extend(pending.letters);
-            done.push(pending.done);
+            calls.push((pending.done, pending.outgoing));
         }
         let mut settlements = Vec::with_capacity(changes.len());
         for (id, changes) in changes {
@@ -338,7 +372,7 @@ impl Work {
         Some(Batch {
             settlements,
             letters,
-            done,
+            calls,
         })
     }
 
