@@ -64,6 +64,8 @@ pub(crate) struct Cell {
     pub(crate) joinable: Notify,
     /// Notified when a write of a shared group has ended.
     pub(crate) written: Notify,
+    /// Held by the poll that reads records of a shared group before they are leased.
+    pub(crate) looking: tokio::sync::Mutex<()>,
     core: Mutex<Core>,
 }
 
@@ -240,6 +242,7 @@ impl Coordinator {
             group: Arc::clone(&group),
             joinable: Notify::new(),
             written: Notify::new(),
+            looking: tokio::sync::Mutex::new(()),
             core: Mutex::new(core),
         });
         cells.insert(group, Arc::clone(&cell));

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use super::looking::{Looking, Unseen};
 use super::{Delivered, Piece, Polled, Polling, Read, Taken, Wanted};
 use crate::broker::blocking::Share;
 use crate::broker::engine::batch::Record;
-use crate::broker::engine::{Offset, PartitionId, TimestampMs};
+use crate::broker::engine::{Offset, PartitionId, TimestampMs, TopicId};
 use crate::broker::fetch::page::Page;
 use crate::broker::fetch::unreadable;
 use crate::broker::groups::Groups;
@@ -68,7 +69,8 @@ fn share(wanted: &Wanted, waiting: u64, members: usize) -> u64 {
 }
 
 impl Groups {
-    /// Leases as many records as the poll asks for, and looks at `ahead` more.
+    /// Leases as many records as the poll asks for, and looks at `ahead` more. If the group has an order or a filter,
+    /// looks at records before.
     pub(super) async fn take_leases(
         &self,
         polling: &Polling<'_>,
@@ -76,9 +78,13 @@ impl Groups {
         wanted: &Wanted,
         ahead: u64,
     ) -> Result<Taken<'_>, Refusal> {
-        let at = self.now();
-        let wall = at.wall.get();
-        let mut taken = Taken::default();
+        let wall = self.now().wall.get();
+        let mut taken = Taken {
+            ahead,
+            ..Taken::default()
+        };
+        let mut looking = Looking::default();
+        let mut turn = None;
         let mut leases = Leases {
             groups: self,
             cell: Arc::clone(&polling.cell),
@@ -87,67 +93,26 @@ impl Groups {
             expires: TimestampMs(wall),
             ranges: Vec::new(),
         };
-        let unsubscribed = {
-            let (_, mut core) = self.lock(&polling.cell);
-            core.refresh(polling.group, &self.log, &self.coordinator);
-            let core = &mut *core;
-            let members = core.members.len();
-            let known = core.members.check_poll(polling.member, polling.token);
-            let topics = &known.map_err(|error| polling.refused(error))?.topics;
-            let Kind::Shared(work) = &mut core.kind else {
-                return Err(polling.refused(Refused::Unknown));
+        let unsubscribed = loop {
+            let (unsubscribed, unseen) =
+                self.lease(polling, member, wanted, &looking, &mut taken, &mut leases)?;
+            let Some(unseen) = unseen else {
+                break unsubscribed;
             };
-            let lease_ms = work.settings.lease_ms;
-            leases.expires = TimestampMs(wall.saturating_add(lease_ms.into()));
-            let mut places = Vec::new();
-            for id in work.places() {
-                let found = topics.contains(&id.topic).then(|| self.find_partition(id));
-                places.extend(found.flatten().map(|found| (id, found)));
+            if looking.is_enough() {
+                taken.goes_on = true;
+                break unsubscribed;
             }
-            let waiting = places.iter().map(|(id, (_, partition))| {
-                let queue = work.queues.get(id);
-                queue.map_or(0, |queue| queue.waiting(partition.positions().end_offset))
-            });
-            taken.most = share(wanted, waiting.sum(), members);
-            let mut left = usize::try_from(taken.most + ahead).unwrap_or(usize::MAX);
-            for (id, (topic, partition)) in places {
-                let positions = partition.positions();
-                taken.ends.push((Arc::clone(&partition), positions.end_offset));
-                if left == 0 {
-                    continue;
-                }
-                let leasing = Leasing {
-                    now: at,
-                    deadline: Moment(at.moment.0.saturating_add(lease_ms.into())),
-                    member,
-                    poll: PollNumber(polling.token),
-                    log_start: positions.log_start_offset,
-                    end: positions.end_offset,
-                    max: left,
-                    room: self.coordinator.room(),
-                };
-                for acquired in work.acquire(id, &leasing) {
-                    left -= usize::try_from(acquired.until.since(acquired.from)).unwrap_or(left);
-                    leases.ranges.push(LeasedRange {
-                        partition: id,
-                        from: acquired.from,
-                        until: acquired.until,
-                        deliveries: acquired.deliveries,
-                    });
-                    taken.pieces.push(Piece {
-                        topic: Arc::clone(&topic),
-                        partition: Arc::clone(&partition),
-                        from: acquired.from,
-                        until: Some(acquired.until),
-                        deliveries: Some(acquired.deliveries),
-                        letter: acquired.letter,
-                    });
-                }
+            if turn.is_none() {
+                // Another poll may find enough meanwhile.
+                turn = Some(polling.cell.looking.lock().await);
+                continue;
             }
-            taken.ahead = ahead;
-            taken.deadline = work.next_deadline(at);
-            core.unsubscribed.clone()
+            self.look_at(polling, &unseen, &mut looking).await?;
+            tokio::task::yield_now().await;
         };
+        drop(turn);
+        taken.fault = looking.fault;
         self.coordinator.look_sooner(taken.deadline);
         // Records that this poll would have leased once too often become dead letters.
         self.attend(&polling.cell);
@@ -156,6 +121,102 @@ impl Groups {
             self.subscribe_to_replaced(&polling.cell, unsubscribed).await?;
         }
         Ok(taken)
+    }
+
+    /// Leases what may be leased. Returns topics that are not subscribed to yet, and where to look if that is not enough.
+    fn lease(
+        &self,
+        polling: &Polling<'_>,
+        member: MemberKey,
+        wanted: &Wanted,
+        looking: &Looking,
+        taken: &mut Taken<'_>,
+        leases: &mut Leases<'_>,
+    ) -> Result<(Vec<TopicId>, Option<Unseen>), Refusal> {
+        let at = self.now();
+        let wall = at.wall.get();
+        taken.ends.clear();
+        let mut unseen = None;
+        let (_, mut core) = self.lock(&polling.cell);
+        core.refresh(polling.group, &self.log, &self.coordinator);
+        let core = &mut *core;
+        let members = core.members.len();
+        let known = core.members.check_poll(polling.member, polling.token);
+        let topics = &known.map_err(|error| polling.refused(error))?.topics;
+        let Kind::Shared(work) = &mut core.kind else {
+            return Err(polling.refused(Refused::Unknown));
+        };
+        let lease_ms = work.settings.lease_ms;
+        leases.expires = TimestampMs(wall.saturating_add(lease_ms.into()));
+        let mut places = Vec::new();
+        for id in work.places() {
+            let found = topics.contains(&id.topic).then(|| self.find_partition(id));
+            places.extend(found.flatten().map(|found| (id, found)));
+        }
+        let waiting = places.iter().map(|(id, (_, partition))| {
+            let queue = work.queues.get(id);
+            queue.map_or(0, |queue| queue.waiting(partition.positions().end_offset))
+        });
+        // What was looked at since the first time is no other.
+        if taken.most == 0 {
+            taken.most = share(wanted, waiting.sum(), members);
+        }
+        let leased = leases
+            .ranges
+            .iter()
+            .map(|range| range.until.since(range.from))
+            .sum::<u64>();
+        let left = (taken.most + taken.ahead).saturating_sub(leased);
+        let mut left = usize::try_from(left).unwrap_or(usize::MAX);
+        for (id, (topic, partition)) in places {
+            let positions = partition.positions();
+            taken.ends.push((Arc::clone(&partition), positions.end_offset));
+            if left == 0 {
+                continue;
+            }
+            let leasing = Leasing {
+                now: at,
+                deadline: Moment(at.moment.0.saturating_add(lease_ms.into())),
+                member,
+                poll: PollNumber(polling.token),
+                log_start: positions.log_start_offset,
+                end: positions.end_offset,
+                max: left,
+                room: self.coordinator.room(),
+            };
+            for acquired in work.acquire(id, &leasing) {
+                left -= usize::try_from(acquired.until.since(acquired.from)).unwrap_or(left);
+                leases.ranges.push(LeasedRange {
+                    partition: id,
+                    from: acquired.from,
+                    until: acquired.until,
+                    deliveries: acquired.deliveries,
+                });
+                taken.pieces.push(Piece {
+                    topic: Arc::clone(&topic),
+                    partition: Arc::clone(&partition),
+                    from: acquired.from,
+                    until: Some(acquired.until),
+                    deliveries: Some(acquired.deliveries),
+                    letter: acquired.letter,
+                });
+            }
+            let from = work.queues.get(&id);
+            let from = from.and_then(|queue| queue.unseen(positions.end_offset, leasing.room));
+            if let Some(from) = from.filter(|_| left > 0 && !looking.faulty.contains(&id)) {
+                unseen.get_or_insert(Unseen {
+                    topic,
+                    partition,
+                    from,
+                    left,
+                    order: work.settings.order,
+                    filter: Arc::clone(&work.settings.filter),
+                });
+            }
+        }
+        taken.deadline = work.next_deadline(at);
+        let unseen = unseen.filter(|_| left > 0);
+        Ok((core.unsubscribed.clone(), unseen))
     }
 
     /// Settles offsets that have no record.

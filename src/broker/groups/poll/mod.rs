@@ -5,6 +5,7 @@
 mod assigned;
 mod filtered;
 mod leased;
+mod looking;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -193,6 +194,10 @@ struct Taken<'a> {
     most: u64,
     /// How many more are looked at.
     ahead: u64,
+    /// There is more to look at than a poll looks at at once.
+    goes_on: bool,
+    /// The first error of looking at a partition.
+    fault: Option<Refusal>,
     /// In an ordered group, the records that it gets; open: all.
     filter: Arc<Filter>,
 }
@@ -368,6 +373,15 @@ impl Groups {
                 && let Some(fault) = read.fault
             {
                 return Err(fault);
+            }
+            if read.pages.is_empty() && taken.goes_on && !is_over {
+                tokio::select! {
+                    biased;
+                    () = &mut timeout => is_over = true,
+                    _ = stopping.wait_for(|stopping| *stopping) => is_over = true,
+                    () = tokio::task::yield_now() => {}
+                }
+                continue;
             }
             if !read.pages.is_empty() || taken.is_new || is_over {
                 let answer = match taken.leases.take() {
@@ -557,7 +571,10 @@ impl Groups {
 
     /// Reads the pieces in order, within the limits of the poll.
     async fn read(&self, taken: &mut Taken<'_>, wanted: &Wanted) -> Result<Read, Refusal> {
-        let mut read = Read::default();
+        let mut read = Read {
+            fault: taken.fault.take(),
+            ..Read::default()
+        };
         for piece in std::mem::take(&mut taken.pieces) {
             let goes_on = if taken.filter.is_open() {
                 self.read_piece(piece, taken.most + taken.ahead, wanted, &mut read)

@@ -23,7 +23,9 @@
 //! - A record is leased to one member at most, and a settled one is never leased again.
 //! - A released record is not leased before its delay is over.
 //! - `floor` never falls, and everything below it is settled.
-//! - A record that waits, however long, holds up no other.
+//! - A record that waits, however long, holds up no other, except those of its key in a group that is ordered by key.
+//!
+//! Groups with an order or a filter look at records before they are leased: see [`looks`] and [`keys`].
 //!
 //! # What is durable
 //! A settled state is durable before it takes effect: [`Queue::begin_write`] gives the entries to write, and
@@ -36,7 +38,14 @@
 //! free again, with the delivery counts that were last written. Those counts never exceed the truth, but may lack the
 //! newest deliveries: a lease alone writes nothing.
 
+mod keys;
+pub mod looks;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use keys::KeyHash;
+
+use keys::Keys;
 
 use super::codec::{BLOCK, Head, Letter, Saved, Unsettled, block_of};
 use crate::broker::engine::{Offset, TimestampMs};
@@ -181,6 +190,10 @@ struct Slot {
     record: Unsettled,
     /// The poll that leased it last, whether the lease has ended or not.
     poll: PollNumber,
+    /// Its key, if the group is ordered by key and the record was read.
+    key: Option<KeyHash>,
+    /// It was read while somebody held it, and the group does not want it: it settles as soon as nobody holds it.
+    is_unwanted: bool,
 }
 
 impl Slot {
@@ -190,6 +203,8 @@ impl Slot {
         Self {
             record,
             poll: PollNumber::UNKNOWN,
+            key: None,
+            is_unwanted: false,
         }
     }
 
@@ -219,8 +234,15 @@ pub struct Queue {
     /// The unsettled records that were redriven, with their dead letters. They lie below `next`, and are not in `open`:
     /// a redrive lowers no floor.
     returned: BTreeMap<Offset, (Slot, Letter)>,
-    /// Neither leased, settling, exhausted nor delayed.
+    /// May be leased: neither leased, settling, exhausted, delayed, behind nor unread.
     ready: BTreeSet<Offset>,
+    /// Free, and another record of its key comes first.
+    behind: BTreeSet<Offset>,
+    /// Free, and nobody has read it yet: see [`looks`].
+    unread: BTreeSet<Offset>,
+    /// In a group that looks at records before it leases them: those below were read.
+    seen: Option<Offset>,
+    keys: Keys,
     delayed: BTreeSet<(TimestampMs, Offset)>,
     /// Delivered as often as allowed, and passed over by a poll since.
     exhausted: BTreeSet<Offset>,
@@ -258,6 +280,10 @@ impl Queue {
             open: BTreeMap::new(),
             returned: BTreeMap::new(),
             ready: BTreeSet::new(),
+            behind: BTreeSet::new(),
+            unread: BTreeSet::new(),
+            seen: None,
+            keys: Keys::default(),
             delayed: BTreeSet::new(),
             exhausted: BTreeSet::new(),
             leases: BTreeMap::new(),
@@ -379,9 +405,9 @@ impl Queue {
         self.delayed.len()
     }
 
-    /// The records of a partition that ends at `end` that nobody holds and that wait for no time.
+    /// The records of a partition that ends at `end` that may be leased now, as far as it is known.
     pub fn waiting(&self, end: Offset) -> u64 {
-        self.ready.len() as u64 + end.get().saturating_sub(self.next.get())
+        (self.ready.len() + self.unread.len()) as u64 + end.get().saturating_sub(self.next.get())
     }
 
     /// The first unsettled record that was not redriven and does not wait for its time; [`Queue::next`] if all of them
@@ -390,6 +416,8 @@ impl Queue {
         let is_own = |offset: &&Offset| self.open.contains_key(offset);
         let firsts = [
             self.ready.iter().find(is_own),
+            self.behind.first(),
+            self.unread.first(),
             self.exhausted.iter().find(is_own),
             self.leases.keys().find(is_own),
             self.settling.keys().find(is_own),
@@ -397,9 +425,11 @@ impl Queue {
         firsts.into_iter().flatten().min().copied().unwrap_or(self.next)
     }
 
-    /// Whether something is due that nobody holds, in a partition that ends at `end`.
+    /// Whether something is due that nobody holds, in a partition that ends at `end`. A record behind another one of its
+    /// key is not due.
     pub fn has_due(&self, end: Offset) -> bool {
-        !self.ready.is_empty() || !self.exhausted.is_empty() || self.next < end
+        let is_due = |list: &BTreeSet<Offset>| !list.is_empty();
+        is_due(&self.ready) || is_due(&self.unread) || is_due(&self.exhausted) || self.next < end
     }
 
     /// When unsettled records were last deleted, by retention or a trim.
@@ -449,7 +479,7 @@ impl Queue {
     }
 
     /// Leases up to `max` records to a poll, until `deadline`: first those that are free again, in order of offset,
-    /// then fresh ones below `end`. Offsets below `log_start` count as settled. Expires leases first, as
+    /// then fresh ones below `end`, unless they must be [read](looks) before. Offsets below `log_start` count as settled. Expires leases first, as
     /// [`Queue::expire`] does.
     ///
     /// The ranges are in order; neighbours with the same delivery count are joined. The caller passes offsets that hold
@@ -489,7 +519,10 @@ impl Queue {
             self.lease(offset, lease);
             left -= 1;
         }
-        let mut room = wanted.room.min(MAX_UNSETTLED.saturating_sub(self.unsettled()));
+        if self.seen.is_some() {
+            return acquired;
+        }
+        let mut room = self.room(wanted.room);
         while left > 0 && room > 0 && self.next < wanted.end {
             let offset = self.next;
             self.next = offset.plus(1);
@@ -527,6 +560,9 @@ impl Queue {
             }
             self.make_free(offset);
         }
+        if self.seen.is_some() {
+            return;
+        }
         // What nobody was given is as if nobody had looked at it.
         let written = self.writing.as_ref().map(|writing| writing.head.next);
         let written = self.stored_next.max(written.unwrap_or_default());
@@ -557,14 +593,14 @@ impl Queue {
         if until <= self.next {
             return true;
         }
-        let room = room.min(MAX_UNSETTLED.saturating_sub(self.unsettled()));
-        if until.since(self.next) > room as u64 {
+        if until.since(self.next) > self.room(room) as u64 {
             return false;
         }
         while self.next < until {
-            self.open.insert(self.next, Slot::FRESH);
-            self.ready.insert(self.next);
-            self.next = self.next.plus(1);
+            let offset = self.next;
+            self.next = offset.plus(1);
+            self.open.insert(offset, Slot::FRESH);
+            self.make_free(offset);
         }
         true
     }
@@ -638,6 +674,7 @@ impl Queue {
             self.unfree(offset);
         }
         self.settling.insert(offset, ChangeId(self.next_change));
+        self.hold(offset);
         begun.taken.push((offset, self.slot(offset).record.deliveries));
     }
 
@@ -912,7 +949,7 @@ impl Queue {
         {
             self.delayed.remove(&(due, offset));
             self.slot(offset).record.not_before = None;
-            self.ready.insert(offset);
+            self.make_free(offset);
             freed += 1;
         }
         freed
@@ -951,13 +988,16 @@ impl Queue {
             self.forget(offset);
         }
         self.next = self.next.max(log_start);
+        self.seen = self.seen.map(|seen| seen.max(log_start));
         self.advance_floor();
     }
 
     /// Changes how often a record is delivered before it becomes a dead letter.
     pub fn set_max_deliveries(&mut self, max_deliveries: u32) {
         self.max_deliveries = max_deliveries.max(1);
-        self.ready.append(&mut self.exhausted);
+        for offset in std::mem::take(&mut self.exhausted) {
+            self.make_free(offset);
+        }
     }
 
     /// The durable form: an open lease may still be given back, so it is not counted as a delivery yet.
@@ -996,6 +1036,7 @@ impl Queue {
         self.leases.insert(offset, lease);
         self.deadlines.insert((lease.deadline, offset));
         self.held.insert((lease.member, poll, offset));
+        self.hold(offset);
     }
 
     /// Takes a lease out of the lists of those that may end; `false` if there is none.
@@ -1022,15 +1063,61 @@ impl Queue {
 
     /// Lists a record that nobody holds.
     fn make_free(&mut self, offset: Offset) {
-        match self.slot(offset).record.not_before {
+        let Slot {
+            record,
+            key,
+            is_unwanted,
+            ..
+        } = *self.slot(offset);
+        if is_unwanted {
+            self.forget(offset);
+            self.mark(offset);
+            return self.advance_floor();
+        }
+        let is_unread = self.seen.is_some_and(|seen| seen <= offset) && self.open.contains_key(&offset);
+        match record.not_before {
             Some(due) => drop(self.delayed.insert((due, offset))),
+            None if is_unread => drop(self.unread.insert(offset)),
+            None if key.is_some() => drop(self.behind.insert(offset)),
             None => drop(self.ready.insert(offset)),
+        }
+        let Some(key) = key else { return };
+        let waits_for_its_time = record.not_before.is_some() && !record.is_released;
+        self.turn(key, |keys| match waits_for_its_time {
+            true => keys.leave(key, offset),
+            false => keys.line_up(key, offset),
+        });
+    }
+
+    /// Notes that a record is leased or settling.
+    fn hold(&mut self, offset: Offset) {
+        if let Some(key) = self.slot(offset).key {
+            self.turn(key, |keys| keys.take(key, offset));
+        }
+    }
+
+    /// Changes the records of a key. The one that may be leased then is ready, if it is free; no other is.
+    fn turn(&mut self, key: KeyHash, change: impl FnOnce(&mut Keys)) {
+        let before = self.keys.first(key);
+        change(&mut self.keys);
+        let first = self.keys.first(key);
+        if let Some(before) = before.filter(|_| before != first)
+            && self.ready.remove(&before)
+        {
+            self.behind.insert(before);
+        }
+        if let Some(first) = first
+            && self.behind.remove(&first)
+        {
+            self.ready.insert(first);
         }
     }
 
     /// Takes a record that nobody holds out of its list.
     fn unfree(&mut self, offset: Offset) {
         if !self.ready.remove(&offset)
+            && !self.behind.remove(&offset)
+            && !self.unread.remove(&offset)
             && !self.exhausted.remove(&offset)
             && let Some(due) = self.slot(offset).record.not_before
         {
@@ -1043,6 +1130,9 @@ impl Queue {
         self.settling.remove(&offset);
         if !self.end_lease(offset) {
             self.unfree(offset);
+        }
+        if let Some(key) = self.get(offset).and_then(|slot| slot.key) {
+            self.turn(key, |keys| keys.leave(key, offset));
         }
         self.open.remove(&offset);
         self.returned.remove(&offset);

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::super::codec::{self, Saved};
+use super::looks::Seen;
 use super::*;
 use crate::broker::engine::{PartitionId, TopicId};
 
@@ -25,6 +26,43 @@ struct Record {
     is_exhausted: bool,
     /// It was redriven, and is read from its dead letter.
     is_returned: bool,
+    /// The queue was told what is in it.
+    is_seen: bool,
+    /// It is not wanted, and was held when that was seen.
+    is_unwanted: bool,
+}
+
+/// What a record consists of, as far as queues ask.
+#[derive(Clone, Copy, Debug)]
+struct Content {
+    key: Option<u8>,
+    tag: u8,
+    deliver_at: Option<TimestampMs>,
+    /// The offset has no record, as compaction leaves it.
+    is_gap: bool,
+}
+
+/// The settings of a group.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    by_key: bool,
+    /// Wants records with this tag only.
+    tag: Option<u8>,
+}
+
+impl Rules {
+    const NONE: Self = Self {
+        by_key: false,
+        tag: None,
+    };
+
+    fn looks(self) -> bool {
+        self.by_key || self.tag.is_some()
+    }
+
+    fn wants(self, content: Content) -> bool {
+        self.tag.is_none_or(|tag| tag == content.tag)
+    }
 }
 
 impl Record {
@@ -34,6 +72,15 @@ impl Record {
 
     fn is_delayed(&self) -> bool {
         self.lease.is_none() && self.due.is_some() && self.change.is_none()
+    }
+
+    fn is_in_hand(&self) -> bool {
+        self.lease.is_some() || self.change.is_some()
+    }
+
+    /// Whether it waits for its `deliver_at`, and was not given back with a delay.
+    fn is_for_later(&self) -> bool {
+        self.is_delayed() && !self.is_released
     }
 
     /// What a crash leaves of it.
@@ -61,6 +108,9 @@ struct Flight {
 
 struct Pair {
     queue: Queue,
+    /// Decides what is in each record.
+    seed: u64,
+    rules: Rules,
     records: Records,
     end: u64,
     log_start: u64,
@@ -133,11 +183,25 @@ enum Step {
     MaxDeliveries(u32),
     Redrive(u64),
     ForgetLetter(u64),
+    Look {
+        count: u64,
+        shift: i64,
+        room: usize,
+    },
+    Alter(Rules),
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    let tag = prop_oneof![1 => Just(None), 1 => (0..2_u8).prop_map(Some)];
+    (any::<bool>(), tag).prop_map(|(by_key, tag)| Rules { by_key, tag })
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let member = 0..3_u64;
     prop_oneof![
+        6 => (0..60_u64, prop_oneof![6 => Just(0), 1 => -5..5_i64], prop_oneof![4 => Just(1000_usize), 1 => 0..5_usize])
+            .prop_map(|(count, shift, room)| Step::Look { count, shift, room }),
+        1 => rules().prop_map(Step::Alter),
         2 => (0..90_u64).prop_map(Step::Append),
         6 => (member.clone(), 0..40_usize, prop_oneof![4 => Just(1000_usize), 1 => 0..5_usize])
             .prop_map(|(member, max, room)| Step::Acquire { member, max, room }),
@@ -171,9 +235,13 @@ fn at(offset: u64) -> Offset {
 }
 
 impl Pair {
-    fn new() -> Self {
+    fn new(seed: u64, rules: Rules) -> Self {
+        let mut queue = Queue::new(Offset::ZERO, MAX_DELIVERIES);
+        queue.set_looking(rules.looks());
         Self {
-            queue: Queue::new(Offset::ZERO, MAX_DELIVERIES),
+            queue,
+            seed,
+            rules,
             records: Records::new(),
             end: 0,
             log_start: 0,
@@ -204,6 +272,133 @@ impl Pair {
                 record.due = None;
             }
         }
+        self.settle_unwanted();
+    }
+
+    /// What is not wanted settles once nobody holds it.
+    fn settle_unwanted(&mut self) {
+        self.records
+            .retain(|_, record| !record.is_unwanted || record.is_in_hand());
+    }
+
+    fn content(&self, offset: u64) -> Content {
+        let mut random = self.seed ^ offset.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        random = (random ^ (random >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        random ^= random >> 29;
+        let is_one_in = |bits: u32, count: u64| (random >> bits).is_multiple_of(count);
+        Content {
+            key: (!is_one_in(0, 4)).then_some((random >> 8) as u8 % 4),
+            tag: (random >> 16) as u8 % 2,
+            deliver_at: is_one_in(24, 5).then_some(TimestampMs(1_000_000 + (random >> 32) as i64 % 1500)),
+            is_gap: is_one_in(48, 11),
+        }
+    }
+
+    /// The key that orders a record; none if nobody knows it.
+    fn key_of(&self, offset: u64, record: &Record) -> Option<u8> {
+        let content = self.content(offset);
+        let has_order = self.rules.by_key && record.is_seen && !record.is_returned && !content.is_gap;
+        content.key.filter(|_| has_order)
+    }
+
+    /// The records that the contract allows to lease now: what is free, and of each key the first unsettled record that
+    /// does not wait for its `deliver_at`, while no other one is in hand.
+    fn leasable(&self) -> BTreeSet<u64> {
+        let mut held: BTreeSet<u8> = BTreeSet::new();
+        for (offset, record) in self.records.iter().filter(|(_, record)| record.is_in_hand()) {
+            held.extend(self.key_of(*offset, record));
+        }
+        let mut found = BTreeSet::new();
+        for (offset, record) in &self.records {
+            let key = self.key_of(*offset, record);
+            if record.is_ready() && key.is_none_or(|key| !held.contains(&key)) {
+                found.insert(*offset);
+            }
+            // In line: what comes later in the partition comes later.
+            held.extend(key.filter(|_| !record.is_for_later()));
+        }
+        if self.rules.looks() {
+            let is_known = |offset: &u64| self.records[offset].is_seen || self.records[offset].is_returned;
+            found.retain(is_known);
+        }
+        found
+    }
+
+    /// A reader reads some records and tells the queue; `shift`: it is late, or ahead.
+    fn look(&mut self, count: u64, shift: i64, room: usize) {
+        let own = self.records.iter().filter(|(_, record)| !record.is_returned);
+        let first = own
+            .filter(|(_, record)| !record.is_seen)
+            .map(|(offset, _)| *offset);
+        let first = first.min().filter(|_| self.rules.looks());
+        let next = self.queue.next().get();
+        let unseen = first.filter(|first| *first < next || room > 0);
+        assert_eq!(self.queue.unseen(at(self.end), room), unseen.map(at));
+        let Some(first) = first else {
+            self.queue.saw(self.now, at(0), at(self.end), &[], room);
+            return;
+        };
+        let from = first.saturating_add_signed(shift);
+        let until = (from + count).min(self.end);
+        let records = (from..until).filter(|offset| !self.content(*offset).is_gap);
+        let seen = records.map(|offset| {
+            let content = self.content(offset);
+            Seen {
+                offset: at(offset),
+                is_wanted: self.rules.wants(content),
+                due: content.deliver_at,
+                key: content
+                    .key
+                    .filter(|_| self.rules.by_key)
+                    .map(|key| KeyHash::of(&[key])),
+            }
+        });
+        let seen: Vec<Seen> = seen.collect();
+        self.queue
+            .saw(self.now, at(from), at(until.max(from)), &seen, room);
+        if from > first {
+            return;
+        }
+        let mut room = room;
+        for offset in first..until {
+            let content = self.content(offset);
+            let Some(mut record) = self
+                .records
+                .get(&offset)
+                .copied()
+                .filter(|record| !record.is_returned)
+            else {
+                continue;
+            };
+            if content.is_gap {
+                record.is_seen = true;
+                match record.change {
+                    Some(_) => drop(self.records.insert(offset, record)),
+                    None => drop(self.records.remove(&offset)),
+                }
+                continue;
+            }
+            let is_wanted = self.rules.wants(content);
+            if offset >= next && is_wanted {
+                if room == 0 {
+                    break;
+                }
+                room -= 1;
+            }
+            if record.is_seen {
+                continue;
+            }
+            (record.is_seen, record.is_unwanted) = (true, !is_wanted);
+            if let Some(due) = content.deliver_at
+                && due > self.now.wall
+                && !record.is_in_hand()
+                && is_wanted
+            {
+                record.due = record.due.max(Some(due));
+            }
+            self.records.insert(offset, record);
+        }
+        self.settle_unwanted();
     }
 
     /// What the contract says of a settle: `None` if it counts.
@@ -431,6 +626,14 @@ impl Pair {
                     }
                 }
             }
+            Step::Look { count, shift, room } => self.look(count, shift, room),
+            Step::Alter(rules) => {
+                self.rules = rules;
+                self.queue.set_looking(rules.looks());
+                for record in self.records.values_mut() {
+                    (record.is_seen, record.is_unwanted, record.is_exhausted) = (false, false, false);
+                }
+            }
             Step::MaxDeliveries(most) => {
                 self.queue.set_max_deliveries(most);
                 for record in self.records.values_mut() {
@@ -509,12 +712,13 @@ impl Pair {
         let next = next.max(self.log_start);
         let max_deliveries = self.queue.max_deliveries;
         let mut expected = Vec::new();
+        let leasable = self.leasable();
         for (offset, record) in &mut self.records {
-            let is_beyond = *offset >= next + room as u64;
+            let is_beyond = *offset >= next + room as u64 && !self.rules.looks();
             if expected.len() == max || is_beyond {
                 break;
             }
-            if !record.is_ready() {
+            if !leasable.contains(offset) {
                 continue;
             }
             if record.deliveries >= max_deliveries {
@@ -695,6 +899,7 @@ impl Pair {
         let fresh = next..self.end;
         self.records
             .extend(fresh.map(|offset| (offset, Record::default())));
+        self.queue.set_looking(self.rules.looks());
         self.queue.trim(self.now.moment, at(self.log_start));
         self.trimmed();
         self.changes.clear();
@@ -742,10 +947,13 @@ impl Pair {
         let running = seen().filter(|(_, record)| record.change.is_none());
         let deadlines = running.filter_map(|(_, record)| record.lease.map(|(_, deadline)| deadline));
         assert_eq!(queue.next_deadline(), deadlines.min());
-        let ready = self.records.values().filter(|record| record.is_ready()).count();
+        let is_unknown = |record: &Record| !record.is_seen && !record.is_returned && record.is_ready();
+        let is_unread = |record: &&Record| self.rules.looks() && is_unknown(record);
+        let ready = self.leasable().len() + self.records.values().filter(is_unread).count();
         assert_eq!(queue.waiting(at(self.end)), ready as u64);
-        let is_due = |record: &Record| record.is_ready() || (record.is_exhausted && record.change.is_none());
-        assert_eq!(queue.has_due(at(self.end)), self.records.values().any(is_due));
+        let is_out = |record: &Record| record.is_exhausted && record.change.is_none();
+        let has_due = ready > 0 || self.records.values().any(is_out);
+        assert_eq!(queue.has_due(at(self.end)), has_due);
         let due = seen().find(|(_, record)| !record.is_delayed() && !record.is_returned);
         assert_eq!(queue.first_due().get(), due.map_or(next, |(offset, _)| offset));
         let exhausted = seen().filter(|(_, record)| record.is_exhausted && record.change.is_none());
@@ -788,10 +996,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn a_queue_does_what_the_model_does(steps in prop::collection::vec(step(), 1..120)) {
-        let mut pair = Pair::new();
+    fn a_queue_does_what_the_model_does(
+        seed in any::<u64>(),
+        rules in prop_oneof![1 => Just(Rules::NONE), 3 => rules()],
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        let mut pair = Pair::new(seed, rules);
         for step in steps {
             pair.run(step);
+            pair.settle_unwanted();
             pair.check();
         }
     }

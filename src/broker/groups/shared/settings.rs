@@ -147,6 +147,11 @@ impl Settings {
         Ok(())
     }
 
+    /// Whether records are looked at before they are leased.
+    pub fn looks(&self) -> bool {
+        self.order == Order::Key || !self.filter.is_open()
+    }
+
     /// The dead letter topic of a topic.
     pub fn dead_letter_topic_of(&self, topic: &str) -> String {
         match &self.dead_letter_topic {

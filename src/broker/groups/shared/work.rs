@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::queue::looks::Seen;
 use super::queue::{Acquired, ChangeId, Leasing, MemberKey, Moment, Now, PollNumber, Queue};
 use super::settings::Settings;
 use super::store::{self, Settlement};
@@ -106,7 +107,14 @@ impl Work {
                 queue.set_max_deliveries(settings.max_deliveries);
             }
         }
+        let looks_otherwise =
+            self.settings.order != settings.order || self.settings.filter != settings.filter;
         self.settings = settings;
+        if looks_otherwise {
+            for queue in self.queues.values_mut() {
+                queue.set_looking(self.settings.looks());
+            }
+        }
         self.is_freed = true;
     }
 
@@ -173,13 +181,18 @@ impl Work {
     pub(crate) fn load(&mut self, log: &Log, group: &str, id: PartitionId) -> &mut Queue {
         let max_deliveries = self.settings.max_deliveries;
         self.is_changed = true;
+        let looks = self.settings.looks();
         self.queues.entry(id).or_insert_with(|| {
             let log_start = || {
                 let topic = log.topic_by_id(id.topic)?;
                 Some(topic.partition(id.index)?.positions().log_start_offset)
             };
-            store::load(log, group, id, max_deliveries)
-                .unwrap_or_else(|| Queue::new(log_start().unwrap_or(Offset::ZERO), max_deliveries))
+            let mut queue = store::load(log, group, id, max_deliveries)
+                .unwrap_or_else(|| Queue::new(log_start().unwrap_or(Offset::ZERO), max_deliveries));
+            if looks {
+                queue.set_looking(true);
+            }
+            queue
         })
     }
 
@@ -206,6 +219,22 @@ impl Work {
             .get_mut(&id)
             .map(|queue| queue.acquire(wanted))
             .unwrap_or_default()
+    }
+
+    /// Takes in what a reader saw of a partition.
+    pub(crate) fn saw(
+        &mut self,
+        id: PartitionId,
+        now: Now,
+        from: Offset,
+        until: Offset,
+        seen: &[Seen],
+        room: usize,
+    ) {
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.saw(now, from, until, seen, room);
+            self.is_changed = true;
+        }
     }
 
     /// Takes back leases that a poll does not deliver; if `due` is given, the records wait until then.
