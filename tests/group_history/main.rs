@@ -20,10 +20,14 @@ mod check;
 mod ordered;
 mod ordered_check;
 mod produce;
+mod redrive;
 mod run;
 mod shared;
 mod shared_check;
 mod world;
+
+/// Whether groups look at records: queues by key, filters. It becomes true when they do.
+const LOOKS_AT_RECORDS: bool = false;
 
 use std::fmt::Debug;
 use std::path::Path;

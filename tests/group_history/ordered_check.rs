@@ -77,12 +77,12 @@ pub fn check(events: &[(u64, Event)], end: &End) -> Verdict<Summary> {
     check::end(end, &mut wrong);
     let processed = processing(events, end, &mut wrong, &mut summary);
     for (place, record) in &end.stored {
-        if !processed.contains_key(place) {
+        if !processed.contains_key(place) && end.is_wanted(record) {
             wrong.push(format!("{place:?} ({}) was never processed", record.id));
         }
     }
     first_in_order(&processed, &mut wrong);
-    within_epochs(events, &mut wrong);
+    within_epochs(events, end, &mut wrong);
     lost_first(events, &mut wrong);
     watched(events, &mut wrong);
     resets(events, end, &mut wrong, &mut summary);
@@ -116,6 +116,9 @@ fn processing(
                     if !delivery.subscribed.contains(&place.topic) {
                         wrong.push(format!("{} did not subscribe to {place:?}", delivery.member));
                     }
+                    if !end.is_wanted(record) {
+                        wrong.push(format!("{place:?} does not match the filter and was given"));
+                    }
                 }
                 deliveries.insert(&delivery.poll_id, (*at, delivery));
             }
@@ -147,7 +150,8 @@ fn processing(
                     let prefix = prefix.entry(lane.clone()).or_default();
                     while *prefix < *committed {
                         let place = Place::in_lane(lane, *prefix);
-                        if !processed.contains_key(&place) {
+                        let is_wanted = end.stored.get(&place).is_none_or(|record| end.is_wanted(record));
+                        if is_wanted && !processed.contains_key(&place) {
                             wrong.push(format!(
                                 "{lane:?} was committed to {committed} at {at}, before {place:?} was processed"
                             ));
@@ -184,7 +188,7 @@ fn first_in_order(processed: &BTreeMap<Place, (u64, u64)>, wrong: &mut Vec<Strin
 }
 
 /// An answer has each partition's records without a hole; in an epoch, later ones than an acknowledged answer.
-fn within_epochs(events: &[(u64, Event)], wrong: &mut Vec<String>) {
+fn within_epochs(events: &[(u64, Event)], end: &End, wrong: &mut Vec<String>) {
     let mut last: HashMap<&str, &Delivery> = HashMap::new();
     for (at, event) in events {
         let Event::Delivered(delivery) = event else {
@@ -206,7 +210,14 @@ fn within_epochs(events: &[(u64, Event)], wrong: &mut Vec<String>) {
             let is_gap = if is_first.insert(place.lane()) {
                 expected.is_some_and(|expected| place.offset < expected)
             } else {
-                expected != Some(place.offset)
+                expected.is_none_or(|expected| {
+                    let mut between =
+                        (expected..place.offset).map(|offset| Place::in_lane(&place.lane(), offset));
+                    // A group with a filter is not given what does not match.
+                    place.offset < expected
+                        || between
+                            .any(|place| end.stored.get(&place).is_none_or(|record| end.is_wanted(record)))
+                })
             };
             if is_gap {
                 wrong.push(format!(
@@ -348,6 +359,8 @@ fn exactly_once(events: &[(u64, Event)], wrong: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::check::made::{end_of, fails, lane, place, record, timed};
 
@@ -493,6 +506,40 @@ mod tests {
         let (events, mut end) = good();
         end.is_clean = true;
         fails(run(events, &end), "was delivered 2 times");
+    }
+
+    #[test]
+    fn a_record_that_does_not_match_the_filter_is_seen() {
+        let (events, mut end) = good();
+        end.is_filtered = true;
+        let (wanted, other) = (json!({"type": "order.paid"}), json!({"type": "order.paid.twice"}));
+        let with = |type_of: &dyn Fn(u64) -> serde_json::Value, keep_all: bool| {
+            let (mut events, mut end) = (events.clone(), end.clone());
+            for (place, record) in &mut end.stored {
+                record.headers = type_of(place.offset);
+            }
+            for event in &mut events {
+                if let Event::Delivered(delivery) = event {
+                    for (place, record) in &mut delivery.records {
+                        record.headers = type_of(place.offset);
+                    }
+                    delivery
+                        .records
+                        .retain(|(place, _)| keep_all || place.offset != 3);
+                }
+            }
+            run(events, &end)
+        };
+        let one_other = |offset: u64| {
+            if offset == 3 {
+                other.clone()
+            } else {
+                wanted.clone()
+            }
+        };
+        with(&one_other, false).unwrap();
+        fails(with(&one_other, true), "does not match the filter and was given");
+        fails(with(&|_| wanted.clone(), false), "never processed");
     }
 
     #[test]
