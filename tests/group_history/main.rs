@@ -19,6 +19,8 @@ mod support;
 mod check;
 mod ordered;
 mod ordered_check;
+mod outputs;
+mod outputs_check;
 mod produce;
 mod redrive;
 mod run;
@@ -28,6 +30,8 @@ mod world;
 
 /// Whether groups look at records: queues by key, filters. It becomes true when they do.
 const LOOKS_AT_RECORDS: bool = false;
+/// Whether polls, commits and settles take outputs. It becomes true when they do.
+const PRODUCES: bool = false;
 
 use std::fmt::Debug;
 use std::path::Path;

@@ -143,11 +143,11 @@ pub fn read_dead(client: &mut Client<'_>) -> BTreeMap<Place, Stored> {
     dead.flat_map(|name| read_topic(client, &name)).collect()
 }
 
-/// The lists of the group's dead letters, with their states.
-pub fn states(client: &mut Client<'_>) -> Vec<(Place, String)> {
+/// The lists of a group's dead letters, with their states.
+pub fn states(client: &mut Client<'_>, group: &str) -> Vec<(Place, String)> {
     let mut all = Vec::new();
     for state in ["waiting", "redriven", "discarded"] {
-        let path = format!("/v1/groups/{GROUP}/dead-letters?limit={PAGE}&state={state}");
+        let path = format!("/v1/groups/{group}/dead-letters?limit={PAGE}&state={state}");
         let mut after = String::new();
         loop {
             let page = client.get(&format!("{path}{after}"));

@@ -31,6 +31,10 @@ pub struct Rules {
     pub is_filtered: bool,
     /// The queue is by key.
     pub is_by_key: bool,
+    /// The group is a queue; only where one kind of members works in both kinds of groups.
+    pub is_shared: bool,
+    /// There is a topic for what members produce.
+    pub has_outputs: bool,
 }
 
 impl Rules {
@@ -41,6 +45,8 @@ impl Rules {
         has_later: false,
         is_filtered: false,
         is_by_key: false,
+        is_shared: false,
+        has_outputs: false,
     };
     pub const FAULTY: Self = Self {
         is_clean: false,
@@ -219,6 +225,9 @@ impl<E: Debug + Send> Play<E> {
         for (topic, partitions) in TOPICS.iter().zip(partitions) {
             let body = json!({"partitions": partitions});
             client.insist(201, "PUT", &format!("/v1/topics/{topic}"), &body);
+        }
+        if self.rules.has_outputs {
+            client.insist(201, "PUT", "/v1/topics/outputs", &json!({"partitions": 3}));
         }
         let run = Run {
             world: &world,

@@ -374,7 +374,7 @@ fn one_world(rules: Rules, rng: &mut Rng) {
         group: GROUP.to_owned(),
         max_deliveries: if rules.is_clean { 1 } else { MAX_DELIVERIES },
         dead: redrive::read_dead(&mut client),
-        states: redrive::states(&mut client),
+        states: redrive::states(&mut client, GROUP),
         is_by_key: rules.is_by_key,
         end,
     };
