@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use quipu_segments::batch::Batches;
 use quipu_segments::{
-    Ack, AppendRequest, Error, Log, Offset, Options, Part, Partition, ReadRequest, StateChange, TopicSpec,
+    Ack, AppendRequest, Error, Log, Offset, Options, Part, Partition, ReadRequest, Receipt, StateChange,
+    TopicSpec,
 };
 use support::{NOW, append_one, partition, records, roomy_options as options, store};
 use tempfile::TempDir;
@@ -384,4 +385,50 @@ fn a_queue_that_nobody_empties_is_bounded_in_memory_however_small_the_requests()
     assert_eq!(log.counters().queued_bytes, 0);
     assert_eq!(partition.positions().end_offset, Offset::new(queued));
     store(&log, request()).unwrap();
+}
+
+#[test]
+fn a_receipt_notes_where_the_records_of_its_append_lie_and_lasts() {
+    let (dir, log, _) = orders(3);
+    let on = |index| partition(&log, index);
+    append(&log, &on(2), "before").unwrap();
+    let receipt = |parts: &[u32]| Receipt {
+        key: b"receipt".to_vec(),
+        value: b"of it".to_vec(),
+        parts: parts.to_vec(),
+    };
+    let request = |receipt| AppendRequest {
+        receipts: vec![receipt],
+        ..AppendRequest::of(vec![part(&on(0), "a"), part(&on(2), "b")])
+    };
+    assert!(matches!(
+        log.append(request(receipt(&[0, 2]))),
+        Err(Error::Invalid(_))
+    ));
+    let key = Receipt {
+        key: vec![0, 1],
+        ..receipt(&[0])
+    };
+    assert!(matches!(log.append(request(key)), Err(Error::Invalid(_))));
+    assert_eq!(log.state_get(b"receipt"), None);
+    store(&log, request(receipt(&[1, 0, 1]))).unwrap();
+    let expected = [
+        &b"of it"[..],
+        &[0, 0, 0, 0, 0, 0, 0, 1],
+        &[0; 8],
+        &[0, 0, 0, 0, 0, 0, 0, 1],
+    ]
+    .concat();
+    assert_eq!(log.state_get(b"receipt").as_deref(), Some(&expected[..]));
+    let alone = AppendRequest {
+        receipts: vec![receipt(&[])],
+        ..AppendRequest::default()
+    };
+    store(&log, alone).unwrap();
+    assert_eq!(log.state_get(b"receipt").as_deref(), Some(&b"of it"[..]));
+    store(&log, request(receipt(&[0, 1]))).unwrap();
+    drop(log);
+    let log = open(dir.path());
+    let expected = [&b"of it"[..], &[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]].concat();
+    assert_eq!(log.state_get(b"receipt").as_deref(), Some(&expected[..]));
 }

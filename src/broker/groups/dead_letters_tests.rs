@@ -91,7 +91,11 @@ async fn poll(broker: &Broker, group: &str, topics: &[&str]) -> Vec<Given> {
         dead_letter_topic: None,
         instance: None,
     };
-    let polled = broker.groups.poll(group, "m", &wanted, Some(join)).await.unwrap();
+    let polled = broker
+        .groups
+        .poll(group, "m", &wanted, None, Some(join))
+        .await
+        .unwrap();
     let mut given = Vec::new();
     for delivered in &polled.pages {
         for record in delivered.page.records() {
@@ -121,7 +125,7 @@ async fn reject(broker: &Broker, group: &str, given: &[Given]) {
         reject: reject.collect(),
         ..Settling::default()
     };
-    let uncounted = broker.groups.settle(group, "m", settling).await.unwrap();
+    let uncounted = broker.groups.settle(group, "m", settling, None).await.unwrap().0;
     assert_eq!(uncounted, Default::default());
 }
 
@@ -223,7 +227,7 @@ async fn a_redriven_record_that_is_rejected_again_keeps_its_origin_and_one_that_
         ..Settling::default()
     };
     let broker = {
-        broker.groups.settle("g", "m", settling).await.unwrap();
+        broker.groups.settle("g", "m", settling, None).await.unwrap();
         open(&disk.after_kill()).unwrap()
     };
     assert!(poll(&broker, "g", &["jobs"]).await.is_empty());

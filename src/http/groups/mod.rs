@@ -2,6 +2,7 @@
 
 mod members;
 mod offsets;
+mod outputs;
 mod work;
 
 use axum::extract::RawQuery;

@@ -9,10 +9,12 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::outputs::{ProducedBody, outputs_of};
 use crate::broker::engine::batch::{BatchError, Records, SealedBatch};
 use crate::broker::engine::{Offset, TimestampMs};
 use crate::broker::fetch::unreadable;
 use crate::broker::groups::dead_letters::{Lease, Position, Redrive, WantedLetters};
+use crate::broker::groups::repeats::Row;
 use crate::broker::groups::settle::{Place, Release, Settling};
 use crate::broker::groups::shared::letters::Fate;
 use crate::formats::render::{Layout, RecordRenderer};
@@ -50,6 +52,16 @@ pub(super) struct PlaceBody {
     partition: u32,
     /// The offset.
     offset: u64,
+}
+
+impl From<&Row> for PlaceBody {
+    fn from((topic, partition, offset): &Row) -> Self {
+        Self {
+            topic: topic.to_string(),
+            partition: *partition,
+            offset: offset.get(),
+        }
+    }
 }
 
 impl From<&Place> for PlaceBody {
@@ -115,6 +127,11 @@ struct SettleBody {
     /// Extend the leases of these records: they end `lease_ms` from now. A lease that has ended begins again.
     #[serde(default)]
     extend: Vec<PlaceBody>,
+    /// Records that came of what is accepted and rejected, each with its `topic`; at most 100000. They are appended with
+    /// that: after a crash both are there, or neither.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<Object>>)]
+    produce: Option<Box<RawValue>>,
 }
 
 /// The answer to a settle.
@@ -124,6 +141,8 @@ struct SettledBody {
     lost: Vec<PlaceBody>,
     /// Records that were settled before: nothing changed.
     settled: Vec<PlaceBody>,
+    #[serde(flatten)]
+    outputs: ProducedBody,
 }
 
 /// Which dead letters to redrive.
@@ -254,7 +273,7 @@ struct LeasesBody {
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/settle", tag = "groups", request_body = SettleBody,
     responses((status = 200, description = "All records are settled, except those in `lost` and `settled`", body = SettledBody),
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`"),
-        (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
+        (status = 409, description = "`group-type-mismatch`: the group is ordered. `fenced`: with `produce`, it would not count for all that is accepted and rejected; `lost` and `settled` name the others, and nothing is done")))]
 async fn settle_records(
     app: App,
     _: NoQuery,
@@ -292,11 +311,14 @@ async fn settle_records(
         let place = place("reject", i, row.topic, row.partition, row.offset)?;
         settling.reject.push((place, reason));
     }
-    let uncounted = app.groups.settle(&group, &member, settling).await?;
+    let outputs = outputs_of(&app, body.produce).await?;
+    let settled = app.groups.settle(&group, &member, settling, outputs);
+    let (uncounted, produced) = settled.await?;
     let rows = |places: &[Place]| places.iter().map(PlaceBody::from).collect();
     ok(&SettledBody {
         lost: rows(&uncounted.lost),
         settled: rows(&uncounted.settled),
+        outputs: produced.into(),
     })
 }
 
