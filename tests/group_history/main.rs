@@ -31,7 +31,7 @@ mod world;
 /// Whether groups look at records: queues by key, filters. It becomes true when they do.
 const LOOKS_AT_RECORDS: bool = false;
 /// Whether polls, commits and settles take outputs. It becomes true when they do.
-const PRODUCES: bool = false;
+const PRODUCES: bool = true;
 
 use std::fmt::Debug;
 use std::path::Path;
