@@ -21,6 +21,7 @@ mod ordered;
 mod ordered_check;
 mod outputs;
 mod outputs_check;
+mod pipeline;
 mod produce;
 mod redrive;
 mod run;
