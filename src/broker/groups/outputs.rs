@@ -202,3 +202,7 @@ pub(super) fn fenced<const N: usize>(
     let lists = lists.into_iter().filter(|(_, places)| !places.is_empty());
     lists.fold(refusal, |refusal, (name, places)| refusal.with(name, places))
 }
+
+#[cfg(test)]
+#[path = "outputs_tests.rs"]
+mod tests;
