@@ -152,11 +152,14 @@ impl Member<'_, '_> {
     fn settle(&mut self, who: &Who, settling: &Settling) {
         let (at, body) = self.settling(who, settling);
         match self.client.call("POST", &self.path("/settle"), &body) {
-            Some(Answered { answer, .. }) => {
+            Some(Answered { life, answer }) => {
+                let wall_ms = wall_ms();
                 let said = answer.ok();
+                let who = Who { life, ..who.clone() };
                 self.run.note(Event::Settled {
-                    who: who.clone(),
+                    who,
                     sent: at,
+                    wall_ms,
                     uncounted: uncounted(&said),
                 });
             }

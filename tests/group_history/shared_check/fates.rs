@@ -15,12 +15,25 @@ pub struct Given {
     pub lease_expires: i64,
 }
 
+/// A settle or an acknowledgement that counted.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    pub sent: u64,
+    pub answered: u64,
+    pub by: Who,
+    /// The life of the server that answered.
+    pub life: u32,
+    /// The wall time when the answer had arrived.
+    pub wall_ms: i64,
+}
+
 #[derive(Default)]
 pub struct Fate {
     pub given: Vec<Given>,
-    /// Certain accepts: when sent, when answered, and by whom.
-    pub accepted: Vec<(u64, u64, Who)>,
-    pub rejected: Vec<(u64, u64, String)>,
+    /// Certain accepts.
+    pub accepted: Vec<Settlement>,
+    /// Certain rejects.
+    pub rejected: Vec<Settlement>,
     /// When a member tried to accept it.
     pub tried: Vec<u64>,
     /// When a member gave it up or tried to, and its name.
@@ -71,6 +84,12 @@ pub struct Fates {
 }
 
 impl Fates {
+    /// Whether a member did something between these events whose end it does not know.
+    pub fn is_unsure(&self, member: &str, after: u64, before: u64) -> bool {
+        let mut times = self.unsure.get(member).into_iter().flatten();
+        times.any(|at| *at > after && *at < before)
+    }
+
     fn of(&mut self, place: &Place) -> &mut Fate {
         self.by_place.entry(place.clone()).or_default()
     }
@@ -188,12 +207,24 @@ pub fn fates(events: &[(u64, Event)], end: &End, redrives: &Redrives<'_>, wrong:
                 }
                 settles.insert(*at, event);
             }
-            Event::Settled { who, sent, uncounted } => {
+            Event::Settled {
+                who,
+                sent,
+                wall_ms,
+                uncounted,
+            } => {
                 let Some(settling) = settles.get(sent) else {
                     wrong.push(format!("nothing was to be settled at {sent}"));
                     continue;
                 };
-                settled(&mut fates, (*sent, *at), settling, who, uncounted, &is_late);
+                let settlement = Settlement {
+                    sent: *sent,
+                    answered: *at,
+                    by: who.clone(),
+                    life: who.life,
+                    wall_ms: *wall_ms,
+                };
+                settled(&mut fates, &settlement, settling, uncounted, &is_late);
             }
         }
     }
@@ -203,9 +234,8 @@ pub fn fates(events: &[(u64, Event)], end: &End, redrives: &Redrives<'_>, wrong:
 /// The members' answered settles.
 fn settled(
     fates: &mut Fates,
-    (sent, at): (u64, u64),
+    settlement: &Settlement,
     settling: &Event,
-    who: &Who,
     uncounted: &BTreeSet<Place>,
     is_late: &impl Fn(&Place, u64) -> bool,
 ) {
@@ -220,17 +250,18 @@ fn settled(
     else {
         return;
     };
+    let (sent, at) = (settlement.sent, settlement.answered);
     let counts = |place: &Place| !uncounted.contains(&place.first());
     for place in accept {
         fates.answer(place, sent, at);
         if counts(place) && !is_late(place, at) {
-            fates.of(place).accepted.push((sent, at, who.clone()));
+            fates.of(place).accepted.push(settlement.clone());
         }
     }
-    for (place, reason) in reject {
+    for (place, _) in reject {
         fates.answer(place, sent, at);
         if counts(place) && !is_late(place, at) {
-            fates.of(place).rejected.push((sent, at, reason.clone()));
+            fates.of(place).rejected.push(settlement.clone());
         }
     }
     for (place, delay_ms) in release {
@@ -259,18 +290,19 @@ fn acknowledged(
     is_late: &impl Fn(&Place, u64) -> bool,
 ) {
     // The answer to a leave names nothing: only leases that had not ended count for certain.
-    let (who, ack, uncounted, in_time_at) = match event {
+    let (who, ack, uncounted, answered_ms) = match event {
         Event::Delivered {
             who,
             ack: Some(ack),
             uncounted,
+            wall_ms,
             ..
-        } => (who, ack, Some(uncounted), None),
+        } => (who, ack, Some(uncounted), *wall_ms),
         Event::Left {
             who,
             wall_ms,
             ack: Some(ack),
-        } => (who, ack, None, Some(*wall_ms)),
+        } => (who, ack, None, *wall_ms),
         _ => return,
     };
     let Some((given_to, records)) = polls.get(&**ack) else {
@@ -282,7 +314,7 @@ fn acknowledged(
         fates.answer(place, sent, at);
         let is_named = uncounted.is_some_and(|uncounted| uncounted.contains(&place.first()));
         let is_in_time =
-            in_time_at.is_none_or(|wall_ms| *given_to == who && wall_ms + ROUNDING_MS < leased.lease_expires);
+            uncounted.is_some() || (*given_to == who && answered_ms + ROUNDING_MS < leased.lease_expires);
         if is_named || !is_in_time || is_late(place, at) {
             continue;
         }
@@ -294,10 +326,16 @@ fn acknowledged(
             continue;
         };
         let is_open = !fate.is_given_up(&who.member, given.at, u64::MAX)
-            && !fate.accepted.iter().any(|(_, _, by)| by.member == who.member)
+            && !fate.accepted.iter().any(|other| other.by.member == who.member)
             && fate.rejected.is_empty();
         if is_open {
-            fate.accepted.push((sent, at, who.clone()));
+            fate.accepted.push(Settlement {
+                sent,
+                answered: at,
+                by: who.clone(),
+                life: who.life,
+                wall_ms: answered_ms,
+            });
         }
     }
 }

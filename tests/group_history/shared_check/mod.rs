@@ -89,6 +89,7 @@ pub enum Event {
     Settled {
         who: Who,
         sent: u64,
+        wall_ms: i64,
         /// The records for which it did not count: lost, or settled before.
         uncounted: BTreeSet<Place>,
     },
@@ -182,6 +183,7 @@ pub fn check(events: &[(u64, Event)], end: &End) -> Verdict<Summary> {
         }
         settled_once(place, fate, is_dead, &mut wrong, &mut summary);
         never_two_at_once(place, fate, &fates, events, &mut wrong);
+        only_the_holder_settles(place, fate, &fates, &mut wrong);
         if end.is_clean && fate.given.len() != 1 {
             wrong.push(format!("{place:?} was delivered {} times", fate.given.len()));
         }
@@ -214,9 +216,8 @@ fn settled_once(place: &Place, fate: &Fate, is_dead: bool, wrong: &mut Vec<Strin
     if !fate.rejected.is_empty() && !is_dead {
         wrong.push(format!("{place:?} was rejected and is not in the dead letters"));
     }
-    let settled = fate.accepted.iter().map(|(_, answered, _)| *answered);
-    let settled = settled.chain(fate.rejected.iter().map(|(_, answered, _)| *answered));
-    for answered in settled {
+    for settled in fate.accepted.iter().chain(&fate.rejected) {
+        let answered = settled.answered;
         if let Some(again) = fate.given.iter().find(|given| given.sent > answered) {
             let text = format!("{place:?} was settled at {answered} and delivered again: {again:?}");
             wrong.push(text);
@@ -238,10 +239,7 @@ fn never_two_at_once(
             if second.who.life != first.who.life
                 || second.wall_ms + ROUNDING_MS >= first.lease_expires
                 || fate.is_given_up(&first.who.member, first.at, second.at)
-                || fates
-                    .unsure
-                    .get(&first.who.member)
-                    .is_some_and(|times| times.iter().any(|at| *at > first.sent && *at < second.at))
+                || fates.is_unsure(&first.who.member, first.sent, second.at)
             {
                 continue;
             }
@@ -258,6 +256,27 @@ fn never_two_at_once(
             if is_alive {
                 let text = format!("{place:?} was leased to two members: {first:?}, {second:?}");
                 wrong.push(text);
+            }
+        }
+    }
+}
+
+/// While one member has a lease for certain, no other member settles the record.
+fn only_the_holder_settles(place: &Place, fate: &Fate, fates: &Fates, wrong: &mut Vec<String>) {
+    for settled in fate.accepted.iter().chain(&fate.rejected) {
+        let others = fate
+            .given
+            .iter()
+            .filter(|given| given.who.member != settled.by.member);
+        for holder in others.filter(|given| given.at < settled.sent) {
+            let is_over = holder.who.life != settled.life
+                || settled.wall_ms + ROUNDING_MS >= holder.lease_expires
+                || fate.is_given_up(&holder.who.member, holder.at, settled.answered)
+                || fates.is_unsure(&holder.who.member, holder.sent, settled.answered);
+            if !is_over {
+                wrong.push(format!(
+                    "{place:?} was leased to {holder:?} and settled by another: {settled:?}"
+                ));
             }
         }
     }
@@ -321,6 +340,7 @@ mod tests {
         Event::Settled {
             who: who(member),
             sent: 10 * step + 1,
+            wall_ms: 9000,
             uncounted: BTreeSet::new(),
         }
     }
@@ -439,6 +459,32 @@ mod tests {
         events.insert(6, Event::Unsure("b".to_owned()));
         let shifted = format!("{:?}", run(events, &end));
         assert!(!shifted.contains("leased to two members"), "{shifted}");
+    }
+
+    #[test]
+    fn a_record_that_is_settled_by_somebody_who_does_not_hold_it_is_seen() {
+        let (mut events, end) = good();
+        // `a` settles record 1 while it is leased to `b`, and the lease of `a` is over.
+        events.insert(7, given("b", "p6", None, 1400, &[1]));
+        for event in &mut events {
+            match event {
+                Event::Settled { sent, wall_ms, .. } if *sent == 71 => (*sent, *wall_ms) = (81, 1450),
+                Event::Settled { sent, .. } | Event::Redriven { sent, .. } if *sent > 71 => *sent += 10,
+                _ => {}
+            }
+        }
+        fails(run(events.clone(), &end), "and settled by another");
+        // Not if it may have left.
+        events.insert(8, Event::Unsure("b".to_owned()));
+        for event in &mut events {
+            if let Event::Settled { sent, .. } | Event::Redriven { sent, .. } = event
+                && *sent > 80
+            {
+                *sent += 10;
+            }
+        }
+        let told = format!("{:?}", run(events, &end));
+        assert!(!told.contains("settled by another"), "{told}");
     }
 
     #[test]
