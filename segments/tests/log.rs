@@ -432,3 +432,22 @@ fn a_receipt_notes_where_the_records_of_its_append_lie_and_lasts() {
     let expected = [&b"of it"[..], &[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]].concat();
     assert_eq!(log.state_get(b"receipt").as_deref(), Some(&expected[..]));
 }
+
+#[test]
+fn a_request_with_two_parts_for_a_partition_is_refused_wherever_they_stand() {
+    let (_dir, log, first) = orders(40);
+    let parts = |indexes: &[u32]| {
+        let part = |index: &u32| part(&partition(&log, *index), "twice");
+        AppendRequest::of(indexes.iter().map(part).collect())
+    };
+    let all: Vec<u32> = (0..40).collect();
+    for indexes in [vec![0, 0], vec![1, 0, 1], [&all[..], &[7]].concat()] {
+        let refused = log.append(parts(&indexes));
+        let Err(Error::Invalid(reason)) = refused else {
+            panic!("{indexes:?} are taken");
+        };
+        assert!(reason.contains("two parts are for orders/"), "{reason}");
+    }
+    store(&log, parts(&all)).expect("durable");
+    assert_eq!(read_all(&first).len(), 1, "nothing of the refused ones is stored");
+}

@@ -78,13 +78,8 @@ impl Groups {
         if let Some(answer) = identity.as_ref().and_then(replayed) {
             return Ok(answer);
         }
-        let outgoing = outputs.zip(identity).map(|(outputs, identity)| {
-            Ok::<_, Refusal>(Outgoing {
-                member: member.into(),
-                identity,
-                placed: outputs.placed?,
-            })
-        });
+        let outgoing = outputs.zip(identity);
+        let outgoing = outgoing.map(|(outputs, identity)| Outgoing::of(outputs, member, identity));
         let outgoing = outgoing.transpose()?;
         let offsets: Vec<(PartitionId, Offset)> = commits
             .iter()

@@ -18,6 +18,7 @@ use super::live::{GroupState, GroupType};
 use super::members::{Joining, Ms, Refused};
 use super::patterns::{Candidates, is_pattern};
 use super::poll_id::PollId;
+use super::settle::is_ordered;
 use super::shared::settings::{GroupValue, Settings};
 use super::shared::work::Work;
 use super::subscriptions::{has_begun, knows_pattern};
@@ -107,7 +108,8 @@ impl Join {
             );
             return Err(Refusal::new(Reason::GroupSettingsDiffer, detail));
         }
-        Ok(())
+        let checked = settings.check(self.named_topics().map(String::as_str));
+        checked.map_err(|unfit| Refusal::invalid("/topics", unfit.to_string()))
     }
 }
 
@@ -457,12 +459,15 @@ impl Groups {
     ) -> Result<(u64, GroupState), Refusal> {
         let refusal = |error| refused(error, group, member);
         let cell = self.cell_of(group, member)?;
-        if extends {
-            self.extend_all(group, member, &cell)?;
-        }
         let (now, mut core) = self.lock(&cell);
+        if extends && core.work().is_none() {
+            return Err(is_ordered(group, "it has no leases"));
+        }
         core.members.check_instance(member, instance).map_err(refusal)?;
         let epoch = core.members.touch(member, epoch, now).map_err(refusal)?;
+        if let Some(work) = core.work().filter(|_| extends) {
+            work.extend_all(member, now);
+        }
         Ok((epoch, core.state()))
     }
 

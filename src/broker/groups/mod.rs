@@ -52,6 +52,7 @@ use patterns::Candidates;
 use repeats::LastCalls;
 use shared::queue::{Moment, Now};
 use shared::settings::GroupValue;
+use shared::waiting::WaitingLetters;
 use shared::{codec, letters};
 
 use crate::broker::blocking::Blocking;
@@ -94,6 +95,28 @@ pub struct Parts {
     redriving: parking_lot::Mutex<()>,
     /// When members last called with outputs.
     last_calls: parking_lot::Mutex<LastCalls>,
+    /// The dead letters that wait, counted for the lag.
+    waiting: WaitingLetters,
+}
+
+/// The parts of the broker that groups use.
+pub struct Uses {
+    /// The log.
+    pub log: Log,
+    /// The clock that the log uses too.
+    pub clock: Arc<dyn Clock>,
+    /// The threads for work that blocks.
+    pub blocking: Blocking,
+    /// The topics.
+    pub topics: Topics,
+    /// Reads partitions.
+    pub fetcher: Fetcher,
+    /// Chooses the partition of records without keys.
+    pub rotation: Arc<Rotation>,
+    /// Becomes true when the server begins to stop.
+    pub stopping: watch::Receiver<bool>,
+    /// The counters of the hot paths.
+    pub counters: Arc<Counters>,
 }
 
 impl Deref for Groups {
@@ -113,17 +136,17 @@ impl std::fmt::Debug for Groups {
 impl Groups {
     /// Groups over a log, without members. Queues look at no further records while all of them together remember
     /// `max_queue_records` unsettled ones.
-    pub fn new(
-        log: Log,
-        clock: Arc<dyn Clock>,
-        blocking: Blocking,
-        topics: Topics,
-        fetcher: Fetcher,
-        rotation: Arc<Rotation>,
-        stopping: watch::Receiver<bool>,
-        counters: Arc<Counters>,
-        max_queue_records: usize,
-    ) -> Self {
+    pub fn new(uses: Uses, max_queue_records: usize) -> Self {
+        let Uses {
+            log,
+            clock,
+            blocking,
+            topics,
+            fetcher,
+            rotation,
+            stopping,
+            counters,
+        } = uses;
         let last_calls = LastCalls::load(&log);
         Self(Arc::new(Parts {
             coordinator: Coordinator::new(clock.now(), topics.changes(), max_queue_records),
@@ -138,6 +161,7 @@ impl Groups {
             changes: Arc::default(),
             redriving: parking_lot::Mutex::default(),
             last_calls: parking_lot::Mutex::new(last_calls),
+            waiting: WaitingLetters::default(),
         }))
     }
 

@@ -21,7 +21,12 @@ pub struct Outputs {
     pub count: usize,
     /// Where they go; or why they are refused. A repeated call is answered even if they are refused now.
     pub placed: Result<Placed, Refusal>,
+    /// Kept until they are appended or refused.
+    pub held: Option<Held>,
 }
+
+/// A share of a bounded memory, given back when it is dropped.
+pub type Held = Box<dyn Send + Sync>;
 
 impl Outputs {
     /// Takes away the outputs of a call that acknowledges nothing. Returns the answer to an empty list of outputs.
@@ -77,9 +82,23 @@ pub(crate) struct Outgoing {
     pub(super) member: Arc<str>,
     pub(super) identity: Identity,
     pub(super) placed: Placed,
+    held: Option<Held>,
 }
 
 impl Outgoing {
+    /// Outputs of a call that acknowledges what `identity` says.
+    ///
+    /// # Errors
+    /// They are refused.
+    pub(super) fn of(outputs: Outputs, member: &str, identity: Identity) -> Result<Self, Refusal> {
+        Ok(Self {
+            member: member.into(),
+            identity,
+            placed: outputs.placed?,
+            held: outputs.held,
+        })
+    }
+
     /// Bytes of its records.
     pub(super) fn bytes(&self) -> usize {
         self.placed.bytes()
@@ -90,6 +109,7 @@ impl Outgoing {
 #[derive(Default)]
 pub(super) struct Appending {
     calls: Vec<Places>,
+    held: Vec<Held>,
     /// The prefixes of the members' keys, with the numbers of their next calls.
     members: BTreeMap<Vec<u8>, u64>,
     records: u64,
@@ -113,6 +133,7 @@ impl Appending {
         let next = || repeats::next_number(log, &prefix);
         let number = self.members.get(&prefix).copied().unwrap_or_else(next);
         self.bytes += outgoing.bytes() as u64;
+        self.held.extend(outgoing.held);
         let places = outgoing.placed.add_to(request, log, None)?;
         self.records += places.placements.len() as u64;
         let receipt = repeats::receipt(&prefix, number, now, &outgoing.identity, &places);

@@ -96,6 +96,7 @@ fn outputs(broker: &Broker, places: &[(u32, Offset)]) -> Outputs {
     });
     Outputs {
         count: count.unwrap(),
+        held: None,
         placed: Ok(addressed.placed()),
     }
 }
@@ -216,6 +217,10 @@ impl World {
                 // The client may have had its answer before.
                 let arrives = answer.is_ok() && self.rng.chance(1, 2);
                 self.restart();
+                if self.rng.chance(1, 3) {
+                    // The client is gone too: another process begins without a memory.
+                    return None;
+                }
                 if !arrives {
                     continue;
                 }

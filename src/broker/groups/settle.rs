@@ -13,6 +13,8 @@ use std::sync::Arc;
 use super::Groups;
 use super::coordinator::{Cell, Kind};
 use super::live::Progress;
+use super::members::Refused;
+use super::membership::refused;
 use super::outputs::{Outgoing, Outputs, Produced};
 use super::poll_id::{LeasedRange, PollId};
 use super::repeats;
@@ -60,6 +62,8 @@ pub struct Settling {
     pub reject: Vec<(Place, String)>,
     /// Records whose lease begins again now.
     pub extend: Vec<Place>,
+    /// The process that settles, as it names itself.
+    pub instance: Option<String>,
 }
 
 impl Settling {
@@ -83,6 +87,16 @@ pub struct Uncounted {
 
 /// The partitions that a settle names, by topic and partition.
 type Named = BTreeMap<(String, u32), PartitionId>;
+
+/// What became of a poll's acknowledgement.
+pub(super) struct AcknowledgedLeases {
+    /// The records for which it did not count.
+    pub(super) uncounted: Uncounted,
+    /// The outputs, if it had some.
+    pub(super) produced: Option<Produced>,
+    /// Whether it has stored something, now or in an earlier call.
+    pub(super) has_stored: bool,
+}
 
 /// The result of beginning a settle.
 #[derive(Default)]
@@ -126,7 +140,7 @@ impl Groups {
         member: &str,
         ack: &PollId,
         outgoing: Option<Outgoing>,
-    ) -> Result<(Uncounted, Option<Produced>), Refusal> {
+    ) -> Result<AcknowledgedLeases, Refusal> {
         let identity = outgoing.as_ref().map(|outgoing| outgoing.identity);
         // In another process, polls had other numbers.
         let is_this_life = ack.life == self.coordinator.life();
@@ -182,14 +196,23 @@ impl Groups {
             }
             Ok(begun)
         };
-        let (cell, begun) = self.begin_in_queue(group, member, begin).await?;
+        let (cell, begun) = self.begin_in_queue(group, member, None, begin).await?;
         if begun.replayed.is_some() {
-            return Ok((Uncounted::default(), begun.replayed));
+            return Ok(AcknowledgedLeases {
+                uncounted: Uncounted::default(),
+                produced: begun.replayed,
+                has_stored: true,
+            });
         }
+        let has_stored = !begun.changes.is_empty();
         let produced = self
             .write_changes(&cell, begun.changes, Vec::new(), outgoing)
             .await?;
-        Ok((begun.uncounted, produced))
+        Ok(AcknowledgedLeases {
+            uncounted: begun.uncounted,
+            has_stored: has_stored || produced.is_some(),
+            produced,
+        })
     }
 
     /// Before a settle with outputs begins: whether it counts for all of these records, and for at least one. `has_gone`: it
@@ -230,6 +253,7 @@ impl Groups {
     /// - [`Reason::Fenced`]: with outputs, it does not count for all that it accepts and rejects; nothing was done.
     /// - [`Reason::UnknownGroup`], [`Reason::UnknownTopic`], [`Reason::UnknownPartition`], [`Reason::GroupTypeMismatch`],
     ///   [`Reason::Overloaded`]: nothing was done.
+    /// - [`Reason::MemberSuperseded`]: a newer process has the member; nothing was done.
     /// - Those of an append: records whose settle was not written are as before; send the same settle again.
     pub async fn settle(
         &self,
@@ -254,13 +278,8 @@ impl Groups {
         {
             return Ok((Uncounted::default(), Some(produced)));
         }
-        let outgoing = outputs.zip(identity).map(|(outputs, identity)| {
-            Ok::<_, Refusal>(Outgoing {
-                member: member.into(),
-                identity,
-                placed: outputs.placed?,
-            })
-        });
+        let outgoing = outputs.zip(identity);
+        let outgoing = outgoing.map(|(outputs, identity)| Outgoing::of(outputs, member, identity));
         let outgoing = outgoing.transpose()?;
         let begin = |work: &mut Work, log: &Log, room: usize| {
             let mut offsets: BTreeMap<PartitionId, Vec<Offset>> = BTreeMap::new();
@@ -288,7 +307,8 @@ impl Groups {
             }
             Ok(begin(work, member, self.now(), &settling, &named))
         };
-        let (cell, mut begun) = self.begin_in_queue(group, member, begin).await?;
+        let instance = settling.instance.as_deref();
+        let (cell, mut begun) = self.begin_in_queue(group, member, instance, begin).await?;
         if begun.replayed.is_some() {
             return Ok((Uncounted::default(), begun.replayed));
         }
@@ -316,23 +336,6 @@ impl Groups {
             list.dedup();
         }
         Ok((begun.uncounted, produced.or(nothing)))
-    }
-
-    /// Begins leases anew: all that a member holds.
-    ///
-    /// # Errors
-    /// [`Reason::GroupTypeMismatch`]: the group is ordered.
-    pub(super) fn extend_all(&self, group: &str, member: &str, cell: &Cell) -> Result<(), Refusal> {
-        let (now, mut core) = self.lock(cell);
-        let Some(work) = core.work() else {
-            return Err(is_ordered(group, "it has no leases"));
-        };
-        let deadline = Moment(now.saturating_add(work.settings.lease_ms.into()));
-        let member = work.member(member);
-        for queue in work.queues.values_mut() {
-            queue.extend_all(member, deadline);
-        }
-        Ok(())
     }
 
     /// Makes a partition's queue know the records that a settle names.
@@ -366,12 +369,13 @@ impl Groups {
         }
     }
 
-    /// Runs `begin` on a shared group's queues, once no change of the records that it names is being written. The
-    /// member need not be known.
+    /// Runs `begin` on a shared group's queues, once no change of the records that it names is being written. Neither the
+    /// member nor the process need be known, but the process must not be one that had the member before.
     async fn begin_in_queue(
         &self,
         group: &str,
         member: &str,
+        instance: Option<&str>,
         begin: impl Fn(&mut Work, &Log, usize) -> Result<Begun, NotYet>,
     ) -> Result<(Arc<Cell>, Begun), Refusal> {
         loop {
@@ -383,6 +387,10 @@ impl Groups {
             joinable.as_mut().enable();
             let begun = {
                 let (now, mut core) = self.lock(&cell);
+                let checked = core.members.check_instance(member, instance);
+                if let Err(superseded @ Refused::MemberSuperseded) = checked {
+                    return Err(refused(superseded, group, member));
+                }
                 // What an unknown member settles counts as well.
                 let _ = core.members.touch(member, None, now);
                 let room = self.coordinator.room();

@@ -35,7 +35,7 @@ use crate::broker::topics::lookup::Start;
 use crate::formats::render::{Layout, RecordRenderer};
 use crate::http::Answer;
 use crate::http::app::App;
-use crate::http::body::{JsonBody, OptionalJson};
+use crate::http::body::{HeldJson, JsonBody, OptionalJson};
 use crate::http::chunks::{self, CHUNK_BYTES, Chunks, chunk_capacity};
 use crate::http::params::Params;
 use crate::http::path::{GroupName, MemberName, NoQuery};
@@ -319,7 +319,7 @@ async fn poll(
     caller: Option<Extension<Caller>>,
     _: NoQuery,
     MemberName { group, member }: MemberName,
-    JsonBody(body): JsonBody<PollBody>,
+    HeldJson(body, held): HeldJson<PollBody>,
 ) -> Answer {
     if body.member_id.as_ref().is_some_and(|name| *name != member) {
         return Err(Problem::invalid("/member_id", "the path names another member"));
@@ -339,7 +339,7 @@ async fn poll(
         wait: Duration::from_millis(wait_ms),
         instance: instance_of(body.instance.clone())?,
     };
-    let outputs = outputs_of(&app, body.produce).await?;
+    let outputs = outputs_of(&app, body.produce, held).await?;
     let joining = match body.topics {
         Some(topics) => {
             let fields = JoinBody {
@@ -413,12 +413,12 @@ async fn commit(
     app: App,
     _: NoQuery,
     MemberName { group, member }: MemberName,
-    JsonBody(body): JsonBody<CommitBody>,
+    HeldJson(body, held): HeldJson<CommitBody>,
 ) -> Answer {
     let instance = instance_of(body.instance)?;
     let (epoch, mut offsets) = (body.epoch, body.offsets);
     let commits: Vec<NamedCommit> = offsets.iter().map(NamedCommit::from).collect();
-    let outputs = outputs_of(&app, body.produce).await?;
+    let outputs = outputs_of(&app, body.produce, held).await?;
     let committed = app
         .groups
         .commit_as(&group, &member, epoch, instance.as_deref(), &commits, outputs);
@@ -537,7 +537,7 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
 }
 
 /// Checks the name of a process, if it is given.
-fn instance_of(instance: Option<String>) -> Result<Option<String>, Problem> {
+pub(super) fn instance_of(instance: Option<String>) -> Result<Option<String>, Problem> {
     if let Some(instance) = &instance {
         let checked = MEMBER.check(instance);
         checked.map_err(|refusal| refusal.at("/instance"))?;

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::work::PlaceBody;
 use crate::broker::blocking::Share;
-use crate::broker::groups::outputs::{Outputs, Produced};
+use crate::broker::groups::outputs::{Held, Outputs, Produced};
 use crate::broker::groups::repeats::MAX_OUTPUTS;
 use crate::broker::produce::whole::Attempt;
 use crate::broker::produce::{Options, Producer};
@@ -40,7 +41,7 @@ impl From<Option<Produced>> for ProducedBody {
     }
 }
 
-/// Reads and places the records of `produce`.
+/// Reads and places the records of `produce`, whose body has a share of the memory for bodies.
 ///
 /// # Errors
 /// It is no array of records. Records that are refused for another reason are refused later, because a repeated call is
@@ -48,15 +49,18 @@ impl From<Option<Produced>> for ProducedBody {
 pub(super) async fn outputs_of(
     app: &App,
     produce: Option<Box<RawValue>>,
+    held: Option<OwnedSemaphorePermit>,
 ) -> Result<Option<Outputs>, Problem> {
     let Some(list) = produce else { return Ok(None) };
-    if list.get().len() <= INLINE_BYTES {
-        return Ok(Some(place(&app.producer, list.get())?));
-    }
-    let producer = app.producer.clone();
-    let place = move || place(&producer, list.get());
-    let placed = app.blocking.run(Share::Parse, place).await?;
-    Ok(Some(placed?))
+    let mut outputs = if list.get().len() <= INLINE_BYTES {
+        place(&app.producer, list.get())?
+    } else {
+        let producer = app.producer.clone();
+        let place = move || place(&producer, list.get());
+        app.blocking.run(Share::Parse, place).await??
+    };
+    outputs.held = held.map(|held| Box::new(held) as Held);
+    Ok(Some(outputs))
 }
 
 fn place(producer: &Producer, list: &str) -> Result<Outputs, Refusal> {
@@ -82,6 +86,7 @@ fn place(producer: &Producer, list: &str) -> Result<Outputs, Refusal> {
     })?;
     Ok(Outputs {
         count,
+        held: None,
         placed: match refused {
             Some(refusal) => Err(refusal),
             None => Ok(addressed.placed()),

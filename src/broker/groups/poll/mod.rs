@@ -116,6 +116,8 @@ struct Polling<'a> {
     key: Option<MemberKey>,
     /// In an ordered group, the partitions in which its `ack` could no longer commit.
     lost: Vec<PartitionId>,
+    /// It does not wait.
+    needs_answer: bool,
     /// Whether its `ack` has stored something.
     has_stored: bool,
     uncounted: Uncounted,
@@ -208,11 +210,9 @@ impl Groups {
         let identity = with.as_ref().and(wanted.ack.as_deref()).map(repeats::of_poll);
         let replayed = identity.and_then(|identity| self.recall(group, member, &identity));
         let outgoing = match (with, identity) {
-            (Some(outputs), Some(identity)) if replayed.is_none() => Some(Outgoing {
-                member: member.into(),
-                identity,
-                placed: outputs.placed?,
-            }),
+            (Some(outputs), Some(identity)) if replayed.is_none() => {
+                Some(Outgoing::of(outputs, member, identity)?)
+            }
             _ => None,
         };
         let acknowledging = Acknowledging {
@@ -297,7 +297,7 @@ impl Groups {
         let mut stopping = self.stopping.clone();
         let mut topics = self.coordinator.topics.clone();
         // A member that has lost partitions learns it at once.
-        let mut is_over = wanted.wait.is_zero() || !polling.lost.is_empty();
+        let mut is_over = wanted.wait.is_zero() || !polling.lost.is_empty() || polling.needs_answer;
         // How many more records than wanted a queue looks at, because those that it found are for later.
         let mut ahead = 0;
         loop {
@@ -436,9 +436,9 @@ impl Groups {
                 // The group's writer keeps the order of settles.
                 drop(order);
                 let acknowledged = self.acknowledge_leases(group, member, ack, outgoing).await?;
-                polling.uncounted = acknowledged.0;
-                polling.produced = acknowledged.1.or(polling.produced.take());
-                polling.has_stored = true;
+                polling.uncounted = acknowledged.uncounted;
+                polling.produced = acknowledged.produced.or(polling.produced.take());
+                polling.has_stored = acknowledged.has_stored;
             }
             (Some(_), None) => {}
         }
@@ -498,6 +498,7 @@ impl Groups {
             token: begun.token,
             key,
             lost: acknowledged.lost,
+            needs_answer: begun.needs_answer,
             has_stored: false,
             uncounted: Uncounted::default(),
             produced: None,

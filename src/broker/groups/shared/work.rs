@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::queue::{Acquired, ChangeId, Leasing, MemberKey, Now, PollNumber, Queue};
+use super::queue::{Acquired, ChangeId, Leasing, MemberKey, Moment, Now, PollNumber, Queue};
 use super::settings::Settings;
 use super::store::{self, Settlement};
 use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs, Topic};
@@ -123,10 +123,10 @@ impl Work {
         self.members.get(name).copied()
     }
 
-    /// The name of a member.
-    pub(crate) fn name_of(&self, key: MemberKey) -> Arc<str> {
-        let found = self.members.iter().find(|(_, known)| **known == key);
-        found.map_or_else(|| "".into(), |(name, _)| Arc::clone(name))
+    /// The names of all members.
+    pub(crate) fn names(&self) -> BTreeMap<MemberKey, Arc<str>> {
+        let members = self.members.iter();
+        members.map(|(name, key)| (*key, Arc::clone(name))).collect()
     }
 
     /// Forgets the names of members that have neither a session nor a lease.
@@ -212,6 +212,16 @@ impl Work {
     /// How many records a member has leased.
     pub(crate) fn leased_to(&self, member: MemberKey) -> usize {
         self.queues.values().map(|queue| queue.leased_to(member)).sum()
+    }
+
+    /// Begins all leases of a member anew.
+    pub(crate) fn extend_all(&mut self, name: &str, now: Ms) {
+        let deadline = Moment(now.saturating_add(self.settings.lease_ms.into()));
+        if let Some(key) = self.known_member(name) {
+            for queue in self.queues.values_mut() {
+                queue.extend_all(key, deadline);
+            }
+        }
     }
 
     /// Ends the leases of a member that leaves.
