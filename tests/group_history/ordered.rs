@@ -129,6 +129,12 @@ impl Member<'_, '_> {
     /// Commits a row, which must be refused unless it `may` be accepted.
     fn commit(&mut self, epoch: u64, row: Value, may: bool) {
         let body = json!({"epoch": epoch, "offsets": [row]});
+        if may && self.rng.below(4) == 0 {
+            self.client.send("POST", &self.path("/commit"), &body);
+            self.client.hang_up();
+            self.kind.is_unsure = true;
+            return;
+        }
         match self.client.call("POST", &self.path("/commit"), &body) {
             Some(Answered { answer, .. }) => match answer.status {
                 200 if may => {}

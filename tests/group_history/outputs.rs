@@ -388,9 +388,6 @@ fn one_world(rules: Rules, rng: &mut Rng) {
 
 #[test]
 fn an_ordered_group_stores_the_output_of_every_record_exactly_once() {
-    if !crate::PRODUCES {
-        return;
-    }
     let rules = Rules {
         has_outputs: true,
         ..Rules::FAULTY
@@ -402,9 +399,6 @@ fn an_ordered_group_stores_the_output_of_every_record_exactly_once() {
 
 #[test]
 fn a_work_queue_stores_the_output_of_every_record_exactly_once() {
-    if !crate::PRODUCES {
-        return;
-    }
     let rules = Rules {
         has_outputs: true,
         is_shared: true,

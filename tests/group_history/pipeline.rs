@@ -265,9 +265,6 @@ fn copied(from: &BTreeMap<Place, Stored>, to: &BTreeMap<Place, Stored>, is_order
 
 #[test]
 fn what_is_fed_into_a_pipeline_comes_out_once_whoever_is_killed() {
-    if !crate::PRODUCES {
-        return;
-    }
     let kills = std::env::var("QUIPU_TEST_KILLS");
     let kills = kills.map_or(KILLS, |kills| {
         kills.parse().expect("QUIPU_TEST_KILLS is a number")

@@ -60,7 +60,7 @@ pub struct Produced {
     pub acknowledged: Mutex<BTreeMap<Place, String>>,
 }
 
-/// Appends `count` requests of a few records each. A request without an answer is replaced by a new one: the records of
+/// Appends `count` requests of a few records each. A request whose answer is lost is replaced by a new one: the records of
 /// the first may be there or not. If it `has_later`, some are for later.
 pub fn produce(
     world: &World,
@@ -92,7 +92,13 @@ pub fn produce(
             })
             .collect();
         let body = json!({ "records": records });
-        let Some(answered) = client.call("POST", &format!("/v1/topics/{topic}/records"), &body) else {
+        let path = format!("/v1/topics/{topic}/records");
+        if rng.below(16) == 0 {
+            client.send("POST", &path, &body);
+            client.hang_up();
+            continue;
+        }
+        let Some(answered) = client.call("POST", &path, &body) else {
             continue;
         };
         let answer = answered.answer;
