@@ -333,7 +333,7 @@ fn resets(events: &[(u64, Event)], end: &End, wrong: &mut Vec<String>, summary: 
                 again.extend(delivery.records.iter().map(|(place, _)| place));
             }
         }
-        for place in end.stored.keys() {
+        for (place, _) in end.stored.iter().filter(|(_, record)| end.is_wanted(record)) {
             if to.get(&place.lane()).is_some_and(|to| *to <= place.offset) && !again.contains(place) {
                 let text = format!("{place:?} did not come again after the reset at {sent} to {to:?}");
                 wrong.push(text);

@@ -80,6 +80,9 @@ impl Member<'_, '_> {
         if self.run.rules.is_shared {
             body["type"] = "shared".into();
             (body["lease_ms"], body["max_deliveries"]) = (300.into(), MAX_DELIVERIES.into());
+            if self.run.rules.is_by_key {
+                body["order"] = "key".into();
+            }
         }
         body
     }
@@ -381,6 +384,7 @@ fn one_world(rules: Rules, rng: &mut Rng) {
         dead,
         states,
         is_ordered: !rules.is_shared,
+        is_by_key: rules.is_by_key,
         end,
     };
     judge(&world, &events, check(&events, &end));
@@ -405,6 +409,40 @@ fn a_work_queue_stores_the_output_of_every_record_exactly_once() {
         ..Rules::FAULTY
     };
     rounds("group_history, outputs of a work queue", |rng| {
+        one_world(rules, rng)
+    });
+}
+
+#[test]
+fn groups_with_a_filter_store_the_output_of_every_record_that_matches_exactly_once() {
+    if !crate::LOOKS_AT_RECORDS {
+        return;
+    }
+    for is_shared in [false, true] {
+        let rules = Rules {
+            has_outputs: true,
+            is_filtered: true,
+            is_shared,
+            ..Rules::FAULTY
+        };
+        rounds("group_history, outputs with a filter", |rng| {
+            one_world(rules, rng)
+        });
+    }
+}
+
+#[test]
+fn a_queue_by_key_stores_outputs_in_the_order_of_each_key() {
+    if !crate::LOOKS_AT_RECORDS {
+        return;
+    }
+    let rules = Rules {
+        has_outputs: true,
+        is_shared: true,
+        is_by_key: true,
+        ..Rules::FAULTY
+    };
+    rounds("group_history, outputs of a queue by key", |rng| {
         one_world(rules, rng)
     });
 }

@@ -49,6 +49,8 @@ pub struct End {
     pub dead: BTreeMap<Place, Stored>,
     pub states: Vec<(Place, String)>,
     pub is_ordered: bool,
+    /// A queue by key.
+    pub is_by_key: bool,
 }
 
 /// For the report.
@@ -102,13 +104,13 @@ pub fn check(events: &[(u64, Event)], end: &End) -> Verdict<Summary> {
     calls(events, &outputs, &mut wrong, &mut summary);
     remembered(events, &mut wrong);
     never_again(events, &mut wrong);
-    if end.is_ordered {
+    if end.is_ordered || end.is_by_key {
         in_order(&outputs, end, &mut wrong);
     }
     if wrong.is_empty() { Ok(summary) } else { Err(wrong) }
 }
 
-/// Each record has one output, and one more for each time that it was redriven, but none where nobody settled it.
+/// Each record that the group wants has one output, and one more for each time that it was redriven, but none where nobody settled it.
 fn once(outputs: &BTreeMap<&Place, Output>, end: &End, wrong: &mut Vec<String>) {
     let states: BTreeMap<&Place, &str> = end.states.iter().map(|(at, state)| (at, &**state)).collect();
     let (mut redriven, mut exhausted, mut rejected) = (Counts::new(), Counts::new(), Counts::new());
@@ -130,8 +132,9 @@ fn once(outputs: &BTreeMap<&Place, Output>, end: &End, wrong: &mut Vec<String>) 
         *refused.entry(output.of.first()).or_default() += i64::from(output.is_reject);
     }
     let count = |counts: &Counts, place: &Place| counts.get(place).copied().unwrap_or(0);
-    for place in end.end.stored.keys() {
-        let expected = 1 + count(&redriven, place) - count(&exhausted, place);
+    for (place, record) in &end.end.stored {
+        let first = i64::from(end.end.is_wanted(record));
+        let expected = first + count(&redriven, place) - count(&exhausted, place);
         let found = count(&found, place);
         if found != expected {
             wrong.push(format!("{place:?} has {found} outputs instead of {expected}"));
@@ -304,13 +307,19 @@ fn never_again(events: &[(u64, Event)], wrong: &mut Vec<String>) {
     }
 }
 
-/// Of each partition, the outputs of a key are in the order of its records.
+/// Of each partition, the outputs of a key are in the order of its records; in a queue by key, where records that were
+/// redriven or that waited for their time come out of order.
 fn in_order(outputs: &BTreeMap<&Place, Output>, end: &End, wrong: &mut Vec<String>) {
     let mut last: BTreeMap<(Lane, &str), &Place> = BTreeMap::new();
+    let mut seen: BTreeSet<&Place> = BTreeSet::new();
     for (at, output) in outputs {
         let Some(input) = end.end.stored.get(&output.of) else {
             continue;
         };
+        let is_apart = !seen.insert(&output.of) || header(input, "deliver_at").is_some();
+        if end.is_by_key && is_apart {
+            continue;
+        }
         let before = last.insert((output.of.lane(), &input.key), &output.of);
         if let Some(before) = before.filter(|before| !before.is_before(&output.of)) {
             wrong.push(format!(
@@ -485,6 +494,24 @@ mod tests {
         }
         fails(run(events.clone(), &end), "comes after that of");
         end.is_ordered = false;
+        run(events.clone(), &end).unwrap();
+        end.is_by_key = true;
+        fails(run(events.clone(), &end), "comes after that of");
+        end.end.stored.get_mut(&place(1)).expect("it is there").headers = json!({"deliver_at": "1"});
+        run(events, &end).unwrap();
+    }
+
+    #[test]
+    fn an_output_of_what_the_group_does_not_want_is_seen() {
+        let (events, mut end) = good();
+        end.end.is_filtered = true;
+        for record in end.end.stored.values_mut() {
+            record.headers = json!({"type": "order.paid"});
+        }
+        run(events.clone(), &end).unwrap();
+        end.end.stored.get_mut(&place(2)).expect("it is there").headers = json!({"type": "invoice"});
+        fails(run(events.clone(), &end), "has 1 outputs instead of 0");
+        end.outputs.remove(&out(2));
         run(events, &end).unwrap();
     }
 
