@@ -47,7 +47,11 @@ fn choose(waiting: &[(Place, String)], rng: &mut Rng) -> Redrive {
     match rng.below(4) {
         0 => {
             let same = waiting.iter().filter(|(other, _)| other.topic == at.topic);
-            let offsets = same.map(|(place, _)| (place.partition, place.offset)).take(3);
+            // The oldest on the page come first: others are chosen.
+            let offsets = same
+                .rev()
+                .map(|(place, _)| (place.partition, place.offset))
+                .take(2);
             redrive.offsets = Some(offsets.collect());
             redrive.topic = Some(at.topic.clone());
         }
