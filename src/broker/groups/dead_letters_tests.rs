@@ -493,7 +493,7 @@ proptest! {
             let disk = SimDisk::new(calls);
             let broker = new_broker(&disk);
             let first = reject_all(&broker, "g", &["jobs"]).await;
-            disk.stop_at(disk.calls() + calls);
+            disk.stop_at(calls);
             let mut told = 0;
             while let Ok(done) = broker.groups.redrive("g", at_most(max)).await {
                 told += done.redriven;

@@ -210,7 +210,7 @@ impl World {
         self.sent.push(call.clone());
         for _ in 0..20 {
             if self.rng.chance(1, 8) {
-                self.disk.stop_at(self.disk.calls() + self.rng.below(12));
+                self.disk.stop_at(1 + self.rng.below(12));
             }
             let answer = self.send(&call).await;
             if self.disk.is_off() {
@@ -319,6 +319,9 @@ impl World {
         let mut is_draining = false;
         for step in 0..400 {
             is_draining |= step > 40;
+            if self.disk.is_off() {
+                self.restart();
+            }
             let member = members[if is_draining { 0 } else { self.rng.index(2) }];
             match self.rng.below(if is_draining { 10 } else { 13 }) {
                 // A late duplicate: whatever it is answered, it stores nothing twice.
@@ -363,6 +366,7 @@ impl World {
                 }
             }
         }
+        self.restart();
         let expected: BTreeMap<String, u32> = (0..2)
             .flat_map(|partition| (0..INPUTS / 2).map(move |offset| (format!("{partition}-{offset}"), 1)))
             .collect();
