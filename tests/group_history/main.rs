@@ -32,7 +32,7 @@ mod shared;
 mod shared_check;
 mod world;
 
-/// Whether groups look at records: queues by key, filters. It becomes true when they do.
+/// Whether queues look at records before they lease them: queues by key, filters. It becomes true when they do.
 const LOOKS_AT_RECORDS: bool = false;
 
 use std::fmt::Debug;

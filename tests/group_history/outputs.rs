@@ -417,10 +417,10 @@ fn a_work_queue_stores_the_output_of_every_record_exactly_once() {
 
 #[test]
 fn groups_with_a_filter_store_the_output_of_every_record_that_matches_exactly_once() {
-    if !crate::LOOKS_AT_RECORDS {
-        return;
-    }
     for is_shared in [false, true] {
+        if is_shared && !crate::LOOKS_AT_RECORDS {
+            continue;
+        }
         let rules = Rules {
             has_outputs: true,
             is_filtered: true,

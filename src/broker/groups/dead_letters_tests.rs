@@ -82,6 +82,8 @@ fn join(topics: &[&str]) -> Join {
         lease_ms: None,
         max_deliveries: None,
         dead_letter_topic: None,
+        order: None,
+        filter: None,
         instance: None,
     }
 }

@@ -7,7 +7,8 @@
 //! Members are in memory only: after a restart they join again. In an ordered group, an `ack` of an answer from before
 //! the restart can still commit (see [`poll_id`]).
 //!
-//! - [`membership`], [`poll`], [`commit`] and [`settle`] are the calls of members, [`outside`] those of others.
+//! - [`membership`], [`poll`], [`commit`] and [`settle`] are the calls of members, [`outside`] those of others; [`alter`]
+//!   changes settings.
 //! - [`outputs`] are records that are appended with what a call acknowledges; [`repeats`] remembers such calls.
 //! - `writing` makes durable what members of shared groups settle.
 //! - `coordinator` holds the groups with members. The state machines that decide are pure: [`members`] for both kinds
@@ -18,6 +19,7 @@
 //! Commits share the lock. Changes that read before they decide have it alone: a deletion, a reset, a group's start in
 //! a topic.
 
+pub mod alter;
 pub mod commit;
 mod coordinator;
 pub mod dead_letters;
@@ -245,15 +247,11 @@ impl Groups {
     /// Describes a group. One whose value in the state cannot be read counts as ordered, and nobody can join it.
     pub fn overview(&self, group: &str) -> live::Overview {
         let live = self.live(group).unwrap_or_default();
-        let value = self.value_of(group).ok().flatten().unwrap_or(GroupValue::Ordered);
+        let value = self.value_of(group).ok().flatten().unwrap_or_default();
         live::Overview {
             state: live.state,
-            kind: value.kind(),
             members: live.members,
-            settings: match value {
-                GroupValue::Shared(settings) => Some(settings),
-                GroupValue::Ordered => None,
-            },
+            value,
         }
     }
 
@@ -315,7 +313,7 @@ impl Groups {
         commits: Vec<Commit>,
     ) -> Result<(), Error> {
         let nothing = Subscribed::default();
-        self.make(guard, group, &GroupValue::Ordered, nothing, commits)
+        self.make(guard, group, &GroupValue::default(), nothing, commits)
             .await
     }
 

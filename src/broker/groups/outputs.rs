@@ -89,8 +89,19 @@ impl Outgoing {
     /// Outputs of a call that acknowledges what `identity` says.
     ///
     /// # Errors
-    /// They are refused.
-    pub(super) fn of(outputs: Outputs, member: &str, identity: Identity) -> Result<Self, Refusal> {
+    /// They are refused; [`Reason::Overloaded`]: too many members' calls are remembered.
+    pub(super) fn of(
+        groups: &Groups,
+        outputs: Outputs,
+        group: &str,
+        member: &str,
+        identity: Identity,
+    ) -> Result<Self, Refusal> {
+        let prefix = repeats::member_prefix(group, member);
+        if !groups.last_calls.lock().has_room(&prefix) {
+            let detail = "calls with outputs of as many members are remembered as there is room for";
+            return Err(Refusal::new(Reason::Overloaded, detail));
+        }
         Ok(Self {
             member: member.into(),
             identity,
@@ -99,8 +110,13 @@ impl Outgoing {
         })
     }
 
+    /// Whether its append must fail: then it is not to fail for others.
+    pub(crate) fn is_doomed(&self) -> bool {
+        self.placed.is_doomed()
+    }
+
     /// Bytes of its records.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.placed.bytes()
     }
 }
@@ -190,7 +206,7 @@ impl Groups {
     ) -> Result<Produced, Refusal> {
         let now = self.clock.now();
         let nothing = Subscribed::default();
-        let (state, touched) = self.changes_for(group, &GroupValue::Ordered, &nothing, commits);
+        let (state, touched) = self.changes_for(group, &GroupValue::default(), &nothing, commits);
         let mut request = AppendRequest {
             state,
             ack: Ack::Durable,

@@ -174,6 +174,8 @@ impl World {
                     lease_ms: None,
                     max_deliveries: Some(1000).filter(|_| self.kind == GroupType::Shared),
                     dead_letter_topic: None,
+                    order: None,
+                    filter: None,
                     instance: None,
                 };
                 let polled = groups.poll("g", call.member, &wanted, given, Some(join)).await?;

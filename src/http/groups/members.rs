@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 
 use super::offsets::OffsetBody;
 use super::outputs::{ProducedBody, outputs_of};
+use super::settings::{FilterBody, order_of};
 use super::start_of;
 use super::work::PlaceBody;
 use crate::broker::caller::Caller;
@@ -126,6 +127,14 @@ macro_rules! with_fields_of_a_join {
             max_deliveries: Option<u32>,
             /// Shared groups: the topic of dead letters, created when first needed; default `{topic}.dlq`.
             dead_letter_topic: Option<String>,
+            /// Shared groups: `key`: within a partition a key's next record is leased only when the one before it is
+            /// settled, while other keys and records without key go on. By default there is no order.
+            order: Option<String>,
+            /// The group gets only records for which every field matches one of its patterns:
+            /// `{"header.type":["order.*","invoice.paid"],"key":["c7"]}`. In a pattern, `*` stands for one word between
+            /// dots and `#` for any number of words. At most 100 patterns. By default the group gets all records.
+            #[schema(value_type = Option<Object>)]
+            filter: Option<FilterBody>,
             /// The process, by any name that it chose when it started: 1 to 255 visible ASCII characters. If a process
             /// with another `instance` joins or polls under this member's name, the older one is refused with 409
             /// `member-superseded`, and stops.
@@ -352,6 +361,8 @@ async fn poll(
                 lease_ms: body.lease_ms,
                 max_deliveries: body.max_deliveries,
                 dead_letter_topic: body.dead_letter_topic,
+                order: body.order,
+                filter: body.filter,
                 instance: body.instance,
             };
             Some(join_of(fields, caller)?)
@@ -365,6 +376,8 @@ async fn poll(
                 ("/lease_ms", body.lease_ms.is_some()),
                 ("/max_deliveries", body.max_deliveries.is_some()),
                 ("/dead_letter_topic", body.dead_letter_topic.is_some()),
+                ("/order", body.order.is_some()),
+                ("/filter", body.filter.is_some()),
             ];
             refuse_given(&fields, "this is a field of a join, which needs topics as well")?;
             None
@@ -494,6 +507,7 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
             ("/lease_ms", body.lease_ms.is_some()),
             ("/max_deliveries", body.max_deliveries.is_some()),
             ("/dead_letter_topic", body.dead_letter_topic.is_some()),
+            ("/order", body.order.is_some()),
         ];
         refuse_given(&fields, "this is a setting of groups of the type shared")?;
     }
@@ -532,6 +546,8 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
         lease_ms: body.lease_ms,
         max_deliveries: body.max_deliveries,
         dead_letter_topic: body.dead_letter_topic,
+        order: body.order.as_deref().map(order_of).transpose()?,
+        filter: body.filter.as_ref().map(FilterBody::parse).transpose()?,
         instance: instance_of(body.instance)?,
     })
 }

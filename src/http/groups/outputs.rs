@@ -19,6 +19,9 @@ use crate::http::problem::Problem;
 /// Lists up to this size are placed on the worker that received them. Larger ones go to a blocking thread.
 const INLINE_BYTES: usize = 256 << 10;
 
+/// The most topics to which the records of a call go.
+const MAX_TOPICS: usize = 1000;
+
 /// What came of the outputs of a call; both fields are left out if it has no `produce`.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ProducedBody {
@@ -81,6 +84,10 @@ fn place(producer: &Producer, list: &str) -> Result<Outputs, Refusal> {
             refused.get_or_insert(Refusal::new(Reason::RequestTooLarge, detail).at("/produce"));
         } else if refused.is_none() {
             refused = addressed.add(index, &record.topic, &record.record).err();
+        }
+        if addressed.topics() > MAX_TOPICS {
+            let detail = format!("produce goes to at most {MAX_TOPICS} topics");
+            refused.get_or_insert(Refusal::new(Reason::RequestTooLarge, detail).at("/produce"));
         }
         Ok::<(), RecordError>(())
     })?;
