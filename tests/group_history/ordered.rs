@@ -92,7 +92,11 @@ impl Member<'_, '_> {
         }
         match choice {
             0..4 => self.lose(),
-            4..8 => self.commit_a_part(),
+            4..8 => {
+                // The second may be of an earlier record: it commits nothing.
+                self.commit_a_part();
+                self.commit_a_part();
+            }
             8..12 => self.stall(),
             12..16 => self.die(),
             16..20 => self.leave(true),

@@ -117,6 +117,7 @@ impl Member<'_, '_> {
         self.kind.calls.push(call.clone());
         let too_many = self.kind.calls.len().saturating_sub(KEPT);
         self.kind.calls.drain(..too_many);
+        let is_partly_repeated = call.of.len() > 1 && self.rng.below(6) == 0;
         while !self.perform(&call) {
             // It never hears an answer, and goes on in one way or another.
             match self.rng.below(8) {
@@ -128,6 +129,9 @@ impl Member<'_, '_> {
                 _ if self.run.world.is_over() => return,
                 _ => {}
             }
+        }
+        if is_partly_repeated {
+            self.perform(&part_of(&call));
         }
     }
 
@@ -311,6 +315,24 @@ impl Member<'_, '_> {
         self.client.call("DELETE", &self.path(""), &Value::Null);
         self.begin_anew();
     }
+}
+
+/// A call that acknowledges the first record of another one again. It is not a repeat.
+fn part_of(call: &Call) -> Call {
+    let first = call.of[0].clone();
+    let how = match &call.how {
+        How::Commit { epoch, .. } => How::Commit {
+            epoch: *epoch,
+            offsets: vec![first.0.next().json()],
+        },
+        How::Settle { .. } => How::Settle {
+            accept: vec![first.0.clone()],
+            reject: Vec::new(),
+        },
+        How::Poll(_) => return call.clone(),
+    };
+    let of = vec![(first.0, first.1, false)];
+    Call { how, of }
 }
 
 /// The outputs' sources.

@@ -67,6 +67,7 @@ pub struct Touch {
 pub struct Released {
     /// Without its round.
     pub place: Place,
+    pub member: String,
     pub sent: u64,
     pub answered: u64,
     /// The wall time before which the record is not to be given.
@@ -88,6 +89,20 @@ impl Fates {
     pub fn is_unsure(&self, member: &str, after: u64, before: u64) -> bool {
         let mut times = self.unsure.get(member).into_iter().flatten();
         times.any(|at| *at > after && *at < before)
+    }
+
+    /// Whether a member has released a record for certain since it was given.
+    fn has_released(&self, member: &str, leased: &Leased) -> bool {
+        let fate = self.by_place.get(&leased.place);
+        let given = fate.into_iter().flat_map(|fate| &fate.given);
+        let mut given = given.filter(|given| given.lease_expires == leased.lease_expires);
+        let Some(given) = given.next_back() else {
+            return false;
+        };
+        let mut released = self.released.iter();
+        released.any(|released| {
+            released.place == leased.place.first() && released.member == member && released.sent > given.at
+        })
     }
 
     fn of(&mut self, place: &Place) -> &mut Fate {
@@ -173,8 +188,13 @@ pub fn fates(events: &[(u64, Event)], end: &End, redrives: &Redrives<'_>, wrong:
             Event::Acknowledging(poll_id) => {
                 acks.insert(poll_id, *at);
                 let polls = polls.get(&**poll_id).into_iter();
-                for leased in polls.flat_map(|(_, records)| records.iter()) {
-                    fates.tried(&leased.place, *at, is_late(&leased.place, *at));
+                for (who, records) in polls {
+                    for leased in *records {
+                        // What its member has released since it was given is not acknowledged.
+                        if !fates.has_released(&who.member, leased) {
+                            fates.tried(&leased.place, *at, is_late(&leased.place, *at));
+                        }
+                    }
                 }
             }
             Event::Redriving(_) | Event::Redriven { .. } => {}
@@ -269,6 +289,7 @@ fn settled(
         if counts(place) {
             fates.released.push(Released {
                 place: place.first(),
+                member: settlement.by.member.clone(),
                 sent,
                 answered: at,
                 due_ms: wall_ms + *delay_ms as i64,

@@ -617,6 +617,19 @@ mod tests {
     }
 
     #[test]
+    fn a_released_record_that_is_lost_with_an_acknowledgement_is_seen() {
+        let (mut events, end) = with_a_release();
+        // `b` acknowledges the delivery of which it has released record 1, and nobody is given that again.
+        events.drain(8..11);
+        events[6] = Event::Acknowledging("p2".to_owned());
+        events.truncate(8);
+        fails(
+            run(events, &end),
+            "offset: 1, round: 0 } was neither accepted nor given up",
+        );
+    }
+
+    #[test]
     fn a_record_that_is_given_before_its_delay_is_over_is_seen() {
         let (events, end) = with_a_release();
         run(events, &end).unwrap();
@@ -630,7 +643,15 @@ mod tests {
             "was released until 1210 and given before",
         );
         // Somebody else may have released it anew.
-        events.insert(6, Event::Acknowledging("p2".to_owned()));
+        let other = Event::Settling {
+            who: who("c"),
+            wall_ms: 720,
+            accept: Vec::new(),
+            release: vec![(place(1), 0)],
+            reject: Vec::new(),
+            extend: Vec::new(),
+        };
+        events.insert(6, other);
         for event in &mut events {
             match event {
                 Event::Settled { sent, .. } | Event::Redriven { sent, .. } if *sent > 60 => *sent += 10,
