@@ -21,6 +21,15 @@ pub struct End {
     pub lag: u64,
     /// Nothing was lost, killed, released, rejected or reset.
     pub is_clean: bool,
+    /// The group has the filter of these tests.
+    pub is_filtered: bool,
+}
+
+impl End {
+    /// Whether the group is to be given this record.
+    pub fn is_wanted(&self, record: &Stored) -> bool {
+        !self.is_filtered || crate::produce::is_wanted(record)
+    }
 }
 
 /// All acknowledged records are there, and everything is committed.

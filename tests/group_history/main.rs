@@ -4,9 +4,12 @@
 //! - ordered groups (see `ordered_check`): every record is processed at least once, and is delivered exactly once, in
 //!   order, on clean hand-overs; a fenced member commits nothing; only resets move committed offsets back;
 //! - shared groups (see `shared_check`): every record is accepted or in the dead letters, never both, and never leased
-//!   to two members at once; a dead letter is redriven once.
+//!   to two members at once; nothing is given early; a dead letter is redriven once;
+//! - what members produce with their acknowledgements (see `outputs_check`): each record has one output;
+//! - `pipeline`: the same from a user's side, through three groups.
 //!
-//! The checkers are pure, and are tested themselves with histories that were tampered with.
+//! The checkers are pure, and are tested themselves with histories that were tampered with. Read `world` (the server)
+//! and `run` (a world from beginning to end) first.
 #![allow(
     clippy::disallowed_methods,
     unreachable_pub,
@@ -19,11 +22,18 @@ mod support;
 mod check;
 mod ordered;
 mod ordered_check;
+mod outputs;
+mod outputs_check;
+mod pipeline;
 mod produce;
+mod redrive;
 mod run;
 mod shared;
 mod shared_check;
 mod world;
+
+/// Whether queues look at records before they lease them: queues by key, filters. It becomes true when they do.
+const LOOKS_AT_RECORDS: bool = false;
 
 use std::fmt::Debug;
 use std::path::Path;

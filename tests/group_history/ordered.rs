@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::ordered_check::{Delivery, Event, FORBIDDEN, check};
 use crate::produce::{Stored, ends, offsets};
 use crate::rounds;
-use crate::run::{self, Play, TOPICS, judge};
+use crate::run::{self, Play, Rules, TOPICS, judge};
 use crate::support::Rng;
 use crate::world::{Answered, Client, Place, number};
 
@@ -83,7 +83,7 @@ impl Member<'_, '_> {
             return;
         }
         let choice = self.rng.below(100);
-        if self.run.is_clean {
+        if self.run.rules.is_clean {
             if choice < 6 {
                 self.leave(true);
                 self.be_new();
@@ -92,7 +92,11 @@ impl Member<'_, '_> {
         }
         match choice {
             0..4 => self.lose(),
-            4..8 => self.commit_a_part(),
+            4..8 => {
+                // The second may be of an earlier record: it commits nothing.
+                self.commit_a_part();
+                self.commit_a_part();
+            }
             8..12 => self.stall(),
             12..16 => self.die(),
             16..20 => self.leave(true),
@@ -129,6 +133,12 @@ impl Member<'_, '_> {
     /// Commits a row, which must be refused unless it `may` be accepted.
     fn commit(&mut self, epoch: u64, row: Value, may: bool) {
         let body = json!({"epoch": epoch, "offsets": [row]});
+        if may && self.rng.below(4) == 0 {
+            self.client.send("POST", &self.path("/commit"), &body);
+            self.client.hang_up();
+            self.kind.is_unsure = true;
+            return;
+        }
         match self.client.call("POST", &self.path("/commit"), &body) {
             Some(Answered { answer, .. }) => match answer.status {
                 200 if may => {}
@@ -189,8 +199,8 @@ impl Member<'_, '_> {
     fn start_again(&mut self) {
         let ack = self.ack.clone();
         self.begin_anew();
-        let body = json!({"topics": self.topics, "member_id": self.name,
-            "session_timeout_ms": self.session_timeout_ms});
+        let mut body = self.join();
+        body["member_id"] = self.name.clone().into();
         let path = format!("/v1/groups/{GROUP}/members");
         if let Some(Answered { answer, .. }) = self.client.call("POST", &path, &body) {
             assert_eq!(answer.status, 201, "{}", answer.text());
@@ -241,7 +251,7 @@ impl Member<'_, '_> {
 }
 
 /// Reads the committed offsets, all the time.
-fn watch(run: &Run<'_>) {
+fn watch(run: &Run<'_>, _: Rng) {
     let mut client = run.world.client();
     let path = format!("/v1/groups/{GROUP}/offsets");
     while run.goes_on() {
@@ -291,7 +301,7 @@ fn reset(run: &Run<'_>, client: &mut Client<'_>, rng: &mut Rng) {
 }
 
 fn disturb(run: &Run<'_>, rng: &mut Rng) {
-    match rng.below(if run.is_clean { 1 } else { 6 }) {
+    match rng.below(if run.rules.is_clean { 1 } else { 6 }) {
         0 => run.grow(rng),
         1 => reset(run, &mut run.world.client(), rng),
         how => {
@@ -309,12 +319,12 @@ fn disturb(run: &Run<'_>, rng: &mut Rng) {
     }
 }
 
-fn one_world(is_clean: bool, rng: &mut Rng) {
+fn one_world(rules: Rules, rng: &mut Rng) {
     let play = Play {
         group: GROUP,
-        is_clean,
+        rules,
         session_ms: (150, 500),
-        disturbances: if is_clean { 4 } else { 7 },
+        disturbances: if rules.is_clean { 4 } else { 7 },
         work: |run, number, rng, progress| {
             let mut member = Member::new(run, number, rng, progress);
             while run.goes_on() {
@@ -331,10 +341,34 @@ fn one_world(is_clean: bool, rng: &mut Rng) {
 
 #[test]
 fn every_record_is_processed_in_order_whatever_happens_to_members_and_server() {
-    rounds("group_history, ordered", |rng| one_world(false, rng));
+    rounds("group_history, ordered", |rng| one_world(Rules::FAULTY, rng));
 }
 
 #[test]
 fn clean_hand_overs_deliver_every_record_exactly_once() {
-    rounds("group_history, ordered and clean", |rng| one_world(true, rng));
+    rounds("group_history, ordered and clean", |rng| {
+        one_world(Rules::CLEAN, rng)
+    });
+}
+
+#[test]
+fn a_group_with_a_filter_is_given_what_matches_and_nothing_else() {
+    let rules = Rules {
+        is_filtered: true,
+        ..Rules::FAULTY
+    };
+    rounds("group_history, ordered with a filter", |rng| {
+        one_world(rules, rng)
+    });
+}
+
+#[test]
+fn clean_hand_overs_deliver_every_record_that_matches_exactly_once() {
+    let rules = Rules {
+        is_filtered: true,
+        ..Rules::CLEAN
+    };
+    rounds("group_history, ordered with a filter and clean", |rng| {
+        one_world(rules, rng);
+    });
 }

@@ -7,9 +7,31 @@ use serde_json::{Value, json};
 
 use crate::check::Lane;
 use crate::support::Rng;
-use crate::world::{Client, Place, World, lock, number};
+use crate::world::{Client, Place, World, lock, number, wall_ms};
 
 const KEYS: u64 = 12;
+/// The types of records, and whether the filter lets them pass.
+const TYPES: [(&str, bool); 6] = [
+    ("order.created", true),
+    ("order.paid", true),
+    ("invoice.paid", true),
+    ("order.paid.twice", false),
+    ("invoice", false),
+    ("orders.paid", false),
+];
+
+/// What the groups with a filter want.
+pub fn filter() -> Value {
+    let keys: Vec<String> = (0..KEYS - 2).map(|key| format!("k{key}")).collect();
+    json!({"header.type": ["order.*", "invoice.paid"], "key": keys})
+}
+
+/// Whether that filter lets a record pass.
+pub fn is_wanted(record: &Stored) -> bool {
+    let named = |(name, is_wanted): &(&str, bool)| *is_wanted && record.headers["type"] == *name;
+    let is_other = (KEYS - 2..KEYS).any(|key| record.key == format!("k{key}"));
+    TYPES.iter().any(named) && !is_other
+}
 
 /// A record as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,14 +60,15 @@ pub struct Produced {
     pub acknowledged: Mutex<BTreeMap<Place, String>>,
 }
 
-/// Appends `count` requests of a few records each. A request without an answer is replaced by a new one: the records of
-/// the first may be there or not.
+/// Appends `count` requests of a few records each. A request whose answer is lost is replaced by a new one: the records of
+/// the first may be there or not. If it `has_later`, some are for later.
 pub fn produce(
     world: &World,
     produced: &Produced,
     name: &str,
     topics: &[&str],
     mut count: u64,
+    has_later: bool,
     mut rng: Rng,
 ) {
     let mut client = world.client();
@@ -59,12 +82,23 @@ pub fn produce(
             .iter()
             .map(|id| {
                 let is_poison = rng.below(24) == 0;
-                json!({"key": format!("k{}", rng.below(KEYS)), "value": {"id": id, "poison": is_poison},
-                    "headers": {"from": name}})
+                let kind = TYPES[rng.below(9).saturating_sub(3) as usize].0;
+                let mut record = json!({"key": format!("k{}", rng.below(KEYS)),
+                    "value": {"id": id, "poison": is_poison}, "headers": {"from": name, "type": kind}});
+                if has_later && rng.below(16) == 0 {
+                    record["deliver_at"] = (wall_ms() + rng.below(700) as i64).into();
+                }
+                record
             })
             .collect();
         let body = json!({ "records": records });
-        let Some(answered) = client.call("POST", &format!("/v1/topics/{topic}/records"), &body) else {
+        let path = format!("/v1/topics/{topic}/records");
+        if rng.below(16) == 0 {
+            client.send("POST", &path, &body);
+            client.hang_up();
+            continue;
+        }
+        let Some(answered) = client.call("POST", &path, &body) else {
             continue;
         };
         let answer = answered.answer;

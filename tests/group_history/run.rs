@@ -9,18 +9,59 @@ use std::sync::mpsc::{self, Sender};
 use serde_json::{Value, json};
 
 use crate::check::{End, Lane, Verdict};
-use crate::produce::{Produced, offsets, produce, read_topic, until_drained};
+use crate::produce::{Produced, filter, offsets, produce, read_topic, until_drained};
 use crate::support::{PATIENCE, Rng};
 use crate::world::{Client, EndOnPanic, World, lock};
 
 pub const TOPICS: [&str; 2] = ["orders", "payments"];
 const MEMBERS: u64 = 5;
 
+/// The rules of a world.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    /// Nothing is lost, killed, released, rejected or reset.
+    pub is_clean: bool,
+    /// The server is killed.
+    pub has_kills: bool,
+    /// Dead letters are redriven and discarded all the time, not only in the end.
+    pub has_redrives: bool,
+    /// Some records are for later.
+    pub has_later: bool,
+    /// The group has a filter.
+    pub is_filtered: bool,
+    /// The queue is by key.
+    pub is_by_key: bool,
+    /// The group is a queue; only where one kind of members works in both kinds of groups.
+    pub is_shared: bool,
+    /// There is a topic for what members produce.
+    pub has_outputs: bool,
+}
+
+impl Rules {
+    pub const CLEAN: Self = Self {
+        is_clean: true,
+        has_kills: false,
+        has_redrives: false,
+        has_later: false,
+        is_filtered: false,
+        is_by_key: false,
+        is_shared: false,
+        has_outputs: false,
+    };
+    pub const FAULTY: Self = Self {
+        is_clean: false,
+        has_kills: true,
+        has_redrives: true,
+        has_later: true,
+        ..Self::CLEAN
+    };
+}
+
 /// The state that all threads share; `E` is an event of this kind of group.
 pub struct Run<'w, E> {
     pub world: &'w World,
     pub group: &'static str,
-    pub is_clean: bool,
+    pub rules: Rules,
     events: Mutex<Vec<(u64, E)>>,
     produced: Produced,
     partitions: Mutex<[u32; 2]>,
@@ -122,7 +163,7 @@ impl<'w, 'r, E, A, K: Default> Member<'w, 'r, E, A, K> {
     pub fn begin_anew(&mut self) {
         let (least, span) = self.run.session_ms;
         let brief = least + self.rng.below(span);
-        self.session_timeout_ms = if self.run.is_clean { 300_000 } else { brief };
+        self.session_timeout_ms = if self.run.rules.is_clean { 300_000 } else { brief };
         (self.ack, self.last) = (None, None);
     }
 
@@ -134,8 +175,19 @@ impl<'w, 'r, E, A, K: Default> Member<'w, 'r, E, A, K> {
     pub fn body(&mut self) -> Value {
         let waits = self.rng.below(3) > 0;
         let wait_ms = if waits { self.rng.below(200) } else { 0 };
-        json!({"ack": self.ack, "topics": self.topics, "session_timeout_ms": self.session_timeout_ms,
-            "max_records": 1 + self.rng.below(12), "wait_ms": wait_ms})
+        let mut body = self.join();
+        body["ack"] = json!(self.ack);
+        (body["max_records"], body["wait_ms"]) = ((1 + self.rng.below(12)).into(), wait_ms.into());
+        body
+    }
+
+    /// The fields of a join.
+    pub fn join(&self) -> Value {
+        let mut body = json!({"topics": self.topics, "session_timeout_ms": self.session_timeout_ms});
+        if self.run.rules.is_filtered {
+            body["filter"] = filter();
+        }
+        body
     }
 
     /// Hangs up, and comes back under the same name or a new one.
@@ -152,13 +204,13 @@ impl<'w, 'r, E, A, K: Default> Member<'w, 'r, E, A, K> {
 /// The behaviour of one kind of group in its world.
 pub struct Play<E> {
     pub group: &'static str,
-    pub is_clean: bool,
+    pub rules: Rules,
     pub disturbances: u64,
     /// The shortest session timeout in a world with faults, and the span above it.
     pub session_ms: (u64, u64),
     /// Acts as one member after another while the run goes on.
     pub work: fn(&Run<'_, E>, u64, Rng, Sender<()>),
-    pub watch: fn(&Run<'_, E>),
+    pub watch: fn(&Run<'_, E>, Rng),
     pub disturb: fn(&Run<'_, E>, &mut Rng),
     /// Runs when everything is drained, before the members end.
     pub finish: fn(&Run<'_, E>, &mut Rng),
@@ -174,10 +226,13 @@ impl<E: Debug + Send> Play<E> {
             let body = json!({"partitions": partitions});
             client.insist(201, "PUT", &format!("/v1/topics/{topic}"), &body);
         }
+        if self.rules.has_outputs {
+            client.insist(201, "PUT", "/v1/topics/outputs", &json!({"partitions": 3}));
+        }
         let run = Run {
             world: &world,
             group: self.group,
-            is_clean: self.is_clean,
+            rules: self.rules,
             events: Mutex::default(),
             produced: Produced::default(),
             partitions: Mutex::new(partitions),
@@ -203,7 +258,8 @@ impl<E: Debug + Send> Play<E> {
                 .collect::<BTreeMap<Lane, u64>>(),
             acknowledged,
             lag: lag["lag"].as_u64().expect("a lag"),
-            is_clean: self.is_clean,
+            is_clean: self.rules.is_clean,
+            is_filtered: self.rules.is_filtered,
         };
         drop(client);
         (world, events, end)
@@ -211,21 +267,23 @@ impl<E: Debug + Send> Play<E> {
 
     fn act(&self, run: &Run<'_, E>, rng: &mut Rng) {
         let (sender, progress) = mpsc::channel();
-        let mut forks: Vec<Rng> = (0..MEMBERS + 3).map(|_| rng.fork()).collect();
+        let mut forks: Vec<Rng> = (0..MEMBERS + 4).map(|_| rng.fork()).collect();
         let mut fork = || forks.pop().expect("one each");
         let producers = [("p0", fork()), ("p1", fork())];
         let mut chance = fork();
+        let watcher = fork();
         std::thread::scope(|scope| {
             let _end = EndOnPanic(run.world);
             let producers = producers.map(|(name, rng)| {
                 scope.spawn(move || {
                     let _end = EndOnPanic(run.world);
-                    produce(run.world, &run.produced, name, &TOPICS, 100, rng);
+                    let has_later = run.rules.has_later;
+                    produce(run.world, &run.produced, name, &TOPICS, 100, has_later, rng);
                 })
             });
             scope.spawn(|| {
                 let _end = EndOnPanic(run.world);
-                (self.watch)(run);
+                (self.watch)(run, watcher);
             });
             for (number, rng) in (0..).zip(forks) {
                 let sender = sender.clone();

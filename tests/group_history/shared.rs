@@ -1,20 +1,21 @@
 //! Members of a shared group in a world that goes wrong, and in one that does not.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::produce::{Stored, read_topic};
-use crate::rounds;
-use crate::run::{self, Play, TOPICS, judge};
+use crate::produce::Stored;
+use crate::run::{self, Play, Rules, judge};
 use crate::shared_check::{End, Event, Leased, Who, check};
 use crate::support::Rng;
-use crate::world::{Answered, Place, World, number, wall_ms};
+use crate::world::{Answered, Place, number, wall_ms};
+use crate::{redrive, rounds};
 
-const GROUP: &str = "workers";
+pub const GROUP: &str = "workers";
 const MAX_DELIVERIES: u64 = 4;
 
-type Run<'w> = run::Run<'w, Event>;
+pub type Run<'w> = run::Run<'w, Event>;
 
 /// An answer that a member works on.
 #[derive(Clone)]
@@ -28,7 +29,8 @@ struct Answer {
 #[derive(Default)]
 struct Settling {
     accept: Vec<Place>,
-    release: Vec<(Place, u64)>,
+    /// With the delay, and whether the delivery counts.
+    release: Vec<(Place, u64, bool)>,
     reject: Vec<(Place, String)>,
     extend: Vec<Place>,
 }
@@ -57,13 +59,16 @@ impl Member<'_, '_> {
 
     fn shared_body(&mut self) -> Value {
         let mut body = self.body();
-        let (lease_ms, most) = if self.run.is_clean {
+        let (lease_ms, most) = if self.run.rules.is_clean {
             (3_600_000, 1)
         } else {
             (300, MAX_DELIVERIES)
         };
         body["type"] = "shared".into();
         (body["lease_ms"], body["max_deliveries"]) = (lease_ms.into(), most.into());
+        if self.run.rules.is_by_key {
+            body["order"] = "key".into();
+        }
         body
     }
 
@@ -107,6 +112,7 @@ impl Member<'_, '_> {
             wall_ms,
             poll_id: taken.poll_id.clone(),
             ack,
+            uncounted: uncounted(&polled),
             records: taken.records.clone(),
             subscribed: self.topics.clone(),
         });
@@ -115,44 +121,59 @@ impl Member<'_, '_> {
         Some(taken)
     }
 
-    fn settle(&mut self, who: &Who, settling: &Settling) {
+    /// Notes that it is about to send this; returns the time of that, and the request's body.
+    fn settling(&self, who: &Who, settling: &Settling) -> (u64, Value) {
+        let release = settling.release.iter();
         let at = self.run.note(Event::Settling {
             who: who.clone(),
+            wall_ms: wall_ms(),
             accept: settling.accept.clone(),
-            release: settling.release.iter().map(|(place, _)| place.clone()).collect(),
+            release: release
+                .clone()
+                .map(|(place, ms, _)| (place.clone(), *ms))
+                .collect(),
             reject: settling.reject.clone(),
+            extend: settling.extend.clone(),
         });
         let places = |places: &[Place]| places.iter().map(Place::json).collect::<Value>();
-        let release = settling.release.iter();
-        let release = release.map(|(place, ms)| place.json_with("delay_ms", json!(ms)));
+        let release = release.map(|(place, ms, counts)| {
+            let mut row = place.json_with("delay_ms", json!(ms));
+            row["count"] = json!(counts);
+            row
+        });
         let reject = settling.reject.iter();
         let reject = reject.map(|(place, why)| place.json_with("reason", json!(why)));
         let body = json!({"accept": places(&settling.accept), "release": release.collect::<Value>(),
             "reject": reject.collect::<Value>(), "extend": places(&settling.extend)});
+        (at, body)
+    }
+
+    /// A settle counts whatever became of the lease, the session and the server.
+    fn settle(&mut self, who: &Who, settling: &Settling) {
+        let (at, body) = self.settling(who, settling);
         match self.client.call("POST", &self.path("/settle"), &body) {
-            Some(Answered { life, answer }) if answer.status == 200 && life == who.life => {
-                let said = answer.json();
-                let list = |name: &str| {
-                    said[name]
-                        .as_array()
-                        .expect("a list")
-                        .iter()
-                        .map(Place::of)
-                        .collect::<Vec<_>>()
-                };
-                let uncounted = list("lost").into_iter().chain(list("settled"));
-                let (who, uncounted) = (who.clone(), uncounted.collect());
+            Some(Answered { life, answer }) => {
+                let wall_ms = wall_ms();
+                let said = answer.ok();
+                let who = Who { life, ..who.clone() };
                 self.run.note(Event::Settled {
                     who,
                     sent: at,
-                    uncounted,
+                    wall_ms,
+                    uncounted: uncounted(&said),
                 });
             }
-            // By another life of the server: what counted is not known.
-            Some(Answered { answer, .. }) if answer.status == 200 => self.note_unsure(),
-            Some(Answered { answer, .. }) => panic!("{}", answer.text()),
             None => self.note_unsure(),
         }
+    }
+
+    /// A settle whose answer is lost, and again.
+    fn settle_twice(&mut self, who: &Who, settling: &Settling) {
+        let (_, body) = self.settling(who, settling);
+        self.client.send("POST", &self.path("/settle"), &body);
+        self.client.hang_up();
+        self.note_unsure();
+        self.settle(who, settling);
     }
 
     /// One poll, and what a member may do with its answer.
@@ -160,7 +181,7 @@ impl Member<'_, '_> {
         self.poll();
         let Some(last) = self.last.clone() else { return };
         let is_poison = |leased: &Leased| leased.record.value["poison"] == true;
-        let is_ill = !self.run.is_clean && !self.run.is_healed();
+        let is_ill = !self.run.rules.is_clean && !self.run.is_healed();
         let records = last.records.iter().cloned();
         let (poison, well): (Vec<Leased>, Vec<Leased>) =
             records.partition(|leased| is_ill && is_poison(leased));
@@ -171,12 +192,14 @@ impl Member<'_, '_> {
             // A poison record is always released, or never settled.
             if leased.record.id.len() % 2 == 0 {
                 let delay = self.rng.below(2) * self.rng.below(40);
-                settling.release.push((leased.place, delay));
+                settling
+                    .release
+                    .push((leased.place, delay, self.rng.below(4) > 0));
             } else {
                 leaves_something = true;
             }
         }
-        let is_obedient = self.run.is_clean || self.run.is_draining();
+        let is_obedient = self.run.rules.is_clean || self.run.is_draining();
         match self.rng.below(if is_obedient { 60 } else { 100 }) {
             // Accepted by the next poll, if that accepts nothing else.
             0..40 if !leaves_something => {
@@ -201,8 +224,9 @@ impl Member<'_, '_> {
                 self.settle(&last.who, &settling);
             }
             66..72 => {
-                let delay = self.rng.below(60);
-                let well = well.into_iter().map(|place| (place, delay));
+                let long = if self.rng.below(4) == 0 { 600 } else { 60 };
+                let (delay, counts) = (self.rng.below(long), self.rng.below(4) > 0);
+                let well = well.into_iter().map(|place| (place, delay, counts));
                 settling.release.extend(well);
                 self.settle(&last.who, &settling);
             }
@@ -212,13 +236,27 @@ impl Member<'_, '_> {
                 self.settle(&last.who, &Settling::accepting(well));
             }
             // Does nothing: the leases run out, as if the answer was lost.
-            76..80 => {}
-            80..84 => {
+            76..78 => {}
+            78..81 => {
                 self.client.until_gone(GROUP, &self.name);
                 settling.accept = well;
                 self.settle(&last.who, &settling);
             }
-            84..88 => self.die(),
+            // Its leases run out while it works on.
+            81..84 => {
+                work_past(&last);
+                if self.rng.below(2) == 0 && !leaves_something && settling.release.is_empty() {
+                    self.ack = Some(last.poll_id);
+                } else {
+                    settling.accept = well;
+                    self.settle(&last.who, &settling);
+                }
+            }
+            84..86 => {
+                settling.accept = well;
+                self.settle_twice(&last.who, &settling);
+            }
+            86..88 => self.die(),
             88..93 => {
                 if leaves_something {
                     self.leave(&last, false);
@@ -233,7 +271,7 @@ impl Member<'_, '_> {
             95..98 => self.hang_up(),
             _ => self.poll_twice(),
         }
-        if self.run.is_clean && self.rng.below(16) == 0 {
+        if self.run.rules.is_clean && self.rng.below(16) == 0 {
             self.poll();
             if let Some(last) = self.last.clone() {
                 self.leave(&last, true);
@@ -293,92 +331,54 @@ impl Member<'_, '_> {
     }
 }
 
-/// Redrives all dead letters, and kills the server so many times during that. Returns whether there were any.
-fn redrive(world: &World, mut kills: u64, rng: &mut Rng) -> bool {
-    let mut found = false;
-    for topic in TOPICS {
-        loop {
-            let body = json!({"dead_letter_topic": format!("{topic}.dlq"), "max_records": 1 + rng.below(20)});
-            let kill = kills > 0 && rng.below(2) == 0;
-            let answered = std::thread::scope(|scope| {
-                let call = scope.spawn(|| {
-                    let mut client = world.client();
-                    client.call("POST", &format!("/v1/groups/{GROUP}/redrive"), &body)
-                });
-                if kill {
-                    kills -= 1;
-                    // At any moment of the redrive.
-                    std::thread::sleep(Duration::from_micros(rng.below(8000)));
-                    world.restart();
-                }
-                call.join().expect("it has answered or not")
-            });
-            let Some(Answered { answer, .. }) = answered else {
-                found = true;
-                continue;
-            };
-            if answer.status == 404 {
-                answer.refusal(404, "unknown-topic", "none");
-                break;
-            }
-            assert_eq!(answer.status, 200, "{}", answer.text());
-            let said = answer.json();
-            found |= said["redriven"] != 0;
-            if said["at_end"] == true {
-                break;
-            }
-        }
-    }
-    found
+/// Waits until the leases of an answer are over.
+fn work_past(answer: &Answer) {
+    let ends = answer.records.iter().map(|leased| leased.lease_expires);
+    let rest = ends.max().map_or(0, |end| end - wall_ms());
+    std::thread::sleep(Duration::from_millis(rest.clamp(0, 1000) as u64));
 }
 
-/// Grows topics, and kills the server if `KILLS`.
-fn disturb<const KILLS: bool>(run: &Run<'_>, rng: &mut Rng) {
-    if KILLS && rng.below(4) > 0 {
+/// The records that an answer names as lost, or as settled before.
+fn uncounted(answer: &Value) -> BTreeSet<Place> {
+    let lists = ["lost", "settled"]
+        .iter()
+        .filter_map(|name| answer[name].as_array());
+    lists.flatten().map(Place::of).collect()
+}
+
+/// Grows topics, and kills the server if the world `has_kills`.
+fn disturb(run: &Run<'_>, rng: &mut Rng) {
+    if run.rules.has_kills && rng.below(4) > 0 {
         run.world.restart();
     } else {
         run.grow(rng);
     }
 }
 
-fn finish<const KILLS: bool>(run: &Run<'_>, rng: &mut Rng) {
-    let mut kills = if KILLS { 4 } else { 0 };
-    run.note(Event::Redriving);
-    // Records that became dead letters because of these kills are redriven as well.
-    while redrive(run.world, std::mem::take(&mut kills), rng) && !run.world.is_over() {
-        run.until_drained();
-    }
-}
-
-fn one_world<const KILLS: bool>(is_clean: bool, rng: &mut Rng) {
+fn one_world(rules: Rules, rng: &mut Rng) {
     let play = Play {
         group: GROUP,
-        is_clean,
+        rules,
         session_ms: (200, 800),
-        disturbances: if is_clean { 3 } else { 6 },
+        disturbances: if rules.is_clean { 3 } else { 6 },
         work: |run, number, rng, progress| {
             let mut member = Member::new(run, number, rng, progress);
             while run.goes_on() {
                 member.live();
             }
         },
-        watch: |_| {},
-        disturb: disturb::<KILLS>,
-        finish: finish::<KILLS>,
+        watch: redrive::meddle,
+        disturb,
+        finish: redrive::finish,
     };
     let (world, events, end) = play.perform(rng);
     let mut client = world.client();
-    let described = client.get("/v1/topics");
-    let topics = described["topics"].as_array().expect("topics");
-    let dead = TOPICS.iter().map(|topic| format!("{topic}.dlq"));
-    let dead = dead.filter(|name| topics.iter().any(|topic| topic["name"] == **name));
     let end = End {
         group: GROUP.to_owned(),
-        max_deliveries: if is_clean { 1 } else { MAX_DELIVERIES },
-        dead: dead
-            .flat_map(|name| read_topic(&mut client, &name).into_values())
-            .collect(),
-        is_redriven: true,
+        max_deliveries: if rules.is_clean { 1 } else { MAX_DELIVERIES },
+        dead: redrive::read_dead(&mut client),
+        states: redrive::states(&mut client, GROUP),
+        is_by_key: rules.is_by_key,
         end,
     };
     judge(&world, &events, check(&events, &end));
@@ -386,19 +386,71 @@ fn one_world<const KILLS: bool>(is_clean: bool, rng: &mut Rng) {
 
 #[test]
 fn every_record_is_accepted_or_a_dead_letter_whatever_happens_to_members_and_server() {
-    rounds("group_history, shared", |rng| one_world::<true>(false, rng));
+    rounds("group_history, shared", |rng| one_world(Rules::FAULTY, rng));
 }
 
 #[test]
 fn records_that_nobody_can_settle_end_in_the_dead_letters_and_hold_nobody_up() {
-    rounds("group_history, shared without kills", |rng| {
-        one_world::<false>(false, rng)
+    let rules = Rules {
+        has_kills: false,
+        ..Rules::FAULTY
+    };
+    rounds("group_history, shared without kills", |rng| one_world(rules, rng));
+}
+
+#[test]
+fn dead_letters_are_redriven_when_all_work_is_done() {
+    let rules = Rules {
+        has_redrives: false,
+        ..Rules::FAULTY
+    };
+    rounds("group_history, shared, redriven in the end", |rng| {
+        one_world(rules, rng);
     });
 }
 
 #[test]
 fn members_that_come_and_go_with_their_acknowledgements_are_given_every_record_once() {
     rounds("group_history, shared and clean", |rng| {
-        one_world::<false>(true, rng)
+        one_world(Rules::CLEAN, rng)
+    });
+}
+
+#[test]
+fn a_queue_by_key_gives_the_records_of_a_key_one_after_the_other() {
+    if !crate::LOOKS_AT_RECORDS {
+        return;
+    }
+    let rules = Rules {
+        is_by_key: true,
+        ..Rules::FAULTY
+    };
+    rounds("group_history, shared by key", |rng| one_world(rules, rng));
+}
+
+#[test]
+fn a_queue_with_a_filter_gives_what_matches_and_nothing_else() {
+    if !crate::LOOKS_AT_RECORDS {
+        return;
+    }
+    let rules = Rules {
+        is_filtered: true,
+        ..Rules::FAULTY
+    };
+    rounds("group_history, shared with a filter", |rng| one_world(rules, rng));
+}
+
+#[test]
+fn a_clean_queue_by_key_with_a_filter_gives_every_record_that_matches_once() {
+    if !crate::LOOKS_AT_RECORDS {
+        return;
+    }
+    let rules = Rules {
+        is_filtered: true,
+        is_by_key: true,
+        ..Rules::CLEAN
+    };
+    rounds("group_history, shared by key with a filter and clean", |rng| {
+        one_world(rules, rng);
     });
 }

@@ -177,6 +177,11 @@ impl Client<'_> {
 
     /// Sends one request; `None` if it was not answered.
     pub fn call(&mut self, method: &str, path: &str, body: &Value) -> Option<Answered> {
+        self.call_with(method, path, "", body)
+    }
+
+    /// The same with more headers, each with its line break.
+    pub fn call_with(&mut self, method: &str, path: &str, headers: &str, body: &Value) -> Option<Answered> {
         let body = if body.is_null() {
             String::new()
         } else {
@@ -184,7 +189,7 @@ impl Client<'_> {
         };
         let (life, connection) = self.connection()?;
         let life = *life;
-        match connection.request(method, path, "application/json", body.as_bytes()) {
+        match connection.request_with(method, path, "application/json", headers, body.as_bytes()) {
             Ok(answer) => {
                 assert!(answer.status != 500, "{method} {path} {body}: {}", answer.text());
                 Some(Answered { life, answer })

@@ -83,6 +83,8 @@ struct Slot {
     has_finer_commits: bool,
     /// Commits on their way to the log.
     committing: u32,
+    /// Those of them that began before the newest records were delivered.
+    committing_before: u32,
     /// Everything from the committed offset to the position was passed over, because it does not match the group's
     /// filter: since when. It may be committed.
     passed: Option<Ms>,
@@ -435,8 +437,12 @@ impl Ordered {
         for (id, next) in commits {
             if let Some(slot) = self.slots.get_mut(id) {
                 slot.committing -= 1;
+                // A commit of an earlier delivery, whose records were delivered again before it ended, is not one within
+                // this delivery: outputs of these records are stored with it.
+                let is_earlier = slot.committing_before > 0;
+                slot.committing_before -= u32::from(is_earlier);
                 if is_durable {
-                    slot.has_finer_commits |= is_finer && slot.delivered > 0;
+                    slot.has_finer_commits |= is_finer && slot.delivered > 0 && !is_earlier;
                     slot.committed = slot.committed.max(Some(*next));
                     slot.position = slot.position.max(*next);
                 }
@@ -538,6 +544,7 @@ impl Ordered {
                 slot.passed = None;
                 slot.base = slot.committed.unwrap_or(Offset::ZERO);
                 slot.has_finer_commits = false;
+                slot.committing_before = slot.committing;
                 reach.push(Reach {
                     partition: *id,
                     base: slot.base,
@@ -697,6 +704,7 @@ impl Slot {
             base: Offset::ZERO,
             has_finer_commits: false,
             committing: 0,
+            committing_before: 0,
             passed: None,
         }
     }

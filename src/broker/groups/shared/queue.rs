@@ -234,6 +234,8 @@ pub struct Queue {
     /// The unsettled records that were redriven, with their dead letters. They lie below `next`, and are not in `open`:
     /// a redrive lowers no floor.
     returned: BTreeMap<Offset, (Slot, Letter)>,
+    /// Records whose dead letters were redriven before the change that settles them was reported as durable.
+    returning: BTreeMap<Offset, Letter>,
     /// May be leased: neither leased, settling, exhausted, delayed, behind nor unread.
     ready: BTreeSet<Offset>,
     /// Free, and another record of its key comes first.
@@ -279,6 +281,7 @@ impl Queue {
             next: floor,
             open: BTreeMap::new(),
             returned: BTreeMap::new(),
+            returning: BTreeMap::new(),
             ready: BTreeSet::new(),
             behind: BTreeSet::new(),
             unread: BTreeSet::new(),
@@ -333,9 +336,12 @@ impl Queue {
     }
 
     /// Gives back a record that was settled, from its dead letter; the caller has made that durable. Does nothing if the
-    /// record is unsettled anyway.
+    /// record is unsettled anyway. If a change settles it, it is given back with [`Queue::commit`]: a dead letter can be read,
+    /// and so redriven, before the append that it came with is reported here.
     pub fn give_back_letter(&mut self, offset: Offset, letter: Letter) {
-        if offset < self.next && self.get(offset).is_none() {
+        if self.settling.contains_key(&offset) {
+            self.returning.insert(offset, letter);
+        } else if offset < self.next && self.get(offset).is_none() {
             self.returned.insert(offset, (Slot::FRESH, letter));
             self.make_free(offset);
         } else if !self.returned.contains_key(&offset) {
@@ -803,6 +809,9 @@ impl Queue {
                 if self.settling.get(&offset) == Some(&change) {
                     self.forget(offset);
                 }
+                if let Some(letter) = self.returning.remove(&offset) {
+                    self.give_back_letter(offset, letter);
+                }
             }
         }
         self.advance_floor();
@@ -1147,6 +1156,9 @@ impl Queue {
             match self.leases.get(&offset).copied() {
                 Some(lease) => self.lease(offset, lease),
                 None => self.make_free(offset),
+            }
+            if let Some(letter) = self.returning.remove(&offset) {
+                self.give_back_letter(offset, letter);
             }
         }
     }

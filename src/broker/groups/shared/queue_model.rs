@@ -1083,3 +1083,25 @@ fn at_its_bound_a_queue_looks_at_nothing_new_and_still_gives_out_what_it_knows()
     assert!(queue.look(at(bound), at(2 * bound), usize::MAX));
     assert!(!queue.look(at(bound + 1), at(2 * bound), usize::MAX));
 }
+
+#[test]
+fn a_record_that_is_redriven_before_its_reject_is_reported_is_given_back_with_it() {
+    let mut queue = Queue::new(Offset::ZERO, 5);
+    queue.acquire(&leasing(1, 1, 1));
+    let begun = queue.begin_settle([(at(0), Claim::Member(MemberKey(1)))]);
+    let _ = queue.begin_write(&[begun.change.unwrap()]);
+    // The dead letter is there with that write, and somebody redrives it at once.
+    queue.give_back_letter(at(0), letter(0));
+    assert!(queue.acquire(&leasing(2, 1, 1)).is_empty());
+    queue.commit();
+    let again = queue.acquire(&leasing(3, 1, 1));
+    assert_eq!(offsets_of(&again), [0]);
+    assert_eq!(queue.letter(at(0)), Some(letter(0)));
+    // Rejected and redriven again in the same way.
+    let begun = queue.begin_settle([(at(0), Claim::Member(MemberKey(1)))]);
+    let _ = queue.begin_write(&[begun.change.unwrap()]);
+    queue.give_back_letter(at(0), letter(1));
+    queue.commit();
+    assert_eq!(offsets_of(&queue.acquire(&leasing(4, 1, 1))), [0]);
+    assert_eq!(queue.letter(at(0)), Some(letter(1)));
+}
