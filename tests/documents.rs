@@ -294,9 +294,14 @@ fn every_shell_block_of_the_documents_runs_and_prints_what_is_said() {
     let only = std::env::var("QUIPU_TEST_PAGE").unwrap_or_default();
     let mut pages = documents();
     pages.retain(|page| page.contains(&only));
-    let python = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
+    let python = Command::new("python3")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status();
     if !python.is_ok_and(|status| status.success()) {
-        let (passed_over, rest) = pages.into_iter().partition(|page| read(page).contains("```python "));
+        let (passed_over, rest) = pages
+            .into_iter()
+            .partition(|page| read(page).contains("```python "));
         pages = rest;
         let passed_over: Vec<String> = passed_over;
         eprintln!("skipped, because there is no python3: {}", passed_over.join(", "));
