@@ -293,6 +293,36 @@ async fn bad_parameters_are_named_and_what_is_not_there_is_404() {
 }
 
 #[tokio::test]
+async fn of_a_value_longer_than_value_limit_only_the_beginning_is_sent() {
+    let service = service_with_numbers().await;
+    // `{"n":9}` has seven bytes, `{"n":10}` eight.
+    for media_type in ["application/json", NDJSON] {
+        let answer = fetch_as(&service, "offset=9&max_records=2&value_limit=7", media_type).await;
+        for part in [
+            r#""value":{"n":9},"headers""#,
+            r#""value_text":"{\"n\":10","value_bytes":8,"truncated":true,"headers":{}}"#,
+        ] {
+            contains(answer.text(), part);
+        }
+    }
+    for (limit, text) in [("0", json!("")), ("8", Value::Null)] {
+        let query = format!("offset=10&until_offset=11&value_limit={limit}");
+        let record = fetch(&service, &query).await.json()["records"][0].clone();
+        assert_eq!(record["value_text"], text, "{record}");
+    }
+    service
+        .get(&format!("{RECORDS}?offset=0&value_limit=x"))
+        .await
+        .invalid("value_limit");
+    for media_type in [BATCHES, "application/cloudevents-batch+json"] {
+        let answer = service
+            .get_as(&format!("{RECORDS}?offset=0&value_limit=5"), media_type)
+            .await;
+        answer.invalid("value_limit");
+    }
+}
+
+#[tokio::test]
 async fn a_closed_range_never_changes_and_is_not_sent_twice() {
     let service = service_with_numbers().await;
     let uri = format!("{RECORDS}?offset=5&until_offset=25");
@@ -348,6 +378,10 @@ async fn answers_that_differ_have_tags_that_differ() {
             let tag = answer.header("etag");
             tags.push(tag.unwrap_or_else(|| panic!("{query}")).to_owned());
         }
+    }
+    for query in ["value_limit=7", "value_limit=8"] {
+        let answer = fetch(&service, &format!("offset=5&until_offset=25&{query}")).await;
+        tags.push(answer.header("etag").unwrap().to_owned());
     }
     // The same range has the same tag, whichever parameters ask for it.
     let by_time = fetch(&service, "from=5000&until_offset=25&max_records=500").await;

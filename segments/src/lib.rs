@@ -101,7 +101,7 @@ mod ticket;
 mod topic;
 mod types;
 
-pub use append::request::{AppendRequest, Once, Part, Records};
+pub use append::request::{AppendRequest, Once, Part, Receipt, Records};
 pub use bytes::Bytes;
 pub use engine::Counters;
 pub use error::{Error, ErrorKind, Result};

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use quipu_segments::batch::Batches;
 use quipu_segments::{
-    Ack, AppendRequest, Error, Log, Offset, Options, Part, Partition, ReadRequest, StateChange, TopicSpec,
+    Ack, AppendRequest, Error, Log, Offset, Options, Part, Partition, ReadRequest, Receipt, StateChange,
+    TopicSpec,
 };
 use support::{NOW, append_one, partition, records, roomy_options as options, store};
 use tempfile::TempDir;
@@ -384,4 +385,69 @@ fn a_queue_that_nobody_empties_is_bounded_in_memory_however_small_the_requests()
     assert_eq!(log.counters().queued_bytes, 0);
     assert_eq!(partition.positions().end_offset, Offset::new(queued));
     store(&log, request()).unwrap();
+}
+
+#[test]
+fn a_receipt_notes_where_the_records_of_its_append_lie_and_lasts() {
+    let (dir, log, _) = orders(3);
+    let on = |index| partition(&log, index);
+    append(&log, &on(2), "before").unwrap();
+    let receipt = |parts: &[u32]| Receipt {
+        key: b"receipt".to_vec(),
+        value: b"of it".to_vec(),
+        parts: parts.to_vec(),
+    };
+    let request = |receipt| AppendRequest {
+        receipts: vec![receipt],
+        ..AppendRequest::of(vec![part(&on(0), "a"), part(&on(2), "b")])
+    };
+    assert!(matches!(
+        log.append(request(receipt(&[0, 2]))),
+        Err(Error::Invalid(_))
+    ));
+    let key = Receipt {
+        key: vec![0, 1],
+        ..receipt(&[0])
+    };
+    assert!(matches!(log.append(request(key)), Err(Error::Invalid(_))));
+    assert_eq!(log.state_get(b"receipt"), None);
+    store(&log, request(receipt(&[1, 0, 1]))).unwrap();
+    let expected = [
+        &b"of it"[..],
+        &[0, 0, 0, 0, 0, 0, 0, 1],
+        &[0; 8],
+        &[0, 0, 0, 0, 0, 0, 0, 1],
+    ]
+    .concat();
+    assert_eq!(log.state_get(b"receipt").as_deref(), Some(&expected[..]));
+    let alone = AppendRequest {
+        receipts: vec![receipt(&[])],
+        ..AppendRequest::default()
+    };
+    store(&log, alone).unwrap();
+    assert_eq!(log.state_get(b"receipt").as_deref(), Some(&b"of it"[..]));
+    store(&log, request(receipt(&[0, 1]))).unwrap();
+    drop(log);
+    let log = open(dir.path());
+    let expected = [&b"of it"[..], &[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]].concat();
+    assert_eq!(log.state_get(b"receipt").as_deref(), Some(&expected[..]));
+}
+
+#[test]
+fn a_request_with_two_parts_for_a_partition_is_refused_wherever_they_stand() {
+    let (_dir, log, first) = orders(40);
+    let parts = |indexes: &[u32]| {
+        let part = |index: &u32| part(&partition(&log, *index), "twice");
+        AppendRequest::of(indexes.iter().map(part).collect())
+    };
+    let all: Vec<u32> = (0..40).collect();
+    for indexes in [vec![0, 0], vec![1, 0, 1], [&all[..], &[7]].concat()] {
+        let refused = log.append(parts(&indexes));
+        let Err(Error::Invalid(reason)) = refused else {
+            panic!("{indexes:?} are taken");
+        };
+        assert!(reason.contains("two parts are for orders/"), "{reason}");
+    }
+    store(&log, parts(&all)).expect("durable");
+    assert_eq!(read_all(&first).len(), 1, "nothing of the refused ones is stored");
 }

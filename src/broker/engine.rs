@@ -12,8 +12,8 @@ pub use quipu_segments::sim;
 pub use quipu_segments::{
     Ack, AppendRequest, Appended, Clock, Counters, DamagedRange, Disk, Error, Fetched, Health, Located,
     Monotonic, Offset, Once, Options, Part, Partition, PartitionId, PartitionStats, Positions, ReadRequest,
-    RealDisk, Records, Run, StateChange, StateEntry, SystemClock, Ticket, TimestampMs, Topic, TopicId,
-    TopicSettings, TopicSpec, WaitForData, batch, raise_file_limit,
+    RealDisk, Receipt, Records, Run, StateChange, StateEntry, SystemClock, Ticket, TimestampMs, Topic,
+    TopicId, TopicSettings, TopicSpec, WaitForData, batch, raise_file_limit,
 };
 
 /// The methods of a [`Topic`] that the service calls: its name, its identity, its settings and its partitions.

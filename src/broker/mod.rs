@@ -90,6 +90,7 @@ impl Broker {
             fetcher.clone(),
             Arc::clone(&rotation),
             stopping.subscribe(),
+            Arc::clone(&counters),
             limits.max_queue_records,
         );
         Self(Arc::new(Parts {

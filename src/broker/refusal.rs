@@ -101,6 +101,25 @@ pub enum Value {
     Number(i64),
     /// A name.
     Text(String),
+    /// Records or partitions.
+    Places(Vec<Place>),
+}
+
+/// A record, or a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// The record's offset.
+    pub offset: Option<Offset>,
+}
+
+impl From<Vec<Place>> for Value {
+    fn from(places: Vec<Place>) -> Self {
+        Self::Places(places)
+    }
 }
 
 impl From<u64> for Value {

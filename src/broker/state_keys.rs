@@ -8,6 +8,7 @@
 //! 's' group 0x00 topic_id:u64 partition:u32      a queue                            groups/shared/codec
 //! 'r' group 0x00 topic_id:u64 partition:u32      what became of dead letters       groups/shared/letters
 //! 'R' group 0x00 topic_id:u64 partition:u32      redriven records                  groups/shared/codec
+//! 'a' group 0x00 member 0x00 slot:u8              what an acknowledgement produced    groups/repeats
 //! 'd' topic_id:u64 partition:u32 offset:u64      damage that is skipped             topics/skips
 //! "keyed-elsewhere/" topic_id:u64                a record not where its key says    formats/partitioner
 //! ```
@@ -24,6 +25,7 @@ pub(super) const PATTERN: u8 = b'p';
 pub(super) const QUEUE: u8 = b's';
 pub(super) const REDRIVE: u8 = b'r';
 pub(super) const RETURNED: u8 = b'R';
+pub(super) const PRODUCED: u8 = b'a';
 pub(super) const SKIP: u8 = b'd';
 
 /// The topic that a key belongs to; `None` for a key that belongs to no topic.
@@ -65,6 +67,7 @@ mod tests {
             (b"keyed-elsewhere/", Some(TopicId(7))),
             (b"ggroup\0", None),
             (b"pgroup\0", None),
+            (b"agroup\0", None),
             (b"keyed-nowhere/", None),
         ] {
             assert_eq!(topic_of(&[prefix, seven].concat()), expected, "{prefix:?}");

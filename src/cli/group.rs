@@ -208,6 +208,20 @@ fn last_contact(member: &Value) -> String {
     }
 }
 
+/// What a queue holds.
+fn queue_line(queue: &Value) -> String {
+    let number = |name: &str| count_of(queue[name].as_u64());
+    let (leased, delayed, waiting) = (number("leased"), number("delayed"), number("waiting"));
+    let full = match queue["full"] == true {
+        true => "; as many unsettled records as the server may remember: it looks at no further ones",
+        false => "",
+    };
+    let dead_letters = number("dead_letters");
+    format!(
+        "{leased} leased, {delayed} delayed, {waiting} waiting; dead letters that wait: {dead_letters}{full}"
+    )
+}
+
 fn describe(client: &Client, group: &str, is_json: bool) -> anyhow::Result<()> {
     let answer: Value = client.get(&group_route(group, &[]))?;
     if is_json {
@@ -222,6 +236,9 @@ fn describe(client: &Client, group: &str, is_json: bool) -> anyhow::Result<()> {
         output::line(format_args!(
             "leases of {lease_ms} ms, at most {deliveries} deliveries, then to {dead_letters}"
         ))?;
+    }
+    if let Some(queue) = answer.get("queue") {
+        output::line(output::wrapped(&queue_line(queue)))?;
     }
     output::line("")?;
     let members = rows_of(&answer, "members");
@@ -257,6 +274,19 @@ mod tests {
         let assignment = [&orders[..], &[row("payments", 1)]].concat();
         assert_eq!(partitions(&assignment), "orders 0-2,5,7-8 payments 1");
         assert_eq!(partitions(&[]), "-");
+    }
+
+    #[test]
+    fn a_queue_says_what_it_holds_also_one_of_an_older_server() {
+        let queue = json!({"leased": 3, "delayed": 0, "waiting": 12_000, "dead_letters": 4, "full": false});
+        let text = "3 leased, 0 delayed, 12,000 waiting; dead letters that wait: 4";
+        assert_eq!(queue_line(&queue), text);
+        let older = json!({"leased": 3, "delayed": 0, "waiting": 1, "full": true});
+        let text = queue_line(&older);
+        assert!(
+            text.contains("dead letters that wait: -; as many unsettled records"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -174,7 +174,15 @@ impl<R> Table<R> {
         self.optional_toned(name, |row| (cell(row).to_string(), Tone::Plain))
     }
 
-    /// The same with tones.
+    /// Adds a column of numbers, unless all of its cells are `-`.
+    pub(crate) fn optional_number(self, name: &'static str, cell: impl Fn(&R) -> Option<u64>) -> Self {
+        match self.rows.iter().any(|row| cell(row).is_some()) {
+            true => self.number(name, |row| count_of(cell(row))),
+            false => self,
+        }
+    }
+
+    /// Adds a column of words with a tone each, unless all of them are `-`.
     pub(crate) fn optional_toned(self, name: &'static str, cell: impl Fn(&R) -> (String, Tone)) -> Self {
         match self.rows.iter().all(|row| cell(row).0 == "-") {
             true => self,

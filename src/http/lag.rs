@@ -31,6 +31,10 @@ struct GroupLagBody {
     members: usize,
     #[serde(flatten)]
     total: TotalBody,
+    /// Shared groups: how many dead letters wait to be redriven or discarded. After a start the server reads the topics
+    /// of dead letters once, and counts what it has read so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead_letters: Option<u64>,
     /// By topic, sorted by name; left out in the summary of all groups.
     #[serde(skip_serializing_if = "Option::is_none")]
     topics: Option<Vec<TopicLagBody>>,
@@ -138,6 +142,7 @@ fn group_body(lag: GroupLag, group: String, with_topics: bool) -> GroupLagBody {
         state: lag.state.name(),
         members: lag.members,
         total: lag.total.into(),
+        dead_letters: lag.dead_letters,
         topics: with_topics.then(|| {
             let topics = lag.topics.into_iter().map(|topic| TopicLagBody {
                 topic: topic.topic.to_string(),

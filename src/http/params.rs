@@ -15,6 +15,9 @@ use crate::broker::topics::lookup::Start;
 use crate::formats::json::{json_fault, without_mark};
 use crate::formats::time::{self, parse_time};
 
+/// The parameter that cuts long values.
+pub const VALUE_LIMIT: &str = "value_limit";
+
 /// The query parameters of one request.
 #[derive(Debug, Default)]
 pub struct Params {
@@ -108,6 +111,15 @@ impl Params {
                 Err(Problem::invalid(name, detail))
             }
         }
+    }
+
+    /// How many bytes of a value are wanted.
+    ///
+    /// # Errors
+    /// 400 for anything but a number.
+    pub fn value_limit(&self) -> Result<Option<usize>, Problem> {
+        let limit = self.number(VALUE_LIMIT, 0, u32::MAX.into())?;
+        Ok(limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)))
     }
 
     /// One of a few words.

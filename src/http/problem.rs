@@ -184,7 +184,18 @@ impl From<Refusal> for Problem {
             .fold(problem, |problem, (name, value)| match value {
                 refusal::Value::Number(number) => problem.with(name, number),
                 refusal::Value::Text(text) => problem.with(name, text),
+                refusal::Value::Places(places) => {
+                    problem.with(name, places.iter().map(place).collect::<Vec<Value>>())
+                }
             })
+    }
+}
+
+fn place(place: &refusal::Place) -> Value {
+    let (topic, partition) = (&place.topic, place.partition);
+    match place.offset {
+        Some(offset) => json!({"topic": topic, "partition": partition, "offset": offset.get()}),
+        None => json!({"topic": topic, "partition": partition}),
     }
 }
 

@@ -7,13 +7,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{MAX_SERIES, Writer, families};
+use crate::broker::lag::Lag;
 use crate::broker::lag::report::{GroupLag, Lags, Total};
 
 /// The rows of the groups' metrics.
 #[derive(Debug, Default)]
 pub struct LagRows {
-    /// Each with its number of members.
-    groups: Vec<Row<usize>>,
+    /// Each with its number of members, and of a queue with its waiting dead letters.
+    groups: Vec<Row<(usize, Option<u64>)>>,
     topics: Vec<Row<Arc<str>>>,
     partitions: Vec<PartitionRow>,
     left_out: u64,
@@ -53,7 +54,8 @@ impl LagRows {
             }
             self.left_out += push(&mut self.topics, &group, topic.topic, topic.total, max);
         }
-        self.left_out += push(&mut self.groups, &group, lag.members, lag.total, max);
+        let of = (lag.members, lag.dead_letters);
+        self.left_out += push(&mut self.groups, &group, of, lag.total, max);
     }
 
     pub(super) fn encode(&self, out: &mut Writer<'_>) -> fmt::Result {
@@ -61,17 +63,23 @@ impl LagRows {
             let rows = self.partitions.iter();
             rows.map(move |row| (partition_labels(row), figure(&row.total)))
         };
+        let topic_labels =
+            |row: &Row<Arc<str>>| [("group", row.group.to_string()), ("topic", row.of.to_string())];
         let by_topic = |figure: Figure| {
-            let labels =
-                |row: &Row<Arc<str>>| [("group", row.group.to_string()), ("topic", row.of.to_string())];
-            self.topics
-                .iter()
-                .map(move |row| (labels(row), figure(&row.total)))
+            let rows = self.topics.iter();
+            rows.map(move |row| (topic_labels(row), figure(&row.total)))
         };
-        let by_group = |figure: fn(&Row<usize>) -> f64| {
+        let of_queues = |figure: fn(&Lag) -> Option<u64>| {
+            let rows = self.topics.iter();
+            rows.filter_map(move |row| Some((topic_labels(row), figure(&row.total.lag)?)))
+        };
+        let group_labels = |group: &Arc<str>| [("group", group.to_string())];
+        let by_group = |figure: fn(&Row<(usize, Option<u64>)>) -> f64| {
             let rows = self.groups.iter();
-            rows.map(move |row| ([("group", row.group.to_string())], figure(row)))
+            rows.map(move |row| (group_labels(&row.group), figure(row)))
         };
+        let dead_letters = self.groups.iter();
+        let dead_letters = dead_letters.filter_map(|row| Some((group_labels(&row.group), row.of.1?)));
         let committed = |row: &PartitionRow| Some((partition_labels(row), row.of.2? as f64));
         families! { out:
             gauges "quipu_group_lag_records", by_partition(records), "Records that a group has yet to read in a partition";
@@ -84,10 +92,16 @@ impl LagRows {
             gauges "quipu_group_topic_max_lag" Seconds, by_topic(seconds),
                 "Age of the oldest next record of a group in a topic, 0 with nothing to read";
             gauges "quipu_group_topic_lag" Bytes, by_topic(bytes), "Stored bytes that a group has yet to read in a topic";
-            gauges "quipu_group_members", by_group(|row| row.of as f64), "Members of a group";
+            gauges "quipu_group_members", by_group(|row| row.of.0 as f64), "Members of a group";
             gauges "quipu_group_status", by_group(|row| row.total.status.number() as f64),
                 "Status of a group over the last minute: 0 ok, 1 behind (the lag grew throughout), 2 stalled (lag and no \
                  commit), 3 losing (unread data was deleted)";
+            gauges "quipu_queue_unsettled_records", of_queues(|lag| lag.leased.map(|_| lag.lag)),
+                "Records of a topic that a work queue has not settled";
+            gauges "quipu_queue_leased_records", of_queues(|lag| lag.leased), "Records of a topic that are leased to members of a work queue";
+            gauges "quipu_queue_delayed_records", of_queues(|lag| lag.delayed), "Records of a topic that a work queue leases only later";
+            gauges "quipu_queue_waiting_records", of_queues(Lag::waiting), "Records of a topic that a work queue has neither settled, leased nor delayed";
+            gauges "quipu_queue_dead_letters", dead_letters, "Dead letters of a work queue that wait to be redriven or discarded";
         }
         Ok(())
     }

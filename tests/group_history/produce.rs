@@ -141,4 +141,8 @@ pub fn until_drained(world: &World, group: &str, topics: &[&str]) {
         let mut ends = ends.map(|(lane, end)| (committed.get(&lane).map_or(0, |row| row.0), end));
         ends.all(|(committed, end)| committed == end)
     });
+    // A redriven record lowers no committed offset.
+    client.until(&format!("/v1/groups/{group}/lag"), |answer| {
+        answer.status == 200 && answer.json()["lag"] == 0
+    });
 }

@@ -354,6 +354,15 @@ async fn dead_letters_and_leases_are_listed_and_chosen() {
     assert_eq!(letters[1]["record"]["headers"]["dlq_reason"], "bad name");
     let page = service.get(&format!("{list}?reason=bad&limit=1")).await.ok();
     assert_eq!(offsets_in(&page["dead_letters"]), [0]);
+    let cut = service.get(&format!("{list}?value_limit=6")).await.ok();
+    has(
+        &cut["dead_letters"][0]["record"],
+        json!({"value_text": "{\"n\":0", "value_bytes": 7, "truncated": true}),
+    );
+    service
+        .get(&format!("{list}?value_limit="))
+        .await
+        .invalid("value_limit");
     let after = page["next"].as_str().unwrap();
     let page = service
         .get(&format!("{list}?reason=bad&limit=1&after={after}"))
@@ -569,6 +578,58 @@ async fn a_heartbeat_that_extends_begins_all_leases_of_a_member_anew() {
         "group-type-mismatch",
     )
     .await;
+}
+
+#[tokio::test]
+async fn the_older_process_of_a_member_settles_and_extends_nothing_any_more() {
+    let service = Service::start();
+    service.create_topic("jobs", 1).await;
+    service.append_numbers("jobs", 0, 0, 4);
+    let polled = async |instance: &str| {
+        let body = json!({"topics": ["jobs"], "type": "shared", "instance": instance, "max_records": 1, "wait_ms": 0});
+        let path = "/v1/groups/workers/members/a/poll";
+        service.post(path, body).await.ok()
+    };
+    let settle = async |member: &str, instance: Value, body: Value| {
+        let mut body = body;
+        body["instance"] = instance;
+        let path = format!("/v1/groups/workers/members/{member}/settle");
+        service.post(&path, body).await
+    };
+    assert_eq!(offsets(&polled("first").await), [0]);
+    let accepted = settle("a", json!("first"), json!({"accept": places(&[0])})).await;
+    assert_eq!(accepted.ok(), json!({"lost": [], "settled": []}));
+    assert_eq!(offsets(&polled("first").await), [1]);
+    assert_eq!(offsets(&polled("second").await), [2]);
+    for body in ["accept", "extend"].map(|list| json!({list: places(&[1, 2])})) {
+        let stopped = settle("a", json!("first"), body).await;
+        stopped.refusal(409, "member-superseded", "none");
+    }
+    let ends = async || {
+        let leases = service.get("/v1/groups/workers/leases").await.ok();
+        leases["leases"][0]["lease_expires"].as_i64().unwrap()
+    };
+    let before = ends().await;
+    service.pass(std::time::Duration::from_secs(5));
+    let heartbeat = "/v1/groups/workers/members/a/heartbeat";
+    let body = json!({"instance": "first", "extend": true});
+    refused(service.post(heartbeat, body), 409, "member-superseded").await;
+    assert_eq!(ends().await, before, "its heartbeat extends nothing");
+    let body = json!({"instance": "second", "extend": true});
+    service.post(heartbeat, body).await.ok();
+    assert_eq!(ends().await, before + 5000, "that of the newer one does");
+    // Late work counts, of a process that the server does not know, of a member that it does not know, and of one without
+    // a name.
+    for (member, instance, offset) in [
+        ("a", json!("third"), 1),
+        ("b", json!("first"), 3),
+        ("a", Value::Null, 2),
+    ] {
+        let body = json!({"accept": places(&[offset])});
+        let answer = settle(member, instance, body).await.ok();
+        assert_eq!(answer, json!({"lost": [], "settled": []}), "{member} {offset}");
+    }
+    settle("a", json!(""), json!({})).await.invalid("/instance");
 }
 
 #[tokio::test]

@@ -345,11 +345,33 @@ async fn it_ends_before_the_first_record_at_or_after_until() {
 #[tokio::test]
 async fn parameters_that_are_not_built_yet_are_refused_by_name() {
     let service = service(1).await;
-    for name in "search max_records max_scan_bytes max_scan_ms value_limit".split(' ') {
+    for name in "search max_records max_scan_bytes max_scan_ms".split(' ') {
         let query = format!("{name}=5");
         let problem = refused(&service, &format!("last=5&{query}"), 501, "not-supported").await;
         assert_eq!(problem["pointer"], name);
     }
+}
+
+#[tokio::test]
+async fn of_a_value_longer_than_value_limit_only_the_beginning_is_sent() {
+    let service = service(1).await;
+    append(&service, "t", 0, &[1, 10]);
+    // `"0/1"` has five bytes, `"0/10"` six.
+    let uri = format!("{T}?value_limit=5");
+    let records = lines(&service.get(&uri).await.with_status(200));
+    assert_eq!(records[0]["value"], "0/1");
+    has(
+        &records[1],
+        json!({"value_text": "\"0/10", "value_bytes": 6, "truncated": true}),
+    );
+    let events = service.get_as(&uri, EVENTS).await.with_status(200);
+    support::contains(events.text(), r#""value_bytes":6,"truncated":true"#);
+    let uri = format!("{uri}&data=cloudevents");
+    service.get(&uri).await.invalid("value_limit");
+    service
+        .get(&format!("{T}?value_limit=-1"))
+        .await
+        .invalid("value_limit");
 }
 
 #[tokio::test]

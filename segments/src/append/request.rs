@@ -96,6 +96,33 @@ pub struct Once {
     pub note: Vec<u8>,
 }
 
+/// A change of the state that notes where records of its own request lie: the value is followed by the first offset of
+/// each of these parts, in 8 bytes each, big-endian.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The key, as in a [`StateChange`].
+    pub key: Vec<u8>,
+    /// The beginning of its value; at most 1 MiB with the offsets.
+    pub value: Vec<u8>,
+    /// The places of the parts in [`AppendRequest::parts`].
+    pub parts: Vec<u32>,
+}
+
+impl Receipt {
+    pub(super) fn value_bytes(&self) -> usize {
+        self.value.len() + self.parts.len() * size_of::<u64>()
+    }
+
+    /// The change, now that the parts have their offsets.
+    pub(crate) fn change(self, base_offsets: &[Offset]) -> StateChange {
+        let mut value = self.value;
+        for part in self.parts {
+            value.extend_from_slice(&base_offsets[part as usize].get().to_be_bytes());
+        }
+        StateChange::set(self.key, value)
+    }
+}
+
 /// One request: after a crash it is stored whole or not at all.
 #[derive(Default)]
 pub struct AppendRequest {
@@ -103,6 +130,8 @@ pub struct AppendRequest {
     pub parts: Vec<Part>,
     /// Changes of the state, stored with the records.
     pub state: Vec<StateChange>,
+    /// Changes of the state that note where the records lie.
+    pub receipts: Vec<Receipt>,
     /// When it is answered.
     pub ack: Ack,
     /// Its idempotency key, if it must be appended once. Call [`Log::prepare_keys`](crate::Log::prepare_keys) first.

@@ -274,7 +274,9 @@ impl Planner<'_> {
             let given = self.plans[slot].add(part);
             debug_assert_eq!(given, *base_offset);
         }
-        let changes = request.state.into_iter();
+        let receipts = request.receipts.into_iter();
+        let receipts = receipts.map(|receipt| receipt.change(&base_offsets));
+        let changes = request.state.into_iter().chain(receipts);
         self.controls
             .extend(changes.map(|change| Control::State(change, has_records)));
         let appended = Appended {

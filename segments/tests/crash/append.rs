@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{
-    Ack, AppendRequest, Appended, Clock, Error, Offset, Once, Part, Partition, Records, TimestampMs,
+    Ack, AppendRequest, Appended, Clock, Error, Offset, Once, Part, Partition, Receipt, Records, TimestampMs,
 };
 
 use super::{Driver, Waiting, is_refusal};
 use crate::model::{
-    BatchTry, Change, Existence, Fate, KeyedTry, Name, PartPlan, Rec, Request, RequestId, state_changes,
+    BatchTry, Change, Existence, Fate, KeyedTry, Name, PartPlan, Rec, Request, RequestId, receipt_key,
+    state_changes,
 };
 
 impl Driver {
@@ -126,9 +127,16 @@ impl Driver {
             (Vec::new(), None)
         };
         let ack = [Ack::Durable, Ack::Written][usize::from(self.rng.chance(1, 3))];
+        let has_receipt = is_plain && !state_only && self.rng.chance(1, 4);
+        let receipt = has_receipt.then(|| Receipt {
+            key: receipt_key(id),
+            value: id.to_be_bytes().to_vec(),
+            parts: (0..parts.len() as u32).collect(),
+        });
         let request = AppendRequest {
             parts,
             state: state_changes(&state),
+            receipts: receipt.into_iter().collect(),
             ack,
             once: once.as_ref().map(|once| Once {
                 topic: once.topic,
@@ -154,6 +162,7 @@ impl Driver {
             ack,
             fate: Fate::Unknown,
             bases: None,
+            has_receipt,
             once,
             batch,
             is_in_flight: false,

@@ -6,7 +6,8 @@ use quipu_segments::batch::{self, Batches};
 use quipu_segments::{Error, Fetched, Log, Offset, Partition, ReadRequest, TopicId};
 
 use super::model::{
-    Existence, Fate, Model, Name, PartKey, PartModel, PartPlan, Rec, Request, RequestId, TopicModel, retains,
+    Existence, Fate, Model, Name, PartKey, PartModel, PartPlan, Rec, Request, RequestId, TopicModel,
+    receipt_key, retains,
 };
 
 /// How the log came to be opened again.
@@ -250,7 +251,10 @@ pub(crate) fn after_restart(log: &Log, model: &mut Model, restart: Restart) -> R
         let parts = (0..).zip(&request.parts);
         let parts = parts.filter(|(_, part)| there(part.partition.0));
         let found = parts.map(|(part, _)| seen.contains_key(&(id, part)));
-        let found: Vec<bool> = found.chain(marked).collect();
+        let receipt = request
+            .has_receipt
+            .then(|| log.state_get(&receipt_key(id)).is_some());
+        let found: Vec<bool> = found.chain(marked).chain(receipt).collect();
         let Some(&present) = found.first() else {
             // Nothing can show whether it was stored: all its topics are gone.
             model.refuse(id);
@@ -323,8 +327,9 @@ pub(crate) fn check_state(log: &Log, model: &mut Model) {
     let open = open.iter().flat_map(|id| &model.requests[id].state);
     let open: BTreeSet<&[u8]> = open.map(|(key, _)| &key[..]).collect();
     let found = log.state_prefix(b"").into_iter();
-    let found: BTreeMap<Vec<u8>, Vec<u8>> =
+    let mut found: BTreeMap<Vec<u8>, Vec<u8>> =
         found.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+    check_receipts(model, &mut found);
     let expected = model.state();
     for (key, value) in expected.iter().filter(|(key, _)| !open.contains(&key[..])) {
         let found = found.get(key);
@@ -333,6 +338,27 @@ pub(crate) fn check_state(log: &Log, model: &mut Model) {
     for key in found.keys().filter(|key| !open.contains(&key[..])) {
         let name = String::from_utf8_lossy(key);
         assert!(expected.contains_key(key), "state {name:?} should not be there");
+    }
+}
+
+/// Each stored request that asked for it has a receipt with its offsets, and no other has one. Takes them out.
+fn check_receipts(model: &Model, found: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
+    for (id, request) in model.requests.iter().filter(|(_, request)| request.has_receipt) {
+        let receipt = found.remove(&receipt_key(*id));
+        let is_stored = match request.fate {
+            Fate::Durable => true,
+            Fate::Absent => false,
+            Fate::Unknown | Fate::Written => continue,
+        };
+        assert_eq!(receipt.is_some(), is_stored, "the receipt of request {id}");
+        if let (Some(receipt), Some(bases)) = (receipt, &request.bases) {
+            let bases = bases.iter().map(|base| base.get());
+            let expected: Vec<u8> = std::iter::once(*id)
+                .chain(bases)
+                .flat_map(u64::to_be_bytes)
+                .collect();
+            assert_eq!(receipt, expected, "the receipt of request {id}");
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use quipu_segments::{Ack, Offset, StateChange, TimestampMs, TopicId, TopicSpec};
 
 /// The number of a request, in the order of queueing: if two change the same key, the later one wins.
 pub(crate) type RequestId = u64;
+
+const RECEIPTS: &[u8] = b"receipt/";
 pub(crate) type PartKey = (TopicId, u32);
 
 /// A record that names itself, so that every record that is found can be identified.
@@ -102,6 +104,11 @@ pub(crate) struct PartPlan {
 pub(crate) type Change = (Vec<u8>, Option<Vec<u8>>);
 
 /// The same changes as the log takes them.
+/// The key of a request's receipt.
+pub(crate) fn receipt_key(id: RequestId) -> Vec<u8> {
+    [RECEIPTS, &id.to_be_bytes()].concat()
+}
+
 pub(crate) fn state_changes(changes: &[Change]) -> Vec<StateChange> {
     let rows = changes.iter().cloned();
     rows.map(|(key, value)| StateChange { key, value }).collect()
@@ -164,6 +171,8 @@ pub(crate) struct Request {
     pub(crate) fate: Fate,
     /// As answered, or as found after a restart.
     pub(crate) bases: Option<Vec<Offset>>,
+    /// Its append notes where its records lie.
+    pub(crate) has_receipt: bool,
     pub(crate) once: Option<KeyedTry>,
     pub(crate) batch: Option<BatchTry>,
     /// Answered with an unknown outcome, because the round's sync failed: if the same round has answered another

@@ -197,6 +197,7 @@ impl Driver {
             ack: Ack::Durable,
             fate: Fate::Unknown,
             bases: None,
+            has_receipt: false,
             once: None,
             batch: None,
             is_in_flight: false,

@@ -366,7 +366,7 @@ impl World {
             parts,
             state: vec![change],
             ack,
-            once: None,
+            ..AppendRequest::default()
         }
     }
 

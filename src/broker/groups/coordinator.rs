@@ -518,6 +518,14 @@ impl Core {
         self.members.check_poll_of(member, self.asking(ack, instance))
     }
 
+    /// In an ordered group, the partitions in which outputs must not be stored with this `ack`.
+    pub(crate) fn unfit_for_outputs(&self, member: &str, ack: Option<&PollId>) -> Vec<PartitionId> {
+        let (Kind::Ordered(ordered), Some(ack)) = (&self.kind, ack) else {
+            return Vec::new();
+        };
+        ordered.unfit_for_outputs(&self.members, member, ack)
+    }
+
     /// Begins a poll. Returns it and what its `ack` leads to; leases are acknowledged elsewhere.
     ///
     /// # Errors

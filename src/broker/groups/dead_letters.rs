@@ -229,6 +229,25 @@ impl Groups {
         Ok((all, next))
     }
 
+    /// How many dead letters of a group wait, in the topics of dead letters of these topics, as far as the server has
+    /// looked; `None` for an ordered group. May block on the disk.
+    pub fn waiting_letters<'a>(&self, group: &str, topics: impl IntoIterator<Item = &'a str>) -> Option<u64> {
+        let Ok(Some(GroupValue::Shared(settings))) = self.value_of(group) else {
+            return None;
+        };
+        let since_of = |name: &str| match self.value_of(name) {
+            Ok(Some(GroupValue::Shared(Settings { created_at, .. }))) => Some(created_at),
+            _ => None,
+        };
+        let mut waiting = 0;
+        for topic in self.mailboxes_of(&settings, topics) {
+            for partition in &*topic.partitions() {
+                waiting += self.waiting.count(&self.log, partition, group, &since_of);
+            }
+        }
+        Some(waiting)
+    }
+
     /// The settings of a shared group.
     fn queue_settings(&self, group: &str) -> Result<Settings, Refusal> {
         self.check_exists(group)?;
@@ -241,10 +260,20 @@ impl Groups {
     /// The topics that exist of those that a group's dead letters go to, by name.
     fn mailboxes(&self, group: &str, settings: &Settings) -> Vec<Arc<Topic>> {
         let topics = self.scope(group).0.into_iter();
-        let topics = topics.filter_map(|id| self.log.topic_by_id(id));
-        let names: BTreeSet<String> = topics
-            .map(|topic| settings.dead_letter_topic_of(topic.name()))
-            .collect();
+        let topics: Vec<Arc<Topic>> = topics.filter_map(|id| self.log.topic_by_id(id)).collect();
+        self.mailboxes_of(settings, topics.iter().map(|topic| topic.name()))
+    }
+
+    /// The topics that exist of those that the dead letters of these topics go to, by name.
+    pub(super) fn mailboxes_of<'a>(
+        &self,
+        settings: &Settings,
+        topics: impl IntoIterator<Item = &'a str>,
+    ) -> Vec<Arc<Topic>> {
+        let names = topics
+            .into_iter()
+            .map(|topic| settings.dead_letter_topic_of(topic));
+        let names: BTreeSet<String> = names.collect();
         names.iter().filter_map(|name| self.log.topic(name)).collect()
     }
 
@@ -457,12 +486,15 @@ impl Run<'_> {
             let is_unknown = matches!(error, Error::Closed | Error::LogFailed { in_flight: true, .. });
             let refusal = Refusal::from(error);
             if is_unknown {
+                self.groups.waiting.forget(mailbox);
                 refusal
             } else {
                 refusal.outcome(Outcome::None)
             }
         })?;
         *done += count;
+        let taken = chosen.iter().map(|letter| letter.at);
+        self.groups.waiting.clear(mailbox, self.group, taken);
         if let Some(cell) = self.groups.coordinator.find(self.group) {
             let (_, mut core) = self.groups.lock(&cell);
             if let Some(work) = core.work() {

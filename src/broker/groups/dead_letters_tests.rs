@@ -71,15 +71,8 @@ struct Given {
     redriven: Option<u32>,
 }
 
-async fn poll(broker: &Broker, group: &str, topics: &[&str]) -> Vec<Given> {
-    let wanted = poll::Wanted {
-        ack: None,
-        max_records: Some(1000),
-        max_bytes: 1 << 20,
-        wait: Duration::ZERO,
-        instance: None,
-    };
-    let join = Join {
+fn join(topics: &[&str]) -> Join {
+    Join {
         topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
         client_id: None,
         address: None,
@@ -90,8 +83,22 @@ async fn poll(broker: &Broker, group: &str, topics: &[&str]) -> Vec<Given> {
         max_deliveries: None,
         dead_letter_topic: None,
         instance: None,
+    }
+}
+
+async fn poll(broker: &Broker, group: &str, topics: &[&str]) -> Vec<Given> {
+    let wanted = poll::Wanted {
+        ack: None,
+        max_records: Some(1000),
+        max_bytes: 1 << 20,
+        wait: Duration::ZERO,
+        instance: None,
     };
-    let polled = broker.groups.poll(group, "m", &wanted, Some(join)).await.unwrap();
+    let polled = broker
+        .groups
+        .poll(group, "m", &wanted, None, Some(join(topics)))
+        .await
+        .unwrap();
     let mut given = Vec::new();
     for delivered in &polled.pages {
         for record in delivered.page.records() {
@@ -121,7 +128,7 @@ async fn reject(broker: &Broker, group: &str, given: &[Given]) {
         reject: reject.collect(),
         ..Settling::default()
     };
-    let uncounted = broker.groups.settle(group, "m", settling).await.unwrap();
+    let uncounted = broker.groups.settle(group, "m", settling, None).await.unwrap().0;
     assert_eq!(uncounted, Default::default());
 }
 
@@ -163,6 +170,62 @@ async fn waiting(broker: &Broker, group: &str) -> Vec<Listed> {
         after: None,
     };
     broker.groups.dead_letters(group, wanted).await.unwrap().letters
+}
+
+/// How many dead letters of a group wait, as its lag says; checked against the list.
+async fn counted(broker: &Broker, group: &str) -> u64 {
+    let counted = broker.lags.of(group).dead_letters.unwrap();
+    assert_eq!(counted, waiting(broker, group).await.len() as u64, "{group}");
+    counted
+}
+
+#[tokio::test]
+async fn the_count_of_waiting_dead_letters_follows_what_becomes_of_them() {
+    let disk = SimDisk::new(1);
+    let broker = new_broker(&disk);
+    poll(&broker, "g", &["jobs"]).await;
+    assert_eq!(counted(&broker, "g").await, 0);
+    let own = Join {
+        kind: GroupType::Ordered,
+        ..join(&["jobs"])
+    };
+    broker.groups.join("ordered", None, own).await.unwrap();
+    assert_eq!(broker.lags.of("ordered").dead_letters, None);
+    // In turns, so that each block has dead letters of both groups.
+    for _ in 0..6 {
+        for partition in 0..2 {
+            append(&broker, "jobs", partition, 6);
+        }
+        reject_all(&broker, "g", &["jobs"]).await;
+        reject_all(&broker, "h", &["jobs"]).await;
+    }
+    let both = async |broker: &Broker| (counted(broker, "g").await, counted(broker, "h").await);
+    assert_eq!(both(&broker).await, (72, 84));
+    broker.groups.redrive("g", at_most(5)).await.unwrap();
+    let discard = Redrive {
+        discard: true,
+        ..at_most(70)
+    };
+    broker.groups.redrive("h", discard).await.unwrap();
+    let dry = Redrive {
+        dry_run: true,
+        ..all()
+    };
+    broker.groups.redrive("h", dry).await.unwrap();
+    assert_eq!(both(&broker).await, (67, 14));
+    // What was redriven is rejected again.
+    assert_eq!(reject_all(&broker, "g", &["jobs"]).await.len(), 5);
+    assert_eq!(both(&broker).await, (72, 14));
+    let dead = broker.log.topic("jobs.dlq").unwrap().partition(0).unwrap();
+    for log_start in [0, 1, 63, 64, 100] {
+        dead.trim(Offset::new(log_start)).unwrap();
+        both(&broker).await;
+    }
+    let before = both(&broker).await;
+    let broker = open(&disk.after_kill()).unwrap();
+    assert_eq!(both(&broker).await, before);
+    broker.groups.redrive("g", all()).await.unwrap();
+    assert_eq!(both(&broker).await, (0, before.1));
 }
 
 #[tokio::test]
@@ -223,7 +286,7 @@ async fn a_redriven_record_that_is_rejected_again_keeps_its_origin_and_one_that_
         ..Settling::default()
     };
     let broker = {
-        broker.groups.settle("g", "m", settling).await.unwrap();
+        broker.groups.settle("g", "m", settling, None).await.unwrap();
         open(&disk.after_kill()).unwrap()
     };
     assert!(poll(&broker, "g", &["jobs"]).await.is_empty());
@@ -283,8 +346,28 @@ async fn a_group_that_is_made_again_has_none_of_the_earlier_ones_dead_letters() 
     let clock = Arc::new(SimClock::new(TimestampMs(NOW.get() + 1)));
     let broker = Broker::new(broker.log.clone(), clock, Limits::default(), None);
     assert_eq!(poll(&broker, "g", &["jobs"]).await.len(), 12);
-    assert!(waiting(&broker, "g").await.is_empty());
+    assert_eq!(counted(&broker, "g").await, 0);
     assert_eq!(broker.groups.redrive("g", all()).await.unwrap(), done(0, 0, true));
+}
+
+#[tokio::test]
+async fn a_group_that_is_made_again_counts_only_its_own_dead_letters() {
+    let disk = SimDisk::new(1);
+    let clock = Arc::new(SimClock::new(NOW));
+    let log = open(&disk).unwrap().log.clone();
+    let broker = Broker::new(log, clock.clone(), Limits::default(), None);
+    broker.topics.create("jobs", Some(2), &[]).unwrap();
+    append(&broker, "jobs", 0, 6);
+    reject_all(&broker, "g", &["jobs"]).await;
+    assert_eq!(counted(&broker, "g").await, 6);
+    broker.groups.leave("g", "m", None).await.unwrap();
+    broker.groups.delete("g").await.unwrap();
+    assert_eq!(broker.lags.of("g").dead_letters, None);
+    clock.advance(Duration::from_millis(1));
+    let given = poll(&broker, "g", &["jobs"]).await;
+    assert_eq!(counted(&broker, "g").await, 0);
+    reject(&broker, "g", &given[..2]).await;
+    assert_eq!(counted(&broker, "g").await, 2);
 }
 
 #[tokio::test]
@@ -386,6 +469,11 @@ async fn damaged_dead_letters_stop_the_call_until_they_are_skipped() {
         };
         assert_eq!(refusal.outcome, outcome);
     }
+    assert_eq!(
+        broker.lags.of("g").dead_letters,
+        Some(6),
+        "those that can be read"
+    );
     let dead = broker.log.topic("jobs.dlq").unwrap().partition(0).unwrap();
     let gap = Gap {
         from: Offset::new(4),

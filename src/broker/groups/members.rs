@@ -294,6 +294,11 @@ impl Members {
         member.processes.check(asking.ack, is_known)
     }
 
+    /// The number of the answer that a member's last `ack` acknowledged, in this process of the server.
+    pub fn last_acknowledged(&self, name: &str) -> Option<u64> {
+        self.by_name.get(name)?.processes.last_acknowledged()?.of_today()
+    }
+
     /// Begins a poll, which supersedes the one that the member is in. A poll of a new process takes the member over: it
     /// gets a new epoch.
     ///

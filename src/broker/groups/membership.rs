@@ -1,4 +1,5 @@
-//! The calls of members: join, heartbeat, commit, leave. Polls are in [`super::poll`], settles in [`super::settle`].
+//! The calls of members: join, heartbeat, leave. Commits are in [`super::commit`], polls in [`super::poll`], settles in
+//! [`super::settle`].
 //!
 //! The state machines decide under the lock of the group's cell. A call that waits (for the disk, for records, for a
 //! commit to be durable) waits outside the lock, and then checks again whether the decision still holds. A commit runs
@@ -11,14 +12,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedMutexGuard;
-
+use super::commit::BegunCommits;
 use super::coordinator::{Cell, Coordinator, Kind, Locked};
 use super::live::{GroupState, GroupType};
 use super::members::{Joining, Ms, Refused};
-use super::outside::NamedCommit;
 use super::patterns::{Candidates, is_pattern};
 use super::poll_id::PollId;
+use super::settle::is_ordered;
 use super::shared::settings::{GroupValue, Settings};
 use super::shared::work::Work;
 use super::subscriptions::{has_begun, knows_pattern};
@@ -108,7 +108,8 @@ impl Join {
             );
             return Err(Refusal::new(Reason::GroupSettingsDiffer, detail));
         }
-        Ok(())
+        let checked = settings.check(self.named_topics().map(String::as_str));
+        checked.map_err(|unfit| Refusal::invalid("/topics", unfit.to_string()))
     }
 }
 
@@ -405,53 +406,6 @@ impl Groups {
         cell.ok_or_else(|| refused(Refused::Unknown, group, member))
     }
 
-    /// Makes a member's commits durable, then updates the group in memory. Runs to its end even if the caller is
-    /// dropped.
-    pub(super) async fn commit_for(
-        &self,
-        cell: &Arc<Cell>,
-        order: OwnedMutexGuard<()>,
-        commits: Vec<(PartitionId, Offset)>,
-        mut metadata: BTreeMap<PartitionId, String>,
-    ) -> Result<(), Refusal> {
-        if commits.is_empty() {
-            return Ok(());
-        }
-        let (groups, cell) = (self.clone(), Arc::clone(cell));
-        let task = tokio::spawn(async move {
-            let guard = groups.commits().await;
-            let change = |&(partition, offset): &(PartitionId, Offset)| Commit {
-                partition,
-                offset,
-                metadata: metadata.remove(&partition),
-            };
-            let changes = commits.iter().map(change).collect();
-            let result = groups
-                .write(&cell.group, &GroupValue::Ordered, &Subscribed::default(), changes)
-                .await;
-            if let Some((ordered, members)) = groups.lock(&cell).1.ordered() {
-                ordered.end_commit(members, &commits, result.is_ok());
-            }
-            drop((guard, order));
-            result
-        });
-        match task.await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(Refusal::stopping()),
-        }
-    }
-
-    /// Waits for a member's turn to commit: a member's commits run one at a time, in the order in which they begin.
-    pub(super) async fn turn_of(&self, group: &str, member: &str) -> Result<OwnedMutexGuard<()>, Refusal> {
-        let order = {
-            let cell = self.cell_of(group, member)?;
-            let (_, core) = self.lock(&cell);
-            core.order_of(member)
-        };
-        let order = order.ok_or_else(|| refused(Refused::Unknown, group, member))?;
-        Ok(order.lock_owned().await)
-    }
-
     /// Joins if the member is unknown; otherwise changes its subscription if the join names other topics. A poll with
     /// this `ack` that must be refused changes nothing.
     pub(super) async fn be_member(
@@ -505,65 +459,16 @@ impl Groups {
     ) -> Result<(u64, GroupState), Refusal> {
         let refusal = |error| refused(error, group, member);
         let cell = self.cell_of(group, member)?;
-        if extends {
-            self.extend_all(group, member, &cell)?;
-        }
         let (now, mut core) = self.lock(&cell);
+        if extends && core.work().is_none() {
+            return Err(is_ordered(group, "it has no leases"));
+        }
         core.members.check_instance(member, instance).map_err(refusal)?;
         let epoch = core.members.touch(member, epoch, now).map_err(refusal)?;
+        if let Some(work) = core.work().filter(|_| extends) {
+            work.extend_all(member, now);
+        }
         Ok((epoch, core.state()))
-    }
-
-    /// Commits offsets for a member, and returns the committed offsets of these partitions, in the same order. A committed
-    /// offset never goes back, so the returned one may be higher than the requested one.
-    ///
-    /// # Errors
-    /// Those of [`Groups::check_commits`], [`Reason::UnknownMember`], [`Reason::Fenced`], [`Reason::MemberSuperseded`]:
-    /// nothing was committed. Those of a commit.
-    pub async fn commit_as(
-        &self,
-        group: &str,
-        member: &str,
-        epoch: u64,
-        instance: Option<&str>,
-        offsets: &[NamedCommit],
-    ) -> Result<Vec<Offset>, Refusal> {
-        let commits = self.check_commits(offsets)?;
-        let offsets: Vec<(PartitionId, Offset)> = commits
-            .iter()
-            .map(|commit| (commit.partition, commit.offset))
-            .collect();
-        let metadata = commits
-            .into_iter()
-            .filter_map(|commit| Some((commit.partition, commit.metadata?)))
-            .collect();
-        let refusal = |error| refused(error, group, member);
-        let order = self.turn_of(group, member).await?;
-        let cell = self.cell_of(group, member)?;
-        let news = {
-            let (now, mut core) = self.lock(&cell);
-            core.members.check_instance(member, instance).map_err(refusal)?;
-            core.members.touch(member, Some(epoch), now).map_err(refusal)?;
-            let mut news = offsets.clone();
-            if let Some((ordered, _)) = core.ordered() {
-                let held = ordered.check_held(member, offsets.iter().map(|(id, _)| *id));
-                held.map_err(refusal)?;
-                news.retain(|(id, offset)| ordered.committed(*id).is_none_or(|before| before <= *offset));
-                ordered.begin_commit(&news);
-            } else if !offsets.is_empty() {
-                // Members of a shared group have no partitions.
-                return Err(refusal(Refused::Fenced));
-            }
-            news
-        };
-        self.commit_for(&cell, order, news, metadata).await?;
-        let (_, mut core) = self.lock(&cell);
-        let committed = |id| core.ordered().and_then(|(ordered, _)| ordered.committed(id));
-        let mut committed = committed;
-        let now = offsets
-            .iter()
-            .map(|(id, offset)| committed(*id).unwrap_or(*offset));
-        Ok(now.collect())
     }
 
     /// Leaves the group. First commits the records that the poll named by `ack` delivered; in a shared group, accepts
@@ -585,9 +490,10 @@ impl Groups {
             (commits, core.work().is_some())
         };
         if let Some(ack) = ack.filter(|_| is_shared) {
-            self.acknowledge_leases(group, member, &ack).await?;
+            self.acknowledge_leases(group, member, &ack, None).await?;
         }
-        self.commit_for(&cell, order, commits, BTreeMap::new()).await?;
+        self.commit_for(&cell, order, BegunCommits::of_ack(commits), None)
+            .await?;
         self.lock(&cell).1.leave(member);
         tracing::debug!(group, member, "a member left");
         Ok(())

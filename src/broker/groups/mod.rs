@@ -7,7 +7,8 @@
 //! Members are in memory only: after a restart they join again. In an ordered group, an `ack` of an answer from before
 //! the restart can still commit (see [`poll_id`]).
 //!
-//! - [`membership`], [`poll`] and [`settle`] are the calls of members, [`outside`] those of others.
+//! - [`membership`], [`poll`], [`commit`] and [`settle`] are the calls of members, [`outside`] those of others.
+//! - [`outputs`] are records that are appended with what a call acknowledges; [`repeats`] remembers such calls.
 //! - `writing` makes durable what members of shared groups settle.
 //! - `coordinator` holds the groups with members. The state machines that decide are pure: [`members`] for both kinds
 //!   of groups, [`ordered`] for partitions, [`shared`] for leases.
@@ -17,6 +18,7 @@
 //! Commits share the lock. Changes that read before they decide have it alone: a deletion, a reset, a group's start in
 //! a topic.
 
+pub mod commit;
 mod coordinator;
 pub mod dead_letters;
 pub mod expiry;
@@ -25,11 +27,13 @@ pub mod members;
 pub mod membership;
 pub mod offsets;
 pub mod ordered;
+pub mod outputs;
 pub mod outside;
 pub mod patterns;
 pub mod poll;
 pub mod poll_id;
 pub mod processes;
+pub mod repeats;
 pub mod settle;
 pub mod shared;
 pub mod subscriptions;
@@ -45,14 +49,16 @@ use coordinator::{Cell, Coordinator};
 use members::Ms;
 use offsets::Committed;
 use patterns::Candidates;
+use repeats::LastCalls;
 use shared::queue::{Moment, Now};
 use shared::settings::GroupValue;
+use shared::waiting::WaitingLetters;
 use shared::{codec, letters};
 
 use crate::broker::blocking::Blocking;
+use crate::broker::counters::Counters;
 use crate::broker::engine::{
-    Ack, AppendRequest, Clock, Error, Log, Offset, Partition, PartitionId, StateChange, StateEntry, Topic,
-    TopicId,
+    AppendRequest, Clock, Error, Log, Offset, Partition, PartitionId, StateChange, StateEntry, Topic, TopicId,
 };
 use crate::broker::fetch::Fetcher;
 use crate::broker::refusal::{Reason, Refusal};
@@ -79,6 +85,7 @@ pub struct Parts {
     rotation: Arc<Rotation>,
     /// Becomes true when the server begins to stop.
     stopping: watch::Receiver<bool>,
+    counters: Arc<Counters>,
     /// Commits hold it shared; changes that read before they decide hold it exclusively.
     changes: Arc<RwLock<()>>,
     /// The groups that have members, or had some a short time ago.
@@ -86,6 +93,10 @@ pub struct Parts {
     /// Held during a redrive, which reads the fates of dead letters and then changes them. Redrives are rare, so one lock
     /// for all groups is enough.
     redriving: parking_lot::Mutex<()>,
+    /// When members last called with outputs.
+    last_calls: parking_lot::Mutex<LastCalls>,
+    /// The dead letters that wait, counted for the lag.
+    waiting: WaitingLetters,
 }
 
 impl Deref for Groups {
@@ -113,8 +124,10 @@ impl Groups {
         fetcher: Fetcher,
         rotation: Arc<Rotation>,
         stopping: watch::Receiver<bool>,
+        counters: Arc<Counters>,
         max_queue_records: usize,
     ) -> Self {
+        let last_calls = LastCalls::load(&log);
         Self(Arc::new(Parts {
             coordinator: Coordinator::new(clock.now(), topics.changes(), max_queue_records),
             log,
@@ -124,8 +137,11 @@ impl Groups {
             fetcher,
             rotation,
             stopping,
+            counters,
             changes: Arc::default(),
             redriving: parking_lot::Mutex::default(),
+            last_calls: parking_lot::Mutex::new(last_calls),
+            waiting: WaitingLetters::default(),
         }))
     }
 
@@ -311,6 +327,19 @@ impl Groups {
         subscribed: &Subscribed,
         commits: Vec<Commit>,
     ) -> Result<(), Error> {
+        let (state, touched) = self.changes_for(group, value, subscribed, commits);
+        append(&self.log, state).await?;
+        self.remove_orphans(touched).await
+    }
+
+    /// The changes that create a group if it does not exist, subscribe it and commit; and the topics that they name.
+    fn changes_for(
+        &self,
+        group: &str,
+        value: &GroupValue,
+        subscribed: &Subscribed,
+        commits: Vec<Commit>,
+    ) -> (Vec<StateChange>, BTreeSet<TopicId>) {
         let (log, now) = (&self.log, self.clock.now());
         let Subscribed { topics, patterns } = subscribed;
         let mut state: Vec<StateChange> = Vec::with_capacity(commits.len() + topics.len() + 1);
@@ -331,8 +360,7 @@ impl Groups {
             };
             state.push(offsets::commit(group, commit.partition, &committed));
         }
-        append(log, state).await?;
-        self.remove_orphans(touched).await
+        (state, touched)
     }
 
     /// Removes the groups' entries of those `topics` that are deleted. The deletion of a topic removes the entries that
@@ -408,6 +436,7 @@ fn keys_of_group(log: &Log, group: &str) -> Vec<Box<[u8]>> {
         subscriptions::patterns_prefix(group),
         codec::states_prefix(group),
         codec::returned_prefix(group),
+        repeats::group_prefix(group),
         letters::fates_prefix(group),
     ];
     let entries = prefixes.iter().flat_map(|prefix| log.state_prefix(prefix));
@@ -459,14 +488,7 @@ async fn append(log: &Log, state: Vec<StateChange>) -> Result<(), Error> {
     if state.is_empty() {
         return Ok(());
     }
-    log.append(AppendRequest {
-        parts: Vec::new(),
-        state,
-        ack: Ack::Durable,
-        once: None,
-    })?
-    .await
-    .map(drop)
+    log.append(AppendRequest::of_state(state))?.await.map(drop)
 }
 
 /// Runs `change` to its end, even if the caller is dropped, and holds the guard until then.

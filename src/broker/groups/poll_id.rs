@@ -65,6 +65,11 @@ pub struct PollId {
 }
 
 impl PollId {
+    /// Whether anything was delivered.
+    pub fn has_records(&self) -> bool {
+        !self.reach.is_empty() || !self.leased.is_empty()
+    }
+
     /// Encodes the string for a member of a group.
     pub fn encode(&self, group: &str, member: &str) -> String {
         let mut bytes = Vec::with_capacity(24 + self.reach.len() * 8);

@@ -37,6 +37,11 @@ impl AnswerNumber {
         }
     }
 
+    /// The number, if the answer is of this process of the server.
+    pub fn of_today(self) -> Option<u64> {
+        self.is_of_today.then_some(self.number)
+    }
+
     fn today(number: u64) -> Self {
         Self {
             is_of_today: true,
@@ -169,6 +174,11 @@ impl Processes {
             is_repeated: matches!(place, Place::Repeated(_)),
             takes_over,
         })
+    }
+
+    /// The last answer that was acknowledged.
+    pub fn last_acknowledged(&self) -> Option<AnswerNumber> {
+        self.acknowledged.map(|(ack, _)| ack)
     }
 
     /// Notes the answer to the newest poll.

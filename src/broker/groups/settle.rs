@@ -13,13 +13,17 @@ use std::sync::Arc;
 use super::Groups;
 use super::coordinator::{Cell, Kind};
 use super::live::Progress;
-use super::poll_id::PollId;
+use super::members::Refused;
+use super::membership::refused;
+use super::outputs::{Outgoing, Outputs, Produced};
+use super::poll_id::{LeasedRange, PollId};
+use super::repeats;
 use super::shared::queue::{ChangeId, Claim, MAX_UNSETTLED, MemberKey, Moment, Now, Outcome, PollNumber};
 use super::shared::settings::GroupValue;
 use super::shared::work::{Changes, Work};
 use super::writing::Burial;
 use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs};
-use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::refusal::{self, Reason, Refusal};
 use crate::broker::topics::{self, catalog};
 
 /// How long a group that has lost unsettled records is `losing`.
@@ -58,6 +62,8 @@ pub struct Settling {
     pub reject: Vec<(Place, String)>,
     /// Records whose lease begins again now.
     pub extend: Vec<Place>,
+    /// The process that settles, as it names itself.
+    pub instance: Option<String>,
 }
 
 impl Settling {
@@ -88,6 +94,17 @@ struct Begun {
     changes: Changes,
     burials: Vec<Burial>,
     uncounted: Uncounted,
+    /// An earlier call has acknowledged the same, with outputs: nothing has begun.
+    replayed: Option<Produced>,
+}
+
+impl Begun {
+    fn replayed(produced: Produced) -> Self {
+        Self {
+            replayed: Some(produced),
+            ..Self::default()
+        }
+    }
 }
 
 /// What stops a settle from beginning.
@@ -112,12 +129,15 @@ impl Groups {
         group: &str,
         member: &str,
         ack: &PollId,
-    ) -> Result<Uncounted, Refusal> {
+        outgoing: Option<Outgoing>,
+    ) -> Result<(Uncounted, Option<Produced>), Refusal> {
+        let identity = outgoing.as_ref().map(|outgoing| outgoing.identity);
         // In another process, polls had other numbers.
         let is_this_life = ack.life == self.coordinator.life();
         let poll = PollNumber(if is_this_life { ack.number } else { u64::MAX });
+        let name = member;
         let begin = |work: &mut Work, log: &Log, room: usize| {
-            let member = work.member(member);
+            let member = work.member(name);
             let mut claims: BTreeMap<PartitionId, Vec<(Offset, Claim)>> = BTreeMap::new();
             for range in &ack.leased {
                 if log.topic_by_id(range.partition.topic).is_none() {
@@ -134,6 +154,15 @@ impl Groups {
             for (id, claims) in &claims {
                 let offsets: Vec<Offset> = claims.iter().map(|(offset, _)| *offset).collect();
                 self.look(work, group, *id, &offsets, room)?;
+            }
+            if let Some(identity) = &identity {
+                if let Some(produced) = self.recall(group, name, identity) {
+                    return Ok(Begun::replayed(produced));
+                }
+                let is_gone = |range: &LeasedRange| log.topic_by_id(range.partition.topic).is_none();
+                let has_gone = ack.leased.iter().any(is_gone);
+                self.check_all_count(work, &claims, has_gone)
+                    .map_err(|uncounted| NotYet::Refused(uncounted.fenced(group, name)))?;
             }
             let mut begun = Begun::default();
             for (id, claims) in claims {
@@ -157,19 +186,87 @@ impl Groups {
             }
             Ok(begun)
         };
-        let (cell, begun) = self.begin_in_queue(group, member, begin).await?;
-        self.write_changes(&cell, begun.changes, Vec::new()).await?;
-        Ok(begun.uncounted)
+        let (cell, begun) = self.begin_in_queue(group, member, None, begin).await?;
+        if begun.replayed.is_some() {
+            return Ok((Uncounted::default(), begun.replayed));
+        }
+        let produced = self
+            .write_changes(&cell, begun.changes, Vec::new(), outgoing)
+            .await?;
+        Ok((begun.uncounted, produced))
     }
 
-    /// Settles records. Returns those for which it did not count.
+    /// Before a settle with outputs begins: whether it counts for all of these records, and for at least one. `has_gone`: it
+    /// names others whose topic is gone.
+    fn check_all_count(
+        &self,
+        work: &Work,
+        claims: &BTreeMap<PartitionId, Vec<(Offset, Claim)>>,
+        has_gone: bool,
+    ) -> Result<(), Uncounted> {
+        let mut uncounted = Uncounted::default();
+        let mut counts = false;
+        for (id, claims) in claims {
+            let topic = self.log.topic_by_id(id.topic);
+            let name = topic.map_or_else(String::new, |topic| topic.name().to_owned());
+            for (offset, claim) in claims {
+                let place = Place {
+                    topic: name.clone(),
+                    partition: id.index,
+                    offset: *offset,
+                };
+                let queue = work.queues.get(id);
+                let outcome = queue.map(|queue| queue.outcome_with_outputs(*offset, *claim));
+                counts |= outcome == Some(Outcome::Done);
+                uncounted.add(outcome, &place);
+            }
+        }
+        match counts && !has_gone && uncounted == Uncounted::default() {
+            true => Ok(()),
+            false => Err(uncounted),
+        }
+    }
+
+    /// Settles records. Returns those for which it did not count. `outputs` are appended with what it accepts and rejects,
+    /// if it counts for all of that.
     ///
     /// # Errors
+    /// - [`Reason::Fenced`]: with outputs, it does not count for all that it accepts and rejects; nothing was done.
     /// - [`Reason::UnknownGroup`], [`Reason::UnknownTopic`], [`Reason::UnknownPartition`], [`Reason::GroupTypeMismatch`],
     ///   [`Reason::Overloaded`]: nothing was done.
+    /// - [`Reason::MemberSuperseded`]: a newer process has the member; nothing was done.
     /// - Those of an append: records whose settle was not written are as before; send the same settle again.
-    pub async fn settle(&self, group: &str, member: &str, settling: Settling) -> Result<Uncounted, Refusal> {
+    pub async fn settle(
+        &self,
+        group: &str,
+        member: &str,
+        settling: Settling,
+        mut outputs: Option<Outputs>,
+    ) -> Result<(Uncounted, Option<Produced>), Refusal> {
         let named = self.find_named(&settling)?;
+        let acknowledges = !settling.accept.is_empty() || !settling.reject.is_empty();
+        let nothing = Outputs::without_input(&mut outputs, acknowledges)?;
+        let identity = outputs.as_ref().map(|_| {
+            let accept = settling.accept.iter().map(|place| (0, place));
+            let reject = settling.reject.iter().map(|(place, _)| (1, place));
+            let places = accept
+                .chain(reject)
+                .map(|(done, place)| (done, id_of(&named, place), place.offset));
+            repeats::of_places(b"settle", places)
+        });
+        if let Some(identity) = &identity
+            && let Some(produced) = self.recall(group, member, identity)
+        {
+            return Ok((Uncounted::default(), Some(produced)));
+        }
+        let outgoing = outputs.zip(identity).map(|(outputs, identity)| {
+            Ok::<_, Refusal>(Outgoing {
+                member: member.into(),
+                identity,
+                placed: outputs.placed?,
+            })
+        });
+        let outgoing = outgoing.transpose()?;
         let begin = |work: &mut Work, log: &Log, room: usize| {
             let mut offsets: BTreeMap<PartitionId, Vec<Offset>> = BTreeMap::new();
             for place in settling.places() {
@@ -180,40 +277,51 @@ impl Groups {
                 self.look(work, group, *id, offsets, room)?;
             }
             let _ = log;
+            if let Some(identity) = &identity {
+                if let Some(produced) = self.recall(group, member, identity) {
+                    return Ok(Begun::replayed(produced));
+                }
+                let key = work.member(member);
+                let mut claims: BTreeMap<PartitionId, Vec<(Offset, Claim)>> = BTreeMap::new();
+                let rejected = settling.reject.iter().map(|(place, _)| place);
+                for place in settling.accept.iter().chain(rejected) {
+                    let claim = (place.offset, Claim::Member(key));
+                    claims.entry(id_of(&named, place)).or_default().push(claim);
+                }
+                self.check_all_count(work, &claims, false)
+                    .map_err(|uncounted| NotYet::Refused(uncounted.fenced(group, member)))?;
+            }
             Ok(begin(work, member, self.now(), &settling, &named))
         };
-        let (cell, mut begun) = self.begin_in_queue(group, member, begin).await?;
+        let instance = settling.instance.as_deref();
+        let (cell, mut begun) = self.begin_in_queue(group, member, instance, begin).await?;
+        if begun.replayed.is_some() {
+            return Ok((Uncounted::default(), begun.replayed));
+        }
         let groups = self.clone();
         let task = tokio::spawn(async move {
-            let accepted = groups.write_changes(&cell, begun.changes, Vec::new());
-            let buried = groups.bury_all(&cell, begun.burials);
-            let (accepted, buried) = tokio::join!(accepted, buried);
+            let written = match outgoing {
+                Some(outgoing) => {
+                    groups
+                        .write_together(&cell, begun.changes, begun.burials, outgoing)
+                        .await
+                }
+                None => {
+                    let accepted = groups.write_changes(&cell, begun.changes, Vec::new(), None);
+                    let buried = groups.bury_all(&cell, begun.burials);
+                    let (accepted, buried) = tokio::join!(accepted, buried);
+                    accepted.and(buried).map(|()| None)
+                }
+            };
             groups.attend(&cell);
-            accepted.and(buried)
+            written
         });
-        task.await.unwrap_or_else(|_| Err(Refusal::stopping()))?;
+        let produced = task.await.unwrap_or_else(|_| Err(Refusal::stopping()))?;
         for list in [&mut begun.uncounted.lost, &mut begun.uncounted.settled] {
             list.sort_unstable();
             list.dedup();
         }
-        Ok(begun.uncounted)
-    }
-
-    /// Begins leases anew: all that a member holds.
-    ///
-    /// # Errors
-    /// [`Reason::GroupTypeMismatch`]: the group is ordered.
-    pub(super) fn extend_all(&self, group: &str, member: &str, cell: &Cell) -> Result<(), Refusal> {
-        let (now, mut core) = self.lock(cell);
-        let Some(work) = core.work() else {
-            return Err(is_ordered(group, "it has no leases"));
-        };
-        let deadline = Moment(now.saturating_add(work.settings.lease_ms.into()));
-        let member = work.member(member);
-        for queue in work.queues.values_mut() {
-            queue.extend_all(member, deadline);
-        }
-        Ok(())
+        Ok((begun.uncounted, produced.or(nothing)))
     }
 
     /// Makes a partition's queue know the records that a settle names.
@@ -247,12 +355,13 @@ impl Groups {
         }
     }
 
-    /// Runs `begin` on a shared group's queues, once no change of the records that it names is being written. The
-    /// member need not be known.
+    /// Runs `begin` on a shared group's queues, once no change of the records that it names is being written. Neither the
+    /// member nor the process need be known, but the process must not be one that had the member before.
     async fn begin_in_queue(
         &self,
         group: &str,
         member: &str,
+        instance: Option<&str>,
         begin: impl Fn(&mut Work, &Log, usize) -> Result<Begun, NotYet>,
     ) -> Result<(Arc<Cell>, Begun), Refusal> {
         loop {
@@ -264,6 +373,10 @@ impl Groups {
             joinable.as_mut().enable();
             let begun = {
                 let (now, mut core) = self.lock(&cell);
+                let checked = core.members.check_instance(member, instance);
+                if let Err(superseded @ Refused::MemberSuperseded) = checked {
+                    return Err(refused(superseded, group, member));
+                }
                 // What an unknown member settles counts as well.
                 let _ = core.members.touch(member, None, now);
                 let room = self.coordinator.room();
@@ -454,6 +567,18 @@ fn begin_in_partition<'p>(
 }
 
 impl Uncounted {
+    /// Refuses a call with outputs.
+    fn fenced(&self, group: &str, member: &str) -> Refusal {
+        let place = |place: &Place| refusal::Place {
+            topic: place.topic.clone(),
+            partition: place.partition,
+            offset: Some(place.offset),
+        };
+        let places = |list: &[Place]| list.iter().map(place).collect();
+        let lists = [("lost", places(&self.lost)), ("settled", places(&self.settled))];
+        super::outputs::fenced(group, member, lists)
+    }
+
     fn add(&mut self, outcome: Option<Outcome>, place: &Place) {
         match outcome {
             Some(Outcome::Lost) | None => self.lost.push(place.clone()),

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::Groups;
 use super::coordinator::{Cell, Kind};
+use super::outputs::{Appending, Outgoing, Produced};
 use super::shared::codec::Letter;
 use super::shared::dead_letter::{Origin, delivered_too_often};
 use super::shared::queue::ChangeId;
@@ -18,7 +19,7 @@ use super::shared::store;
 use super::shared::work::{Batch, Changes, Letters, Pending, WRITE_BYTES, Work};
 use crate::broker::blocking::Share;
 use crate::broker::engine::{Offset, PartitionId, Topic, TopicId};
-use crate::broker::refusal::Refusal;
+use crate::broker::refusal::{Reason, Refusal};
 
 /// The most records of a partition that become dead letters at once because they were delivered too often.
 const BURIED_AT_ONCE: usize = 256;
@@ -36,18 +37,68 @@ pub(super) struct Burial {
 }
 
 impl Groups {
-    /// Has the group's writer write changes with their dead letters, and waits until they are durable.
+    /// Has the group's writer write changes with their dead letters and outputs, and waits until they are durable.
     pub(super) async fn write_changes(
         &self,
         cell: &Arc<Cell>,
         changes: Changes,
         letters: Letters,
-    ) -> Result<(), Refusal> {
-        if changes.is_empty() {
-            return Ok(());
+        outgoing: Option<Outgoing>,
+    ) -> Result<Option<Produced>, Refusal> {
+        if changes.is_empty() && outgoing.is_none() {
+            return Ok(None);
         }
-        let written = self.submit(cell, changes, letters).await;
+        let written = self.submit(cell, changes, letters, outgoing).await;
         written.unwrap_or_else(|_| Err(Refusal::stopping()))
+    }
+
+    /// Writes what a settle accepts and rejects, and its outputs, in one append.
+    ///
+    /// # Errors
+    /// Those of reading the rejected records and of the append; [`Reason::RequestTooLarge`]: there are too many of them for
+    /// one append. All records are as before.
+    pub(super) async fn write_together(
+        &self,
+        cell: &Arc<Cell>,
+        mut changes: Changes,
+        burials: Vec<Burial>,
+        outgoing: Outgoing,
+    ) -> Result<Option<Produced>, Refusal> {
+        changes.extend(
+            burials
+                .iter()
+                .map(|burial| (burial.partition, Some(burial.change))),
+        );
+        let mut letters = Letters::new();
+        for burial in burials {
+            match self.find_letters(cell, burial).await {
+                Ok(Some((topic, found))) if found.unread.is_empty() => {
+                    let found = found.letters.into_iter();
+                    letters.extend(found.map(|letter| (Arc::clone(&topic), letter)));
+                }
+                unfinished => {
+                    self.undo_all(cell, &changes);
+                    return Err(match unfinished {
+                        Ok(Some((_, found))) => found.error.map_or_else(too_many_rejected, Refusal::from),
+                        Ok(None) => Refusal::new(Reason::UnknownTopic, "the topic was deleted meanwhile"),
+                        Err(refusal) => refusal,
+                    });
+                }
+            }
+        }
+        self.write_changes(cell, changes, letters, Some(outgoing)).await
+    }
+
+    /// Undoes changes that were not written.
+    fn undo_all(&self, cell: &Cell, changes: &Changes) {
+        let (_, mut core) = self.lock(cell);
+        let Some(work) = core.work() else { return };
+        for (id, change) in changes {
+            if let (Some(queue), Some(change)) = (work.queues.get_mut(id), change) {
+                queue.undo(*change);
+            }
+        }
+        work.free();
     }
 
     /// Queues changes for the group's writer. They are written even if the caller does not wait for the answer.
@@ -56,17 +107,18 @@ impl Groups {
         cell: &Arc<Cell>,
         changes: Changes,
         letters: Letters,
-    ) -> oneshot::Receiver<Result<(), Refusal>> {
+        outgoing: Option<Outgoing>,
+    ) -> oneshot::Receiver<Result<Option<Produced>, Refusal>> {
         let (done, answer) = oneshot::channel();
         let size = |bytes: &Option<Cow<'static, [u8]>>| bytes.as_ref().map_or(0, |bytes| bytes.len());
-        let bytes = letters
+        let of_letters = letters
             .iter()
-            .map(|(_, letter)| size(&letter.key) + size(&letter.value))
-            .sum();
+            .map(|(_, letter)| size(&letter.key) + size(&letter.value));
         let pending = Pending {
+            bytes: of_letters.sum::<usize>() + outgoing.as_ref().map_or(0, Outgoing::bytes),
             changes,
             letters,
-            bytes,
+            outgoing,
             done,
         };
         let starts = {
@@ -89,8 +141,8 @@ impl Groups {
             // Held from before the batch is chosen until it is durable, as for every commit.
             let guard = self.commits().await;
             let batch = self.lock(&cell).1.work().and_then(Work::next_batch);
-            let Some(batch) = batch else { return };
-            let result = self.write_batch(&cell, &batch).await;
+            let Some(mut batch) = batch else { return };
+            let result = self.write_batch(&cell, &mut batch).await;
             let partitions = || batch.settlements.iter().map(|settlement| settlement.partition);
             if let Some(work) = self.lock(&cell).1.work() {
                 work.end_batch(partitions(), result.is_ok());
@@ -108,17 +160,23 @@ impl Groups {
                 tracing::warn!(%error, "what groups knew of a deleted topic stays until it is written over");
             }
             drop(guard);
-            for done in batch.done {
+            for (index, (done, _)) in batch.calls.into_iter().enumerate() {
+                let result = result.as_ref().map(|produced| produced.get(&index).cloned());
                 // The caller may have gone away.
-                let _ = done.send(result.clone());
+                let _ = done.send(result.map_err(Refusal::clone));
             }
         }
     }
 
-    async fn write_batch(&self, cell: &Cell, batch: &Batch) -> Result<(), Refusal> {
+    /// Writes a batch. Returns where the outputs of its calls lie, by the places of the calls.
+    async fn write_batch(
+        &self,
+        cell: &Cell,
+        batch: &mut Batch,
+    ) -> Result<BTreeMap<usize, Produced>, Refusal> {
         let letters = batch.letters.iter().map(|(topic, letter)| (topic, letter));
         let now = self.clock.now();
-        let request = store::settle(
+        let mut request = store::settle(
             &self.log,
             &self.rotation,
             &cell.group,
@@ -126,8 +184,17 @@ impl Groups {
             letters,
             now,
         )?;
-        self.log.append(request)?.await?;
-        Ok(())
+        let mut appending = Appending::default();
+        let mut with_outputs = Vec::new();
+        for (index, (_, outgoing)) in batch.calls.iter_mut().enumerate() {
+            if let Some(outgoing) = outgoing.take() {
+                appending.add(&mut request, &self.log, &cell.group, outgoing, now)?;
+                with_outputs.push(index);
+            }
+        }
+        let appended = self.log.append(request)?.await?;
+        let produced = appending.appended(self, &appended.base_offsets, now);
+        Ok(with_outputs.into_iter().zip(produced).collect())
     }
 
     /// Starts the writes that a group makes without a request: records that were delivered too often become dead
@@ -159,7 +226,7 @@ impl Groups {
             }));
         }
         if !unsaved.is_empty() {
-            drop(self.submit(cell, unsaved, Vec::new()));
+            drop(self.submit(cell, unsaved, Vec::new(), None));
         }
     }
 
@@ -229,7 +296,7 @@ impl Groups {
         }
         let letters = found.letters.into_iter();
         let letters = letters.map(|letter| (Arc::clone(&topic), letter)).collect();
-        self.write_changes(cell, vec![(id, Some(change))], letters)
+        self.write_changes(cell, vec![(id, Some(change))], letters, None)
             .await?;
         result
     }
@@ -283,4 +350,10 @@ impl Groups {
         };
         self.blocking.attempt(Share::Read, find).await
     }
+}
+
+fn too_many_rejected() -> Refusal {
+    let detail =
+        "the rejected records are too large for one append with outputs: reject fewer of them in this call";
+    Refusal::new(Reason::RequestTooLarge, detail)
 }

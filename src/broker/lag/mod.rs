@@ -81,6 +81,12 @@ impl Lag {
         }
     }
 
+    /// Of a shared group: how many of the records are neither leased nor delayed, those that nobody has looked at included.
+    pub fn waiting(&self) -> Option<u64> {
+        let held = self.leased?.saturating_add(self.delayed?);
+        Some(self.lag.saturating_sub(held))
+    }
+
     /// Adds another partition.
     #[must_use]
     pub fn and(self, other: Self) -> Self {

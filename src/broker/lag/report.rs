@@ -39,6 +39,8 @@ pub struct GroupLag {
     pub members: usize,
     /// Over all topics.
     pub total: Total,
+    /// Of a shared group: how many dead letters wait, as far as the server has looked.
+    pub dead_letters: Option<u64>,
     /// By topic, sorted by name.
     pub topics: Vec<TopicLag>,
 }
@@ -161,7 +163,9 @@ impl Lags {
             });
         }
         topics.sort_by(|a, b| a.topic.cmp(&b.topic));
+        let names = topics.iter().map(|topic| &*topic.topic);
         GroupLag {
+            dead_letters: self.groups.waiting_letters(group, names),
             members: live.as_ref().map_or(0, |live| live.members),
             state: live.as_ref().map_or(GroupState::Empty, |live| live.state),
             kind: live.map_or(GroupType::Ordered, |live| live.kind),
@@ -185,6 +189,11 @@ impl Lags {
         let mut rows = Vec::new();
         for name in self.groups.names() {
             let mut looks = self.looks(&name, self.groups.live(&name).as_ref());
+            // Reads the topics of dead letters on, so that nobody who asks waits for that.
+            if looks.iter().any(|look| look.progress.is_some()) {
+                let topics = looks.iter().map(|look| &*look.topic.name);
+                let _ = self.groups.waiting_letters(&name, topics);
+            }
             if with_points {
                 self.judge(&name, &mut looks, false);
             }

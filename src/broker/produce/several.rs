@@ -4,9 +4,6 @@
 //! [`Addressed`] does so for a list of records in which each names its topic, as clients send it: it finds the topics,
 //! checks the limits, and says which record is refused. Neither appends anything: [`Placed::add_to`] adds what was
 //! placed to an append, which may hold other things too.
-//!
-//! Invariant: an append has one part for each partition, so all records of an append that may go to the same topics
-//! have to go through one [`Several`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

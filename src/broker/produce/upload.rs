@@ -536,6 +536,7 @@ fn copy(request: &AppendRequest) -> AppendRequest {
             })
             .collect(),
         state: request.state.clone(),
+        receipts: request.receipts.clone(),
         ack: request.ack,
         once: request.once.clone(),
     }

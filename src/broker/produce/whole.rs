@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::append;
+use super::append::{self, At};
 use super::idempotency::{Fingerprint, First, Key, decode_firsts, encode_firsts, expiry, unreadable};
 use super::placing::{Built, Placement, Placer};
 use super::{Options, Producer, Target};
@@ -103,36 +103,51 @@ impl Placed {
         log: &Log,
         expected_offset: Option<Offset>,
     ) -> Result<Places, Refusal> {
-        let first_part = request.parts.len();
         let parts = self.parts();
+        let mut at = Vec::with_capacity(parts.len());
         for placed in self.topics {
             let topic = placed.topic.expect("a repeated call appends nothing");
             let (built, moved) = (placed.built, placed.moved);
-            append::add_to(request, log, &topic, built, expected_offset, moved)?;
+            at.extend(append::add_to(
+                request,
+                log,
+                &topic,
+                built,
+                expected_offset,
+                moved,
+            )?);
         }
         Ok(Places {
             parts,
             names: self.names,
             placements: self.placements,
             is_replayed: false,
-            first_part,
+            at,
         })
     }
 
     /// The places of the records of a repeated call, which were appended at `base_offsets`.
     fn replayed(self, base_offsets: &[Offset]) -> Result<Places, Refusal> {
+        let parts = self.parts();
+        if parts.len() != base_offsets.len() {
+            return Err(unreadable());
+        }
         let mut places = Places {
-            parts: self.parts(),
+            at: (0..parts.len() as u32)
+                .map(|part| At { part, shift: 0 })
+                .collect(),
+            parts,
             names: self.names,
             placements: self.placements,
             is_replayed: true,
-            first_part: 0,
         };
-        if places.parts.len() != base_offsets.len() {
-            return Err(unreadable());
-        }
         places.appended(base_offsets);
         Ok(places)
+    }
+
+    /// Bytes of the records.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn parts(&self) -> Vec<PartPlace> {
@@ -187,15 +202,26 @@ pub struct Places {
     pub placements: Vec<Placement>,
     /// Nothing was appended, because the call was appended before.
     pub is_replayed: bool,
-    /// The first of the parts in the append.
-    first_part: usize,
+    /// Where the parts are in the append.
+    pub at: Vec<At>,
 }
 
 impl Places {
+    /// Topic, partition and offset of each record, in the order of the call.
+    pub fn rows(&self) -> Vec<(Arc<str>, u32, Offset)> {
+        let names: Vec<Arc<str>> = self.names.iter().map(|name| name.as_str().into()).collect();
+        let row = |placement: &Placement| {
+            let part = &self.parts[placement.part as usize];
+            let offset = part.base_offset.plus(placement.delta.into());
+            (Arc::clone(&names[part.topic as usize]), part.partition, offset)
+        };
+        self.placements.iter().map(row).collect()
+    }
+
     /// Takes over the offsets that the append gave to its parts.
     pub fn appended(&mut self, base_offsets: &[Offset]) {
-        for (part, base_offset) in self.parts.iter_mut().zip(&base_offsets[self.first_part..]) {
-            part.base_offset = *base_offset;
+        for (part, at) in self.parts.iter_mut().zip(&self.at) {
+            part.base_offset = base_offsets[at.part as usize].plus(at.shift.into());
         }
     }
 }

@@ -12,7 +12,7 @@
 //! all of a change or none.
 
 use crate::broker::engine::{
-    Ack, AppendRequest, Error, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, StateEntry,
+    AppendRequest, Error, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, StateEntry,
     TimestampMs, TopicId,
 };
 use crate::broker::refusal::{Reason, Refusal};
@@ -229,13 +229,7 @@ fn append(log: &Log, state: Vec<StateChange>) -> Result<(), Error> {
     if state.is_empty() {
         return Ok(());
     }
-    let request = AppendRequest {
-        parts: Vec::new(),
-        state,
-        ack: Ack::Durable,
-        once: None,
-    };
-    log.append(request)?.wait().map(drop)
+    log.append(AppendRequest::of_state(state))?.wait().map(drop)
 }
 
 fn put(partition: PartitionId, gap: Gap, now: TimestampMs) -> StateChange {

@@ -27,6 +27,8 @@ pub(crate) struct GroupLag {
     state: String,
     #[serde(flatten)]
     total: Total,
+    /// Of a queue: the dead letters that wait.
+    dead_letters: Option<u64>,
     #[serde(default)]
     topics: Vec<TopicLag>,
 }
@@ -59,11 +61,14 @@ struct Total {
     produce_rate: Option<f64>,
     drain_ms: Option<u64>,
     expires_ms: Option<u64>,
+    /// Of a queue: its leased and its delayed records.
+    leased: Option<u64>,
+    delayed: Option<u64>,
     status: Option<String>,
 }
 
 /// Columns that a narrow terminal leaves out, the least important first.
-const SPARE: [&str; 11] = [
+const SPARE: [&str; 15] = [
     "EXPIRES IN",
     "BYTES",
     "END",
@@ -71,10 +76,14 @@ const SPARE: [&str; 11] = [
     "STATE",
     "IN/S",
     "OUT/S",
+    "DELAYED",
     "MEMBER",
     "DRAINS IN",
+    "LEASED",
+    "WAITING",
     "LAST 5 MIN",
     "BEHIND BY",
+    "DEAD",
 ];
 
 impl Subject {
@@ -137,6 +146,7 @@ fn groups_table(groups: &[GroupLag], trend: &dyn Fn(&Key) -> Option<String>) -> 
         .text("GROUP", |lag| &lag.group)
         .text("STATE", |lag| &lag.state);
     with_totals(table, |lag| &lag.total)
+        .optional_number("DEAD", |lag| lag.dead_letters)
         .optional("LAST 5 MIN", |lag| or_none(trend(&lag.key())))
         .optional_toned("STATUS", |lag| lag.total.status())
         .into_text(&SPARE)
@@ -191,7 +201,11 @@ impl GroupLag {
     fn sentence(&self) -> String {
         let Self { group, total, .. } = self;
         let (lag, bytes, age) = (records(total.lag), bytes(total.lag_bytes), span_ms(total.lag_ms));
-        format!("group {group}: {lag} behind, {bytes}; the oldest is {age} old")
+        let text = format!("group {group}: {lag} behind, {bytes}; the oldest is {age} old");
+        match self.dead_letters {
+            None => text,
+            Some(waiting) => format!("{text}; dead letters that wait: {}", count(waiting)),
+        }
     }
 }
 
@@ -199,6 +213,9 @@ impl GroupLag {
 fn with_totals<R>(table: Table<R>, total: impl Fn(&R) -> &Total) -> Table<R> {
     table
         .number("LAG", |row| count(total(row).lag))
+        .optional_number("LEASED", |row| total(row).leased)
+        .optional_number("DELAYED", |row| total(row).delayed)
+        .optional_number("WAITING", |row| total(row).waiting())
         .number("BEHIND BY", |row| brief_ms(total(row).lag_ms))
         .number("BYTES", |row| bytes(total(row).lag_bytes))
         .number("IN/S", |row| rate(total(row).produce_rate))
@@ -208,6 +225,11 @@ fn with_totals<R>(table: Table<R>, total: impl Fn(&R) -> &Total) -> Table<R> {
 }
 
 impl Total {
+    /// Of a queue: its records that are neither leased nor delayed.
+    fn waiting(&self) -> Option<u64> {
+        Some(self.lag.saturating_sub(self.leased? + self.delayed?))
+    }
+
     fn drains(&self) -> String {
         match (self.drain_ms, self.consume_rate) {
             _ if self.lag == 0 => none(),
@@ -284,6 +306,34 @@ pub(super) mod tests {
         assert!(!table.contains("EXPIRES") && !table.contains("5 MIN"), "{table}");
         let drawn = Subject::All.table(&groups, &|_| Some("▁▂█".to_owned()));
         assert!(drawn.contains("▁▂█"));
+    }
+
+    #[test]
+    fn a_queue_shows_what_is_leased_delayed_waiting_and_dead_and_other_groups_have_no_such_columns() {
+        let plain = group("plain", "ok", 0);
+        let mut queue = json!({"group": "work", "lag": 60, "leased": 20, "delayed": 7, "dead_letters": 1234});
+        let columns = ["LEASED", "DELAYED", "WAITING", "DEAD"];
+        let table = Subject::All.table(std::slice::from_ref(&plain), &|_| None);
+        assert!(columns.iter().all(|column| !table.contains(column)), "{table}");
+        let work: GroupLag = serde_json::from_value(queue.clone()).unwrap();
+        let table = Subject::All.table(&[plain, work], &|_| None);
+        let words: Vec<&str> = table.lines().next().unwrap().split_whitespace().collect();
+        let shown = words.iter().position(|word| *word == "LEASED").unwrap();
+        assert_eq!(words[shown..shown + 3], columns[..3]);
+        let row = table.lines().find(|line| line.starts_with("work")).unwrap();
+        let cells: Vec<&str> = row.split_whitespace().collect();
+        assert!(
+            cells.windows(4).any(|cells| cells == ["60", "20", "7", "33"]),
+            "{row}"
+        );
+        assert!(cells.contains(&"1,234"), "{row}");
+        let partition = json!({"partition": 0, "end_offset": 9, "lag": 60, "leased": 20, "delayed": 7});
+        queue["topics"] = json!([{"topic": "t", "partitions": [partition]}]);
+        let work: GroupLag = serde_json::from_value(queue).unwrap();
+        let table = work.table(&|_| None).unwrap();
+        let (lag, words) = ("60 records behind", "dead letters that wait: 1,234");
+        assert!(table.contains("WAITING") && table.contains(lag), "{table}");
+        assert!(table.replace('\n', " ").contains(words), "{table}");
     }
 
     #[test]

@@ -12,9 +12,11 @@
 //! - `key`: a string; `key_base64` where the bytes are not UTF-8; `null` where there is none.
 //! - `value`: the stored bytes where they are JSON; `value_base64` where they are not, or are a JSON `null` (which would
 //!   read as a tombstone), or nest deeper than [`crate::formats::json::MAX_DEPTH`]; `null` for a tombstone.
+//!   A value longer than the renderer's limit comes as `value_text`: its first bytes as text, where what is not UTF-8 is
+//!   replaced by U+FFFD and a character that is cut is left out. `value_bytes` is then its whole length, and `truncated` is true.
 //! - `headers`: always an object.
 //!
-//! Producing a rendered record stores the same record again, except for: white space around a value sent as raw bytes,
+//! Producing a rendered record stores the same record again, unless its value was cut, and except for: white space around a value sent as raw bytes,
 //! the order between headers of different names, and header names that are not UTF-8, which a producer cannot send as
 //! JSON either. A record before 1970, which only a record batch can bring, is refused.
 
@@ -39,6 +41,8 @@ pub struct RecordRenderer {
     /// The text before the offset's digits, the same for every record.
     head: Vec<u8>,
     layout: Layout,
+    /// Longer values are cut.
+    value_limit: usize,
 }
 
 impl RecordRenderer {
@@ -53,7 +57,20 @@ impl RecordRenderer {
         head.extend_from_slice(b"\"partition\":");
         push_number(&mut head, partition);
         head.extend_from_slice(b",\"offset\":");
-        Self { head, layout }
+        Self {
+            head,
+            layout,
+            value_limit: usize::MAX,
+        }
+    }
+
+    /// The same, but of values longer than `limit` bytes only so much; `None`: whole values.
+    #[must_use]
+    pub fn cutting(self, limit: Option<usize>) -> Self {
+        Self {
+            value_limit: limit.unwrap_or(usize::MAX),
+            ..self
+        }
     }
 
     /// Adds `record` to `out` as one JSON object; the caller adds commas and line ends.
@@ -66,7 +83,7 @@ impl RecordRenderer {
         out.reserve(
             self.head.len()
                 + record.key.map_or(0, <[u8]>::len)
-                + record.value.map_or(0, <[u8]>::len)
+                + record.value.map_or(0, <[u8]>::len).min(self.value_limit)
                 + FIXED_BYTES,
         );
         out.extend_from_slice(&self.head);
@@ -78,6 +95,7 @@ impl RecordRenderer {
             None => out.extend_from_slice(b",\"key\":null"),
         }
         match record.value {
+            Some(stored) if stored.len() > self.value_limit => value::push_cut(out, stored, self.value_limit),
             Some(stored) if json_lines => {
                 out.extend_from_slice(b",\"value\":");
                 out.extend_from_slice(stored);

@@ -70,7 +70,7 @@ fn is_plain_byte(byte: u8) -> bool {
 }
 
 /// Adds UTF-8 text with `"`, `\` and control characters escaped.
-fn push_escaped(out: &mut Vec<u8>, text: &[u8]) {
+pub(super) fn push_escaped(out: &mut Vec<u8>, text: &[u8]) {
     let mut clean = 0;
     for (at, &byte) in text.iter().enumerate() {
         let short = match byte {

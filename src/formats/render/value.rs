@@ -1,9 +1,9 @@
-//! The value of a record: JSON unchanged, other bytes as Base64.
+//! The value of a record: JSON unchanged, other bytes as Base64, or the beginning of a long value as text.
 
 use serde::de::IgnoredAny;
 
-use super::Layout;
-use super::text::push_base64;
+use super::text::{push_base64, push_escaped};
+use super::{Layout, push_number};
 use crate::formats::json::is_json_line;
 
 /// Adds `,"value":…` or `,"value_base64":"…"` for unchecked stored bytes. Cost: one pass over them.
@@ -48,6 +48,29 @@ pub(crate) fn spaces_for_breaks(json: &mut [u8]) {
             *byte = b' ';
         }
     }
+}
+
+/// Adds the first `limit` bytes of a longer value as `value_text`, with its whole length.
+#[cold]
+pub(super) fn push_cut(out: &mut Vec<u8>, stored: &[u8], limit: usize) {
+    out.extend_from_slice(b",\"value_text\":\"");
+    let mut chunks = stored[..limit].utf8_chunks().peekable();
+    while let Some(chunk) = chunks.next() {
+        push_escaped(out, chunk.valid().as_bytes());
+        // Bytes at the end may be the beginning of a character that the limit cuts.
+        let is_cut = chunks.peek().is_none() && starts_character(chunk.invalid());
+        if !chunk.invalid().is_empty() && !is_cut {
+            out.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+    out.extend_from_slice(b"\",\"value_bytes\":");
+    push_number(out, stored.len());
+    out.extend_from_slice(b",\"truncated\":true");
+}
+
+/// Whether these bytes are the beginning of a character of UTF-8, and not more.
+fn starts_character(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
 }
 
 #[cfg(test)]
@@ -96,6 +119,25 @@ mod tests {
         assert_eq!(rendered(stored, Layout::Lines), expected);
         let unchanged = format!(",\"value\":{}", str::from_utf8(stored).unwrap());
         assert_eq!(rendered(stored, Layout::Document), unchanged);
+    }
+
+    #[test]
+    fn of_a_long_value_its_first_bytes_are_text_without_half_a_character() {
+        for (stored, limit, text) in [
+            (&b"{\"a\":1}"[..], 5, "{\\\"a\\\":"),
+            (b"abc", 0, ""),
+            ("a\u{20ac}b".as_bytes(), 4, "a\u{20ac}"),
+            ("a\u{20ac}b".as_bytes(), 3, "a"),
+            ("a\u{20ac}b".as_bytes(), 2, "a"),
+            (b"a\xffb\x80c", 4, "a\u{fffd}b\u{fffd}"),
+            (b"\xff\n1", 2, "\u{fffd}\\n"),
+        ] {
+            let mut out = Vec::new();
+            push_cut(&mut out, stored, limit);
+            let length = stored.len();
+            let expected = format!(",\"value_text\":\"{text}\",\"value_bytes\":{length},\"truncated\":true");
+            assert_eq!(String::from_utf8(out).unwrap(), expected, "{stored:?} {limit}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
+use super::Form;
 use crate::broker::engine::batch::{BatchError, Record};
 use crate::broker::fetch::page::Page;
 use crate::formats::cloudevents::EventRenderer;
@@ -38,11 +39,12 @@ impl RecordText {
 /// The page as text: a JSON document, a batch of CloudEvents, or a record a line.
 pub(super) fn text(
     page: Page,
-    representation: Representation,
+    form: Form,
     topic: &str,
     partition: u32,
     has_positions: bool,
 ) -> Result<Body, BatchError> {
+    let representation = form.representation;
     let (before, between, behind, after, layout) = match representation {
         Representation::CloudEvents => ("[".to_owned(), ",", "", "]\n".to_owned(), Layout::Document),
         Representation::NdJson => (String::new(), "", "\n", String::new(), Layout::Lines),
@@ -53,7 +55,7 @@ pub(super) fn text(
     };
     let records = match representation {
         Representation::CloudEvents => RecordText::CloudEvent(EventRenderer::new(topic, partition, layout)),
-        _ => RecordText::Record(RecordRenderer::new(None, partition, layout)),
+        _ => RecordText::Record(RecordRenderer::new(None, partition, layout).cutting(form.value_limit)),
     };
     chunks::body(|mut chunks| async move {
         let capacity = chunk_capacity(page.stored_bytes);

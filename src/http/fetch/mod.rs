@@ -17,7 +17,9 @@ use utoipa_axum::routes;
 use super::Mapped;
 use super::accept::{Representation, negotiate};
 use super::event::EventDoc;
+use super::params::VALUE_LIMIT;
 use super::path::AtPartition;
+use super::problem::Problem;
 use crate::broker::engine::{Log, Partition, Topic};
 use crate::broker::fetch::page::Page;
 use crate::broker::fetch::range::{FetchRange, FetchRequest};
@@ -26,6 +28,7 @@ use crate::broker::topics::catalog;
 use crate::broker::topics::skips::Gap;
 use crate::http::Answer;
 use crate::http::app::App;
+use query::FetchQuery;
 
 const NEXT_OFFSET: HeaderName = HeaderName::from_static("next-offset");
 const LOG_START_OFFSET: HeaderName = HeaderName::from_static("log-start-offset");
@@ -63,6 +66,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         ("max_bytes" = Option<u64>, Query, minimum = 1, description = "The largest number of stored bytes: default 1048576, maximum 33554432 (a larger value counts as 33554432). At least one record, or batch, is returned if there is one, whatever its size."),
         ("wait_ms" = Option<u64>, Query, maximum = 60000, description = "How long to wait for `min_bytes`, in milliseconds: default 0, maximum 60000"),
         ("min_bytes" = Option<u64>, Query, description = "Stored bytes to wait for: default 1"),
+        ("value_limit" = Option<u64>, Query, description = "Of a longer value only its first bytes, as `value_text`, with `value_bytes` and `truncated`. Not for batches and CloudEvents"),
         ("Accept" = Option<String>, Header, description = "`application/json`, `application/x-ndjson`, `application/cloudevents-batch+json` or `application/vnd.apache.kafka.record-batch`"),
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an answer that the client already has"),
     ),
@@ -88,7 +92,6 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         (status = 410, description = "`offset-trimmed`: below `log_start_offset`"),
         (status = 416, description = "`offset-out-of-range`: above `end_offset`"),
         (status = 500, description = "`corrupt-data`: continue at `damaged_until_offset`"),
-        (status = 501, description = "`not-supported`: `value_limit`"),
         (status = 503, description = "`shutting-down`, `overloaded`"),
     ))]
 async fn fetch(
@@ -99,10 +102,18 @@ async fn fetch(
     headers: HeaderMap,
 ) -> Answer {
     let representation = negotiate(&headers)?;
-    let mut request = query::parse(query.as_deref())?;
+    let FetchQuery {
+        mut request,
+        value_limit,
+    } = query::parse(query.as_deref())?;
+    let form = Form {
+        representation,
+        value_limit,
+    };
+    form.check()?;
     request.whole_batches = representation == Representation::RecordBatch;
     let range = app.fetcher.resolve(&partition, &request).await?;
-    let tag = || etag(&app.log, &partition, &request, &range, representation);
+    let tag = || etag(&app.log, &partition, &request, &range, form);
     let tag = range.is_closed.then(tag);
     if let Some(tag) = &tag
         && has_it_already(&headers, tag)
@@ -117,16 +128,30 @@ async fn fetch(
         app.fetcher.count(page.records, page.stored_bytes);
     }
     // HEAD makes the same answer. The server then leaves out the body; most of it has not been rendered at that time.
-    answer(&topic, &partition, page, representation, tag.as_ref())
+    answer(&topic, &partition, page, form, tag.as_ref())
 }
 
-fn answer(
-    topic: &Topic,
-    partition: &Partition,
-    page: Page,
+/// How records are written.
+#[derive(Clone, Copy)]
+struct Form {
     representation: Representation,
-    tag: Option<&HeaderValue>,
-) -> Answer {
+    /// Longer values are cut.
+    value_limit: Option<usize>,
+}
+
+impl Form {
+    fn check(self) -> Result<(), Problem> {
+        match self.representation {
+            Representation::RecordBatch | Representation::CloudEvents if self.value_limit.is_some() => Err(
+                Problem::invalid(VALUE_LIMIT, "batches and CloudEvents have whole values"),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn answer(topic: &Topic, partition: &Partition, page: Page, form: Form, tag: Option<&HeaderValue>) -> Answer {
+    let representation = form.representation;
     // A gap may close: the file can be restored, or the skip can be taken back.
     let tag = tag.filter(|_| page.gaps.is_empty());
     let mut headers = HeaderMap::with_capacity(8);
@@ -148,7 +173,7 @@ fn answer(
         Representation::RecordBatch => body::batches(page),
         _ => {
             let index = partition.id().index;
-            body::text(page, representation, topic.name(), index, tag.is_none()).map_err(unreadable)?
+            body::text(page, form, topic.name(), index, tag.is_none()).map_err(unreadable)?
         }
     };
     let mut response = Response::new(body);
@@ -178,18 +203,20 @@ fn etag(
     partition: &Partition,
     request: &FetchRequest,
     range: &FetchRange,
-    representation: Representation,
+    form: Form,
 ) -> HeaderValue {
     let id = partition.id();
     let until = range.until.unwrap_or(range.from);
-    let form = match representation {
+    let limit = form.value_limit.map(|limit| format!(".v{limit}"));
+    let limit = limit.unwrap_or_default();
+    let form = match form.representation {
         Representation::Json => "json",
         Representation::NdJson => "ndjson",
         Representation::RecordBatch => "batch",
         Representation::CloudEvents => "events",
     };
     let text = format!(
-        "\"{}.{}.{}-{until}.{}.{}.{GENERATION}.{form}\"",
+        "\"{}.{}.{}-{until}.{}.{}.{GENERATION}.{form}{limit}\"",
         catalog::public_id(log, id.topic),
         id.index,
         range.from,
@@ -256,6 +283,12 @@ pub(super) struct JsonRecord {
     value: Option<serde_json::Value>,
     /// The value, if its bytes are not JSON, or are a JSON null.
     value_base64: Option<String>,
+    /// Instead of a value that is longer than `value_limit`: its first bytes as text.
+    value_text: Option<String>,
+    /// The length of a value that is longer than `value_limit`.
+    value_bytes: Option<u64>,
+    /// True if the value is longer than `value_limit`.
+    truncated: Option<bool>,
     /// Each value is a string, `{"base64":"…"}` if its bytes are not UTF-8, null if the header has no value, or an
     /// array of these if a name repeats.
     #[schema(value_type = Object)]

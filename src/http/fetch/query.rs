@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::broker::engine::Offset;
 use crate::broker::fetch::range::{FetchRequest, FetchStart};
-use crate::http::params::Params;
+use crate::http::params::{Params, VALUE_LIMIT};
 use crate::http::problem::Problem;
 
-const PARAMETERS: [&str; 8] = [
+const PARAMETERS: [&str; 9] = [
     "offset",
     "from",
     "until_offset",
@@ -16,6 +16,7 @@ const PARAMETERS: [&str; 8] = [
     "max_bytes",
     "wait_ms",
     "min_bytes",
+    VALUE_LIMIT,
 ];
 
 /// The default number of records in one answer.
@@ -29,13 +30,21 @@ const MOST_BYTES: u64 = 32 << 20;
 /// The longest wait: many proxies close a connection on which the server is silent for longer than a minute.
 const MOST_WAIT_MS: u64 = 60_000;
 
+/// The query of a fetch.
+#[derive(Clone, Debug)]
+pub(crate) struct FetchQuery {
+    pub(super) request: FetchRequest,
+    /// Longer values are cut.
+    pub(super) value_limit: Option<usize>,
+}
+
 /// Reads the query of a fetch; limits above the maximum are clamped to it.
 ///
 /// # Errors
 /// 400 with the parameter's name: unknown ones, bad values, neither or both of `offset` and `from`, and offsets
 /// that are in the wrong order.
-pub(crate) fn parse(query: Option<&str>) -> Result<FetchRequest, Problem> {
-    let params = Params::parse(query, &PARAMETERS, &["value_limit"])?;
+pub(crate) fn parse(query: Option<&str>) -> Result<FetchQuery, Problem> {
+    let params = Params::parse(query, &PARAMETERS, &[])?;
     let start = match (params.get("offset"), params.time("from")?) {
         (Some(_), Some(_)) => {
             let detail = "a fetch begins at offset or at from, not at both";
@@ -65,7 +74,7 @@ pub(crate) fn parse(query: Option<&str>) -> Result<FetchRequest, Problem> {
         Ok(params.number(name, low, u64::MAX)?.unwrap_or(default))
     };
     let max_bytes = limit("max_bytes", 1, DEFAULT_BYTES)?.min(MOST_BYTES);
-    Ok(FetchRequest {
+    let request = FetchRequest {
         start,
         until_offset,
         until: params.time("until")?,
@@ -74,7 +83,9 @@ pub(crate) fn parse(query: Option<&str>) -> Result<FetchRequest, Problem> {
         wait: Duration::from_millis(params.number("wait_ms", 0, MOST_WAIT_MS)?.unwrap_or(0)),
         min_bytes: limit("min_bytes", 0, 1)?.min(max_bytes),
         whole_batches: false,
-    })
+    };
+    let value_limit = params.value_limit()?;
+    Ok(FetchQuery { request, value_limit })
 }
 
 fn offset(params: &Params, name: &str) -> Result<Option<Offset>, Problem> {
@@ -99,7 +110,8 @@ mod tests {
             min_bytes: 1,
             whole_batches: false,
         };
-        assert_eq!(parse(Some("offset=7")).unwrap(), expected);
+        let query = parse(Some("offset=7")).unwrap();
+        assert_eq!((query.request, query.value_limit), (expected, None));
     }
 
     #[test]
@@ -111,14 +123,14 @@ mod tests {
             ("from=1970-01-01T00:00:01Z", FetchStart::Time(TimestampMs(1000))),
             ("offset=9223372036854775807", FetchStart::Offset(Offset::MAX)),
         ] {
-            assert_eq!(parse(Some(text)).unwrap().start, start, "{text}");
+            assert_eq!(parse(Some(text)).unwrap().request.start, start, "{text}");
         }
     }
 
     #[test]
     fn limits_above_the_most_are_clamped() {
         let text = "offset=0&max_records=100001&max_bytes=99999999999999&min_bytes=99999999999999";
-        let query = parse(Some(text)).unwrap();
+        let query = parse(Some(text)).unwrap().request;
         let limits = (query.max_records, query.max_bytes, query.min_bytes);
         assert_eq!(limits, (MOST_RECORDS, MOST_BYTES, MOST_BYTES));
     }
@@ -141,6 +153,7 @@ mod tests {
             ("offset=0&max_bytes=0", "max_bytes"),
             ("offset=0&wait_ms=60001", "wait_ms"),
             ("offset=0&min_bytes=x", "min_bytes"),
+            ("offset=0&value_limit=-1", "value_limit"),
             ("offset=0&limit=5", "limit"),
         ] {
             let problem = parse(Some(text)).unwrap_err().to_json();

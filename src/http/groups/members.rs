@@ -8,12 +8,14 @@ use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::offsets::{OffsetBody, OffsetsBody};
+use super::offsets::OffsetBody;
+use super::outputs::{ProducedBody, outputs_of};
 use super::start_of;
 use super::work::PlaceBody;
 use crate::broker::caller::Caller;
@@ -23,6 +25,7 @@ use crate::broker::fetch::unreadable;
 use crate::broker::groups::Groups;
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::membership::{Described, Join};
+use crate::broker::groups::outputs::Produced;
 use crate::broker::groups::outside::NamedCommit;
 use crate::broker::groups::patterns::{self, is_pattern};
 use crate::broker::groups::poll::{Delivered, Polled, Wanted};
@@ -152,6 +155,10 @@ with_fields_of_a_join! {
         max_bytes: Option<u64>,
         /// How long to wait for a record, in milliseconds: default 5000; from 0 to 60000.
         wait_ms: Option<u64>,
+        /// Records that came of those that `ack` acknowledges, each with its `topic`; at most 100000. They are appended
+        /// with the acknowledgement: after a crash both are there, or neither.
+        #[schema(value_type = Option<Vec<Object>>)]
+        produce: Option<Box<RawValue>>,
     }
 }
 
@@ -192,6 +199,10 @@ struct PolledBody {
     /// Shared groups: records for which `ack` did not count, because they were settled before; left out if there are
     /// none.
     settled: Option<Vec<PlaceBody>>,
+    /// Where the records of `produce` are, in its order.
+    produced: Option<Vec<PlaceBody>>,
+    /// `true` if an earlier poll with this `ack` has stored them: `produced` is of that poll.
+    replayed: Option<bool>,
 }
 
 /// A heartbeat.
@@ -229,6 +240,20 @@ struct CommitBody {
     /// The process, as in its polls.
     #[serde(default)]
     instance: Option<String>,
+    /// Records that came of those below these offsets, each with its `topic`; at most 100000. They are appended with the
+    /// commit: after a crash both are there, or neither.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<Object>>)]
+    produce: Option<Box<RawValue>>,
+}
+
+/// The answer to a commit by a member.
+#[derive(Debug, Serialize, ToSchema)]
+struct CommittedBody {
+    /// The committed offsets, one for each partition of the request.
+    offsets: Vec<OffsetBody>,
+    #[serde(flatten)]
+    outputs: ProducedBody,
 }
 
 /// Joins a group
@@ -272,6 +297,9 @@ async fn join_group(
 /// delivered again, before any others. A poll is also a heartbeat. A newer poll of the same member replaces one that
 /// waits.
 ///
+/// Records in `produce` are stored with what `ack` acknowledges, all or nothing. If the answer is lost, send the same
+/// `ack` again: the outputs are not stored twice.
+///
 /// With `topics` in its body, a poll joins first if the member is unknown. So a consumer can be a loop of this one
 /// call, also when the server restarts.
 ///
@@ -284,7 +312,7 @@ async fn join_group(
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/poll", tag = "groups", request_body = PollBody,
     responses((status = 200, description = "The records; none if the wait has ended or the assignment has changed", body = PolledBody),
         (status = 404, description = "`unknown-member`; `unknown-topic`: it does not exist, or a topic that the member reads was deleted (poll with other `topics`)"),
-        (status = 409, description = "`poll-superseded`: a newer poll of this member has replaced this one, or `ack` was acknowledged before the last one, so this is a late duplicate; it delivers nothing. `member-superseded`: a newer process polls under this member's name; this one must stop. `group-type-mismatch`, `group-settings-differ`"),
+        (status = 409, description = "`poll-superseded`: a newer poll of this member has replaced this one, or `ack` was acknowledged before the last one, so this is a late duplicate; it delivers nothing. `member-superseded`: a newer process polls under this member's name; this one must stop. `fenced`: with `produce`, `ack` can no longer acknowledge all of its records, which `lost` and `settled` name, and nothing is stored. `group-type-mismatch`, `group-settings-differ`"),
         (status = 500, description = "`corrupt-data`: only damaged records are left to read")))]
 async fn poll(
     app: App,
@@ -311,6 +339,7 @@ async fn poll(
         wait: Duration::from_millis(wait_ms),
         instance: instance_of(body.instance.clone())?,
     };
+    let outputs = outputs_of(&app, body.produce).await?;
     let joining = match body.topics {
         Some(topics) => {
             let fields = JoinBody {
@@ -341,7 +370,11 @@ async fn poll(
             None
         }
     };
-    answer(app.groups.poll(&group, &member, &wanted, joining).await?)
+    answer(
+        app.groups
+            .poll(&group, &member, &wanted, outputs, joining)
+            .await?,
+    )
 }
 
 /// Keeps a member alive during long work
@@ -373,9 +406,9 @@ async fn heartbeat(
 ///
 /// For commits finer than whole polls. It never moves a committed offset back; the answer has the current ones.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/commit", tag = "groups", request_body = CommitBody,
-    responses((status = 200, description = "The offsets that are now committed, durably", body = OffsetsBody),
+    responses((status = 200, description = "The offsets that are now committed, durably", body = CommittedBody),
         (status = 404, description = "`unknown-member`, `unknown-topic`, `unknown-partition`"),
-        (status = 409, description = "`fenced`: the epoch is stale, or the member does not have one of the partitions; `member-superseded`; nothing was committed")))]
+        (status = 409, description = "`fenced`: the epoch is stale, or the member does not have one of the partitions; with `produce` also if an offset is committed already, or is not of what the member was delivered last; `member-superseded`; nothing was committed or stored")))]
 async fn commit(
     app: App,
     _: NoQuery,
@@ -385,14 +418,18 @@ async fn commit(
     let instance = instance_of(body.instance)?;
     let (epoch, mut offsets) = (body.epoch, body.offsets);
     let commits: Vec<NamedCommit> = offsets.iter().map(NamedCommit::from).collect();
+    let outputs = outputs_of(&app, body.produce).await?;
     let committed = app
         .groups
-        .commit_as(&group, &member, epoch, instance.as_deref(), &commits);
-    let committed = committed.await?;
+        .commit_as(&group, &member, epoch, instance.as_deref(), &commits, outputs);
+    let (committed, produced) = committed.await?;
     for (row, offset) in offsets.iter_mut().zip(committed) {
         row.offset = offset.get();
     }
-    ok(&OffsetsBody { offsets })
+    ok(&CommittedBody {
+        offsets,
+        outputs: produced.into(),
+    })
 }
 
 /// Leaves a group
@@ -500,7 +537,7 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
 }
 
 /// Checks the name of a process, if it is given.
-fn instance_of(instance: Option<String>) -> Result<Option<String>, Problem> {
+pub(super) fn instance_of(instance: Option<String>) -> Result<Option<String>, Problem> {
     if let Some(instance) = &instance {
         let checked = MEMBER.check(instance);
         checked.map_err(|refusal| refusal.at("/instance"))?;
@@ -539,13 +576,18 @@ fn answer(polled: Polled) -> Answer {
             .map(|row| json!(row))
             .collect(),
     };
+    let produced = polled.produced;
     let lists = [
-        ("gaps", gaps),
-        ("lost", lost),
-        ("settled", rows(&uncounted.settled)),
+        ("gaps", gaps, false),
+        ("lost", lost, false),
+        ("settled", rows(&uncounted.settled), false),
+        ("produced", produced_rows(produced.as_ref()), produced.is_some()),
     ];
-    for (name, list) in lists {
-        if !list.is_empty() {
+    if produced.is_some_and(|produced| produced.is_replayed) {
+        after.push_str(",\"replayed\":true");
+    }
+    for (name, list, always) in lists {
+        if always || !list.is_empty() {
             after.push_str(&format!(",\"{name}\":{}", Value::from(list)));
         }
     }
@@ -553,6 +595,11 @@ fn answer(polled: Polled) -> Answer {
     let (pages, lease_expires) = (polled.pages, polled.lease_expires);
     let body = chunks::body(|chunks| write(before, pages, lease_expires, after, chunks));
     Ok((fresh("application/json"), body.map_err(unreadable)?).into_response())
+}
+
+fn produced_rows(produced: Option<&Produced>) -> Vec<Value> {
+    let rows = produced.into_iter().flat_map(|produced| &produced.rows);
+    rows.map(|row| json!(PlaceBody::from(row))).collect()
 }
 
 fn rows(places: &[Place]) -> Vec<Value> {

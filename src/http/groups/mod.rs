@@ -2,6 +2,7 @@
 
 mod members;
 mod offsets;
+mod outputs;
 mod work;
 
 use axum::extract::RawQuery;
@@ -13,10 +14,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::ok;
 use super::params::{self, Params};
 use super::path::{AtGroup, GroupName, NoQuery};
 use super::problem::Problem;
+use super::{Share, ok};
 use crate::broker::engine::TimestampMs;
 use crate::broker::groups::Groups;
 use crate::broker::names;
@@ -85,6 +86,9 @@ struct QueueBody {
     delayed: u64,
     /// Other unsettled records, those that nobody has looked at included.
     waiting: u64,
+    /// Dead letters that wait to be redriven or discarded. After a start the server reads the topics of dead letters
+    /// once, and counts what it has read so far.
+    dead_letters: u64,
     /// A bound is reached: a partition remembers 1,000,000 unsettled records, or all queues together
     /// `max_queue_records`. Records beyond are looked at when others are settled.
     full: bool,
@@ -126,16 +130,21 @@ async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {
     responses((status = 200, description = "The group", body = GroupBody)))]
 async fn describe_group(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
     let overview = app.groups.overview(&group);
-    let queue = overview.settings.is_some().then(|| {
-        let total = app.lags.of(&group).total.lag;
-        let (leased, delayed) = (total.leased.unwrap_or(0), total.delayed.unwrap_or(0));
-        QueueBody {
-            leased,
-            delayed,
-            waiting: total.lag.saturating_sub(leased + delayed),
-            full: app.groups.progress(&group).values().any(|queue| queue.is_full),
+    let queue = match overview.settings {
+        None => None,
+        Some(_) => {
+            let (lags, name) = (app.lags.clone(), group.clone());
+            let lag = app.blocking.run(Share::Report, move || lags.of(&name)).await?;
+            let total = lag.total.lag;
+            Some(QueueBody {
+                leased: total.leased.unwrap_or(0),
+                delayed: total.delayed.unwrap_or(0),
+                waiting: total.waiting().unwrap_or(total.lag),
+                dead_letters: lag.dead_letters.unwrap_or(0),
+                full: app.groups.progress(&group).values().any(|queue| queue.is_full),
+            })
         }
-    });
+    };
     ok(&GroupBody {
         queue,
         state: overview.state.name(),

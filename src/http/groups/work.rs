@@ -9,10 +9,13 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::members::instance_of;
+use super::outputs::{ProducedBody, outputs_of};
 use crate::broker::engine::batch::{BatchError, Records, SealedBatch};
 use crate::broker::engine::{Offset, TimestampMs};
 use crate::broker::fetch::unreadable;
 use crate::broker::groups::dead_letters::{Lease, Position, Redrive, WantedLetters};
+use crate::broker::groups::repeats::Row;
 use crate::broker::groups::settle::{Place, Release, Settling};
 use crate::broker::groups::shared::letters::Fate;
 use crate::formats::render::{Layout, RecordRenderer};
@@ -20,7 +23,7 @@ use crate::http::Answer;
 use crate::http::app::App;
 use crate::http::body::JsonBody;
 use crate::http::ok;
-use crate::http::params::Params;
+use crate::http::params::{Params, VALUE_LIMIT};
 use crate::http::path::{GroupName, MemberName, NoQuery};
 use crate::http::problem::Problem;
 
@@ -50,6 +53,16 @@ pub(super) struct PlaceBody {
     partition: u32,
     /// The offset.
     offset: u64,
+}
+
+impl From<&Row> for PlaceBody {
+    fn from((topic, partition, offset): &Row) -> Self {
+        Self {
+            topic: topic.to_string(),
+            partition: *partition,
+            offset: offset.get(),
+        }
+    }
 }
 
 impl From<&Place> for PlaceBody {
@@ -115,6 +128,14 @@ struct SettleBody {
     /// Extend the leases of these records: they end `lease_ms` from now. A lease that has ended begins again.
     #[serde(default)]
     extend: Vec<PlaceBody>,
+    /// The process, as in its polls. One from which a newer process has taken the member over is refused.
+    #[serde(default)]
+    instance: Option<String>,
+    /// Records that came of what is accepted and rejected, each with its `topic`; at most 100000. They are appended with
+    /// that: after a crash both are there, or neither.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<Object>>)]
+    produce: Option<Box<RawValue>>,
 }
 
 /// The answer to a settle.
@@ -124,6 +145,8 @@ struct SettledBody {
     lost: Vec<PlaceBody>,
     /// Records that were settled before: nothing changed.
     settled: Vec<PlaceBody>,
+    #[serde(flatten)]
+    outputs: ProducedBody,
 }
 
 /// Which dead letters to redrive.
@@ -254,7 +277,7 @@ struct LeasesBody {
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/settle", tag = "groups", request_body = SettleBody,
     responses((status = 200, description = "All records are settled, except those in `lost` and `settled`", body = SettledBody),
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`"),
-        (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
+        (status = 409, description = "`group-type-mismatch`: the group is ordered; `member-superseded`: a newer process has taken the member over. `fenced`: with `produce`, it would not count for all that is accepted and rejected; `lost` and `settled` name the others, and nothing is done")))]
 async fn settle_records(
     app: App,
     _: NoQuery,
@@ -266,7 +289,10 @@ async fn settle_records(
         let detail = format!("a settle names at most {MOST_PLACES} records, not {count}");
         return Err(Problem::invalid("", detail));
     }
-    let mut settling = Settling::default();
+    let mut settling = Settling {
+        instance: instance_of(body.instance)?,
+        ..Settling::default()
+    };
     for (list, places, into) in [
         ("accept", body.accept, &mut settling.accept),
         ("extend", body.extend, &mut settling.extend),
@@ -292,11 +318,14 @@ async fn settle_records(
         let place = place("reject", i, row.topic, row.partition, row.offset)?;
         settling.reject.push((place, reason));
     }
-    let uncounted = app.groups.settle(&group, &member, settling).await?;
+    let outputs = outputs_of(&app, body.produce).await?;
+    let settled = app.groups.settle(&group, &member, settling, outputs);
+    let (uncounted, produced) = settled.await?;
     let rows = |places: &[Place]| places.iter().map(PlaceBody::from).collect();
     ok(&SettledBody {
         lost: rows(&uncounted.lost),
         settled: rows(&uncounted.settled),
+        outputs: produced.into(),
     })
 }
 
@@ -355,11 +384,14 @@ async fn redrive_group(
         ("state" = Option<String>, Query, description = "`waiting` (the default), `redriven` or `discarded`"),
         ("reason" = Option<String>, Query, description = "Only those whose reason begins with this"),
         ("limit" = Option<u64>, Query, description = "The largest number of dead letters (default 100)"),
+        ("value_limit" = Option<u64>, Query, description = "Of a longer value only its first bytes, as `value_text`, with `value_bytes` and `truncated`"),
         ("after" = Option<String>, Query, description = "Dead letters behind this one: `next` of the last answer")),
     responses((status = 200, description = "The dead letters", body = DeadLettersBody),
         (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
 async fn list_dead_letters(app: App, RawQuery(query): RawQuery, GroupName(group): GroupName) -> Answer {
-    let params = Params::parse(query.as_deref(), &["state", "reason", "limit", "after"], &[])?;
+    let allowed = ["state", "reason", "limit", "after", VALUE_LIMIT];
+    let params = Params::parse(query.as_deref(), &allowed, &[])?;
+    let value_limit = params.value_limit()?;
     let fate = match params.get("state") {
         None => Fate::Waiting,
         Some(name) => Fate::named(name)
@@ -376,7 +408,7 @@ async fn list_dead_letters(app: App, RawQuery(query): RawQuery, GroupName(group)
     for letter in list.letters {
         let (topic, partition, offset) = letter.origin;
         letters.push(DeadLetterBody {
-            record: record_of(&letter.record, letter.at.partition).map_err(unreadable)?,
+            record: record_of(&letter.record, letter.at.partition, value_limit).map_err(unreadable)?,
             dead_letter_topic: letter.at.topic,
             partition: letter.at.partition,
             offset: letter.at.offset.get(),
@@ -443,10 +475,15 @@ fn position(text: &str) -> Result<Position, Problem> {
 }
 
 /// The JSON of the one record in a batch.
-fn record_of(batch: &SealedBatch, partition: u32) -> Result<Box<RawValue>, BatchError> {
+fn record_of(
+    batch: &SealedBatch,
+    partition: u32,
+    value_limit: Option<usize>,
+) -> Result<Box<RawValue>, BatchError> {
     let mut out = Vec::new();
+    let renderer = RecordRenderer::new(None, partition, Layout::Document).cutting(value_limit);
     for record in Records::new(batch.as_bytes())? {
-        RecordRenderer::new(None, partition, Layout::Document).push(&mut out, &record?, false);
+        renderer.push(&mut out, &record?, false);
     }
     let text = String::from_utf8(out).expect("JSON is UTF-8");
     Ok(RawValue::from_string(text).expect("a record is JSON"))

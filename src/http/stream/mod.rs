@@ -63,6 +63,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         ("order" = Option<String>, Query, description = "`none`, or `timestamp`: merges the partitions by their next records' timestamps", example = "timestamp"),
         ("speed" = Option<f64>, Query, description = "Replays this many times as fast as the records' timestamps advance; implies `order=timestamp`", example = 60),
         ("data" = Option<String>, Query, description = "`records`, or `cloudevents`: each line, or the data of each event, is a structured CloudEvent", example = "cloudevents"),
+        ("value_limit" = Option<u64>, Query, description = "Of a longer value only its first bytes, as `value_text`, with `value_bytes` and `truncated`. Not for CloudEvents"),
         ("Accept" = Option<String>, Header, description = "`application/x-ndjson` or `text/event-stream`; with `application/cloudevents+json` beside it, records come as structured CloudEvents"),
         ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that was received: the stream continues after it; `from` and `last` are ignored"),
     ),
@@ -76,7 +77,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         (status = 410, description = "`cursor-expired`: the cursor's topic was deleted; `offset-trimmed` (NDJSON): records after the cursor have been deleted"),
         (status = 416, description = "`offset-out-of-range`: the cursor is after the end"),
         (status = 500, description = "`corrupt-data` (NDJSON): records cannot be read"),
-        (status = 501, description = "`not-supported`: `search`, `max_records`, `max_scan_bytes`, `max_scan_ms`, `value_limit`"),
+        (status = 501, description = "`not-supported`: `search`, `max_records`, `max_scan_bytes`, `max_scan_ms`"),
         (status = 503, description = "`shutting-down`, `overloaded`"),
     ))]
 async fn stream_topic(
@@ -124,6 +125,7 @@ async fn stream(app: App, method: &Method, format: Format, query: StreamQuery, n
             let mut output = Output::new(format, stream.cursor(), chunks);
             output.is_named = names.len() > 1;
             output.as_events = query.as_events;
+            output.value_limit = query.value_limit;
             let mut stream = stream.into_stream(output);
             async move {
                 stream.run().await?;

@@ -75,6 +75,8 @@ pub(super) struct Output {
     pub(super) is_named: bool,
     /// Whether records are written as structured CloudEvents, which always have their topic.
     pub(super) as_events: bool,
+    /// Longer values are cut.
+    pub(super) value_limit: Option<usize>,
     /// Whether the beginning is written: in Server-Sent Events, how long to wait before connecting again.
     is_begun: bool,
 }
@@ -88,6 +90,7 @@ impl Output {
             chunks,
             is_named: false,
             as_events: false,
+            value_limit: None,
             is_begun: false,
         }
     }
@@ -135,7 +138,7 @@ impl Sink for Output {
             return RecordText::CloudEvent(EventRenderer::new(topic, partition, Layout::Lines));
         }
         let topic = self.is_named.then_some(topic);
-        RecordText::Record(RecordRenderer::new(topic, partition, Layout::Lines))
+        RecordText::Record(RecordRenderer::new(topic, partition, Layout::Lines).cutting(self.value_limit))
     }
 
     #[inline]

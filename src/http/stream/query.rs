@@ -8,7 +8,7 @@ use crate::broker::stream::request::{Beginning, Ending, StreamRequest};
 use crate::formats::cursor::{Cursor, MAX_PARTITIONS};
 use crate::formats::time::parse_time;
 use crate::http::accept::names;
-use crate::http::params::{Params, not_a_time};
+use crate::http::params::{Params, VALUE_LIMIT, not_a_time};
 use crate::http::path::parse_index;
 use crate::http::problem::Problem;
 
@@ -16,15 +16,9 @@ use crate::http::problem::Problem;
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Parameters of the contract that this version does not support.
-const LATER: [&str; 5] = [
-    "search",
-    "max_records",
-    "max_scan_bytes",
-    "max_scan_ms",
-    "value_limit",
-];
+const LATER: [&str; 4] = ["search", "max_records", "max_scan_bytes", "max_scan_ms"];
 /// Those that it supports; the first only if the query names the topics.
-const PARAMETERS: [&str; 10] = [
+const PARAMETERS: [&str; 11] = [
     "topics",
     "from",
     "until",
@@ -35,6 +29,7 @@ const PARAMETERS: [&str; 10] = [
     "order",
     "speed",
     "data",
+    VALUE_LIMIT,
 ];
 /// The largest `last`: the places of these records are held in memory during the search.
 const MOST_LAST: u64 = 100_000;
@@ -50,6 +45,8 @@ pub(super) struct StreamQuery {
     pub(super) request: StreamRequest,
     /// Records come as structured CloudEvents.
     pub(super) as_events: bool,
+    /// Longer values are cut.
+    pub(super) value_limit: Option<usize>,
 }
 
 impl StreamQuery {
@@ -99,10 +96,16 @@ impl StreamQuery {
             speed,
             is_resumed,
         };
+        let as_events = as_events.unwrap_or_else(|| names(headers, "application/cloudevents+json"));
+        let value_limit = params.value_limit()?;
+        if as_events && value_limit.is_some() {
+            return Err(Problem::invalid(VALUE_LIMIT, "CloudEvents have whole values"));
+        }
         Ok(Self {
             topics,
             request,
-            as_events: as_events.unwrap_or_else(|| names(headers, "application/cloudevents+json")),
+            as_events,
+            value_limit,
         })
     }
 }

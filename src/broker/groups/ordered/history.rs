@@ -203,7 +203,8 @@ impl World {
                 );
             }
         }
-        self.group.end_commit(&mut self.members, commits, is_durable);
+        self.group
+            .end_commit(&mut self.members, commits, is_durable, false);
     }
 
     /// Ends the commits that a client's poll has begun.

@@ -72,6 +72,10 @@ struct Slot {
     /// The next record to deliver.
     position: Offset,
     committed: Option<Offset>,
+    /// The committed offset when the newest records were delivered.
+    base: Offset,
+    /// The owner has committed since, by offset, within the records of that delivery.
+    has_finer_commits: bool,
     /// Commits on their way to the log.
     committing: u32,
 }
@@ -310,6 +314,56 @@ impl Ordered {
         }
     }
 
+    /// The partitions of an acknowledged answer in which outputs must not be stored with the `ack`: it can no longer
+    /// commit there, or has done so before.
+    pub fn unfit_for_outputs(&self, members: &Members, name: &str, ack: &PollId) -> Vec<PartitionId> {
+        let delivered = self.readers.get(name).and_then(|reader| reader.delivery.as_ref());
+        let is_of_today = ack.life == members.life;
+        let is_last = is_of_today && delivered.is_some_and(|delivery| delivery.number == ack.number);
+        let key = members.get(name).map_or(0, Member::key);
+        let is_inherited = !is_of_today || ack.epoch < key;
+        let is_fit = |reach: &Reach| {
+            let standing = match is_last {
+                true => self.standing_of_last(reach),
+                false => self.standing(name, reach, ack, is_of_today),
+            };
+            // A delivery is in hand until what acknowledges it is durable.
+            (is_last || is_inherited)
+                && matches!(standing, Standing::Commits)
+                && self
+                    .slots
+                    .get(&reach.partition)
+                    .is_some_and(|slot| slot.is_within(reach.base, reach.next, is_last))
+        };
+        let unfit = ack.reach.iter().filter(|reach| !is_fit(reach));
+        unfit.map(|reach| reach.partition).collect()
+    }
+
+    /// The partitions in which outputs must not be stored with a commit by offset: it goes back or nowhere, beyond what the
+    /// member was delivered, or the committed offset is not of this delivery.
+    pub fn unfit_for_commit_outputs(
+        &self,
+        name: &str,
+        commits: &[(PartitionId, Offset)],
+    ) -> Vec<PartitionId> {
+        let delivery = self.readers.get(name).and_then(|reader| reader.delivery.as_ref());
+        let is_fit = |(id, offset): &(PartitionId, Offset)| {
+            let (Some(delivery), Some(slot)) = (delivery, self.slots.get(id)) else {
+                return false;
+            };
+            let Some((_, _, next)) = delivery.ranges.iter().find(|(of, ..)| of == id) else {
+                return false;
+            };
+            offset <= next
+                && slot.is_held_by(name)
+                && slot.committing == 0
+                && slot.committed.is_none_or(|committed| committed < *offset)
+                && slot.is_within(slot.base, *next, true)
+        };
+        let unfit = commits.iter().filter(|commit| !is_fit(commit));
+        unfit.map(|(id, _)| *id).collect()
+    }
+
     /// Checks that a member has the partitions in which it wants to commit.
     ///
     /// # Errors
@@ -341,12 +395,19 @@ impl Ordered {
         self.slots.get(&id).and_then(|slot| slot.committed)
     }
 
-    /// Ends commits: they are durable, or have failed.
-    pub fn end_commit(&mut self, members: &mut Members, commits: &[(PartitionId, Offset)], is_durable: bool) {
+    /// Ends commits: they are durable, or have failed. `is_finer`: the member named their offsets.
+    pub fn end_commit(
+        &mut self,
+        members: &mut Members,
+        commits: &[(PartitionId, Offset)],
+        is_durable: bool,
+        is_finer: bool,
+    ) {
         for (id, next) in commits {
             if let Some(slot) = self.slots.get_mut(id) {
                 slot.committing -= 1;
                 if is_durable {
+                    slot.has_finer_commits |= is_finer && slot.delivered > 0;
                     slot.committed = slot.committed.max(Some(*next));
                     slot.position = slot.position.max(*next);
                 }
@@ -359,8 +420,14 @@ impl Ordered {
     /// Continues a poll whose commits are durable ([`Members::wait`]): the last delivery is done, and the member gives
     /// up partitions that others are to have.
     pub fn go_on(&mut self, members: &mut Members, name: &str) {
-        if let Some(reader) = self.readers.get_mut(name) {
-            reader.delivery = None;
+        let delivery = self
+            .readers
+            .get_mut(name)
+            .and_then(|reader| reader.delivery.take());
+        for (id, ..) in delivery.into_iter().flat_map(|delivery| delivery.ranges) {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.has_finer_commits = false;
+            }
         }
         self.release(members);
     }
@@ -430,9 +497,11 @@ impl Ordered {
             if let Some(slot) = self.slots.get_mut(id) {
                 slot.position = *next;
                 slot.delivered = number;
+                slot.base = slot.committed.unwrap_or(Offset::ZERO);
+                slot.has_finer_commits = false;
                 reach.push(Reach {
                     partition: *id,
-                    base: slot.committed.unwrap_or(Offset::ZERO),
+                    base: slot.base,
                     next: *next,
                 });
             }
@@ -556,6 +625,7 @@ impl Ordered {
                 slot.is_first_owner = slot.owner.is_none();
                 slot.owned_since = members.next_number();
                 slot.delivered = 0;
+                slot.has_finer_commits = false;
                 slot.position = slot.committed.unwrap_or(Offset::ZERO);
                 slot.owner = Some(Arc::clone(&target));
             }
@@ -580,8 +650,21 @@ impl Slot {
             target: None,
             position: committed.unwrap_or(Offset::ZERO),
             committed,
+            base: Offset::ZERO,
+            has_finer_commits: false,
             committing: 0,
         }
+    }
+
+    /// Whether the committed offset is where a delivery began, or, in the owner's newest delivery, where its own commits
+    /// within that have brought it.
+    fn is_within(&self, base: Offset, next: Offset, is_newest: bool) -> bool {
+        let committed = self.committed.unwrap_or(Offset::ZERO);
+        committed == base
+            || (is_newest
+                && self.has_finer_commits
+                && self.base == base
+                && (base..=next).contains(&committed))
     }
 
     /// Whether a reset has moved the committed offset back since these records were delivered.

@@ -85,6 +85,7 @@ impl Groups {
             pages,
             lost_partitions: self.named(&polling.lost),
             uncounted: Uncounted::default(),
+            produced: polling.produced.clone(),
         }))
     }
 }

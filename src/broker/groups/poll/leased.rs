@@ -272,6 +272,7 @@ impl Groups {
             pages,
             lost_partitions: Vec::new(),
             uncounted: std::mem::take(&mut polling.uncounted),
+            produced: polling.produced.clone(),
         })
     }
 }

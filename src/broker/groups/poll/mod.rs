@@ -4,7 +4,6 @@
 mod assigned;
 mod leased;
 
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +12,13 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::OwnedMutexGuard;
 
 use super::Groups;
+use super::commit::BegunCommits;
 use super::coordinator::Cell;
 use super::members::{Ms, Refused};
 use super::membership::{Join, read_ack, refused};
+use super::outputs::{self, Outgoing, Outputs, Produced};
 use super::poll_id::PollId;
+use super::repeats;
 use super::settle::Uncounted;
 use super::shared::codec::Letter;
 use super::shared::queue::MemberKey;
@@ -63,6 +65,8 @@ pub struct Polled {
     pub lost_partitions: Vec<(Arc<str>, u32)>,
     /// In a shared group, the records for which `ack` did not count.
     pub uncounted: Uncounted,
+    /// The outputs, if the poll had some.
+    pub produced: Option<Produced>,
 }
 
 /// Records of one partition; in a shared group, those that were delivered equally often.
@@ -85,6 +89,22 @@ impl Delivered {
     }
 }
 
+/// What a poll acknowledges, and what came of it.
+struct Acknowledging<'a> {
+    ack: Option<&'a PollId>,
+    outgoing: Option<Outgoing>,
+    /// The outputs of an earlier call that acknowledged the same, or none at all.
+    produced: Option<Produced>,
+}
+
+impl Acknowledging<'_> {
+    fn is_replayed(&self) -> bool {
+        self.produced
+            .as_ref()
+            .is_some_and(|produced| produced.is_replayed)
+    }
+}
+
 /// A running poll; dropping it ends the poll.
 struct Polling<'a> {
     groups: &'a Groups,
@@ -99,6 +119,7 @@ struct Polling<'a> {
     /// Whether its `ack` has stored something.
     has_stored: bool,
     uncounted: Uncounted,
+    produced: Option<Produced>,
 }
 
 impl Polling<'_> {
@@ -161,28 +182,102 @@ struct Read {
 
 impl Groups {
     /// Commits the records that the poll named by `ack` delivered; in a shared group, accepts those that are not
-    /// settled. Then waits for records and delivers them. Joins first if the member is unknown and `joining` is given.
+    /// settled. The outputs `with` it are appended with that. Then waits for records and delivers them. Joins first if the member is unknown and `joining` is given.
     ///
     /// # Errors
     /// - [`Reason::UnknownMember`], [`Reason::PollSuperseded`], [`Reason::MemberSuperseded`].
     /// - [`Reason::UnknownTopic`]: a topic that the member reads is deleted.
     /// - Those of a join, a commit or a settle.
     /// - [`Reason::CorruptData`]: nothing but damaged records is left to read.
+    /// - With outputs: [`Reason::InvalidRequest`] if nothing is acknowledged, [`Reason::Fenced`] if not all of it can be;
+    ///   nothing is stored then.
     ///
-    /// [`Outcome::Partial`]: what `ack` acknowledges is stored; nothing is delivered.
+    /// [`Outcome::Partial`]: what `ack` acknowledges is stored, with the outputs; nothing is delivered.
     pub async fn poll(
         &self,
         group: &str,
         member: &str,
         wanted: &Wanted,
+        with: Option<Outputs>,
         joining: Option<Join>,
     ) -> Result<Polled, Refusal> {
-        let mut polling = self.begin_poll(group, member, wanted, joining).await?;
+        let ack = read_ack(wanted.ack.as_deref(), group, member)?;
+        let mut with = with;
+        let acknowledges = ack.as_ref().is_some_and(PollId::has_records);
+        let nothing = Outputs::without_input(&mut with, acknowledges)?;
+        let identity = with.as_ref().and(wanted.ack.as_deref()).map(repeats::of_poll);
+        let replayed = identity.and_then(|identity| self.recall(group, member, &identity));
+        let outgoing = match (with, identity) {
+            (Some(outputs), Some(identity)) if replayed.is_none() => Some(Outgoing {
+                member: member.into(),
+                identity,
+                placed: outputs.placed?,
+            }),
+            _ => None,
+        };
+        let acknowledging = Acknowledging {
+            ack: ack.as_ref(),
+            outgoing,
+            produced: replayed.or(nothing),
+        };
+        let (is_replayed, has_outputs) = (acknowledging.is_replayed(), acknowledging.outgoing.is_some());
+        let produced = acknowledging.produced.clone();
+        let begun = self
+            .begin_poll(group, member, wanted, acknowledging, joining)
+            .await;
+        let mut polling = match begun {
+            Ok(polling) => polling,
+            Err(refusal) if is_replayed => {
+                let produced = produced.unwrap_or_else(Produced::none);
+                if refusal.reason == Reason::PollSuperseded {
+                    return Ok(self.answer_to_stray(group, member, produced));
+                }
+                return Err(produced.add_to(refusal).outcome(Outcome::Partial));
+            }
+            // It was acknowledged before, and what came of that is forgotten.
+            Err(refusal) if has_outputs && refusal.reason == Reason::PollSuperseded => {
+                return Err(outputs::fenced(group, member, []));
+            }
+            Err(refusal) => return Err(refusal),
+        };
         let answer = self.finish_poll(&mut polling, wanted).await;
-        answer.map_err(|refusal| match refusal.outcome {
-            Outcome::None if polling.has_stored => refusal.outcome(Outcome::Partial),
-            _ => refusal,
+        answer.map_err(|refusal| {
+            let refusal = match &polling.produced {
+                Some(produced) => produced.add_to(refusal),
+                None => refusal,
+            };
+            match refusal.outcome {
+                Outcome::None if polling.has_stored => refusal.outcome(Outcome::Partial),
+                _ => refusal,
+            }
         })
+    }
+
+    /// The answer to a late duplicate of a poll whose outputs are remembered. It disturbs nothing: the member's next poll
+    /// gets what it would have got anyway.
+    fn answer_to_stray(&self, group: &str, member: &str, produced: Produced) -> Polled {
+        let (number, epoch) = self.coordinator.find(group).map_or((0, 0), |cell| {
+            let (_, core) = self.lock(&cell);
+            let epoch = core.members.get(member).map_or(0, |member| member.epoch);
+            (core.members.last_acknowledged(member).unwrap_or(0), epoch)
+        });
+        let poll_id = PollId {
+            life: self.coordinator.life(),
+            epoch,
+            number,
+            reach: Vec::new(),
+            leased: Vec::new(),
+        };
+        Polled {
+            poll_id: poll_id.encode(group, member),
+            epoch,
+            assignment: Vec::new(),
+            lease_expires: None,
+            pages: Vec::new(),
+            lost_partitions: Vec::new(),
+            uncounted: Uncounted::default(),
+            produced: Some(produced),
+        }
     }
 
     /// Waits for records and delivers them, after what `ack` acknowledges is stored.
@@ -308,31 +403,41 @@ impl Groups {
         group: &'a str,
         member: &'a str,
         wanted: &Wanted,
+        mut acknowledging: Acknowledging<'_>,
         joining: Option<Join>,
     ) -> Result<Polling<'a>, Refusal> {
-        let ack = read_ack(wanted.ack.as_deref(), group, member)?;
+        let ack = acknowledging.ack;
         let (mut polling, order, commits) = loop {
             if let Some(join) = &joining {
-                self.be_member(group, member, ack.as_ref(), join).await?;
+                self.be_member(group, member, ack, join).await?;
             }
             let instance = wanted.instance.as_deref();
-            match self.enter(group, member, ack.as_ref(), instance).await {
+            match self.enter(group, member, &mut acknowledging, instance).await {
                 Ok(entered) => break entered,
                 // The member's session has ended meanwhile: it joins again.
                 Err(unknown) if unknown.reason == Reason::UnknownMember && joining.is_some() => {}
                 Err(refusal) => return Err(refusal),
             }
         };
-        match (polling.key, &ack) {
+        let is_replayed = acknowledging.is_replayed();
+        let Acknowledging {
+            outgoing, produced, ..
+        } = acknowledging;
+        polling.produced = produced;
+        match (polling.key, ack) {
             (None, _) => {
-                polling.has_stored = !commits.is_empty();
-                self.commit_for(&polling.cell, order, commits, BTreeMap::new())
-                    .await?;
+                polling.has_stored = !commits.is_empty() || is_replayed || outgoing.is_some();
+                let begun = BegunCommits::of_ack(commits);
+                let produced = self.commit_for(&polling.cell, order, begun, outgoing).await?;
+                polling.produced = produced.or(polling.produced.take());
             }
+            (Some(_), Some(_)) if is_replayed => polling.has_stored = true,
             (Some(_), Some(ack)) => {
                 // The group's writer keeps the order of settles.
                 drop(order);
-                polling.uncounted = self.acknowledge_leases(group, member, ack).await?;
+                let acknowledged = self.acknowledge_leases(group, member, ack, outgoing).await?;
+                polling.uncounted = acknowledged.0;
+                polling.produced = acknowledged.1.or(polling.produced.take());
                 polling.has_stored = true;
             }
             (Some(_), None) => {}
@@ -346,14 +451,30 @@ impl Groups {
         &'a self,
         group: &'a str,
         member: &'a str,
-        ack: Option<&PollId>,
+        acknowledging: &mut Acknowledging<'_>,
         instance: Option<&str>,
     ) -> Result<(Polling<'a>, OwnedMutexGuard<()>, Vec<(PartitionId, Offset)>), Refusal> {
         let order = self.turn_of(group, member).await?;
         let cell = self.cell_of(group, member)?;
-        let (begun, acknowledged, key) = {
+        let ack = acknowledging.ack;
+        if let Some(outgoing) = &acknowledging.outgoing
+            && let Some(produced) = self.recall(group, member, &outgoing.identity)
+        {
+            // A call with the same `ack` has ended meanwhile.
+            acknowledging.produced = Some(produced);
+            acknowledging.outgoing = None;
+        }
+        let (begun, mut acknowledged, key) = {
             let (now, mut core) = self.lock(&cell);
             core.refresh(group, &self.log, &self.coordinator);
+            if acknowledging.outgoing.is_some() {
+                let checked = core.check_poll_of(member, ack, instance);
+                checked.map_err(|error| refused(error, group, member))?;
+                let unfit = core.unfit_for_outputs(member, ack);
+                if !unfit.is_empty() {
+                    return Err(self.fenced(group, member, &unfit));
+                }
+            }
             let begun = core.begin_poll(member, ack, instance, now);
             let (begun, acknowledged) = begun.map_err(|error| refused(error, group, member))?;
             (begun, acknowledged, core.work().map(|work| work.member(member)))
@@ -365,6 +486,10 @@ impl Groups {
                 "a second process polls as this member: the older one is refused"
             );
         }
+        if acknowledging.is_replayed() {
+            // What it committed the first time may be another member's by now, and is not lost.
+            acknowledged.lost.clear();
+        }
         let polling = Polling {
             groups: self,
             cell,
@@ -375,6 +500,7 @@ impl Groups {
             lost: acknowledged.lost,
             has_stored: false,
             uncounted: Uncounted::default(),
+            produced: None,
         };
         Ok((polling, order, acknowledged.commits))
     }

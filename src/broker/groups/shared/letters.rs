@@ -82,6 +82,12 @@ fn fates_key(group: &str, partition: PartitionId) -> Vec<u8> {
     with_partition(fates_prefix(group), partition)
 }
 
+fn unreadable(group: &str, partition: PartitionId) -> Refusal {
+    tracing::error!(group, %partition, "what became of dead letters is not readable");
+    let detail = "what became of dead letters is not readable in the server's state";
+    Refusal::new(Reason::Internal, detail)
+}
+
 impl Fates {
     /// Reads the entries.
     ///
@@ -91,13 +97,29 @@ impl Fates {
         let mut fates = Self::default();
         let key = fates_key(group, partition);
         for (found, value) in log.state_prefix(&key) {
-            fates.take(&found[key.len()..], &value).ok_or_else(|| {
-                tracing::error!(group, %partition, "what became of dead letters is not readable");
-                Refusal::new(
-                    Reason::Internal,
-                    "what became of dead letters is not readable in the server's state",
-                )
-            })?;
+            let taken = fates.take(&found[key.len()..], &value);
+            taken.ok_or_else(|| unreadable(group, partition))?;
+        }
+        Ok(fates)
+    }
+
+    /// Reads the entries that say what became of one dead letter and of those in its block.
+    ///
+    /// # Errors
+    /// As [`Fates::load`].
+    pub fn load_block(
+        log: &Log,
+        group: &str,
+        partition: PartitionId,
+        offset: Offset,
+    ) -> Result<Self, Refusal> {
+        let mut fates = Self::default();
+        let key = fates_key(group, partition);
+        for suffix in [&[][..], &block_of(offset).to_be_bytes()] {
+            if let Some(value) = log.state_get(&[&key[..], suffix].concat()) {
+                let taken = fates.take(suffix, &value);
+                taken.ok_or_else(|| unreadable(group, partition))?;
+            }
         }
         Ok(fates)
     }

@@ -7,6 +7,7 @@
 //! - [`later`]: records that are for later.
 //! - [`store`]: the appends that settle, each one atomic request.
 //! - [`letters`]: what became of dead letters: waiting, redriven, discarded.
+//! - [`waiting`]: how many dead letters wait.
 //! - `work`: a shared group in memory. [`settle`](super::settle) and [`poll`](super::poll) work on it.
 //!
 //! Guarantee: a record is settled only in the append that also carries its dead letter, if it has one; and an answer
@@ -19,4 +20,5 @@ pub mod letters;
 pub mod queue;
 pub mod settings;
 pub mod store;
+pub mod waiting;
 pub(crate) mod work;

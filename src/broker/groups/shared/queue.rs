@@ -614,6 +614,15 @@ impl Queue {
         }
     }
 
+    /// What a claim may do with a record if outputs go with it. Of the records that an acknowledged poll delivered, only
+    /// those that its member has released are left out: what was leased to it again comes with outputs once more.
+    pub fn outcome_with_outputs(&self, offset: Offset, claim: Claim) -> Outcome {
+        match (self.outcome(offset, claim), claim) {
+            (Outcome::Left, Claim::Poll { .. }) if self.leases.contains_key(&offset) => Outcome::Lost,
+            (outcome, _) => outcome,
+        }
+    }
+
     fn take(&mut self, offset: Offset, begun: &mut Begun) {
         if !self.unlist_lease(offset) {
             self.unfree(offset);

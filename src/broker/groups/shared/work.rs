@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::queue::{Acquired, ChangeId, Leasing, MemberKey, Now, PollNumber, Queue};
+use super::queue::{Acquired, ChangeId, Leasing, MemberKey, Moment, Now, PollNumber, Queue};
 use super::settings::Settings;
 use super::store::{self, Settlement};
 use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs, Topic};
 use crate::broker::groups::members::Ms;
+use crate::broker::groups::outputs::{Outgoing, Produced};
 use crate::broker::refusal::Refusal;
 use crate::formats::json::ParsedRecord;
 
@@ -31,17 +32,23 @@ pub(crate) struct Pending {
     pub(crate) changes: Changes,
     /// Its dead letters.
     pub(crate) letters: Letters,
-    /// The size of the letters, in bytes.
+    /// The outputs that go with it.
+    pub(crate) outgoing: Option<Outgoing>,
+    /// The size of the letters and outputs, in bytes.
     pub(crate) bytes: usize,
     /// Receives the result.
-    pub(crate) done: oneshot::Sender<Result<(), Refusal>>,
+    pub(crate) done: Done,
 }
+
+/// Receives the result of a settle: where its outputs lie, if it has some.
+pub(crate) type Done = oneshot::Sender<Result<Option<Produced>, Refusal>>;
 
 /// The content of one write.
 pub(crate) struct Batch {
     pub(crate) settlements: Vec<Settlement>,
     pub(crate) letters: Letters,
-    pub(crate) done: Vec<oneshot::Sender<Result<(), Refusal>>>,
+    /// The waiters, each with the outputs of its call.
+    pub(crate) calls: Vec<(Done, Option<Outgoing>)>,
 }
 
 /// A shared group.
@@ -207,6 +214,16 @@ impl Work {
         self.queues.values().map(|queue| queue.leased_to(member)).sum()
     }
 
+    /// Begins all leases of a member anew.
+    pub(crate) fn extend_all(&mut self, name: &str, now: Ms) {
+        let deadline = Moment(now.saturating_add(self.settings.lease_ms.into()));
+        if let Some(key) = self.known_member(name) {
+            for queue in self.queues.values_mut() {
+                queue.extend_all(key, deadline);
+            }
+        }
+    }
+
     /// Ends the leases of a member that leaves.
     pub(crate) fn leave(&mut self, name: &str) {
         let Some(key) = self.members.remove(name) else {
@@ -278,7 +295,7 @@ impl Work {
             return None;
         }
         let mut changes: BTreeMap<PartitionId, Vec<ChangeId>> = BTreeMap::new();
-        let (mut letters, mut done, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut letters, mut calls, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut taken = 0;
         for pending in &self.pending {
             if taken > 0 && bytes + pending.bytes > WRITE_BYTES {
@@ -292,7 +309,7 @@ impl Work {
                 changes.entry(id).or_default().extend(change);
             }
             letters.extend(pending.letters);
-            done.push(pending.done);
+            calls.push((pending.done, pending.outgoing));
         }
         let mut settlements = Vec::with_capacity(changes.len());
         for (id, changes) in changes {
@@ -308,7 +325,7 @@ impl Work {
         Some(Batch {
             settlements,
             letters,
-            done,
+            calls,
         })
     }
 

@@ -1,0 +1,90 @@
+//! `produce` in a poll, a commit and a settle: records that came of what the call acknowledges.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::work::PlaceBody;
+use crate::broker::blocking::Share;
+use crate::broker::groups::outputs::{Outputs, Produced};
+use crate::broker::groups::repeats::MAX_OUTPUTS;
+use crate::broker::produce::whole::Attempt;
+use crate::broker::produce::{Options, Producer};
+use crate::broker::refusal::{Reason, Refusal};
+use crate::formats::json::{RecordError, parse_addressed_list};
+use crate::http::app::App;
+use crate::http::problem::Problem;
+
+/// Lists up to this size are placed on the worker that received them. Larger ones go to a blocking thread.
+const INLINE_BYTES: usize = 256 << 10;
+
+/// What came of the outputs of a call; both fields are left out if it has no `produce`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ProducedBody {
+    /// Where the records of `produce` are, in its order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    produced: Option<Vec<PlaceBody>>,
+    /// `true` if an earlier call that acknowledged the same has stored them: `produced` is of that call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replayed: Option<bool>,
+}
+
+impl From<Option<Produced>> for ProducedBody {
+    fn from(produced: Option<Produced>) -> Self {
+        let is_replayed = produced.as_ref().is_some_and(|produced| produced.is_replayed);
+        let rows = |produced: &Produced| produced.rows.iter().map(PlaceBody::from).collect();
+        Self {
+            produced: produced.as_ref().map(rows),
+            replayed: is_replayed.then_some(true),
+        }
+    }
+}
+
+/// Reads and places the records of `produce`.
+///
+/// # Errors
+/// It is no array of records. Records that are refused for another reason are refused later, because a repeated call is
+/// answered as the first time.
+pub(super) async fn outputs_of(
+    app: &App,
+    produce: Option<Box<RawValue>>,
+) -> Result<Option<Outputs>, Problem> {
+    let Some(list) = produce else { return Ok(None) };
+    if list.get().len() <= INLINE_BYTES {
+        return Ok(Some(place(&app.producer, list.get())?));
+    }
+    let producer = app.producer.clone();
+    let place = move || place(&producer, list.get());
+    let placed = app.blocking.run(Share::Parse, place).await?;
+    Ok(Some(placed?))
+}
+
+fn place(producer: &Producer, list: &str) -> Result<Outputs, Refusal> {
+    let attempt = Attempt {
+        options: Options {
+            ack: None,
+            expected_offset: None,
+            repartition: false,
+        },
+        now: producer.now(),
+        firsts: None,
+    };
+    let mut addressed = producer.addressed("/produce", &attempt, Vec::new());
+    let mut refused = None;
+    let count = parse_addressed_list(list, "/produce", |index, record| {
+        if index >= MAX_OUTPUTS {
+            let detail = format!("produce has at most {MAX_OUTPUTS} records");
+            refused.get_or_insert(Refusal::new(Reason::RequestTooLarge, detail).at("/produce"));
+        } else if refused.is_none() {
+            refused = addressed.add(index, &record.topic, &record.record).err();
+        }
+        Ok::<(), RecordError>(())
+    })?;
+    Ok(Outputs {
+        count,
+        placed: match refused {
+            Some(refusal) => Err(refusal),
+            None => Ok(addressed.placed()),
+        },
+    })
+}
