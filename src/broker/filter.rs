@@ -2,6 +2,11 @@
 //!
 //! A filter has fields: the key, and headers by their names. A record must match one pattern of each field. If a
 //! header repeats, one value that matches is enough. Bytes are compared as they are stored: nothing is parsed.
+//!
+//! The filter of a group is also named by its [fields](Filter::fields): `key` and `header.NAME`, each with its patterns.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::broker::engine::batch::Record;
 use crate::broker::refusal::{Reason, Refusal};
@@ -9,6 +14,13 @@ use crate::formats::pattern::Pattern;
 
 /// The most patterns of a filter: each of them is compared with each record.
 pub const MAX_PATTERNS: usize = 100;
+/// The most bytes of a filter's fields and patterns, with the name of its field counted for each pattern.
+pub const MAX_FIELDS_BYTES: usize = 16 << 10;
+
+/// The field of the key's patterns.
+const KEY_FIELD: &str = "key";
+/// What comes before the header's name in the field of its patterns.
+const HEADER_FIELD: &str = "header.";
 
 /// What a record must have to be wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +32,67 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Makes a filter from its fields: `key` and `header.NAME`, each with its patterns. Fields and patterns are put in
+    /// order, so that two filters are equal if they say the same.
+    ///
+    /// # Errors
+    /// [`Reason::InvalidRequest`] at the field (`/header.type`) or pattern (`/header.type/0`): an unknown field, one
+    /// without patterns, a text that is no pattern; and for no field at all, and too many patterns or bytes.
+    pub fn from_fields(fields: &BTreeMap<String, Vec<String>>) -> Result<Self, Refusal> {
+        if fields.is_empty() {
+            let detail = "a filter has at least one field: key or header.NAME";
+            return Err(Refusal::invalid("", detail));
+        }
+        let mut filter = Self::default();
+        let mut bytes = 0;
+        for (field, patterns) in fields {
+            let at = || format!("/{}", field.replace('~', "~0").replace('/', "~1"));
+            let header = field.strip_prefix(HEADER_FIELD).filter(|name| !name.is_empty());
+            if field != KEY_FIELD && header.is_none() {
+                let detail = format!("the fields of a filter are key and header.NAME, not {field}");
+                return Err(Refusal::invalid(at(), detail));
+            }
+            if patterns.is_empty() {
+                return Err(Refusal::invalid(
+                    at(),
+                    "a field of a filter has at least one pattern",
+                ));
+            }
+            let mut seen = BTreeSet::new();
+            for (index, pattern) in patterns.iter().enumerate() {
+                if !seen.insert(pattern) {
+                    continue;
+                }
+                let added = match header {
+                    Some(name) => filter.add_header(name, pattern),
+                    None => filter.add_key(pattern),
+                };
+                added.map_err(|refusal| refusal.at(format!("{}/{index}", at())))?;
+                bytes += field.len() + pattern.len();
+            }
+        }
+        if bytes > MAX_FIELDS_BYTES {
+            let detail =
+                format!("fields and patterns of a filter are at most {MAX_FIELDS_BYTES} bytes, not {bytes}");
+            return Err(Refusal::invalid("", detail));
+        }
+        for patterns in
+            std::iter::once(&mut filter.keys).chain(filter.headers.iter_mut().map(|(_, patterns)| patterns))
+        {
+            patterns.sort_by_cached_key(ToString::to_string);
+        }
+        Ok(filter)
+    }
+
+    /// Its fields, each with its patterns; sorted as [`Filter::from_fields`] does. Empty for an open filter.
+    pub fn fields(&self) -> BTreeMap<String, Vec<String>> {
+        let texts = |patterns: &[Pattern]| patterns.iter().map(ToString::to_string).collect();
+        let headers = self.headers.iter();
+        let headers = headers.map(|(name, patterns)| (format!("{HEADER_FIELD}{name}"), texts(patterns)));
+        let keys = (!self.keys.is_empty()).then(|| (KEY_FIELD.to_owned(), texts(&self.keys)));
+        headers.chain(keys).collect()
+    }
+
     /// Wants records with this key, whatever is in it.
     pub fn set_key(&mut self, key: &str) {
         self.keys = vec![Pattern::literal(key)];
@@ -90,6 +163,16 @@ impl Filter {
                 .filter_map(|(_, value)| value)
                 .any(|value| patterns.iter().any(|pattern| pattern.matches(value)))
         })
+    }
+}
+
+impl fmt::Display for Filter {
+    /// The fields as JSON has them, or `null` for an open filter.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_open() {
+            true => f.write_str("null"),
+            false => write!(f, "{:?}", self.fields()),
+        }
     }
 }
 
@@ -202,5 +285,60 @@ mod tests {
         key.set_key("or*");
         assert!(matches(&key, Some(b"or*"), &[]) && !matches(&key, Some(b"order"), &[]));
         assert_eq!(key.key(), Some("or*"));
+    }
+
+    fn fields(fields: &[(&str, &[&str])]) -> BTreeMap<String, Vec<String>> {
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let pairs = fields.iter();
+        pairs
+            .map(|(name, patterns)| ((*name).to_owned(), owned(patterns)))
+            .collect()
+    }
+
+    #[test]
+    fn a_filter_comes_back_from_its_fields_and_their_order_does_not_matter() {
+        let given = fields(&[
+            ("key", &["c7", "b.*"]),
+            ("header.type", &["order.*", "invoice.paid", "order.*"]),
+        ]);
+        let filter = Filter::from_fields(&given).unwrap();
+        let sorted = fields(&[
+            ("header.type", &["invoice.paid", "order.*"]),
+            ("key", &["b.*", "c7"]),
+        ]);
+        assert_eq!(filter.fields(), sorted);
+        assert_eq!(Filter::from_fields(&sorted).unwrap(), filter);
+        let text = r#"{"header.type": ["invoice.paid", "order.*"], "key": ["b.*", "c7"]}"#;
+        assert_eq!(filter.to_string(), text);
+        assert_eq!(Filter::default().to_string(), "null");
+        assert!(matches(&filter, Some(b"b.x"), &[(b"type", Some(b"order.made"))]));
+        assert!(!matches(
+            &filter,
+            Some(b"b.x"),
+            &[(b"type", Some(b"invoice.made"))]
+        ));
+    }
+
+    #[test]
+    fn fields_that_are_none_of_a_filter_are_refused_with_their_place() {
+        let many: Vec<String> = (0..=MAX_PATTERNS).map(|number| number.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let long = "n".repeat(MAX_FIELDS_BYTES);
+        for (wrong, field) in [
+            (fields(&[]), ""),
+            (fields(&[("keys", &["a"])]), "/keys"),
+            (fields(&[("header.", &["a"])]), "/header."),
+            (fields(&[("a/b~", &["a"])]), "/a~1b~0"),
+            (fields(&[("key", &[])]), "/key"),
+            (fields(&[("header.type", &["a", "or*"])]), "/header.type/1"),
+            (fields(&[("header.a/b", &["a.#b"])]), "/header.a~1b/0"),
+            (fields(&[("key", &many)]), "/key/100"),
+            (fields(&[("key", &[&long])]), ""),
+        ] {
+            let refusal = Filter::from_fields(&wrong).unwrap_err();
+            assert_eq!(refusal.reason, Reason::InvalidRequest);
+            assert_eq!(refusal.field.as_deref(), Some(field), "{wrong:?}");
+        }
+        assert!(Filter::from_fields(&fields(&[("key", &many[1..])])).is_ok());
     }
 }

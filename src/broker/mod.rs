@@ -82,17 +82,17 @@ impl Broker {
         let fetcher = Fetcher::new(&log, &blocking, &counters, &stopping);
         let started = clock.monotonic();
         let topics = Topics::new(log.clone(), &limits);
-        let groups = Groups::new(
-            log.clone(),
-            Arc::clone(&clock),
-            blocking.clone(),
-            topics.clone(),
-            fetcher.clone(),
-            Arc::clone(&rotation),
-            stopping.subscribe(),
-            Arc::clone(&counters),
-            limits.max_queue_records,
-        );
+        let uses = groups::Uses {
+            log: log.clone(),
+            clock: Arc::clone(&clock),
+            blocking: blocking.clone(),
+            topics: topics.clone(),
+            fetcher: fetcher.clone(),
+            rotation: Arc::clone(&rotation),
+            stopping: stopping.subscribe(),
+            counters: Arc::clone(&counters),
+        };
+        let groups = Groups::new(uses, limits.max_queue_records);
         Self(Arc::new(Parts {
             lags: Lags::new(log.clone(), Arc::clone(&clock), groups.clone()),
             groups,

@@ -1,12 +1,13 @@
 //! `quipu group`: lists, describes, moves and deletes consumer groups.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::Usage;
 use super::api::{self, Committed, group_route};
 use super::client::{Client, Failure, Route};
 use super::connect::Connect;
@@ -28,6 +29,16 @@ pub(crate) enum Action {
     /// Shows a group's state, members and offsets
     #[command(after_help = "Examples:\n  quipu group describe billing")]
     Describe(Name),
+    /// Changes a group's settings
+    #[command(
+        after_help = "Examples:\n  quipu group alter billing --filter header.type=order.* --filter header.type=invoice.paid\n  quipu group alter resize --lease-ms 60000 --unset filter"
+    )]
+    Alter {
+        #[command(flatten)]
+        name: Name,
+        #[command(flatten)]
+        changes: Changes,
+    },
     /// Moves a group's committed offsets
     #[command(after_help = "Examples:\n  quipu group reset billing --topic orders --to -1h --dry-run")]
     Reset {
@@ -85,11 +96,77 @@ pub(crate) struct Name {
     group: String,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Changes {
+    /// How long new leases last, in milliseconds (work queues)
+    #[arg(long, value_name = "MS")]
+    lease_ms: Option<u32>,
+    /// Deliveries before a record becomes a dead letter (work queues)
+    #[arg(long, value_name = "N")]
+    max_deliveries: Option<u32>,
+    /// Topic of later dead letters (work queues)
+    #[arg(long, value_name = "TOPIC", value_parser = NonEmptyStringValueParser::new())]
+    dead_letter_topic: Option<String>,
+    /// `key`: a key's records one after the other; only without members (work queues)
+    #[arg(long, value_name = "ORDER", value_parser = ["key"])]
+    order: Option<String>,
+    /// Records that the group gets: a pattern of the key or of a header; may be repeated
+    #[arg(long, value_name = "FIELD=PATTERN", value_parser = parse_pattern)]
+    filter: Vec<(String, String)>,
+    /// A setting that goes back to its default, as filter or lease_ms; may be repeated
+    #[arg(long, value_name = "SETTING", value_parser = NonEmptyStringValueParser::new())]
+    unset: Vec<String>,
+}
+
+impl Changes {
+    /// The body of the request; a setting that goes back to its default is null.
+    fn body(self) -> Result<Map<String, Value>, Usage> {
+        let mut filter: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (field, pattern) in self.filter {
+            filter.entry(field).or_default().push(pattern);
+        }
+        let filter = (!filter.is_empty()).then(|| json!(filter));
+        let given = [
+            ("lease_ms", self.lease_ms.map(Value::from)),
+            ("max_deliveries", self.max_deliveries.map(Value::from)),
+            ("dead_letter_topic", self.dead_letter_topic.map(Value::from)),
+            ("order", self.order.map(Value::from)),
+            ("filter", filter),
+        ];
+        let given = given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        let mut body = Map::new();
+        for (name, value) in given.chain(self.unset.into_iter().map(|name| (name, Value::Null))) {
+            if body.insert(name.clone(), value).is_some() {
+                return Err(Usage(format!("the setting {name} is given twice")));
+            }
+        }
+        Ok(body)
+    }
+}
+
+fn parse_pattern(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(field, _)| !field.is_empty());
+    let (field, pattern) = parts.ok_or("write it as key=PATTERN or header.NAME=PATTERN")?;
+    Ok((field.to_owned(), pattern.to_owned()))
+}
+
 pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
     let client = connect.client()?;
     match action {
         Action::List => list(&client, is_json),
         Action::Describe(Name { group }) => describe(&client, &group, is_json),
+        Action::Alter { name, changes } => {
+            let group = name.group;
+            let body = changes.body()?;
+            if body.is_empty() {
+                return Err(Usage::of("nothing to change: give a setting or --unset"));
+            }
+            let answer = client.send(&Method::PATCH, &group_route(&group, &[]), Some(&body.into()));
+            let answer = answer.map_err(|failure| explain(failure.into(), &group))?;
+            output::done(&answer, &format!("group {group} is changed"), is_json)
+        }
         Action::Reset {
             name: Name { group },
             topic,
@@ -229,13 +306,19 @@ fn describe(client: &Client, group: &str, is_json: bool) -> anyhow::Result<()> {
     }
     let kind = text(&answer, "type");
     output::line(format_args!("group {group}: {kind}, {}", text(&answer, "state")))?;
-    if let Some(settings) = answer.get("settings") {
-        let number = |name: &str| settings[name].as_u64().unwrap_or_default();
+    let settings = &answer["settings"];
+    if let Some(lease_ms) = settings["lease_ms"].as_u64() {
         let dead_letters = settings["dead_letter_topic"].as_str().unwrap_or("TOPIC.dlq");
-        let (lease_ms, deliveries) = (number("lease_ms"), number("max_deliveries"));
+        let deliveries = settings["max_deliveries"].as_u64().unwrap_or_default();
         output::line(format_args!(
             "leases of {lease_ms} ms, at most {deliveries} deliveries, then to {dead_letters}"
         ))?;
+    }
+    if let Some(order) = settings["order"].as_str() {
+        output::line(format_args!("in order of each {order}"))?;
+    }
+    if !settings["filter"].is_null() {
+        output::line(format_args!("only records that match {}", settings["filter"]))?;
     }
     if let Some(queue) = answer.get("queue") {
         output::line(output::wrapped(&queue_line(queue)))?;

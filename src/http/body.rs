@@ -6,6 +6,7 @@ use axum::extract::{FromRequest, Request};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Share;
 use super::budget::{Budget, Pace};
@@ -27,13 +28,24 @@ pub(crate) struct JsonBody<T, const LIMIT: usize = { usize::MAX }>(pub(crate) T)
 /// The same for an optional body: `None` if it is empty or only white space.
 pub(crate) struct OptionalJson<T, const LIMIT: usize = { usize::MAX }>(pub(crate) Option<T>);
 
+/// The same for a body with records, and its share of the memory for bodies: drop that when they are stored.
+pub(crate) struct HeldJson<T>(pub(crate) T, pub(crate) Option<OwnedSemaphorePermit>);
+
 impl<T: DeserializeOwned + Send + 'static, const LIMIT: usize> FromRequest<App> for JsonBody<T, LIMIT> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let OptionalJson::<T, LIMIT>(body) = OptionalJson::from_request(request, app).await?;
-        body.map(Self)
-            .ok_or_else(|| Problem::invalid("", "a JSON body is missing"))
+        let body = read(request, app, LIMIT).await?;
+        body.map(|(body, _)| Self(body)).ok_or_else(missing)
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for HeldJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let body = read(request, app, usize::MAX).await?;
+        body.map(|(body, held)| Self(body, held)).ok_or_else(missing)
     }
 }
 
@@ -41,36 +53,50 @@ impl<T: DeserializeOwned + Send + 'static, const LIMIT: usize> FromRequest<App> 
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (parts, mut body) = request.into_parts();
-        let limit = app.config.limits.max_request_bytes.min(LIMIT);
-        let mut bytes = Vec::new();
-        let (mut budget, mut pace) = (Budget::new(&app.bodies), Pace::new(&app.bodies));
-        while let Some(frame) = pace.wait(budget.covered(), body.frame()).await? {
-            let frame = frame.map_err(|error| broken(&error))?;
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
-            // A missing body is reported as missing, whatever its type.
-            if bytes.is_empty() && !data.is_empty() {
-                check_type(&parts.headers)?;
-            }
-            if bytes.len() + data.len() > limit {
-                let detail = format!("a body is at most {limit} bytes");
-                return Err(Problem::new(Reason::RequestTooLarge, detail));
-            }
-            budget.cover(bytes.len() + data.len()).await?;
-            pace.count(data.len());
-            bytes.extend_from_slice(&data);
-        }
-        if bytes.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Self(None));
-        }
-        if bytes.len() <= INLINE_BYTES {
-            return Ok(Self(Some(json_body(&bytes)?)));
-        }
-        let parsed = app.blocking.run(Share::Parse, move || json_body(&bytes)).await?;
-        Ok(Self(Some(parsed?)))
+        let body = read(request, app, LIMIT).await?;
+        Ok(Self(body.map(|(body, _)| body)))
     }
+}
+
+fn missing() -> Problem {
+    Problem::invalid("", "a JSON body is missing")
+}
+
+/// Reads a body of at most `limit` bytes; with its share of the memory for bodies. `None`: it is empty.
+async fn read<T: DeserializeOwned + Send + 'static>(
+    request: Request,
+    app: &App,
+    limit: usize,
+) -> Result<Option<(T, Option<OwnedSemaphorePermit>)>, Problem> {
+    let (parts, mut body) = request.into_parts();
+    let limit = app.config.limits.max_request_bytes.min(limit);
+    let mut bytes = Vec::new();
+    let (mut budget, mut pace) = (Budget::new(&app.bodies), Pace::new(&app.bodies));
+    while let Some(frame) = pace.wait(budget.covered(), body.frame()).await? {
+        let frame = frame.map_err(|error| broken(&error))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        // A missing body is reported as missing, whatever its type.
+        if bytes.is_empty() && !data.is_empty() {
+            check_type(&parts.headers)?;
+        }
+        if bytes.len() + data.len() > limit {
+            let detail = format!("a body is at most {limit} bytes");
+            return Err(Problem::new(Reason::RequestTooLarge, detail));
+        }
+        budget.cover(bytes.len() + data.len()).await?;
+        pace.count(data.len());
+        bytes.extend_from_slice(&data);
+    }
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(None);
+    }
+    if bytes.len() <= INLINE_BYTES {
+        return Ok(Some((json_body(&bytes)?, budget.take())));
+    }
+    let parsed = app.blocking.run(Share::Parse, move || json_body(&bytes)).await?;
+    Ok(Some((parsed?, budget.take())))
 }
 
 /// Checks that a body is JSON and has no content coding. A web page may send other types, or none, to other origins

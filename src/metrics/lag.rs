@@ -13,12 +13,14 @@ use crate::broker::lag::report::{GroupLag, Lags, Total};
 /// The rows of the groups' metrics.
 #[derive(Debug, Default)]
 pub struct LagRows {
-    /// Each with its number of members, and of a queue with its waiting dead letters.
-    groups: Vec<Row<(usize, Option<u64>)>>,
+    groups: Vec<GroupRow>,
     topics: Vec<Row<Arc<str>>>,
     partitions: Vec<PartitionRow>,
     left_out: u64,
 }
+
+/// A row with the number of members, and of a queue its waiting dead letters.
+type GroupRow = Row<(usize, Option<u64>)>;
 
 /// A row with the topic, the partition and the committed offset.
 type PartitionRow = Row<(Arc<str>, u32, Option<u64>)>;
@@ -74,7 +76,7 @@ impl LagRows {
             rows.filter_map(move |row| Some((topic_labels(row), figure(&row.total.lag)?)))
         };
         let group_labels = |group: &Arc<str>| [("group", group.to_string())];
-        let by_group = |figure: fn(&Row<(usize, Option<u64>)>) -> f64| {
+        let by_group = |figure: fn(&GroupRow) -> f64| {
             let rows = self.groups.iter();
             rows.map(move |row| (group_labels(&row.group), figure(row)))
         };

@@ -124,6 +124,30 @@ fn a_group_is_moved_to_where_another_is_and_its_members_are_kicked() {
 }
 
 #[test]
+fn settings_of_a_group_are_changed_and_shown() {
+    let service = Service::with_ten(1);
+    let join = json!({"topics": ["t"], "type": "shared", "wait_ms": 0});
+    service.post("/v1/groups/q/members/m/poll", &join);
+    let alter = "group alter q --lease-ms 60000 --filter key=a.* --filter header.type=b --filter key=c";
+    assert_eq!(service.ok(alter), "group q is changed\n");
+    let described = service.ok("group describe q");
+    assert!(described.contains("leases of 60000 ms"), "{described}");
+    let shown = r#"only records that match {"header.type":["b"],"key":["a.*","c"]}"#;
+    assert!(described.contains(shown), "{described}");
+    let altered = service.json("group alter q --unset filter --unset lease_ms --max-deliveries 2");
+    let expected = json!({"lease_ms": 30_000, "max_deliveries": 2, "dead_letter_topic": null, "order": null,
+        "filter": null});
+    assert_eq!(altered["settings"], expected);
+    service.fails("group alter q --filter key=a*", "invalid-request");
+    service.fails("group alter q --unset leases", "invalid-request");
+    service.fails("group alter q --order key", "live members");
+    service.ok("group kick q m");
+    service.ok("group alter q --order key");
+    assert!(service.ok("group describe q").contains("in order of each key"));
+    service.fails("group alter none --unset filter", "unknown-group");
+}
+
+#[test]
 fn dead_letters_are_given_back_or_discarded() {
     let service = Service::with_ten(1);
     let join = json!({"topics": ["t"], "type": "shared", "wait_ms": 0, "max_records": 3});

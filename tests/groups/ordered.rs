@@ -564,6 +564,46 @@ async fn of_two_processes_under_one_member_id_the_older_one_is_stopped() {
     expect(service.delete(&path), 204).await;
 }
 
+/// Polls an idle topic until it is stopped; returns its refusals.
+async fn poll_until_stopped(service: std::sync::Arc<Service>) -> Vec<String> {
+    let (mut ack, mut refusals) = (Value::Null, Vec::new());
+    while refusals.len() < 20 {
+        let body = json!({"topics": ["orders"], "ack": ack, "wait_ms": 60_000});
+        let answer = ask(&service, "a", body).await;
+        let said = answer.json();
+        if answer.status == 200 {
+            ack = said["poll_id"].clone();
+            continue;
+        }
+        let code = said["code"].as_str().unwrap().to_owned();
+        refusals.push(code.clone());
+        if code == "member-superseded" {
+            break;
+        }
+    }
+    refusals
+}
+
+#[tokio::test]
+async fn of_two_processes_that_poll_an_idle_topic_without_an_answer_yet_one_is_stopped() {
+    let service = std::sync::Arc::new(orders(1, 0).await);
+    let mut first = tokio::spawn(poll_until_stopped(service.clone()));
+    let mut second = tokio::spawn(poll_until_stopped(service.clone()));
+    let (refusals, left) = tokio::select! {
+        refusals = &mut first => (refusals.unwrap(), second),
+        refusals = &mut second => (refusals.unwrap(), first),
+    };
+    let stopped = refusals.last().map(String::as_str);
+    assert_eq!(stopped, Some("member-superseded"), "{refusals:?}");
+    // The other one goes on.
+    service.append_numbers("orders", 0, 0, 3);
+    while committed(&service, 0).await != Some(3) {
+        assert!(!left.is_finished(), "nobody is left");
+        tokio::task::yield_now().await;
+    }
+    left.abort();
+}
+
 #[tokio::test]
 async fn a_process_with_another_instance_takes_the_member_over() {
     let service = orders(1, 100).await;

@@ -522,13 +522,17 @@ async fn a_call_that_is_sent_again_while_the_first_runs_stores_its_outputs_once(
         for answer in futures_util::future::join_all(calls).await {
             // Of the polls at once only the newest delivers; what is acknowledged is stored all the same.
             let answer = answer.json();
+            assert!(
+                answer.get("poll_id").is_some() || answer["code"] == "poll-superseded",
+                "{answer}"
+            );
             produced.push(answer["produced"].clone());
         }
-        produced.retain(|places| !places.is_null());
         assert!(
-            !produced.is_empty() && produced.iter().all(|places| *places == produced[0]),
+            produced.iter().all(|places| *places == produced[0]),
             "{kind}: {produced:?}"
         );
+        assert_eq!(produced[0].as_array().map(Vec::len), Some(4));
         assert_eq!(stored(&service).await, [0, 1, 2, 3], "{kind}");
     }
 }
@@ -609,4 +613,122 @@ async fn outputs_are_counted_like_any_produced_records_and_go_to_any_topics() {
         json!({"headers": {"type": "done"}, "timestamp": 77}),
     );
     assert_eq!(service.metric("quipu_produced_records_total").await, before + 3);
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_again_after_a_reset_or_a_redrive_is_another_call() {
+    let service = world().await;
+    let polled = poll(&service, ORDERED, body("ordered", &Value::Null, 4)).await;
+    let first = commit(&service, &polled["epoch"], 4, outputs(0..4)).await.ok();
+    service.delete(ORDERED).await;
+    let reset = json!({"topic": "in", "to": "earliest"});
+    service.post("/v1/groups/steps/offsets/reset", reset).await.ok();
+    let polled = poll(&service, ORDERED, body("ordered", &Value::Null, 4)).await;
+    assert_eq!(offsets(&polled), [0, 1, 2, 3]);
+    let again = commit(&service, &polled["epoch"], 4, outputs(0..4)).await.ok();
+    assert!(
+        again.get("replayed").is_none() && again["produced"] != first["produced"],
+        "{again}"
+    );
+    assert_eq!(committed(&service, "steps").await, 4);
+    // The newest one is what is repeated now.
+    let repeated = commit(&service, &polled["epoch"], 4, json!([])).await.ok();
+    has(
+        &repeated,
+        json!({"produced": again["produced"], "replayed": true}),
+    );
+
+    let service = world().await;
+    let path = format!("{SHARED}/settle");
+    let first = poll(&service, SHARED, body("shared", &Value::Null, 2)).await;
+    let settle = json!({"accept": [place(0)], "reject": [place(1)], "produce": outputs(0..1)});
+    let stored_first = service.post(&path, settle.clone()).await.ok();
+    service.post("/v1/groups/workers/redrive", json!({})).await.ok();
+    // A late repeat, before anybody is given the record again.
+    has(
+        &service.post(&path, settle.clone()).await.ok(),
+        json!({"produced": stored_first["produced"], "replayed": true}),
+    );
+    // An acknowledgement of the poll that delivered it first does not mean it either.
+    let late = poll(&service, SHARED, body("shared", &first["poll_id"], 1)).await;
+    assert_eq!(
+        (offsets(&late), &late["records"][0]["redriven"]),
+        (vec![1], &json!(1))
+    );
+    // The same record, the same settle: another time.
+    let again = json!({"reject": [place(1)], "produce": outputs(1..2)});
+    let again = service.post(&path, again).await.ok();
+    assert!(again.get("replayed").is_none(), "{again}");
+    assert_eq!(stored(&service).await, [0, 1]);
+}
+
+#[tokio::test]
+async fn a_commit_of_records_that_were_taken_back_comes_too_late() {
+    let service = world().await;
+    let polled = poll(&service, ORDERED, body("ordered", &Value::Null, 4)).await;
+    // Its process has died, and the next one is given the same records, while the commit is on its way.
+    let next = poll(&service, ORDERED, body("ordered", &Value::Null, 4)).await;
+    assert_eq!(offsets(&next), [0, 1, 2, 3]);
+    commit(&service, &polled["epoch"], 2, outputs(0..2))
+        .await
+        .problem(409, "fenced");
+    let done = with(body("ordered", &next["poll_id"], 4), outputs(0..4));
+    poll(&service, ORDERED, done).await;
+    assert_eq!(stored(&service).await, [0, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn an_acknowledgement_of_what_is_committed_already_has_no_outputs() {
+    let service = world().await;
+    let polled = poll(&service, ORDERED, body("ordered", &Value::Null, 4)).await;
+    commit(&service, &polled["epoch"], 0, outputs(0..1))
+        .await
+        .problem(409, "fenced");
+    commit(&service, &polled["epoch"], 4, outputs(0..4)).await.ok();
+    let ack = with(body("ordered", &polled["poll_id"], 4), outputs(0..4));
+    service
+        .post(&format!("{ORDERED}/poll"), ack)
+        .await
+        .problem(409, "fenced");
+    assert_eq!(stored(&service).await, [0, 1, 2, 3]);
+    let next = poll(&service, ORDERED, body("ordered", &polled["poll_id"], 4)).await;
+    assert_eq!(offsets(&next), [4, 5, 6, 7]);
+}
+
+#[tokio::test]
+async fn a_repeated_acknowledgement_does_not_undo_a_reset() {
+    let service = world().await;
+    let polled = poll(&service, ORDERED, body("ordered", &Value::Null, 4)).await;
+    let call = with(body("ordered", &polled["poll_id"], 4), outputs(0..4));
+    let first = poll(&service, ORDERED, call.clone()).await;
+    service.delete(ORDERED).await;
+    let reset = json!({"topic": "in", "to": "earliest"});
+    service.post("/v1/groups/steps/offsets/reset", reset).await.ok();
+    let service = service.restart();
+    let again = poll(&service, ORDERED, call).await;
+    has(&again, json!({"produced": first["produced"], "replayed": true}));
+    assert_eq!(offsets(&again), [0, 1, 2, 3]);
+    assert_eq!(committed(&service, "steps").await, 0);
+}
+
+#[tokio::test]
+async fn what_a_settle_releases_besides_is_released_once_its_outputs_are_stored() {
+    let service = world().await;
+    poll(&service, SHARED, body("shared", &Value::Null, 4)).await;
+    let path = format!("{SHARED}/settle");
+    let wrong = json!({"accept": [place(0)], "release": [place(1)], "produce": [{"topic": "none"}]});
+    service.post(&path, wrong).await.problem(404, "unknown-topic");
+    let other = "/v1/groups/workers/members/b";
+    assert_eq!(
+        offsets(&poll(&service, other, body("shared", &Value::Null, 1)).await),
+        [4],
+        "1 is not released"
+    );
+    let good = json!({"accept": [place(0)], "release": [place(1)], "extend": [place(4), place(2)], "produce": outputs(0..1)});
+    let done = service.post(&path, good).await.ok();
+    has(&done, json!({"lost": places(&[4]), "settled": []}));
+    assert_eq!(
+        offsets(&poll(&service, other, body("shared", &Value::Null, 1)).await),
+        [1]
+    );
 }

@@ -83,3 +83,26 @@ async fn metrics_say_what_queues_hold_by_topic_and_their_dead_letters_by_group()
         assert!(lines.contains(&&*kind), "{kind}");
     }
 }
+
+#[tokio::test]
+async fn a_look_at_the_lag_reads_a_large_topic_of_dead_letters_in_parts() {
+    let service = Service::new();
+    service.create_topic("jobs", 1).await;
+    let value = json!("x".repeat(1_000_000)).to_string();
+    for _ in 0..20 {
+        service.append("jobs", 0, true, &[(0, None, Some(value.as_bytes()), &[])]);
+    }
+    let all: Vec<u64> = (0..20).collect();
+    let poll = json!({"topics": ["jobs"], "type": "shared", "max_records": 1, "wait_ms": 0});
+    service.post("/v1/groups/work/members/m/poll", poll).await.ok();
+    for some in all.chunks(2) {
+        let reject = json!({"reject": places(some)});
+        let path = "/v1/groups/work/members/m/settle";
+        service.post(path, reject).await.ok();
+    }
+    let service = service.restart();
+    let count = async || summary(&service, "work").await["dead_letters"].as_u64().unwrap();
+    let first = count().await;
+    assert!((10..20).contains(&first), "{first} after one look");
+    assert_eq!((count().await, count().await), (20, 20));
+}

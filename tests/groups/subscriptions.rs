@@ -117,3 +117,35 @@ async fn a_queue_never_subscribes_to_the_topic_of_its_own_dead_letters() {
     .await;
     assert_eq!(lag(&service).await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_queues_poll_that_fails_says_that_something_is_stored_only_if_its_ack_has_stored_something() {
+    let service = topics().await;
+    let a = ask(&service, "a", naming(&["jobs", "mail"], "shared", &Value::Null))
+        .await
+        .ok();
+    let settle =
+        |list: &str, offset: u64| json!({list: [{"topic": "jobs", "partition": 0, "offset": offset}]});
+    service.delete("/v1/topics/mail").await.with_status(204);
+    for (list, offset) in [("accept", 0), ("release", 1)] {
+        let path = "/v1/groups/g/members/a/settle";
+        service.post(path, settle(list, offset)).await.ok();
+    }
+    // One record is settled, the other is released, and the others' topic is gone: the ack settles nothing.
+    let ack = json!({"ack": a["poll_id"], "wait_ms": 0});
+    ask(&service, "a", ack.clone())
+        .await
+        .refusal(404, "unknown-topic", "none");
+    let b = ask(&service, "b", naming(&["jobs", "other"], "shared", &Value::Null))
+        .await
+        .ok();
+    assert_eq!(b["records"].as_array().unwrap().len(), 3);
+    service.delete("/v1/topics/other").await.with_status(204);
+    let ack = json!({"ack": b["poll_id"], "wait_ms": 0});
+    ask(&service, "b", ack.clone())
+        .await
+        .refusal(404, "unknown-topic", "partial");
+    ask(&service, "b", ack)
+        .await
+        .refusal(404, "unknown-topic", "none");
+}

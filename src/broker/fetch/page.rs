@@ -4,6 +4,7 @@
 //! their headers alone, so choosing costs next to nothing; only those at the edges are walked.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -38,7 +39,7 @@ impl PageLimits {
     }
 }
 
-/// The records of one answer: those in `runs` with offsets in `from..end`.
+/// The records of one answer: those in `runs` with offsets in `from..end`, or the kept ones of them.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// Cut behind the last batch that belongs to the answer.
@@ -60,6 +61,8 @@ pub struct Page {
     pub(crate) end_offset: Offset,
     /// Damaged offsets before `from` that were skipped on purpose.
     pub(crate) gaps: Vec<Gap>,
+    /// The offsets of the records that belong to the answer, in order; `None`: all of them do.
+    pub(crate) kept: Option<Arc<[Offset]>>,
 }
 
 impl Page {
@@ -77,6 +80,7 @@ impl Page {
             log_start_offset,
             end_offset,
             gaps: Vec::new(),
+            kept: None,
         }
     }
 
@@ -215,7 +219,43 @@ impl Page {
     /// An error is a verified batch that cannot be walked; the caller stops at it.
     #[inline]
     pub fn records(&self) -> PageRecords<'_> {
-        PageRecords::new(&self.runs, self.from, self.end)
+        PageRecords {
+            kept: self.kept.as_deref().map(|kept| {
+                let before = kept.partition_point(|offset| *offset < self.from);
+                &kept[before..]
+            }),
+            ..PageRecords::new(&self.runs, self.from, self.end)
+        }
+    }
+
+    /// Leaves out the records that are not kept. Cost: one walk over the page, and eight bytes for each kept record.
+    ///
+    /// # Errors
+    /// As [`Page::choose`].
+    pub(crate) fn retain(&mut self, mut is_kept: impl FnMut(&Record<'_>) -> Kept) -> Result<(), BatchError> {
+        let (mut kept, mut bytes) = (Vec::new(), 0);
+        let mut stop = None;
+        for record in self.records() {
+            let (record, _) = record?;
+            match is_kept(&record) {
+                Kept::Yes => {
+                    kept.push(record.offset);
+                    bytes += stored_bytes(&record);
+                }
+                Kept::No => {}
+                Kept::Stop => {
+                    stop = Some(record.offset);
+                    break;
+                }
+            }
+        }
+        if let Some(stop) = stop {
+            (self.end, self.next_offset) = (stop, stop);
+            (self.limited, self.ended) = (true, false);
+        }
+        (self.records, self.stored_bytes) = (kept.len() as u64, bytes);
+        self.kept = Some(kept.into());
+        Ok(())
     }
 
     /// The parts of the page with the records that are kept.
@@ -269,6 +309,15 @@ impl Page {
     }
 }
 
+/// Whether a record stays in a page; see [`Page::retain`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Yes,
+    No,
+    /// It does not, and the page ends before it.
+    Stop,
+}
+
 /// The records of a page, in order; see [`Page::records`].
 #[derive(Clone, Debug)]
 pub struct PageRecords<'a> {
@@ -278,6 +327,8 @@ pub struct PageRecords<'a> {
     json_lines: bool,
     from: Offset,
     end: Offset,
+    /// The offsets that are still to come; `None`: all of `from..end`.
+    kept: Option<&'a [Offset]>,
 }
 
 impl<'a> PageRecords<'a> {
@@ -290,6 +341,20 @@ impl<'a> PageRecords<'a> {
             json_lines: false,
             from,
             end,
+            kept: None,
+        }
+    }
+
+    /// Whether a record is kept, and all before it are over.
+    #[inline]
+    fn is_kept(&mut self, offset: Offset) -> bool {
+        match self.kept {
+            None => true,
+            Some([next, rest @ ..]) if *next == offset => {
+                self.kept = Some(rest);
+                true
+            }
+            Some(_) => false,
         }
     }
 }
@@ -300,17 +365,21 @@ impl<'a> Iterator for PageRecords<'a> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(records) = &mut self.records {
-                for record in records.by_ref() {
-                    match record {
-                        Ok(record) if record.offset < self.from => {}
-                        Ok(record) if record.offset >= self.end => return None,
-                        record => return Some(record.map(|record| (record, self.json_lines))),
-                    }
+            while let Some(record) = self.records.as_mut().and_then(Iterator::next) {
+                match record {
+                    Ok(record) if record.offset < self.from => {}
+                    Ok(record) if record.offset >= self.end => return None,
+                    Ok(record) if !self.is_kept(record.offset) => {}
+                    record => return Some(record.map(|record| (record, self.json_lines))),
                 }
-                self.records = None;
+            }
+            self.records = None;
+            if self.kept.is_some_and(<[Offset]>::is_empty) {
+                return None;
             }
             match self.batches.next() {
+                // Nothing of this batch is kept.
+                Some(Ok((header, _))) if self.kept.is_some_and(|kept| kept[0] >= header.next_offset()) => {}
                 Some(batch) => match batch.and_then(|(_, batch)| Records::new(batch)) {
                     Ok(records) => self.records = Some(records),
                     Err(error) => return Some(Err(error)),
@@ -326,7 +395,7 @@ impl<'a> Iterator for PageRecords<'a> {
 }
 
 /// About what a record takes in its batch: its parts, and a byte for each of the lengths and deltas between them.
-fn stored_bytes(record: &Record<'_>) -> u64 {
+pub(crate) fn stored_bytes(record: &Record<'_>) -> u64 {
     let headers: usize = record
         .headers
         .iter()
@@ -509,6 +578,39 @@ mod tests {
         assert_eq!(after(1000, Some(2000)), (1000, false, false, 0));
         assert_eq!(after(15, Some(18)), (18, false, true, 0));
         assert_eq!(after(15, None), (1000, false, false, 0));
+    }
+
+    #[test]
+    fn a_page_can_leave_records_out_and_end_before_one() {
+        let shown = |page: &Page| -> Vec<u64> {
+            let records = page.records();
+            records.map(|record| record.unwrap().0.offset.get()).collect()
+        };
+        for keep in [1, 2, 3, 7, 100] {
+            let mut page = choose(fetched(10, &[&[5, 1, 9], &[1, 1, 13, 2]]), &limits(12, Some(40)));
+            let whole = page.stored_bytes;
+            page.retain(|record| match record.offset.get() {
+                offset if offset % keep == 0 => Kept::Yes,
+                _ => Kept::No,
+            })
+            .unwrap();
+            let expected: Vec<u64> = (12..40).filter(|offset| offset % keep == 0).collect();
+            assert_eq!(shown(&page), expected);
+            assert_eq!(page.records, expected.len() as u64);
+            assert_eq!(page.next_offset.get(), 40, "what is left out was looked at");
+            assert!(page.stored_bytes <= whole && page.ended);
+        }
+        let mut page = choose(fetched(10, &[&[5, 5]]), &limits(10, Some(18)));
+        let stop = |record: &Record<'_>| match record.offset.get() {
+            11 | 13 => Kept::Yes,
+            16 => Kept::Stop,
+            _ => Kept::No,
+        };
+        page.retain(stop).unwrap();
+        assert_eq!((shown(&page), page.next_offset.get()), (vec![11, 13], 16));
+        assert_eq!((page.limited, page.ended), (true, false));
+        page.from = Offset::new(12);
+        assert_eq!(shown(&page), [13]);
     }
 
     #[test]

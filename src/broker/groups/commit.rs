@@ -62,6 +62,12 @@ impl Groups {
         };
         let identity = outputs.as_ref().map(|_| identity());
         let replayed = |identity: &Identity| {
+            let is_in =
+                |commit: &Commit| committed_offset(&self.log, group, commit.partition) >= Some(commit.offset);
+            if !commits.iter().all(is_in) {
+                // The group was set back since: this is another commit.
+                return None;
+            }
             let produced = self.recall(group, member, identity)?;
             let offset = |commit: &Commit| {
                 committed_offset(&self.log, group, commit.partition).unwrap_or(commit.offset)
@@ -78,13 +84,9 @@ impl Groups {
         if let Some(answer) = identity.as_ref().and_then(replayed) {
             return Ok(answer);
         }
-        let outgoing = outputs.zip(identity).map(|(outputs, identity)| {
-            Ok::<_, Refusal>(Outgoing {
-                member: member.into(),
-                identity,
-                placed: outputs.placed?,
-            })
-        });
+        let outgoing = outputs.zip(identity);
+        let outgoing =
+            outgoing.map(|(outputs, identity)| Outgoing::of(self, outputs, group, member, identity));
         let outgoing = outgoing.transpose()?;
         let offsets: Vec<(PartitionId, Offset)> = commits
             .iter()
@@ -135,13 +137,20 @@ impl Groups {
 
     /// Waits for a member's turn to commit: a member's commits run one at a time, in the order in which they begin.
     pub(super) async fn turn_of(&self, group: &str, member: &str) -> Result<OwnedMutexGuard<()>, Refusal> {
-        let order = {
+        let find = || {
             let cell = self.cell_of(group, member)?;
             let (_, core) = self.lock(&cell);
-            core.order_of(member)
+            let order = core.order_of(member);
+            order.ok_or_else(|| refused(Refused::Unknown, group, member))
         };
-        let order = order.ok_or_else(|| refused(Refused::Unknown, group, member))?;
-        Ok(order.lock_owned().await)
+        loop {
+            let order = find()?;
+            let turn = Arc::clone(&order).lock_owned().await;
+            // The member may have left and joined again meanwhile.
+            if Arc::ptr_eq(&order, &find()?) {
+                return Ok(turn);
+            }
+        }
     }
 
     /// Makes a member's commits durable, with the outputs that go with them, then updates the group in memory. Runs to
@@ -170,7 +179,8 @@ impl Groups {
                 Some(outgoing) => groups.commit_with(&cell.group, changes, outgoing).await.map(Some),
                 None => {
                     let nothing = Subscribed::default();
-                    let written = groups.write(&cell.group, &GroupValue::Ordered, &nothing, changes);
+                    let ordered = GroupValue::default();
+                    let written = groups.write(&cell.group, &ordered, &nothing, changes);
                     written.await.map(|()| None).map_err(Refusal::from)
                 }
             };

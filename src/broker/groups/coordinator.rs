@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
@@ -22,9 +23,11 @@ use super::patterns::{Candidates, is_pattern};
 use super::poll_id::PollId;
 use super::processes::AnswerNumber;
 use super::shared::queue::Now;
+use super::shared::settings::GroupValue;
 use super::shared::work::Work;
 use super::subscriptions::{self, has_begun};
 use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs, TopicId};
+use crate::broker::filter::Filter;
 
 /// How long a group without members is remembered.
 const REMEMBERED_MS: Ms = 600_000;
@@ -47,6 +50,8 @@ pub(crate) struct Coordinator {
     pub(super) topics: watch::Receiver<u64>,
     /// When the task that ends sessions runs next.
     looks_at: AtomicU64,
+    /// The earliest time that [`Coordinator::look_sooner`] was asked for since that task began to run.
+    wanted_at: AtomicU64,
     /// Wakes that task, because a session may end sooner.
     pub(crate) sooner: Notify,
 }
@@ -76,6 +81,8 @@ pub(crate) enum Kind {
 pub(crate) struct Core {
     pub(crate) members: Members,
     pub(crate) kind: Kind,
+    /// Of an ordered group, the records that it gets; open: all. A shared group has it in its settings.
+    pub(crate) filter: Arc<Filter>,
     sessions: BTreeMap<Arc<str>, Session>,
     /// Topics that the group reads although its durable subscription lacks them. The next poll saves them.
     pub(crate) unsubscribed: Vec<TopicId>,
@@ -169,6 +176,7 @@ impl Coordinator {
             max_unsettled,
             topics,
             looks_at: AtomicU64::new(u64::MAX),
+            wanted_at: AtomicU64::new(u64::MAX),
             sooner: Notify::new(),
         }
     }
@@ -185,7 +193,10 @@ impl Coordinator {
 
     /// Makes the task check sessions and leases no later than `at`.
     pub(crate) fn look_sooner(&self, at: Option<Ms>) {
-        if at.is_some_and(|at| at < self.looks_at.load(Relaxed)) {
+        let Some(at) = at else { return };
+        // In this order, so that a task that is about to wait sees the one, or this the other.
+        self.wanted_at.fetch_min(at, SeqCst);
+        if at < self.looks_at.load(SeqCst) {
             self.sooner.notify_one();
         }
     }
@@ -215,6 +226,7 @@ impl Coordinator {
         let core = Core {
             members: Members::new(self.life, self.numbers.load(Relaxed)),
             kind: Kind::Ordered(Ordered::default()),
+            filter: Arc::default(),
             sessions: BTreeMap::new(),
             unsubscribed: Vec::new(),
             topics_seen: 0,
@@ -353,16 +365,26 @@ impl Coordinator {
     }
 
     /// Ends expired sessions and leases, and forgets groups that have long been empty. Returns when to run next, and
-    /// the shared groups that have something to write.
+    /// the groups that have something to write.
     pub(crate) fn tick(&self, at: Now) -> (Option<Ms>, Vec<Arc<Cell>>) {
         let now = at.moment.0;
         let cells: Vec<Arc<Cell>> = self.cells.lock().values().cloned().collect();
         let mut next: Option<Ms> = None;
         let mut busy = Vec::new();
+        self.wanted_at.store(u64::MAX, SeqCst);
         for cell in cells {
             let mut core = self.lock(&cell, now);
             let mut deadline = core.members.next_deadline();
             let Core { kind, members, .. } = &mut *core;
+            if let Kind::Ordered(ordered) = kind
+                && let Some(due) = ordered.passed_due()
+            {
+                if due <= now {
+                    busy.push(Arc::clone(&cell));
+                } else {
+                    deadline = deadline.into_iter().chain([due]).min();
+                }
+            }
             if let Kind::Shared(work) = kind {
                 work.expire(at);
                 work.forget_members(|name| members.get(name).is_some());
@@ -385,7 +407,11 @@ impl Coordinator {
                 next = next.into_iter().chain(deadline).chain(forget_at).min();
             }
         }
-        self.looks_at.store(next.unwrap_or(u64::MAX), Relaxed);
+        self.looks_at.store(next.unwrap_or(u64::MAX), SeqCst);
+        // A group may have asked after it was looked at.
+        let wanted = Some(self.wanted_at.load(SeqCst)).filter(|wanted| *wanted < u64::MAX);
+        next = next.into_iter().chain(wanted).min();
+        self.looks_at.store(next.unwrap_or(u64::MAX), SeqCst);
         (next, busy)
     }
 }
@@ -426,6 +452,18 @@ impl Core {
         match &mut self.kind {
             Kind::Ordered(ordered) => Some((ordered, &mut self.members)),
             Kind::Shared(_) => None,
+        }
+    }
+
+    /// Applies the group's settings, after they are durable.
+    pub(crate) fn apply(&mut self, value: &GroupValue) {
+        match (value, &mut self.kind) {
+            (GroupValue::Shared(settings), Kind::Shared(work)) => work.apply(settings.clone()),
+            // An equal filter is kept as it is: what was read with it still counts.
+            (GroupValue::Ordered(filter), Kind::Ordered(_)) if self.filter != *filter => {
+                self.filter = Arc::clone(filter);
+            }
+            _ => {}
         }
     }
 
@@ -540,7 +578,7 @@ impl Core {
         let asking = self.asking(ack, instance);
         let begun = self.members.begin_poll(member, asking, now)?;
         let acknowledged = match &mut self.kind {
-            Kind::Ordered(ordered) => ordered.acknowledge(&self.members, member, ack, begun.is_repeated),
+            Kind::Ordered(ordered) => ordered.acknowledge(&mut self.members, member, ack, begun.is_repeated),
             Kind::Shared(_) => Acknowledged::default(),
         };
         Ok((begun, acknowledged))
@@ -560,7 +598,7 @@ impl Core {
         }
         Ok(match &mut self.kind {
             Kind::Ordered(ordered) => {
-                let acknowledged = ordered.acknowledge(&self.members, member, ack, false);
+                let acknowledged = ordered.acknowledge(&mut self.members, member, ack, false);
                 acknowledged.commits
             }
             Kind::Shared(_) => Vec::new(),

@@ -203,6 +203,7 @@ impl Groups {
         let Some(work) = core.work() else {
             return Ok((Vec::new(), None));
         };
+        let names = work.names();
         let mut all = Vec::new();
         for (id, queue) in &work.queues {
             let Some(topic) = self.log.topic_by_id(id.topic) else {
@@ -214,7 +215,7 @@ impl Groups {
                     partition: id.index,
                     offset,
                 },
-                member: work.name_of(member),
+                member: names.get(&member).map_or_else(|| "".into(), Arc::clone),
                 deliveries,
                 expires: TimestampMs(
                     at.wall.get() + i64::try_from(end.0.saturating_sub(at.moment.0)).unwrap_or(0),

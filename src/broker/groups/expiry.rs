@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::Groups;
 use super::members::Ms;
 use super::offsets::{self, Committed};
+use super::repeats;
 use super::shared::{codec, letters};
 use super::subscriptions::{patterns_prefix, subscribed_at, subscriptions_prefix};
 use crate::broker::engine::{Error, Log, StateChange, TimestampMs};
@@ -189,6 +190,7 @@ impl Plan {
             subscriptions_prefix(group),
             patterns_prefix(group),
             codec::states_prefix(group),
+            repeats::group_prefix(group),
         ];
         for prefix in prefixes {
             changes.extend(keys(&prefix).map(|key| StateChange::remove(&*key)));
@@ -322,6 +324,8 @@ mod tests {
                 lease_ms: None,
                 max_deliveries: None,
                 dead_letter_topic: None,
+                order: None,
+                filter: None,
                 instance: None,
             };
             self.groups().join(group, Some("a"), request).await.unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::shared::settings::Settings;
+use super::shared::settings::GroupValue;
 use crate::broker::engine::{Offset, PartitionId, TimestampMs};
 
 /// How a group's members share the records.
@@ -56,12 +56,10 @@ impl GroupState {
 pub struct Overview {
     /// The state of its members.
     pub state: GroupState,
-    /// How they share the records.
-    pub kind: GroupType,
     /// How many members there are.
     pub members: usize,
-    /// The settings of a shared group; `None` for an ordered one.
-    pub settings: Option<Settings>,
+    /// How they share the records, and the group's settings.
+    pub value: GroupValue,
 }
 
 /// How far a shared group is in a partition.

@@ -75,6 +75,9 @@ pub struct Begun {
     pub is_repeated: bool,
     /// It is of a newer process than the member's polls before.
     pub takes_over: bool,
+    /// It must be answered at once. It supersedes a poll without having had an answer itself, so two processes may be
+    /// superseding each other: they are told apart by what they acknowledge, and for that each needs an answer.
+    pub needs_answer: bool,
 }
 
 /// A member.
@@ -327,13 +330,15 @@ impl Members {
             token,
             is_waiting: false,
         };
-        if member.poll.replace(poll).is_some() {
+        let supersedes = member.poll.replace(poll).is_some();
+        if supersedes {
             self.wake(name);
         }
         Ok(Begun {
             token,
             is_repeated: asked.is_repeated,
             takes_over,
+            needs_answer: supersedes && asking.ack.is_none() && !is_known,
         })
     }
 

@@ -19,12 +19,13 @@ use super::members::{Joining, Ms, Refused};
 use super::patterns::{Candidates, is_pattern};
 use super::poll_id::PollId;
 use super::settle::is_ordered;
-use super::shared::settings::{GroupValue, Settings};
+use super::shared::settings::{GroupValue, Order, Settings};
 use super::shared::work::Work;
 use super::subscriptions::{has_begun, knows_pattern};
 use super::{Commit, Groups, Subscribed, offsets};
 use crate::broker::blocking::Share;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
+use crate::broker::filter::Filter;
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::catalog;
 use crate::broker::topics::lookup::Start;
@@ -50,6 +51,10 @@ pub struct Join {
     pub max_deliveries: Option<u32>,
     /// Of a shared group: where the dead letters go.
     pub dead_letter_topic: Option<String>,
+    /// Of a shared group: the order of the records within a partition.
+    pub order: Option<Order>,
+    /// The records that the group gets.
+    pub filter: Option<Arc<Filter>>,
     /// The process that joins, as it names itself.
     pub instance: Option<String>,
 }
@@ -63,7 +68,7 @@ impl Join {
     /// The kind and settings of the group, if this join creates it.
     fn value(&self, now: TimestampMs) -> Result<GroupValue, Refusal> {
         if self.kind == GroupType::Ordered {
-            return Ok(GroupValue::Ordered);
+            return Ok(GroupValue::Ordered(self.filter.clone().unwrap_or_default()));
         }
         let default = Settings::default();
         let settings = Settings {
@@ -71,6 +76,8 @@ impl Join {
             max_deliveries: self.max_deliveries.unwrap_or(default.max_deliveries),
             dead_letter_topic: self.dead_letter_topic.clone(),
             created_at: now,
+            order: self.order.unwrap_or_default(),
+            filter: self.filter.clone().unwrap_or_default(),
         };
         let checked = settings.check(self.named_topics().map(String::as_str));
         checked.map_err(|unfit| Refusal::invalid(format!("/{}", unfit.field), unfit.to_string()))?;
@@ -80,13 +87,17 @@ impl Join {
     /// Whether the join fits an existing group.
     fn check(&self, group: &str, value: &GroupValue) -> Result<(), Refusal> {
         let GroupValue::Shared(settings) = value else {
-            if self.kind == GroupType::Ordered {
-                return Ok(());
+            if self.kind != GroupType::Ordered {
+                return Err(Refusal::new(
+                    Reason::GroupTypeMismatch,
+                    format!("the group {group} is ordered"),
+                ));
             }
-            return Err(Refusal::new(
-                Reason::GroupTypeMismatch,
-                format!("the group {group} is ordered"),
-            ));
+            if self.filter.as_ref().is_some_and(|given| given != value.filter()) {
+                let detail = format!("the group {group} has the filter {}", value.filter());
+                return Err(Refusal::new(Reason::GroupSettingsDiffer, detail));
+            }
+            return Ok(());
         };
         if self.kind == GroupType::Ordered {
             return Err(Refusal::new(
@@ -98,13 +109,20 @@ impl Join {
             || self
                 .max_deliveries
                 .is_some_and(|most| most != settings.max_deliveries)
-            || (self.dead_letter_topic.is_some() && self.dead_letter_topic != settings.dead_letter_topic);
+            || (self.dead_letter_topic.is_some() && self.dead_letter_topic != settings.dead_letter_topic)
+            || self.order.is_some_and(|order| order != settings.order)
+            || self
+                .filter
+                .as_ref()
+                .is_some_and(|given| *given != settings.filter);
         if differs {
             let detail = format!(
-                "the group {group} was begun with lease_ms {}, max_deliveries {} and dead_letter_topic {}",
+                "the group {group} has lease_ms {}, max_deliveries {}, dead_letter_topic {}, order {} and filter {}",
                 settings.lease_ms,
                 settings.max_deliveries,
-                settings.dead_letter_topic.as_deref().unwrap_or("null")
+                settings.dead_letter_topic.as_deref().unwrap_or("null"),
+                settings.order.name().unwrap_or("null"),
+                settings.filter,
             );
             return Err(Refusal::new(Reason::GroupSettingsDiffer, detail));
         }
@@ -231,6 +249,7 @@ impl Groups {
         if let (GroupValue::Shared(settings), Kind::Ordered(_)) = (value, &core.kind) {
             core.kind = Kind::Shared(Work::new(settings.clone()));
         }
+        core.apply(value);
         let joining = Joining {
             member: Arc::clone(member),
             client_id: join.client_id.clone(),
@@ -301,9 +320,7 @@ impl Groups {
                 patterns: unbegun.patterns,
             };
             self.make(guard, group, &value, subscribed, commits).await?;
-            if !is_made
-                && matches!(&value, GroupValue::Shared(settings) if settings.dead_letter_topic.is_some())
-            {
+            if !is_made && value.dead_letter_topic().is_some() {
                 // Patterns no longer match that topic.
                 self.topics.announce();
             }
@@ -324,11 +341,7 @@ impl Groups {
         if patterns.peek().is_none() {
             return Ok(unbegun);
         }
-        let dead_letters = match value {
-            GroupValue::Shared(settings) => settings.dead_letter_topic.as_deref(),
-            GroupValue::Ordered => None,
-        };
-        let candidates = Candidates::of(&self.log).without(dead_letters);
+        let candidates = Candidates::of(&self.log).without(value.dead_letter_topic());
         for text in patterns {
             let Ok(pattern) = text.parse() else { continue };
             // What a known pattern brings was made later than the group began with the pattern.

@@ -7,7 +7,8 @@
 //! Members are in memory only: after a restart they join again. In an ordered group, an `ack` of an answer from before
 //! the restart can still commit (see [`poll_id`]).
 //!
-//! - [`membership`], [`poll`], [`commit`] and [`settle`] are the calls of members, [`outside`] those of others.
+//! - [`membership`], [`poll`], [`commit`] and [`settle`] are the calls of members, [`outside`] those of others; [`alter`]
+//!   changes settings.
 //! - [`outputs`] are records that are appended with what a call acknowledges; [`repeats`] remembers such calls.
 //! - `writing` makes durable what members of shared groups settle.
 //! - `coordinator` holds the groups with members. The state machines that decide are pure: [`members`] for both kinds
@@ -18,6 +19,7 @@
 //! Commits share the lock. Changes that read before they decide have it alone: a deletion, a reset, a group's start in
 //! a topic.
 
+pub mod alter;
 pub mod commit;
 mod coordinator;
 pub mod dead_letters;
@@ -99,6 +101,26 @@ pub struct Parts {
     waiting: WaitingLetters,
 }
 
+/// The parts of the broker that groups use.
+pub struct Uses {
+    /// The log.
+    pub log: Log,
+    /// The clock that the log uses too.
+    pub clock: Arc<dyn Clock>,
+    /// The threads for work that blocks.
+    pub blocking: Blocking,
+    /// The topics.
+    pub topics: Topics,
+    /// Reads partitions.
+    pub fetcher: Fetcher,
+    /// Chooses the partition of records without keys.
+    pub rotation: Arc<Rotation>,
+    /// Becomes true when the server begins to stop.
+    pub stopping: watch::Receiver<bool>,
+    /// The counters of the hot paths.
+    pub counters: Arc<Counters>,
+}
+
 impl Deref for Groups {
     type Target = Parts;
 
@@ -116,17 +138,17 @@ impl std::fmt::Debug for Groups {
 impl Groups {
     /// Groups over a log, without members. Queues look at no further records while all of them together remember
     /// `max_queue_records` unsettled ones.
-    pub fn new(
-        log: Log,
-        clock: Arc<dyn Clock>,
-        blocking: Blocking,
-        topics: Topics,
-        fetcher: Fetcher,
-        rotation: Arc<Rotation>,
-        stopping: watch::Receiver<bool>,
-        counters: Arc<Counters>,
-        max_queue_records: usize,
-    ) -> Self {
+    pub fn new(uses: Uses, max_queue_records: usize) -> Self {
+        let Uses {
+            log,
+            clock,
+            blocking,
+            topics,
+            fetcher,
+            rotation,
+            stopping,
+            counters,
+        } = uses;
         let last_calls = LastCalls::load(&log);
         Self(Arc::new(Parts {
             coordinator: Coordinator::new(clock.now(), topics.changes(), max_queue_records),
@@ -225,15 +247,11 @@ impl Groups {
     /// Describes a group. One whose value in the state cannot be read counts as ordered, and nobody can join it.
     pub fn overview(&self, group: &str) -> live::Overview {
         let live = self.live(group).unwrap_or_default();
-        let value = self.value_of(group).ok().flatten().unwrap_or(GroupValue::Ordered);
+        let value = self.value_of(group).ok().flatten().unwrap_or_default();
         live::Overview {
             state: live.state,
-            kind: value.kind(),
             members: live.members,
-            settings: match value {
-                GroupValue::Shared(settings) => Some(settings),
-                GroupValue::Ordered => None,
-            },
+            value,
         }
     }
 
@@ -295,7 +313,7 @@ impl Groups {
         commits: Vec<Commit>,
     ) -> Result<(), Error> {
         let nothing = Subscribed::default();
-        self.make(guard, group, &GroupValue::Ordered, nothing, commits)
+        self.make(guard, group, &GroupValue::default(), nothing, commits)
             .await
     }
 

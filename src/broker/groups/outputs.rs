@@ -21,7 +21,12 @@ pub struct Outputs {
     pub count: usize,
     /// Where they go; or why they are refused. A repeated call is answered even if they are refused now.
     pub placed: Result<Placed, Refusal>,
+    /// Kept until they are appended or refused.
+    pub held: Option<Held>,
 }
+
+/// A share of a bounded memory, given back when it is dropped.
+pub type Held = Box<dyn Send + Sync>;
 
 impl Outputs {
     /// Takes away the outputs of a call that acknowledges nothing. Returns the answer to an empty list of outputs.
@@ -77,11 +82,41 @@ pub(crate) struct Outgoing {
     pub(super) member: Arc<str>,
     pub(super) identity: Identity,
     pub(super) placed: Placed,
+    held: Option<Held>,
 }
 
 impl Outgoing {
+    /// Outputs of a call that acknowledges what `identity` says.
+    ///
+    /// # Errors
+    /// They are refused; [`Reason::Overloaded`]: too many members' calls are remembered.
+    pub(super) fn of(
+        groups: &Groups,
+        outputs: Outputs,
+        group: &str,
+        member: &str,
+        identity: Identity,
+    ) -> Result<Self, Refusal> {
+        let prefix = repeats::member_prefix(group, member);
+        if !groups.last_calls.lock().has_room(&prefix) {
+            let detail = "calls with outputs of as many members are remembered as there is room for";
+            return Err(Refusal::new(Reason::Overloaded, detail));
+        }
+        Ok(Self {
+            member: member.into(),
+            identity,
+            placed: outputs.placed?,
+            held: outputs.held,
+        })
+    }
+
+    /// Whether its append must fail: then it is not to fail for others.
+    pub(crate) fn is_doomed(&self) -> bool {
+        self.placed.is_doomed()
+    }
+
     /// Bytes of its records.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.placed.bytes()
     }
 }
@@ -90,6 +125,7 @@ impl Outgoing {
 #[derive(Default)]
 pub(super) struct Appending {
     calls: Vec<Places>,
+    held: Vec<Held>,
     /// The prefixes of the members' keys, with the numbers of their next calls.
     members: BTreeMap<Vec<u8>, u64>,
     records: u64,
@@ -113,6 +149,7 @@ impl Appending {
         let next = || repeats::next_number(log, &prefix);
         let number = self.members.get(&prefix).copied().unwrap_or_else(next);
         self.bytes += outgoing.bytes() as u64;
+        self.held.extend(outgoing.held);
         let places = outgoing.placed.add_to(request, log, None)?;
         self.records += places.placements.len() as u64;
         let receipt = repeats::receipt(&prefix, number, now, &outgoing.identity, &places);
@@ -169,7 +206,7 @@ impl Groups {
     ) -> Result<Produced, Refusal> {
         let now = self.clock.now();
         let nothing = Subscribed::default();
-        let (state, touched) = self.changes_for(group, &GroupValue::Ordered, &nothing, commits);
+        let (state, touched) = self.changes_for(group, &GroupValue::default(), &nothing, commits);
         let mut request = AppendRequest {
             state,
             ack: Ack::Durable,

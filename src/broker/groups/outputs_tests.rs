@@ -96,6 +96,7 @@ fn outputs(broker: &Broker, places: &[(u32, Offset)]) -> Outputs {
     });
     Outputs {
         count: count.unwrap(),
+        held: None,
         placed: Ok(addressed.placed()),
     }
 }
@@ -173,6 +174,8 @@ impl World {
                     lease_ms: None,
                     max_deliveries: Some(1000).filter(|_| self.kind == GroupType::Shared),
                     dead_letter_topic: None,
+                    order: None,
+                    filter: None,
                     instance: None,
                 };
                 let polled = groups.poll("g", call.member, &wanted, given, Some(join)).await?;
@@ -209,13 +212,17 @@ impl World {
         self.sent.push(call.clone());
         for _ in 0..20 {
             if self.rng.chance(1, 8) {
-                self.disk.stop_at(self.disk.calls() + self.rng.below(12));
+                self.disk.stop_at(1 + self.rng.below(12));
             }
             let answer = self.send(&call).await;
             if self.disk.is_off() {
                 // The client may have had its answer before.
                 let arrives = answer.is_ok() && self.rng.chance(1, 2);
                 self.restart();
+                if self.rng.chance(1, 3) {
+                    // The client is gone too: another process begins without a memory.
+                    return None;
+                }
                 if !arrives {
                     continue;
                 }
@@ -314,6 +321,9 @@ impl World {
         let mut is_draining = false;
         for step in 0..400 {
             is_draining |= step > 40;
+            if self.disk.is_off() {
+                self.restart();
+            }
             let member = members[if is_draining { 0 } else { self.rng.index(2) }];
             match self.rng.below(if is_draining { 10 } else { 13 }) {
                 // A late duplicate: whatever it is answered, it stores nothing twice.
@@ -358,6 +368,7 @@ impl World {
                 }
             }
         }
+        self.restart();
         let expected: BTreeMap<String, u32> = (0..2)
             .flat_map(|partition| (0..INPUTS / 2).map(move |offset| (format!("{partition}-{offset}"), 1)))
             .collect();

@@ -189,7 +189,7 @@ impl Groups {
     }
 
     /// Keeps members out of the group while the result is held.
-    fn no_members(&self, group: &str) -> Result<Outside, Refusal> {
+    pub(super) fn no_members(&self, group: &str) -> Result<Outside, Refusal> {
         self.begin_outside(group).ok_or_else(|| {
             let detail = format!(
                 "the group {group} has live members: have them leave, or wait until their sessions end"

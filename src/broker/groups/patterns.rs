@@ -78,10 +78,7 @@ fn named_dead_letters(log: &Log) -> BTreeSet<String> {
     let values = groups
         .iter()
         .filter_map(|(_, value)| GroupValue::decode(value).ok());
-    let named = values.filter_map(|value| match value {
-        GroupValue::Shared(settings) => settings.dead_letter_topic,
-        GroupValue::Ordered => None,
-    });
+    let named = values.filter_map(|value| value.dead_letter_topic().map(str::to_owned));
     named.collect()
 }
 

@@ -22,7 +22,7 @@ use crate::formats::token::{self, VERSION, push_varint, take_varint};
 
 /// The most partitions that one poll delivers from.
 pub const MAX_PARTITIONS: usize = 256;
-/// The most ranges of leased records in one `poll_id`: as many as a poll leases records.
+/// The most leased records in one `poll_id`: as many as a poll leases.
 pub const MAX_LEASED: usize = 1000;
 
 /// The records a poll delivered from one partition.
@@ -146,6 +146,7 @@ impl PollId {
 
 fn take_leased(mut rest: &[u8]) -> Option<Vec<LeasedRange>> {
     let mut leased = Vec::new();
+    let mut records = 0_u64;
     while !rest.is_empty() {
         let topic = TopicId(take_varint(&mut rest)?);
         let index = u32::try_from(take_varint(&mut rest)?).ok()?;
@@ -155,7 +156,8 @@ fn take_leased(mut rest: &[u8]) -> Option<Vec<LeasedRange>> {
             let from = behind.checked_add(take_varint(&mut rest)?)?;
             let until = from.checked_add(take_varint(&mut rest)?)?;
             let deliveries = u32::try_from(take_varint(&mut rest)?).ok()?;
-            if leased.len() == MAX_LEASED {
+            records = records.checked_add(until.since(from))?;
+            if records > MAX_LEASED as u64 {
                 return None;
             }
             leased.push(LeasedRange {
@@ -206,7 +208,7 @@ mod tests {
     }
 
     fn leased() -> impl Strategy<Value = PollId> {
-        let range = (0_u64..1000, 1_u64..70, 1_u32..1000);
+        let range = (0_u64..1000, 1_u64..7, 1_u32..1000);
         let partition = (any::<u64>(), any::<u32>(), prop::collection::vec(range, 1..30));
         prop::collection::vec(partition, 0..5).prop_map(|partitions| {
             let mut leased = Vec::new();
@@ -247,6 +249,32 @@ mod tests {
         fn any_other_string_decodes_to_none_without_a_panic(text in ".{0,80}") {
             prop_assert_eq!(PollId::decode(&text, "billing", "a"), None);
         }
+    }
+
+    #[test]
+    fn a_poll_id_that_names_more_records_than_a_poll_leases_is_refused() {
+        let of = |lengths: &[u64]| {
+            let mut from = 0;
+            let range = |length: &u64| {
+                from += length + 1;
+                LeasedRange {
+                    partition: PartitionId::new(TopicId(1), 0),
+                    from: Offset::new(from - length - 1),
+                    until: Offset::new(from - 1),
+                    deliveries: 1,
+                }
+            };
+            let id = PollId {
+                life: 1,
+                epoch: 2,
+                number: 3,
+                reach: Vec::new(),
+                leased: lengths.iter().map(range).collect(),
+            };
+            PollId::decode(&id.encode("g", "m"), "g", "m").is_some()
+        };
+        assert!(of(&[1000]) && of(&[400, 600]));
+        assert!(!of(&[1001]) && !of(&[400, 601]) && !of(&[1 << 50]));
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub const REMEMBERED_MS: i64 = 600_000;
 /// The largest number of records that a call may produce.
 pub const MAX_OUTPUTS: usize = 100_000;
 
+/// The most members whose calls are forgotten in one append.
+const FORGOTTEN_AT_ONCE: usize = 1000;
+/// The most members whose calls are remembered.
+const MAX_REMEMBERED_MEMBERS: usize = 100_000;
 /// How often old calls are looked for.
 const FORGETTING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -191,17 +195,15 @@ fn rows(mut rest: &[u8]) -> Option<Vec<Row>> {
 /// What a member's call produced that acknowledged the same; `None` if that is not remembered.
 pub fn recall(log: &Log, group: &str, member: &str, identity: &Identity) -> Option<Vec<Row>> {
     let entries = log.state_prefix(&member_prefix(group, member));
-    entries.iter().find_map(|(_, value)| {
-        let Some((head, rest)) = split_head(value) else {
-            tracing::error!(group, member, "what a call produced cannot be read");
-            return None;
-        };
-        let found = (head.identity == *identity).then(|| rows(rest))?;
-        if found.is_none() {
-            tracing::error!(group, member, "what a call produced cannot be read");
-        }
-        found
-    })
+    let heads = entries.iter().filter_map(|(_, value)| split_head(value));
+    let same = heads.filter(|(head, _)| head.identity == *identity);
+    // After a reset or a redrive the same may be acknowledged again.
+    let (_, rest) = same.max_by_key(|(head, _)| head.number)?;
+    let found = rows(rest);
+    if found.is_none() {
+        tracing::error!(group, member, "what a call produced cannot be read");
+    }
+    found
 }
 
 /// The number of a member's next call.
@@ -237,6 +239,11 @@ impl LastCalls {
         }
     }
 
+    /// Whether one more call of a member can be remembered.
+    pub fn has_room(&self, prefix: &[u8]) -> bool {
+        self.0.len() < MAX_REMEMBERED_MEMBERS || self.0.contains_key(prefix)
+    }
+
     fn old(&self, now: TimestampMs) -> Vec<Box<[u8]>> {
         let is_old = |at: TimestampMs| now.get().saturating_sub(at.get()) > REMEMBERED_MS;
         let old = self.0.iter().filter(|(_, at)| is_old(**at));
@@ -250,13 +257,13 @@ impl Groups {
     /// # Errors
     /// Those of the append: the next call of this tries again.
     pub async fn forget_repeats(&self) -> Result<usize, Error> {
-        let old = self.last_calls.lock().old(self.clock.now());
-        if old.is_empty() {
+        if self.last_calls.lock().old(self.clock.now()).is_empty() {
             return Ok(0);
         }
         // No member's call is under way meanwhile.
         let guard = self.alone().await;
-        let old = self.last_calls.lock().old(self.clock.now());
+        let mut old = self.last_calls.lock().old(self.clock.now());
+        old.truncate(FORGOTTEN_AT_ONCE);
         let keys = old.iter().flat_map(|prefix| self.log.state_prefix(prefix));
         let changes: Vec<StateChange> = keys.map(|(key, _)| StateChange::remove(key)).collect();
         let log = self.log.clone();
@@ -277,8 +284,15 @@ pub async fn run(groups: Groups) {
             () = tokio::time::sleep(FORGETTING_INTERVAL) => {}
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
-        if let Err(error) = groups.forget_repeats().await {
-            tracing::warn!(%error, "what members' calls produced long ago is not forgotten yet");
+        loop {
+            match groups.forget_repeats().await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "what members' calls produced long ago is not forgotten yet");
+                    break;
+                }
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use super::coordinator::{Cell, Kind};
 use super::live::Progress;
 use super::members::Refused;
 use super::membership::refused;
+use super::ordered::partitions::passed::Seen;
 use super::outputs::{Outgoing, Outputs, Produced};
 use super::poll_id::{LeasedRange, PollId};
 use super::repeats;
@@ -23,7 +24,7 @@ use super::shared::settings::GroupValue;
 use super::shared::work::{Changes, Work};
 use super::writing::Burial;
 use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs};
-use crate::broker::refusal::{self, Reason, Refusal};
+use crate::broker::refusal::{self, Outcome as Stored, Reason, Refusal};
 use crate::broker::topics::{self, catalog};
 
 /// How long a group that has lost unsettled records is `losing`.
@@ -67,6 +68,20 @@ pub struct Settling {
 }
 
 impl Settling {
+    /// Takes out what it does besides accepting and rejecting.
+    fn split_rest(&mut self) -> Self {
+        Self {
+            release: std::mem::take(&mut self.release),
+            extend: std::mem::take(&mut self.extend),
+            instance: self.instance.clone(),
+            ..Self::default()
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.places().next().is_none()
+    }
+
     fn places(&self) -> impl Iterator<Item = &Place> {
         self.accept
             .iter()
@@ -87,6 +102,16 @@ pub struct Uncounted {
 
 /// The partitions that a settle names, by topic and partition.
 type Named = BTreeMap<(String, u32), PartitionId>;
+
+/// What became of a poll's acknowledgement.
+pub(super) struct AcknowledgedLeases {
+    /// The records for which it did not count.
+    pub(super) uncounted: Uncounted,
+    /// The outputs, if it had some.
+    pub(super) produced: Option<Produced>,
+    /// Whether it has stored something, now or in an earlier call.
+    pub(super) has_stored: bool,
+}
 
 /// The result of beginning a settle.
 #[derive(Default)]
@@ -130,7 +155,7 @@ impl Groups {
         member: &str,
         ack: &PollId,
         outgoing: Option<Outgoing>,
-    ) -> Result<(Uncounted, Option<Produced>), Refusal> {
+    ) -> Result<AcknowledgedLeases, Refusal> {
         let identity = outgoing.as_ref().map(|outgoing| outgoing.identity);
         // In another process, polls had other numbers.
         let is_this_life = ack.life == self.coordinator.life();
@@ -188,12 +213,21 @@ impl Groups {
         };
         let (cell, begun) = self.begin_in_queue(group, member, None, begin).await?;
         if begun.replayed.is_some() {
-            return Ok((Uncounted::default(), begun.replayed));
+            return Ok(AcknowledgedLeases {
+                uncounted: Uncounted::default(),
+                produced: begun.replayed,
+                has_stored: true,
+            });
         }
+        let has_stored = !begun.changes.is_empty();
         let produced = self
             .write_changes(&cell, begun.changes, Vec::new(), outgoing)
             .await?;
-        Ok((begun.uncounted, produced))
+        Ok(AcknowledgedLeases {
+            uncounted: begun.uncounted,
+            has_stored: has_stored || produced.is_some(),
+            produced,
+        })
     }
 
     /// Before a settle with outputs begins: whether it counts for all of these records, and for at least one. `has_gone`: it
@@ -240,7 +274,7 @@ impl Groups {
         &self,
         group: &str,
         member: &str,
-        settling: Settling,
+        mut settling: Settling,
         mut outputs: Option<Outputs>,
     ) -> Result<(Uncounted, Option<Produced>), Refusal> {
         let named = self.find_named(&settling)?;
@@ -254,19 +288,14 @@ impl Groups {
                 .map(|(done, place)| (done, id_of(&named, place), place.offset));
             repeats::of_places(b"settle", places)
         });
-        if let Some(identity) = &identity
-            && let Some(produced) = self.recall(group, member, identity)
-        {
-            return Ok((Uncounted::default(), Some(produced)));
-        }
-        let outgoing = outputs.zip(identity).map(|(outputs, identity)| {
-            Ok::<_, Refusal>(Outgoing {
-                member: member.into(),
-                identity,
-                placed: outputs.placed?,
-            })
-        });
-        let outgoing = outgoing.transpose()?;
+        let outgoing = outputs.zip(identity);
+        let outgoing =
+            outgoing.map(|(outputs, identity)| Outgoing::of(self, outputs, group, member, identity));
+        let rest = match &outgoing {
+            // Whether the outputs are stored is known before anything else is done.
+            Some(_) => settling.split_rest(),
+            None => Settling::default(),
+        };
         let begin = |work: &mut Work, log: &Log, room: usize| {
             let mut offsets: BTreeMap<PartitionId, Vec<Offset>> = BTreeMap::new();
             for place in settling.places() {
@@ -278,10 +307,20 @@ impl Groups {
             }
             let _ = log;
             if let Some(identity) = &identity {
-                if let Some(produced) = self.recall(group, member, identity) {
+                let key = work.member(member);
+                let is_held = |place: &Place| {
+                    let queue = work.queues.get(&id_of(&named, place));
+                    queue.is_some_and(|queue| queue.is_leased_to(place.offset, key))
+                };
+                // After a reset or a redrive, the member may have been given the same records again.
+                if !settling.places().any(is_held)
+                    && let Some(produced) = self.recall(group, member, identity)
+                {
                     return Ok(Begun::replayed(produced));
                 }
-                let key = work.member(member);
+                if let Some(Err(refusal)) = &outgoing {
+                    return Err(NotYet::Refused(refusal.clone()));
+                }
                 let mut claims: BTreeMap<PartitionId, Vec<(Offset, Claim)>> = BTreeMap::new();
                 let rejected = settling.reject.iter().map(|(place, _)| place);
                 for place in settling.accept.iter().chain(rejected) {
@@ -298,6 +337,7 @@ impl Groups {
         if begun.replayed.is_some() {
             return Ok((Uncounted::default(), begun.replayed));
         }
+        let outgoing = outgoing.transpose()?;
         let groups = self.clone();
         let task = tokio::spawn(async move {
             let written = match outgoing {
@@ -317,6 +357,15 @@ impl Groups {
             written
         });
         let produced = task.await.unwrap_or_else(|_| Err(Refusal::stopping()))?;
+        if !rest.is_empty() {
+            let settled = Box::pin(self.settle(group, member, rest, None)).await;
+            let (uncounted, _) = settled.map_err(|refusal| match &produced {
+                Some(produced) => produced.add_to(refusal).outcome(Stored::Partial),
+                None => refusal,
+            })?;
+            begun.uncounted.lost.extend(uncounted.lost);
+            begun.uncounted.settled.extend(uncounted.settled);
+        }
         for list in [&mut begun.uncounted.lost, &mut begun.uncounted.settled] {
             list.sort_unstable();
             list.dedup();
@@ -408,19 +457,26 @@ impl Groups {
     /// # Errors
     /// [`Reason::UnknownGroup`]; [`Reason::GroupTypeMismatch`]: the group is ordered.
     pub(super) fn queue_cell(&self, group: &str) -> Result<Arc<Cell>, Refusal> {
-        let Some(value) = self.value_of(group)? else {
-            let detail = format!("the group {group} does not exist");
-            return Err(Refusal::new(Reason::UnknownGroup, detail));
+        let settings = || {
+            let Some(value) = self.value_of(group)? else {
+                let detail = format!("the group {group} does not exist");
+                return Err(Refusal::new(Reason::UnknownGroup, detail));
+            };
+            match value {
+                GroupValue::Shared(settings) => Ok(settings),
+                GroupValue::Ordered(_) => Err(is_ordered(group, "commit, or acknowledge by a poll")),
+            }
         };
-        let GroupValue::Shared(settings) = value else {
-            return Err(is_ordered(group, "commit, or acknowledge by a poll"));
-        };
+        // No cell is made for a group that has no queue.
+        settings()?;
         loop {
             let cell = self.coordinator.cell(group);
             let (_, mut core) = self.lock(&cell);
             if core.is_forgotten {
                 continue;
             }
+            // Read again under the lock: settings that change from here on are set in the cell as well.
+            let settings = settings()?;
             if matches!(core.kind, Kind::Ordered(_)) {
                 core.kind = Kind::Shared(Work::new(settings));
                 core.refresh(group, &self.log, &self.coordinator);
@@ -428,6 +484,20 @@ impl Groups {
             drop(core);
             return Ok(cell);
         }
+    }
+
+    /// How far the server has looked for an ordered group with a filter, in the partitions that members have; nothing for
+    /// other groups.
+    pub fn seen(&self, group: &str) -> BTreeMap<PartitionId, Seen> {
+        let cell = match self.value_of(group) {
+            Ok(Some(GroupValue::Ordered(filter))) if !filter.is_open() => self.coordinator.find(group),
+            _ => None,
+        };
+        let Some(cell) = cell else { return BTreeMap::new() };
+        let (_, mut core) = self.lock(&cell);
+        core.ordered()
+            .map(|(ordered, _)| ordered.seen().collect())
+            .unwrap_or_default()
     }
 
     /// How far a shared group is, by partition; nothing for an ordered one.

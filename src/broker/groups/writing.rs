@@ -99,6 +99,9 @@ impl Groups {
             }
         }
         work.free();
+        drop(core);
+        // Calls that name the same records wait for the result.
+        cell.written.notify_waiters();
     }
 
     /// Queues changes for the group's writer. They are written even if the caller does not wait for the answer.
@@ -198,13 +201,18 @@ impl Groups {
     }
 
     /// Starts the writes that a group makes without a request: records that were delivered too often become dead
-    /// letters, and the delivery counts of ended leases are written. Does not wait for them.
+    /// letters, and the delivery counts of ended leases are written; in an ordered group, what does not match its filter is
+    /// committed. Does not wait for them.
     pub(super) fn attend(&self, cell: &Arc<Cell>) {
         let (is_due, unsaved) = {
             let (now, core) = self.lock(cell);
             match &core.kind {
                 Kind::Shared(work) if !core.is_closed() => (work.is_due(now), work.unsaved()),
-                Kind::Ordered(_) | Kind::Shared(_) => return,
+                Kind::Shared(_) => return,
+                Kind::Ordered(_) => {
+                    drop(core);
+                    return self.commit_passed(cell);
+                }
             }
         };
         if is_due {
@@ -268,15 +276,19 @@ impl Groups {
     async fn bury(&self, cell: &Arc<Cell>, burial: Burial) -> Result<(), Refusal> {
         let (id, change) = (burial.partition, burial.change);
         let undo = |offsets: Option<Vec<Offset>>| {
-            let (_, mut core) = self.lock(cell);
-            let queue = core.work().and_then(|work| work.queues.get_mut(&id));
-            queue.is_some_and(|queue| match offsets {
-                Some(offsets) => queue.undo_some(change, offsets),
-                None => {
-                    queue.undo(change);
-                    false
-                }
-            })
+            let is_left = {
+                let (_, mut core) = self.lock(cell);
+                let queue = core.work().and_then(|work| work.queues.get_mut(&id));
+                queue.is_some_and(|queue| match offsets {
+                    Some(offsets) => queue.undo_some(change, offsets),
+                    None => {
+                        queue.undo(change);
+                        false
+                    }
+                })
+            };
+            cell.written.notify_waiters();
+            is_left
         };
         let found = match self.find_letters(cell, burial).await {
             Ok(Some(found)) => Ok(found),

@@ -13,6 +13,7 @@ use crate::broker::engine::{
 };
 use crate::broker::groups::Groups;
 use crate::broker::groups::live::{GroupState, GroupType, Live, Progress};
+use crate::broker::groups::ordered::partitions::passed::Seen;
 use crate::broker::lag::history::{History, Place, Row};
 use crate::broker::lag::series::Point;
 use crate::broker::lag::window::{Rates, Sample, Status, Verdict};
@@ -225,6 +226,7 @@ impl Lags {
     fn looks(&self, group: &str, live: Option<&Live>) -> Vec<Look> {
         let (topics, committed) = self.groups.scope(group);
         let progress = self.groups.progress(group);
+        let seen = self.groups.seen(group);
         let at = self.clock.monotonic();
         let mut looks = Vec::with_capacity(committed.len());
         for topic in topics.into_iter().filter_map(|id| self.log.topic_by_id(id)) {
@@ -239,6 +241,10 @@ impl Lags {
                 let committed_offset = committed.map(|committed| committed.offset);
                 let last_commit = committed.map(|committed| committed.last_commit);
                 let progress = progress.get(&id).copied();
+                let seen = seen.get(&id).copied();
+                // The end less what is left to do: it moves by one with each record that is done or passed over.
+                let done = progress.map(|queue| queue.settled);
+                let done = done.or(seen.map(|seen| seen.done()));
                 looks.push(Look {
                     topic: Arc::clone(&topic),
                     positions,
@@ -247,7 +253,7 @@ impl Lags {
                     sample: Sample {
                         at,
                         // A write of a queue that settles nothing is no progress.
-                        committed: progress.map_or(committed_offset, |queue| Some(queue.settled)),
+                        committed: done.or(committed_offset),
                         last_commit: last_commit.filter(|_| progress.is_none()),
                         // Redriven records are unsettled below the log start too.
                         log_start_offset: progress.map_or(positions.log_start_offset, |_| Offset::ZERO),
@@ -255,6 +261,7 @@ impl Lags {
                         is_idle: progress.is_some_and(|queue| !queue.has_due),
                     },
                     progress,
+                    seen,
                     partition: Arc::clone(partition),
                     member: live.and_then(|live| live.partitions.get(&id)?.clone()),
                     located: None,
@@ -303,6 +310,8 @@ struct Look {
     last_commit: Option<TimestampMs>,
     /// In a shared group, how far its queue is.
     progress: Option<Progress>,
+    /// In an ordered group with a filter, how far the server has looked.
+    seen: Option<Seen>,
     sample: Sample,
     member: Option<Arc<str>>,
     /// The location of the next record; `None` with nothing to read, or before [`Lags::judge`].
@@ -318,8 +327,13 @@ struct TopicFacts {
 impl Look {
     /// The record whose age is the lag in time.
     fn next_unread(&self) -> Offset {
-        let next = self.progress.map(|queue| queue.first_due);
-        next_unread(next.or(self.committed_offset), self.positions)
+        next_unread(self.first_due().or(self.committed_offset), self.positions)
+    }
+
+    /// The first record that is left to do, if others beyond it may be done.
+    fn first_due(&self) -> Option<Offset> {
+        let of_queue = self.progress.map(|queue| queue.first_due);
+        of_queue.or(self.seen.map(|seen| seen.first.unwrap_or(seen.next)))
     }
 
     fn lag(&self, now: TimestampMs) -> Lag {
@@ -338,18 +352,19 @@ impl Look {
             lag.lag_ms = lag.lag_ms.max(queue.oldest_redrive.map_or(0, age));
             lag.leased = Some(queue.leased);
             lag.delayed = Some(queue.delayed);
-            lag.lag_bytes = self.located.map_or(0, |located| self.bytes(&located));
         }
+        lag.lag_bytes = self.located.map_or(0, |located| self.bytes(&located));
         lag
     }
 
-    /// The stored bytes to read. In a queue, settled records lie between the others: they are taken to be as large.
+    /// The stored bytes to read. In a queue, settled records lie between the others, and with a filter those that do not
+    /// match: they are taken to be as large.
     fn bytes(&self, located: &Located) -> u64 {
-        let Some(queue) = self.progress else {
+        let Some(first_due) = self.first_due() else {
             return located.bytes_to_end;
         };
         let lag = u128::from(self.sample.lag());
-        let offsets = self.positions.end_offset.since(queue.first_due).max(1);
+        let offsets = self.positions.end_offset.since(first_due).max(1);
         let bytes = u128::from(located.bytes_to_end) * lag / u128::from(offsets);
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }

@@ -245,6 +245,11 @@ impl Addressed<'_> {
         Ok(())
     }
 
+    /// How many topics the records go to.
+    pub fn topics(&self) -> usize {
+        self.topics.len()
+    }
+
     /// The topic of the first record that names it.
     fn begin(&mut self, name: &[u8]) -> Result<(usize, RecordLimits), Refusal> {
         let text = String::from_utf8_lossy(name);

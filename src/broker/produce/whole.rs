@@ -145,6 +145,22 @@ impl Placed {
         Ok(places)
     }
 
+    /// Whether they cannot be appended: a topic is gone, or one of their partitions takes no appends.
+    pub fn is_doomed(&self) -> bool {
+        let mut topics = self
+            .topics
+            .iter()
+            .filter_map(|placed| Some((placed.topic.as_ref()?, placed)));
+        topics.any(|(topic, placed)| {
+            let is_closed = |built: &Built| {
+                topic
+                    .partition(built.partition)
+                    .is_none_or(|found| found.is_closed())
+            };
+            placed.built.iter().any(is_closed)
+        })
+    }
+
     /// Bytes of the records.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 
 use super::offsets::OffsetBody;
 use super::outputs::{ProducedBody, outputs_of};
+use super::settings::{FilterBody, order_of};
 use super::start_of;
 use super::work::PlaceBody;
 use crate::broker::caller::Caller;
@@ -35,7 +36,7 @@ use crate::broker::topics::lookup::Start;
 use crate::formats::render::{Layout, RecordRenderer};
 use crate::http::Answer;
 use crate::http::app::App;
-use crate::http::body::{JsonBody, OptionalJson};
+use crate::http::body::{HeldJson, JsonBody, OptionalJson};
 use crate::http::chunks::{self, CHUNK_BYTES, Chunks, chunk_capacity};
 use crate::http::params::Params;
 use crate::http::path::{GroupName, MemberName, NoQuery};
@@ -126,6 +127,14 @@ macro_rules! with_fields_of_a_join {
             max_deliveries: Option<u32>,
             /// Shared groups: the topic of dead letters, created when first needed; default `{topic}.dlq`.
             dead_letter_topic: Option<String>,
+            /// Shared groups: `key`: within a partition a key's next record is leased only when the one before it is
+            /// settled, while other keys and records without key go on. By default there is no order.
+            order: Option<String>,
+            /// The group gets only records for which every field matches one of its patterns:
+            /// `{"header.type":["order.*","invoice.paid"],"key":["c7"]}`. In a pattern, `*` stands for one word between
+            /// dots and `#` for any number of words. At most 100 patterns. By default the group gets all records.
+            #[schema(value_type = Option<Object>)]
+            filter: Option<FilterBody>,
             /// The process, by any name that it chose when it started: 1 to 255 visible ASCII characters. If a process
             /// with another `instance` joins or polls under this member's name, the older one is refused with 409
             /// `member-superseded`, and stops.
@@ -319,7 +328,7 @@ async fn poll(
     caller: Option<Extension<Caller>>,
     _: NoQuery,
     MemberName { group, member }: MemberName,
-    JsonBody(body): JsonBody<PollBody>,
+    HeldJson(body, held): HeldJson<PollBody>,
 ) -> Answer {
     if body.member_id.as_ref().is_some_and(|name| *name != member) {
         return Err(Problem::invalid("/member_id", "the path names another member"));
@@ -339,7 +348,7 @@ async fn poll(
         wait: Duration::from_millis(wait_ms),
         instance: instance_of(body.instance.clone())?,
     };
-    let outputs = outputs_of(&app, body.produce).await?;
+    let outputs = outputs_of(&app, body.produce, held).await?;
     let joining = match body.topics {
         Some(topics) => {
             let fields = JoinBody {
@@ -352,6 +361,8 @@ async fn poll(
                 lease_ms: body.lease_ms,
                 max_deliveries: body.max_deliveries,
                 dead_letter_topic: body.dead_letter_topic,
+                order: body.order,
+                filter: body.filter,
                 instance: body.instance,
             };
             Some(join_of(fields, caller)?)
@@ -365,6 +376,8 @@ async fn poll(
                 ("/lease_ms", body.lease_ms.is_some()),
                 ("/max_deliveries", body.max_deliveries.is_some()),
                 ("/dead_letter_topic", body.dead_letter_topic.is_some()),
+                ("/order", body.order.is_some()),
+                ("/filter", body.filter.is_some()),
             ];
             refuse_given(&fields, "this is a field of a join, which needs topics as well")?;
             None
@@ -413,12 +426,12 @@ async fn commit(
     app: App,
     _: NoQuery,
     MemberName { group, member }: MemberName,
-    JsonBody(body): JsonBody<CommitBody>,
+    HeldJson(body, held): HeldJson<CommitBody>,
 ) -> Answer {
     let instance = instance_of(body.instance)?;
     let (epoch, mut offsets) = (body.epoch, body.offsets);
     let commits: Vec<NamedCommit> = offsets.iter().map(NamedCommit::from).collect();
-    let outputs = outputs_of(&app, body.produce).await?;
+    let outputs = outputs_of(&app, body.produce, held).await?;
     let committed = app
         .groups
         .commit_as(&group, &member, epoch, instance.as_deref(), &commits, outputs);
@@ -494,6 +507,7 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
             ("/lease_ms", body.lease_ms.is_some()),
             ("/max_deliveries", body.max_deliveries.is_some()),
             ("/dead_letter_topic", body.dead_letter_topic.is_some()),
+            ("/order", body.order.is_some()),
         ];
         refuse_given(&fields, "this is a setting of groups of the type shared")?;
     }
@@ -532,6 +546,8 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
         lease_ms: body.lease_ms,
         max_deliveries: body.max_deliveries,
         dead_letter_topic: body.dead_letter_topic,
+        order: body.order.as_deref().map(order_of).transpose()?,
+        filter: body.filter.as_ref().map(FilterBody::parse).transpose()?,
         instance: instance_of(body.instance)?,
     })
 }

@@ -3,6 +3,7 @@
 mod members;
 mod offsets;
 mod outputs;
+mod settings;
 mod work;
 
 use axum::extract::RawQuery;
@@ -20,16 +21,18 @@ use super::problem::Problem;
 use super::{Share, ok};
 use crate::broker::engine::TimestampMs;
 use crate::broker::groups::Groups;
+use crate::broker::groups::live::GroupType;
 use crate::broker::names;
 use crate::broker::topics::lookup::Start;
 use crate::http::Answer;
 use crate::http::app::App;
 use members::MemberBody;
+use settings::SettingsBody;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(list_groups))
-        .routes(routes!(describe_group, delete_group))
+        .routes(routes!(describe_group, delete_group, settings::alter_group))
         .merge(offsets::routes())
         .merge(members::routes())
         .merge(work::routes())
@@ -69,9 +72,8 @@ struct GroupBody {
     r#type: &'static str,
     /// The members, sorted by name.
     members: Vec<MemberBody>,
-    /// Shared groups: the settings that the first member chose for all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    settings: Option<SettingsBody>,
+    /// The settings that the first member chose for all, or that were changed since.
+    settings: SettingsBody,
     /// Shared groups: what the queue holds, over all partitions.
     #[serde(skip_serializing_if = "Option::is_none")]
     queue: Option<QueueBody>,
@@ -94,17 +96,6 @@ struct QueueBody {
     full: bool,
 }
 
-/// The settings of a shared group.
-#[derive(Debug, Serialize, ToSchema)]
-struct SettingsBody {
-    /// How long a record is leased, in milliseconds.
-    lease_ms: u32,
-    /// How often a record is delivered without being settled before it becomes a dead letter.
-    max_deliveries: u32,
-    /// The topic of dead letters; null: `{topic}.dlq`.
-    dead_letter_topic: Option<String>,
-}
-
 /// Groups, sorted by name
 #[utoipa::path(get, path = "/v1/groups", tag = "groups",
     params(("limit" = Option<u64>, Query, description = "The largest number of groups (default 100)"),
@@ -116,7 +107,7 @@ async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {
         let overview = app.groups.overview(&group);
         GroupRow {
             state: overview.state.name(),
-            r#type: overview.kind.name(),
+            r#type: overview.value.kind().name(),
             members: overview.members,
             group,
         }
@@ -129,10 +120,14 @@ async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {
 #[utoipa::path(get, path = "/v1/groups/{group}", tag = "groups",
     responses((status = 200, description = "The group", body = GroupBody)))]
 async fn describe_group(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
+    ok(&described(&app, group).await?)
+}
+
+async fn described(app: &App, group: String) -> Result<GroupBody, Problem> {
     let overview = app.groups.overview(&group);
-    let queue = match overview.settings {
-        None => None,
-        Some(_) => {
+    let queue = match overview.value.kind() {
+        GroupType::Ordered => None,
+        GroupType::Shared => {
             let (lags, name) = (app.lags.clone(), group.clone());
             let lag = app.blocking.run(Share::Report, move || lags.of(&name)).await?;
             let total = lag.total.lag;
@@ -145,16 +140,12 @@ async fn describe_group(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer
             })
         }
     };
-    ok(&GroupBody {
+    Ok(GroupBody {
         queue,
         state: overview.state.name(),
-        r#type: overview.kind.name(),
+        r#type: overview.value.kind().name(),
         members: members::described(&app.groups, &group, app.clock.now()),
-        settings: overview.settings.map(|settings| SettingsBody {
-            lease_ms: settings.lease_ms,
-            max_deliveries: settings.max_deliveries,
-            dead_letter_topic: settings.dead_letter_topic,
-        }),
+        settings: SettingsBody::from(&overview.value),
         group,
     })
 }

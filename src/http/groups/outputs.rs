@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::work::PlaceBody;
 use crate::broker::blocking::Share;
-use crate::broker::groups::outputs::{Outputs, Produced};
+use crate::broker::groups::outputs::{Held, Outputs, Produced};
 use crate::broker::groups::repeats::MAX_OUTPUTS;
 use crate::broker::produce::whole::Attempt;
 use crate::broker::produce::{Options, Producer};
@@ -17,6 +18,9 @@ use crate::http::problem::Problem;
 
 /// Lists up to this size are placed on the worker that received them. Larger ones go to a blocking thread.
 const INLINE_BYTES: usize = 256 << 10;
+
+/// The most topics to which the records of a call go.
+const MAX_TOPICS: usize = 1000;
 
 /// What came of the outputs of a call; both fields are left out if it has no `produce`.
 #[derive(Debug, Serialize, ToSchema)]
@@ -40,7 +44,7 @@ impl From<Option<Produced>> for ProducedBody {
     }
 }
 
-/// Reads and places the records of `produce`.
+/// Reads and places the records of `produce`, whose body has a share of the memory for bodies.
 ///
 /// # Errors
 /// It is no array of records. Records that are refused for another reason are refused later, because a repeated call is
@@ -48,15 +52,18 @@ impl From<Option<Produced>> for ProducedBody {
 pub(super) async fn outputs_of(
     app: &App,
     produce: Option<Box<RawValue>>,
+    held: Option<OwnedSemaphorePermit>,
 ) -> Result<Option<Outputs>, Problem> {
     let Some(list) = produce else { return Ok(None) };
-    if list.get().len() <= INLINE_BYTES {
-        return Ok(Some(place(&app.producer, list.get())?));
-    }
-    let producer = app.producer.clone();
-    let place = move || place(&producer, list.get());
-    let placed = app.blocking.run(Share::Parse, place).await?;
-    Ok(Some(placed?))
+    let mut outputs = if list.get().len() <= INLINE_BYTES {
+        place(&app.producer, list.get())?
+    } else {
+        let producer = app.producer.clone();
+        let place = move || place(&producer, list.get());
+        app.blocking.run(Share::Parse, place).await??
+    };
+    outputs.held = held.map(|held| Box::new(held) as Held);
+    Ok(Some(outputs))
 }
 
 fn place(producer: &Producer, list: &str) -> Result<Outputs, Refusal> {
@@ -78,10 +85,15 @@ fn place(producer: &Producer, list: &str) -> Result<Outputs, Refusal> {
         } else if refused.is_none() {
             refused = addressed.add(index, &record.topic, &record.record).err();
         }
+        if addressed.topics() > MAX_TOPICS {
+            let detail = format!("produce goes to at most {MAX_TOPICS} topics");
+            refused.get_or_insert(Refusal::new(Reason::RequestTooLarge, detail).at("/produce"));
+        }
         Ok::<(), RecordError>(())
     })?;
     Ok(Outputs {
         count,
+        held: None,
         placed: match refused {
             Some(refusal) => Err(refusal),
             None => Ok(addressed.placed()),

@@ -21,7 +21,7 @@ use crate::broker::groups::shared::letters::Fate;
 use crate::formats::render::{Layout, RecordRenderer};
 use crate::http::Answer;
 use crate::http::app::App;
-use crate::http::body::JsonBody;
+use crate::http::body::{HeldJson, JsonBody};
 use crate::http::ok;
 use crate::http::params::{Params, VALUE_LIMIT};
 use crate::http::path::{GroupName, MemberName, NoQuery};
@@ -282,7 +282,7 @@ async fn settle_records(
     app: App,
     _: NoQuery,
     MemberName { group, member }: MemberName,
-    JsonBody(body): JsonBody<SettleBody>,
+    HeldJson(body, held): HeldJson<SettleBody>,
 ) -> Answer {
     let count = body.accept.len() + body.release.len() + body.reject.len() + body.extend.len();
     if count > MOST_PLACES {
@@ -318,7 +318,7 @@ async fn settle_records(
         let place = place("reject", i, row.topic, row.partition, row.offset)?;
         settling.reject.push((place, reason));
     }
-    let outputs = outputs_of(&app, body.produce).await?;
+    let outputs = outputs_of(&app, body.produce, held).await?;
     let settled = app.groups.settle(&group, &member, settling, outputs);
     let (uncounted, produced) = settled.await?;
     let rows = |places: &[Place]| places.iter().map(PlaceBody::from).collect();

@@ -36,12 +36,15 @@ struct Reader {
     lost_with_ack: Vec<PartitionId>,
     /// The partition with which the next poll begins, so that no partition starves.
     turn: usize,
+    /// What it has passed over is being committed: see [`passed`].
+    is_passing: bool,
 }
 
 impl Reader {
     fn forget_topic(&mut self, topic: TopicId) {
         if let Some(delivery) = &mut self.delivery {
             delivery.ranges.retain(|(id, ..)| id.topic != topic);
+            delivery.matching.retain(|(id, _)| id.topic != topic);
         }
         self.lost.retain(|(id, _)| id.topic != topic);
     }
@@ -52,6 +55,8 @@ struct Delivery {
     number: u64,
     /// First and next offset of each partition.
     ranges: Vec<(PartitionId, Offset, Offset)>,
+    /// In a group with a filter, the records that match, for the lag.
+    matching: Vec<(PartitionId, Arc<[Offset]>)>,
 }
 
 /// A partition of a subscribed topic.
@@ -78,6 +83,9 @@ struct Slot {
     has_finer_commits: bool,
     /// Commits on their way to the log.
     committing: u32,
+    /// Everything from the committed offset to the position was passed over, because it does not match the group's
+    /// filter: since when. It may be committed.
+    passed: Option<Ms>,
 }
 
 /// A partition that a poll may read.
@@ -130,6 +138,8 @@ pub struct Ordered {
     slots: BTreeMap<PartitionId, Slot>,
     /// Whether a partition has another owner than its target, or none.
     is_rebalancing: bool,
+    /// Whether something may have been passed over that is not committed.
+    has_passed: bool,
 }
 
 impl Ordered {
@@ -229,7 +239,7 @@ impl Ordered {
     /// it is the member's last `ack`, once more.
     pub fn acknowledge(
         &mut self,
-        members: &Members,
+        members: &mut Members,
         name: &str,
         ack: Option<&PollId>,
         is_repeated: bool,
@@ -239,12 +249,20 @@ impl Ordered {
             return acknowledged;
         };
         let delivered = reader.delivery.as_ref().map(|delivery| delivery.number);
-        let is_of_today = |ack: &PollId| ack.life == members.life;
+        let life = members.life;
+        let is_of_today = |ack: &PollId| ack.life == life;
         // The delivery is kept until the commit has ended: if it fails, the same `ack` may come again.
         let is_last = ack.is_some_and(|ack| is_of_today(ack) && Some(ack.number) == delivered);
         // An `ack` of an answer to an earlier member of this name, in this process or an earlier one.
         let is_inherited = ack.is_some_and(|ack| !is_of_today(ack) || ack.epoch < member.key());
         if !is_last {
+            if delivered.is_some() {
+                // A commit of the delivery that is taken back may still be on its way: it comes too late.
+                let epoch = members.next_number();
+                if let Some(member) = members.get_mut(name) {
+                    member.epoch = epoch;
+                }
+            }
             self.take_back(name);
         }
         let Some(ack) = ack else { return acknowledged };
@@ -268,6 +286,11 @@ impl Ordered {
                 acknowledged.lost.clone_from(&reader.lost_with_ack);
             } else {
                 reader.lost_with_ack.clone_from(&acknowledged.lost);
+            }
+        }
+        for (id, next) in self.passed_by(name) {
+            if acknowledged.commits.iter().all(|(other, _)| *other != id) {
+                acknowledged.commits.push((id, next));
             }
         }
         acknowledged.commits.retain(|(id, next)| {
@@ -335,7 +358,13 @@ impl Ordered {
                     .get(&reach.partition)
                     .is_some_and(|slot| slot.is_within(reach.base, reach.next, is_last))
         };
-        let unfit = ack.reach.iter().filter(|reach| !is_fit(reach));
+        let is_news = |reach: &Reach| {
+            let slot = self.slots.get(&reach.partition);
+            slot.is_some_and(|slot| slot.committed.unwrap_or(Offset::ZERO) < reach.next)
+        };
+        // If nothing is left to commit, the outputs of all of it are stored.
+        let acknowledges = ack.reach.iter().any(is_news);
+        let unfit = ack.reach.iter().filter(|reach| !acknowledges || !is_fit(reach));
         unfit.map(|reach| reach.partition).collect()
     }
 
@@ -351,10 +380,10 @@ impl Ordered {
             let (Some(delivery), Some(slot)) = (delivery, self.slots.get(id)) else {
                 return false;
             };
-            let Some((_, _, next)) = delivery.ranges.iter().find(|(of, ..)| of == id) else {
+            let Some((_, from, next)) = delivery.ranges.iter().find(|(of, ..)| of == id) else {
                 return false;
             };
-            offset <= next
+            (from < offset && offset <= next)
                 && slot.is_held_by(name)
                 && slot.committing == 0
                 && slot.committed.is_none_or(|committed| committed < *offset)
@@ -411,6 +440,11 @@ impl Ordered {
                     slot.committed = slot.committed.max(Some(*next));
                     slot.position = slot.position.max(*next);
                 }
+                if let Some(owner) = slot.owner.as_ref().filter(|_| slot.passed.is_some()) {
+                    // Its poll could not read from here during the commit.
+                    members.wake(owner);
+                    slot.passed = slot.passed.filter(|_| slot.committed < Some(slot.position));
+                }
             }
         }
         // Another member may wait for a partition that could not change hands during the commit.
@@ -465,6 +499,8 @@ impl Ordered {
             let rank = |place: &Place| reader.lost.iter().position(|(id, _)| *id == place.partition);
             places.sort_by_key(|place| rank(place).unwrap_or(usize::MAX));
         }
+        // A delivery from such a partition would begin at a committed offset that is about to change.
+        places.retain(|place| !self.slots[&place.partition].is_committing_passed());
         Ok((places, is_new))
     }
 
@@ -485,7 +521,9 @@ impl Ordered {
         debug_assert!(ranges.len() <= MAX_PARTITIONS);
         let is_there = |(id, from, _): &(PartitionId, Offset, Offset)| {
             let slot = self.slots.get(id);
-            slot.is_some_and(|slot| slot.is_held_by(name) && slot.position <= *from)
+            slot.is_some_and(|slot| {
+                slot.is_held_by(name) && slot.position <= *from && !slot.is_committing_passed()
+            })
         };
         if !ranges.iter().all(is_there) {
             return Ok(None);
@@ -497,6 +535,7 @@ impl Ordered {
             if let Some(slot) = self.slots.get_mut(id) {
                 slot.position = *next;
                 slot.delivered = number;
+                slot.passed = None;
                 slot.base = slot.committed.unwrap_or(Offset::ZERO);
                 slot.has_finer_commits = false;
                 reach.push(Reach {
@@ -514,7 +553,11 @@ impl Ordered {
             reach,
         };
         if let Some(reader) = self.readers.get_mut(name) {
-            reader.delivery = (!ranges.is_empty()).then_some(Delivery { number, ranges });
+            reader.delivery = (!ranges.is_empty()).then_some(Delivery {
+                number,
+                ranges,
+                matching: Vec::new(),
+            });
             reader.turn = reader.turn.wrapping_add(1);
         }
         members.end_poll(name, token, now)?;
@@ -627,6 +670,7 @@ impl Ordered {
                 slot.delivered = 0;
                 slot.has_finer_commits = false;
                 slot.position = slot.committed.unwrap_or(Offset::ZERO);
+                slot.passed = None;
                 slot.owner = Some(Arc::clone(&target));
             }
             slot.is_held = true;
@@ -653,6 +697,7 @@ impl Slot {
             base: Offset::ZERO,
             has_finer_commits: false,
             committing: 0,
+            passed: None,
         }
     }
 
@@ -665,6 +710,11 @@ impl Slot {
                 && self.has_finer_commits
                 && self.base == base
                 && (base..=next).contains(&committed))
+    }
+
+    /// Whether what was passed over here is on its way to the log.
+    fn is_committing_passed(&self) -> bool {
+        self.passed.is_some() && self.committing > 0
     }
 
     /// Whether a reset has moved the committed offset back since these records were delivered.
@@ -680,6 +730,9 @@ impl Slot {
         self.holder().is_some_and(|owner| &**owner == name)
     }
 }
+
+#[path = "passed.rs"]
+pub mod passed;
 
 #[cfg(test)]
 #[path = "history.rs"]

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Delivered, MAX_RECORDS, Piece, Polled, Polling, Taken, Wanted};
+use super::{Delivered, MAX_RECORDS, Piece, Polled, Polling, Range, Read, Taken, Wanted};
 use crate::broker::engine::{Topic, TopicId};
+use crate::broker::filter::Filter;
 use crate::broker::groups::Groups;
 use crate::broker::groups::poll_id::MAX_PARTITIONS;
 use crate::broker::groups::settle::Uncounted;
@@ -14,18 +15,20 @@ impl Groups {
     /// The partitions and offsets that the member may read now.
     pub(super) fn take_assigned(&self, polling: &Polling<'_>, wanted: &Wanted) -> Result<Taken<'_>, Refusal> {
         let member = polling.member;
-        let (places, is_new) = {
+        let (places, is_new, filter) = {
             let (_, mut core) = self.lock(&polling.cell);
             core.refresh(polling.group, &self.log, &self.coordinator);
             let is_polling = core.members.check_poll(member, polling.token).map(drop);
             is_polling.map_err(|error| polling.refused(error))?;
             let places = core.ordered().map(|(ordered, _)| ordered.readable(member));
             let places = places.unwrap_or_else(|| Ok(Default::default()));
-            places.map_err(|error| polling.refused(error))?
+            let (places, is_new) = places.map_err(|error| polling.refused(error))?;
+            (places, is_new, Arc::clone(&core.filter))
         };
         let mut taken = Taken {
             is_new,
             most: wanted.max_records.unwrap_or(MAX_RECORDS),
+            filter,
             ..Taken::default()
         };
         let mut topics: BTreeMap<TopicId, Option<Arc<Topic>>> = BTreeMap::new();
@@ -58,24 +61,35 @@ impl Groups {
         Ok(taken)
     }
 
-    /// Makes the answer from the pages; `None` if a partition has changed hands since it was read.
+    /// Makes the answer from what was read; `None` if a partition has changed hands since, or the filter has changed.
     pub(super) fn deliver_assigned(
         &self,
         polling: &Polling<'_>,
-        pages: Vec<Delivered>,
+        filter: &Arc<Filter>,
+        read: Read,
     ) -> Result<Option<Polled>, Refusal> {
-        let range = |delivered: &Delivered| {
-            let page = &delivered.page;
-            (delivered.partition, page.from, page.next_offset)
+        let pages = read.pages;
+        // What was read without a match is passed over already.
+        let ranges = match pages.is_empty() {
+            true => Vec::new(),
+            false => read.ranges.iter().map(Range::parts).collect(),
         };
-        let ranges = pages.iter().map(range).collect();
         let answer = {
             let (now, mut core) = self.lock(&polling.cell);
+            if !Arc::ptr_eq(&core.filter, filter) {
+                return Ok(None);
+            }
             let Some((ordered, members)) = core.ordered() else {
                 return Ok(None);
             };
             let answer = ordered.deliver(members, polling.member, polling.token, ranges, now);
-            answer.map_err(|error| polling.refused(error))?
+            let answer = answer.map_err(|error| polling.refused(error))?;
+            if answer.is_some() && !filter.is_open() {
+                let matching =
+                    |delivered: &Delivered| Some((delivered.partition, delivered.page.kept.clone()?));
+                ordered.note_matching(polling.member, pages.iter().filter_map(matching).collect());
+            }
+            answer
         };
         Ok(answer.map(|answer| Polled {
             poll_id: answer.poll_id.encode(polling.group, polling.member),

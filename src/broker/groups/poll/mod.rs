@@ -1,7 +1,9 @@
 //! A poll: acknowledges the last answer, then waits for records and delivers them. Both kinds of groups share one loop.
-//! The kind decides what the poll takes and how it delivers it: [`assigned`] partitions, or [`leased`] records.
+//! The kind decides what the poll takes and how it delivers it: [`assigned`] partitions, or [`leased`] records. A filter
+//! decides what an ordered group's poll reads of them: [`filtered`].
 
 mod assigned;
+mod filtered;
 mod leased;
 
 use std::pin::pin;
@@ -13,7 +15,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::Groups;
 use super::commit::BegunCommits;
-use super::coordinator::Cell;
+use super::coordinator::{Cell, Kind};
 use super::members::{Ms, Refused};
 use super::membership::{Join, read_ack, refused};
 use super::outputs::{self, Outgoing, Outputs, Produced};
@@ -24,6 +26,7 @@ use super::shared::codec::Letter;
 use super::shared::queue::MemberKey;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic};
 use crate::broker::fetch::page::{Page, PageLimits};
+use crate::broker::filter::Filter;
 use crate::broker::refusal::{Outcome, Reason, Refusal};
 use crate::broker::topics::skips::Gap;
 
@@ -116,6 +119,8 @@ struct Polling<'a> {
     key: Option<MemberKey>,
     /// In an ordered group, the partitions in which its `ack` could no longer commit.
     lost: Vec<PartitionId>,
+    /// It does not wait.
+    needs_answer: bool,
     /// Whether its `ack` has stored something.
     has_stored: bool,
     uncounted: Uncounted,
@@ -148,6 +153,30 @@ struct Piece {
     letter: Option<Letter>,
 }
 
+impl Piece {
+    /// A refusal with the names of the piece's partition.
+    fn named(&self, refusal: Refusal) -> Refusal {
+        refusal
+            .with("topic", self.topic.name())
+            .with("partition", self.partition.id().index)
+    }
+}
+
+/// What a poll of an ordered group read of a partition, whether it delivers it or not.
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    partition: PartitionId,
+    from: Offset,
+    /// One past the last offset that was read.
+    next: Offset,
+}
+
+impl Range {
+    const fn parts(&self) -> (PartitionId, Offset, Offset) {
+        (self.partition, self.from, self.next)
+    }
+}
+
 /// What a poll may read, and what it waits for if there is nothing.
 #[derive(Default)]
 struct Taken<'a> {
@@ -164,12 +193,18 @@ struct Taken<'a> {
     most: u64,
     /// How many more are looked at.
     ahead: u64,
+    /// In an ordered group, the records that it gets; open: all.
+    filter: Arc<Filter>,
 }
 
 /// The result of reading the pieces.
 #[derive(Default)]
 struct Read {
     pages: Vec<Delivered>,
+    /// In an ordered group, what was read of each partition.
+    ranges: Vec<Range>,
+    /// With a filter, the stored bytes of all that was looked at.
+    looked_bytes: u64,
     /// Offsets that were leased and have no record.
     skipped: Vec<(PartitionId, Offset, Offset)>,
     /// Redriven records whose dead letters are gone.
@@ -208,11 +243,9 @@ impl Groups {
         let identity = with.as_ref().and(wanted.ack.as_deref()).map(repeats::of_poll);
         let replayed = identity.and_then(|identity| self.recall(group, member, &identity));
         let outgoing = match (with, identity) {
-            (Some(outputs), Some(identity)) if replayed.is_none() => Some(Outgoing {
-                member: member.into(),
-                identity,
-                placed: outputs.placed?,
-            }),
+            (Some(outputs), Some(identity)) if replayed.is_none() => {
+                Some(Outgoing::of(self, outputs, group, member, identity)?)
+            }
             _ => None,
         };
         let acknowledging = Acknowledging {
@@ -256,11 +289,18 @@ impl Groups {
     /// The answer to a late duplicate of a poll whose outputs are remembered. It disturbs nothing: the member's next poll
     /// gets what it would have got anyway.
     fn answer_to_stray(&self, group: &str, member: &str, produced: Produced) -> Polled {
-        let (number, epoch) = self.coordinator.find(group).map_or((0, 0), |cell| {
+        let (mut number, mut epoch, mut held) = (0, 0, Vec::new());
+        if let Some(cell) = self.coordinator.find(group) {
             let (_, core) = self.lock(&cell);
-            let epoch = core.members.get(member).map_or(0, |member| member.epoch);
-            (core.members.last_acknowledged(member).unwrap_or(0), epoch)
-        });
+            epoch = core.members.get(member).map_or(0, |member| member.epoch);
+            number = core.members.last_acknowledged(member).unwrap_or(0);
+            if let Kind::Ordered(ordered) = &core.kind {
+                let of_member = |(id, owner): (PartitionId, Option<&Arc<str>>)| {
+                    owner.is_some_and(|owner| **owner == *member).then_some(id)
+                };
+                held.extend(ordered.partitions().filter_map(of_member));
+            }
+        }
         let poll_id = PollId {
             life: self.coordinator.life(),
             epoch,
@@ -271,7 +311,7 @@ impl Groups {
         Polled {
             poll_id: poll_id.encode(group, member),
             epoch,
-            assignment: Vec::new(),
+            assignment: self.named(&held),
             lease_expires: None,
             pages: Vec::new(),
             lost_partitions: Vec::new(),
@@ -297,7 +337,7 @@ impl Groups {
         let mut stopping = self.stopping.clone();
         let mut topics = self.coordinator.topics.clone();
         // A member that has lost partitions learns it at once.
-        let mut is_over = wanted.wait.is_zero() || !polling.lost.is_empty();
+        let mut is_over = wanted.wait.is_zero() || !polling.lost.is_empty() || polling.needs_answer;
         // How many more records than wanted a queue looks at, because those that it found are for later.
         let mut ahead = 0;
         loop {
@@ -319,7 +359,11 @@ impl Groups {
                 ahead = (ahead * 2).clamp(MAX_RECORDS, MOST_AHEAD);
                 continue;
             }
-            if read.pages.is_empty()
+            if read.pages.is_empty() && !read.ranges.is_empty() {
+                if !self.pass_over(polling, &taken.filter, &read.ranges)? {
+                    continue;
+                }
+            } else if read.pages.is_empty()
                 && !taken.is_new
                 && let Some(fault) = read.fault
             {
@@ -327,7 +371,7 @@ impl Groups {
             }
             if !read.pages.is_empty() || taken.is_new || is_over {
                 let answer = match taken.leases.take() {
-                    None => self.deliver_assigned(polling, read.pages)?,
+                    None => self.deliver_assigned(polling, &taken.filter, read)?,
                     Some(leases) => {
                         let answer = self.deliver_leases(polling, leases, read.pages)?;
                         let (_, mut core) = self.lock(&polling.cell);
@@ -436,9 +480,9 @@ impl Groups {
                 // The group's writer keeps the order of settles.
                 drop(order);
                 let acknowledged = self.acknowledge_leases(group, member, ack, outgoing).await?;
-                polling.uncounted = acknowledged.0;
-                polling.produced = acknowledged.1.or(polling.produced.take());
-                polling.has_stored = true;
+                polling.uncounted = acknowledged.uncounted;
+                polling.produced = acknowledged.produced.or(polling.produced.take());
+                polling.has_stored = acknowledged.has_stored;
             }
             (Some(_), None) => {}
         }
@@ -487,8 +531,13 @@ impl Groups {
             );
         }
         if acknowledging.is_replayed() {
-            // What it committed the first time may be another member's by now, and is not lost.
+            // What it committed the first time may be another member's by now, and is not lost. A group that was reset since
+            // stays where it is.
             acknowledged.lost.clear();
+            let commits = std::mem::take(&mut acknowledged.commits);
+            if let Some((ordered, members)) = self.lock(&cell).1.ordered() {
+                ordered.end_commit(members, &commits, false, false);
+            }
         }
         let polling = Polling {
             groups: self,
@@ -498,6 +547,7 @@ impl Groups {
             token: begun.token,
             key,
             lost: acknowledged.lost,
+            needs_answer: begun.needs_answer,
             has_stored: false,
             uncounted: Uncounted::default(),
             produced: None,
@@ -509,10 +559,14 @@ impl Groups {
     async fn read(&self, taken: &mut Taken<'_>, wanted: &Wanted) -> Result<Read, Refusal> {
         let mut read = Read::default();
         for piece in std::mem::take(&mut taken.pieces) {
-            if !self
-                .read_piece(piece, taken.most + taken.ahead, wanted, &mut read)
-                .await?
-            {
+            let goes_on = if taken.filter.is_open() {
+                self.read_piece(piece, taken.most + taken.ahead, wanted, &mut read)
+                    .await?
+            } else {
+                self.read_matching(&piece, &taken.filter, taken.most, wanted, &mut read)
+                    .await?
+            };
+            if !goes_on {
                 break;
             }
         }
@@ -555,10 +609,7 @@ impl Groups {
                     return Ok(true);
                 }
                 Err(refusal) => {
-                    let refusal = refusal
-                        .with("topic", piece.topic.name())
-                        .with("partition", id.index);
-                    read.fault.get_or_insert(refusal);
+                    read.fault.get_or_insert(piece.named(refusal));
                     return Ok(true);
                 }
             };
@@ -582,6 +633,13 @@ impl Groups {
             }
             read.records += page.records;
             read.bytes += page.stored_bytes;
+            if piece.deliveries.is_none() {
+                read.ranges.push(Range {
+                    partition: id,
+                    from: page.from,
+                    next: page.next_offset,
+                });
+            }
             if has_records || piece.deliveries.is_none() {
                 read.pages.push(Delivered {
                     topic: piece.topic.name().into(),

@@ -68,6 +68,8 @@ pub struct PollNumber(pub u64);
 impl PollNumber {
     /// No poll that is known: the record was last leased before a restart, or never.
     const UNKNOWN: Self = Self(0);
+    /// No poll has leased the record since it was redriven: an acknowledgement of an earlier one does not mean it.
+    const NEVER: Self = Self(u64::MAX - 1);
 }
 
 /// Offsets that settle together, see [`Queue::begin_write`].
@@ -193,6 +195,16 @@ impl Slot {
         }
     }
 
+    const fn redriven(record: Unsettled) -> Self {
+        Self {
+            record,
+            poll: match record.deliveries {
+                0 => PollNumber::NEVER,
+                _ => PollNumber::UNKNOWN,
+            },
+        }
+    }
+
     /// Whether a poll that delivered it for the `deliveries`th time was the last to lease it.
     fn is_of(&self, poll: PollNumber, deliveries: u32) -> bool {
         self.poll == poll || (self.poll == PollNumber::UNKNOWN && self.record.deliveries <= deliveries)
@@ -296,7 +308,7 @@ impl Queue {
         for (offset, record, letter) in saved.returned {
             // After a move of the group, it may be to be read anyway.
             if offset < queue.next && !queue.open.contains_key(&offset) {
-                queue.returned.insert(offset, (Slot::of(record), letter));
+                queue.returned.insert(offset, (Slot::redriven(record), letter));
                 queue.make_free(offset);
             } else {
                 queue.dirty_returned.insert(offset);
@@ -310,7 +322,8 @@ impl Queue {
     /// record is unsettled anyway.
     pub fn give_back_letter(&mut self, offset: Offset, letter: Letter) {
         if offset < self.next && self.get(offset).is_none() {
-            self.returned.insert(offset, (Slot::FRESH, letter));
+            self.returned
+                .insert(offset, (Slot::redriven(Unsettled::FRESH), letter));
             self.make_free(offset);
         } else if !self.returned.contains_key(&offset) {
             // The next write removes its entry.
@@ -405,6 +418,13 @@ impl Queue {
     /// When unsettled records were last deleted, by retention or a trim.
     pub fn lost_at(&self) -> Option<Moment> {
         self.lost_at
+    }
+
+    /// Whether a member holds a record.
+    pub fn is_leased_to(&self, offset: Offset, member: MemberKey) -> bool {
+        self.leases
+            .get(&offset)
+            .is_some_and(|lease| lease.member == member)
     }
 
     /// How many records all polls of a member hold together.

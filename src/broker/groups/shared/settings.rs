@@ -1,16 +1,25 @@
-//! The settings that a shared group's first member chose for all, and how a group's kind is stored.
+//! The settings that a group's first member chose for all, and how they are stored with the group's kind.
 //!
 //! ```text
 //! key    'g' group                                    (see [`super::super::offsets`])
-//! value  version=1                                    an ordered group, or one of which only offsets are known
-//! value  version=3 kind=1 created_at:i64 lease_ms:u32 max_deliveries:u16 length:u8 dead_letter_topic    a shared group
+//! value  version=1                                    an ordered group without filter, or one of which only offsets are known
+//! value  version=4 kind=0 filter                      an ordered group with a filter
+//! value  version=4 kind=1 order:u8 queue filter       a shared group with an order or a filter
+//! value  version=3 kind=1 queue                       a shared group with neither
 //! value  version=2 kind=1 lease_ms:u32 max_deliveries:u16 length:u8 dead_letter_topic    the same, made by version 0.1.0
+//! queue  created_at:i64 lease_ms:u32 max_deliveries:u16 length:u8 dead_letter_topic
+//! filter count:u8 { length:u16 field length:u16 pattern }    sorted by field and pattern; count 0: no filter
 //! ```
 //!
-//! Numbers are big-endian. Length 0: no topic was chosen, and each topic has its own dead letter topic.
+//! Numbers are big-endian. Length 0 of the topic: none was chosen, and each topic has its own dead letter topic. Order 0:
+//! none; 1: by key.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::super::live::GroupType;
 use crate::broker::engine::TimestampMs;
+use crate::broker::filter::Filter;
 use crate::broker::names::TOPIC;
 
 /// The shortest lease, in milliseconds: a shorter one would end before its answer arrives.
@@ -26,7 +35,30 @@ const DEAD_LETTER_SUFFIX: &str = ".dlq";
 const VERSION_ORDERED: u8 = 1;
 const VERSION_KINDS: u8 = 2;
 const VERSION_CREATED: u8 = 3;
+const VERSION_FILTER: u8 = 4;
+const KIND_ORDERED: u8 = 0;
 const KIND_SHARED: u8 = 1;
+
+/// In which order a shared group leases the records of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// As they are free.
+    #[default]
+    None,
+    /// A key's next record only when the one before it is settled.
+    Key,
+}
+
+impl Order {
+    /// The name in requests and answers; `None` has none.
+    #[must_use]
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Key => Some("key"),
+        }
+    }
+}
 
 /// The settings of a shared group, compared as a whole: all its members have the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +71,10 @@ pub struct Settings {
     pub dead_letter_topic: Option<String>,
     /// When the group was made: earlier dead letters belong to another group of the same name.
     pub created_at: TimestampMs,
+    /// The order of the records within a partition.
+    pub order: Order,
+    /// The records that the group gets; open: all.
+    pub filter: Arc<Filter>,
 }
 
 impl Default for Settings {
@@ -48,6 +84,8 @@ impl Default for Settings {
             max_deliveries: 5,
             dead_letter_topic: None,
             created_at: TimestampMs(0),
+            order: Order::None,
+            filter: Arc::default(),
         }
     }
 }
@@ -121,8 +159,8 @@ impl Settings {
 /// The value of a group's key in the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupValue {
-    /// An ordered group, or one that only has commits: they look the same.
-    Ordered,
+    /// An ordered group, or one that only has commits: they look the same. With the records that it gets; open: all.
+    Ordered(Arc<Filter>),
     /// A shared group.
     Shared(Settings),
 }
@@ -132,30 +170,60 @@ pub enum GroupValue {
 #[error("a group in the state is not readable: {0}")]
 pub struct Unreadable(&'static str);
 
+impl Default for GroupValue {
+    /// An ordered group without filter.
+    fn default() -> Self {
+        Self::Ordered(Arc::default())
+    }
+}
+
 impl GroupValue {
     /// How the group's members share the records.
     pub const fn kind(&self) -> GroupType {
         match self {
-            Self::Ordered => GroupType::Ordered,
+            Self::Ordered(_) => GroupType::Ordered,
             Self::Shared(_) => GroupType::Shared,
+        }
+    }
+
+    /// The records that the group gets; open: all.
+    pub const fn filter(&self) -> &Arc<Filter> {
+        match self {
+            Self::Ordered(filter) => filter,
+            Self::Shared(settings) => &settings.filter,
+        }
+    }
+
+    /// The topic that the group named for its dead letters.
+    pub fn dead_letter_topic(&self) -> Option<&str> {
+        match self {
+            Self::Ordered(_) => None,
+            Self::Shared(settings) => settings.dead_letter_topic.as_deref(),
         }
     }
 
     /// The encoded value. [Check](Settings::check) the settings first.
     pub fn encode(&self) -> Vec<u8> {
-        let Self::Shared(settings) = self else {
-            return vec![VERSION_ORDERED];
-        };
-        let topic = settings.dead_letter_topic.as_deref().unwrap_or_default();
-        let max_deliveries = u16::try_from(settings.max_deliveries).expect("checked to be small");
-        let length = u8::try_from(topic.len()).expect("a topic's name has at most 249 bytes");
-        let mut value = vec![VERSION_CREATED, KIND_SHARED];
-        value.extend_from_slice(&settings.created_at.get().to_be_bytes());
-        value.extend_from_slice(&settings.lease_ms.to_be_bytes());
-        value.extend_from_slice(&max_deliveries.to_be_bytes());
-        value.push(length);
-        value.extend_from_slice(topic.as_bytes());
-        value
+        match self {
+            Self::Ordered(filter) if filter.is_open() => vec![VERSION_ORDERED],
+            Self::Ordered(filter) => {
+                let mut value = vec![VERSION_FILTER, KIND_ORDERED];
+                push_filter(&mut value, filter);
+                value
+            }
+            // As the versions without order and filter write it: they can still read it.
+            Self::Shared(settings) if settings.order == Order::None && settings.filter.is_open() => {
+                let mut value = vec![VERSION_CREATED, KIND_SHARED];
+                push_queue(&mut value, settings);
+                value
+            }
+            Self::Shared(settings) => {
+                let mut value = vec![VERSION_FILTER, KIND_SHARED, settings.order as u8];
+                push_queue(&mut value, settings);
+                push_filter(&mut value, &settings.filter);
+                value
+            }
+        }
     }
 
     /// Decodes a value.
@@ -163,47 +231,121 @@ impl GroupValue {
     /// # Errors
     /// [`Unreadable`]: report it; no member can join the group, because its kind is unknown.
     pub fn decode(value: &[u8]) -> Result<Self, Unreadable> {
-        let (&version, rest) = value.split_first().ok_or(Unreadable("it is empty"))?;
-        match version {
-            VERSION_ORDERED if rest.is_empty() => Ok(Self::Ordered),
-            VERSION_ORDERED => Err(Unreadable("bytes follow it")),
-            VERSION_KINDS => shared(rest, false).map(Self::Shared),
-            VERSION_CREATED => shared(rest, true).map(Self::Shared),
-            _ => Err(Unreadable("its version is not 1, 2 or 3")),
+        let mut rest = value;
+        let [version] = take(&mut rest).map_err(|_| Unreadable("it is empty"))?;
+        let value = match version {
+            VERSION_ORDERED => Self::default(),
+            VERSION_KINDS | VERSION_CREATED | VERSION_FILTER => {
+                let has_filter = version == VERSION_FILTER;
+                match take(&mut rest)? {
+                    [KIND_ORDERED] if has_filter => Self::Ordered(take_filter(&mut rest)?),
+                    [KIND_SHARED] => Self::Shared(take_shared(&mut rest, version)?),
+                    _ => return Err(Unreadable("its kind is unknown")),
+                }
+            }
+            _ => return Err(Unreadable("its version is not 1, 2, 3 or 4")),
+        };
+        match rest {
+            [] => Ok(value),
+            _ => Err(Unreadable("bytes follow it")),
         }
     }
 }
 
-fn shared(rest: &[u8], has_time: bool) -> Result<Settings, Unreadable> {
-    let short = Unreadable("it is too short");
-    let (&kind, rest) = rest.split_first().ok_or(short)?;
-    if kind != KIND_SHARED {
-        return Err(Unreadable("its kind is unknown"));
+/// Appends the settings that are as old as shared groups.
+fn push_queue(value: &mut Vec<u8>, settings: &Settings) {
+    let topic = settings.dead_letter_topic.as_deref().unwrap_or_default();
+    let max_deliveries = u16::try_from(settings.max_deliveries).expect("checked to be small");
+    let length = u8::try_from(topic.len()).expect("a topic's name has at most 249 bytes");
+    value.extend_from_slice(&settings.created_at.get().to_be_bytes());
+    value.extend_from_slice(&settings.lease_ms.to_be_bytes());
+    value.extend_from_slice(&max_deliveries.to_be_bytes());
+    value.push(length);
+    value.extend_from_slice(topic.as_bytes());
+}
+
+fn push_filter(value: &mut Vec<u8>, filter: &Filter) {
+    let fields = filter.fields();
+    let count = fields.values().map(Vec::len).sum::<usize>();
+    value.push(u8::try_from(count).expect("a filter has at most 100 patterns"));
+    for (field, patterns) in &fields {
+        for pattern in patterns {
+            for text in [field, pattern] {
+                let length = u16::try_from(text.len()).expect("a filter has at most 16 KiB");
+                value.extend_from_slice(&length.to_be_bytes());
+                value.extend_from_slice(text.as_bytes());
+            }
+        }
     }
-    let (created_at, rest) = match has_time {
-        true => rest.split_first_chunk::<8>().ok_or(short)?,
-        false => (&[0; 8], rest),
+}
+
+/// Takes the next bytes.
+fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Unreadable> {
+    let (taken, after) = rest.split_first_chunk().ok_or(Unreadable("it is too short"))?;
+    *rest = after;
+    Ok(*taken)
+}
+
+fn take_text<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a str, Unreadable> {
+    let (text, after) = rest
+        .split_at_checked(length)
+        .ok_or(Unreadable("it is too short"))?;
+    *rest = after;
+    std::str::from_utf8(text).map_err(|_| Unreadable("a text in it is not UTF-8"))
+}
+
+fn take_shared(rest: &mut &[u8], version: u8) -> Result<Settings, Unreadable> {
+    let order = match version {
+        VERSION_FILTER => match take(rest)? {
+            [0] => Order::None,
+            [1] => Order::Key,
+            _ => return Err(Unreadable("its order is unknown")),
+        },
+        _ => Order::None,
     };
-    let (lease_ms, rest) = rest.split_first_chunk::<4>().ok_or(short)?;
-    let (max_deliveries, rest) = rest.split_first_chunk::<2>().ok_or(short)?;
-    let (&length, topic) = rest.split_first().ok_or(short)?;
-    if topic.len() < length.into() {
-        return Err(short);
-    }
-    if topic.len() > length.into() {
-        return Err(Unreadable("bytes follow it"));
-    }
-    let topic = std::str::from_utf8(topic).map_err(|_| Unreadable("its dead letters' topic is not UTF-8"))?;
+    let created_at = match version {
+        VERSION_KINDS => 0,
+        _ => i64::from_be_bytes(take(rest)?),
+    };
+    let lease_ms = u32::from_be_bytes(take(rest)?);
+    let max_deliveries = u16::from_be_bytes(take(rest)?).into();
+    let [length] = take(rest)?;
+    let topic = take_text(rest, length.into())?;
     let settings = Settings {
-        lease_ms: u32::from_be_bytes(*lease_ms),
-        max_deliveries: u16::from_be_bytes(*max_deliveries).into(),
+        lease_ms,
+        max_deliveries,
         dead_letter_topic: (!topic.is_empty()).then(|| topic.to_owned()),
-        created_at: TimestampMs(i64::from_be_bytes(*created_at)),
+        created_at: TimestampMs(created_at),
+        order,
+        filter: match version {
+            VERSION_FILTER => take_filter(rest)?,
+            _ => Arc::default(),
+        },
     };
     match settings.check([]) {
         Ok(()) => Ok(settings),
         Err(_) => Err(Unreadable("a setting is out of range")),
     }
+}
+
+fn take_filter(rest: &mut &[u8]) -> Result<Arc<Filter>, Unreadable> {
+    let [count] = take(rest)?;
+    if count == 0 {
+        return Ok(Arc::default());
+    }
+    let mut fields: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for _ in 0..count {
+        let length = u16::from_be_bytes(take(rest)?);
+        let field = take_text(rest, length.into())?;
+        let length = u16::from_be_bytes(take(rest)?);
+        let pattern = take_text(rest, length.into())?;
+        fields
+            .entry(field.to_owned())
+            .or_default()
+            .push(pattern.to_owned());
+    }
+    let filter = Filter::from_fields(&fields);
+    filter.map(Arc::new).map_err(|_| Unreadable("its filter is none"))
 }
 
 #[cfg(test)]
@@ -216,7 +358,14 @@ mod tests {
             max_deliveries: 772,
             dead_letter_topic: topic.map(str::to_owned),
             created_at: TimestampMs(5),
+            ..Settings::default()
         })
+    }
+
+    fn filter(fields: &[(&str, &str)]) -> Arc<Filter> {
+        let pairs = fields.iter();
+        let pairs = pairs.map(|(field, pattern)| ((*field).to_owned(), vec![(*pattern).to_owned()]));
+        Arc::new(Filter::from_fields(&pairs.collect()).unwrap())
     }
 
     #[test]
@@ -227,6 +376,16 @@ mod tests {
             shared_with(None),
             shared_with(Some("dead")),
             shared_with(Some(&long)),
+            GroupValue::Ordered(filter(&[("key", "c7"), ("header.type", "order.*")])),
+            GroupValue::Shared(Settings {
+                order: Order::Key,
+                ..Settings::default()
+            }),
+            GroupValue::Shared(Settings {
+                filter: filter(&[("header.a", "")]),
+                dead_letter_topic: Some("dead".to_owned()),
+                ..Settings::default()
+            }),
         ] {
             let bytes = value.encode();
             assert_eq!(GroupValue::decode(&bytes), Ok(value));
@@ -240,10 +399,23 @@ mod tests {
 
     #[test]
     fn the_layouts_do_not_change() {
-        assert_eq!(GroupValue::Ordered.encode(), [1]);
-        assert_eq!(GroupValue::decode(&[1]), Ok(GroupValue::Ordered));
+        assert_eq!(GroupValue::default().encode(), [1]);
+        assert_eq!(GroupValue::decode(&[1]), Ok(GroupValue::default()));
+        let ordered = GroupValue::Ordered(filter(&[("key", "c7"), ("header.t", "a.*")]));
+        let expected = b"\x04\0\x02\0\x08header.t\0\x03a.*\0\x03key\0\x02c7";
+        assert_eq!(ordered.encode(), expected);
+        let GroupValue::Shared(plain) = shared_with(Some("dead")) else {
+            panic!("a shared group");
+        };
+        let keyed = GroupValue::Shared(Settings {
+            order: Order::Key,
+            filter: filter(&[("key", "c7")]),
+            ..plain
+        });
+        let expected = b"\x04\x01\x01\0\0\0\0\0\0\0\x05\0\0\x01\x02\x03\x04\x04dead\x01\0\x03key\0\x02c7";
+        assert_eq!(keyed.encode(), expected);
         let made = super::super::super::offsets::make_group("g").value.unwrap();
-        assert_eq!(GroupValue::decode(&made), Ok(GroupValue::Ordered));
+        assert_eq!(GroupValue::decode(&made), Ok(GroupValue::default()));
         let found = shared_with(Some("dead")).encode();
         let mut expected = vec![3, 1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 1, 2, 3, 4, 4];
         expected.extend_from_slice(b"dead");
@@ -270,6 +442,14 @@ mod tests {
             &[][..],
             &[1, 0],
             &[4],
+            &[5],
+            &[3, 0, 0],
+            &[4, 0],
+            &[4, 2, 0],
+            &[4, 0, 1, 0, 3, b'k', b'e', b'z', 0, 1, b'a'],
+            &[4, 0, 1, 0, 3, b'k', b'e', b'y', 0, 2, b'a', b'*'],
+            &[4, 0, 1, 0, 3, b'k', b'e', b'y', 0, 1, 0xff],
+            &[4, 1, 2, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 1, 2, 3, 4, 0, 0],
             &[3, 1, 0, 0, 0, 0, 0, 0, 0],
             &[2, 2, 0, 0, 1, 2, 0, 5, 0],
             &[2, 1, 0, 0, 0, 99, 0, 5, 0],

@@ -96,6 +96,20 @@ impl Work {
         }
     }
 
+    /// Applies other settings: to new leases, and to how often records are delivered from now on.
+    pub(crate) fn apply(&mut self, settings: Settings) {
+        if self.settings == settings {
+            return;
+        }
+        if self.settings.max_deliveries != settings.max_deliveries {
+            for queue in self.queues.values_mut() {
+                queue.set_max_deliveries(settings.max_deliveries);
+            }
+        }
+        self.settings = settings;
+        self.is_freed = true;
+    }
+
     /// Whether records may have become free since the last call, so that waiting polls must check.
     pub(crate) fn take_freed(&mut self) -> bool {
         std::mem::take(&mut self.is_freed)
@@ -123,10 +137,10 @@ impl Work {
         self.members.get(name).copied()
     }
 
-    /// The name of a member.
-    pub(crate) fn name_of(&self, key: MemberKey) -> Arc<str> {
-        let found = self.members.iter().find(|(_, known)| **known == key);
-        found.map_or_else(|| "".into(), |(name, _)| Arc::clone(name))
+    /// The names of all members.
+    pub(crate) fn names(&self) -> BTreeMap<MemberKey, Arc<str>> {
+        let members = self.members.iter();
+        members.map(|(name, key)| (*key, Arc::clone(name))).collect()
     }
 
     /// Forgets the names of members that have neither a session nor a lease.
@@ -298,11 +312,15 @@ impl Work {
         let (mut letters, mut calls, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut taken = 0;
         for pending in &self.pending {
-            if taken > 0 && bytes + pending.bytes > WRITE_BYTES {
+            let is_alone = pending.outgoing.as_ref().is_some_and(Outgoing::is_doomed);
+            if taken > 0 && (is_alone || bytes + pending.bytes > WRITE_BYTES) {
                 break;
             }
             bytes += pending.bytes;
             taken += 1;
+            if is_alone {
+                break;
+            }
         }
         for pending in self.pending.drain(..taken) {
             for (id, change) in pending.changes {
