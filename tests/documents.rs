@@ -8,6 +8,8 @@
 //! - A line that begins with `cargo ` or `scripts/` is not run, because it builds or takes minutes: the script, the test
 //!   or the example that it names must exist.
 //! - A block that begins with ` ```sh no-run: REASON ` is only parsed.
+//! - A block that begins with ` ```python NAME.py ` is saved under that name, so that a later ` ```sh ` block can run it.
+//!   Pages with such blocks are passed over where there is no Python.
 //! - A ` ```text ` block after a ` ```sh ` block is what that block prints. `…` stands for anything within a line; a
 //!   line that is only `…` stands for any lines.
 #![allow(
@@ -201,6 +203,9 @@ fn run(page: &str, document: &str, address: &str) -> Result<(), String> {
                     ran += usize::from(!line.trim().is_empty());
                 }
             }
+        } else if let Some(name) = info.strip_prefix("python ") {
+            let program = block.text.replace("localhost:7420", address);
+            fs::write(work.join(name), program).expect("a program of the page");
         } else if info.is_empty() || info.starts_with("hex ") {
         } else if !["text", "json", "toml", "python", "js", "nginx", "yaml"].contains(&info) {
             let line = here(block.line);
@@ -289,6 +294,18 @@ fn every_shell_block_of_the_documents_runs_and_prints_what_is_said() {
     let only = std::env::var("QUIPU_TEST_PAGE").unwrap_or_default();
     let mut pages = documents();
     pages.retain(|page| page.contains(&only));
+    let python = Command::new("python3")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status();
+    if !python.is_ok_and(|status| status.success()) {
+        let (passed_over, rest) = pages
+            .into_iter()
+            .partition(|page| read(page).contains("```python "));
+        pages = rest;
+        let passed_over: Vec<String> = passed_over;
+        eprintln!("skipped, because there is no python3: {}", passed_over.join(", "));
+    }
     let mut problems = Vec::new();
     let (high, low) = (1 + (process >> 8) % 250, process & 0xff);
     for some in pages.iter().zip(1..).collect::<Vec<_>>().chunks(4) {
