@@ -32,9 +32,6 @@ mod shared;
 mod shared_check;
 mod world;
 
-/// Whether queues look at records before they lease them: queues by key, filters. It becomes true when they do.
-const LOOKS_AT_RECORDS: bool = false;
-
 use std::fmt::Debug;
 use std::path::Path;
 

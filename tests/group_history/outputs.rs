@@ -440,9 +440,6 @@ fn a_work_queue_stores_the_output_of_every_record_exactly_once() {
 #[test]
 fn groups_with_a_filter_store_the_output_of_every_record_that_matches_exactly_once() {
     for is_shared in [false, true] {
-        if is_shared && !crate::LOOKS_AT_RECORDS {
-            continue;
-        }
         let rules = Rules {
             has_outputs: true,
             is_filtered: true,
@@ -457,9 +454,6 @@ fn groups_with_a_filter_store_the_output_of_every_record_that_matches_exactly_on
 
 #[test]
 fn a_queue_by_key_stores_outputs_in_the_order_of_each_key() {
-    if !crate::LOOKS_AT_RECORDS {
-        return;
-    }
     let rules = Rules {
         has_outputs: true,
         is_shared: true,

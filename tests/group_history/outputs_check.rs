@@ -102,7 +102,7 @@ pub fn check(events: &[(u64, Event)], end: &End) -> Verdict<Summary> {
     }
     once(&outputs, end, &mut wrong);
     calls(events, &outputs, &mut wrong, &mut summary);
-    remembered(events, &mut wrong);
+    remembered(events, end, &mut wrong);
     never_again(events, &mut wrong);
     if end.is_ordered || end.is_by_key {
         in_order(&outputs, end, &mut wrong);
@@ -234,8 +234,12 @@ fn calls(
     summary.in_doubt = called.keys().filter(|call| !answered.contains(call)).count();
 }
 
-/// A call that was answered and is repeated soon is answered in the same way.
-fn remembered(events: &[(u64, Event)], wrong: &mut Vec<String>) {
+/// A call that was answered and is repeated soon is answered in the same way. Not if one of its records was redriven: what
+/// is given again is acknowledged anew.
+fn remembered(events: &[(u64, Event)], end: &End, wrong: &mut Vec<String>) {
+    let states = end.states.iter().filter(|(_, state)| state == "redriven");
+    let redriven = states.filter_map(|(at, _)| Some(origin(end.dead.get(at)?)?.first()));
+    let redriven: BTreeSet<Place> = redriven.collect();
     // Each member's identities, in the order in which they were first sent; and the first answer to each.
     let mut sent: HashMap<&str, Vec<&str>> = HashMap::new();
     let mut answers: HashMap<(&str, &str), &Vec<Place>> = HashMap::new();
@@ -249,13 +253,16 @@ fn remembered(events: &[(u64, Event)], wrong: &mut Vec<String>) {
                 call,
                 member,
                 identity,
-                ..
+                of,
             } => {
                 calls.insert(*call, (member, identity));
                 let sent = sent.entry(member).or_default();
                 let before = sent.iter().position(|before| *before == &**identity);
                 match (before, answers.get(&(&**member, &**identity))) {
-                    (Some(before), Some(places)) if sent.len() - before <= REMEMBERED => {
+                    (Some(before), Some(places))
+                        if sent.len() - before <= REMEMBERED
+                            && !of.iter().any(|place| redriven.contains(&place.first())) =>
+                    {
                         expected.insert(*call, places);
                     }
                     (None, _) => sent.push(identity),

@@ -163,9 +163,7 @@ impl Consumer<'_> {
         if self.stage.how == How::Settle {
             body["type"] = "shared".into();
             (body["lease_ms"], body["max_deliveries"]) = (600.into(), 1000.into());
-            if crate::LOOKS_AT_RECORDS {
-                body["order"] = "key".into();
-            }
+            body["order"] = "key".into();
         }
         body
     }
@@ -218,9 +216,8 @@ fn feed(world: &World, stop: &AtomicU8, fed: &AtomicU64, mut rng: Rng) {
     }
 }
 
-/// Everything wrong with a topic that was copied: each record must be there once, where `is_ordered` in the order of
-/// its key.
-fn copied(from: &BTreeMap<Place, Stored>, to: &BTreeMap<Place, Stored>, is_ordered: bool) -> Vec<String> {
+/// Everything wrong with a topic that was copied: each record must be there once, in the order of its key.
+fn copied(from: &BTreeMap<Place, Stored>, to: &BTreeMap<Place, Stored>) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut times: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for record in from.values() {
@@ -248,7 +245,7 @@ fn copied(from: &BTreeMap<Place, Stored>, to: &BTreeMap<Place, Stored>, is_order
     let (before, after) = (lines(from), lines(to));
     for (key, line) in before {
         let copy = after.get(&key).cloned().unwrap_or_default();
-        if is_ordered && copy != line {
+        if copy != line {
             let same = line
                 .iter()
                 .zip(&copy)
@@ -331,8 +328,7 @@ fn what_is_fed_into_a_pipeline_comes_out_once_whoever_is_killed() {
     let fed = fed.load(Ordering::SeqCst);
     assert_eq!(stored[0].len() as u64, fed, "the producer's keys");
     for (stage, pair) in STAGES.iter().zip(stored.windows(2)) {
-        let is_ordered = stage.how != How::Settle || crate::LOOKS_AT_RECORDS;
-        let wrong = copied(&pair[0], &pair[1], is_ordered);
+        let wrong = copied(&pair[0], &pair[1]);
         assert!(wrong.is_empty(), "{}: {wrong:#?}\n{}", stage.group, world.log());
     }
     let seconds = begin.elapsed().as_secs_f32();
@@ -349,11 +345,10 @@ fn a_record_that_is_missing_or_doubled_or_out_of_order_is_seen() {
         (0..).map(place).zip(ids.iter().map(|id| record(*id))).collect()
     };
     let from = topic(&[0, 1, 2]);
-    assert_eq!(copied(&from, &from, true), Vec::<String>::new());
-    let wrong = |ids: &[u64], is_ordered| copied(&from, &topic(ids), is_ordered).join("; ");
-    assert!(wrong(&[0, 2], false).contains("record id-1 is there 0 times instead of 1"));
-    assert!(wrong(&[0, 1, 2, 1], false).contains("record id-1 is there 2 times instead of 1"));
-    assert!(wrong(&[0, 1, 2, 3], false).contains("record id-3 is there 1 times instead of 0"));
-    assert!(wrong(&[0, 2, 1], true).contains("in another order"));
-    assert_eq!(wrong(&[0, 2, 1], false), "");
+    assert_eq!(copied(&from, &from), Vec::<String>::new());
+    let wrong = |ids: &[u64]| copied(&from, &topic(ids)).join("; ");
+    assert!(wrong(&[0, 2]).contains("record id-1 is there 0 times instead of 1"));
+    assert!(wrong(&[0, 1, 2, 1]).contains("record id-1 is there 2 times instead of 1"));
+    assert!(wrong(&[0, 1, 2, 3]).contains("record id-3 is there 1 times instead of 0"));
+    assert!(wrong(&[0, 2, 1]).contains("in another order"));
 }

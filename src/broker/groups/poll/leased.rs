@@ -147,7 +147,10 @@ impl Groups {
             return Err(polling.refused(Refused::Unknown));
         };
         let lease_ms = work.settings.lease_ms;
-        leases.expires = TimestampMs(wall.saturating_add(lease_ms.into()));
+        // One time for all records of an answer: the end of the leases that began first.
+        if leases.ranges.is_empty() {
+            leases.expires = TimestampMs(wall.saturating_add(lease_ms.into()));
+        }
         let mut places = Vec::new();
         for id in work.places() {
             let found = topics.contains(&id.topic).then(|| self.find_partition(id));
