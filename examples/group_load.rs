@@ -457,6 +457,8 @@ fn settles(binary: &str, counts: &[u64]) -> anyhow::Result<()> {
             records.len()
         );
         let after = server.anonymous_bytes()?;
+        // The releases before have left much to write.
+        std::thread::sleep(Duration::from_secs(5));
         let from = server.journal_end(0)?;
         let mut micros = Vec::new();
         for record in records {

@@ -59,7 +59,7 @@ impl Code {
                 Reason::TopicExists => (409, "topic-exists", "The topic exists and is different", false),
                 Reason::PartitionsCannotShrink => (409, "partitions-cannot-shrink", "Partitions are only ever added", false),
                 Reason::GroupActive => (409, "group-active", "The group has live members", true),
-                Reason::Fenced => (409, "fenced", "A newer epoch has taken this one's place", false),
+                Reason::Fenced => (409, "fenced", "What the call names is not the caller's any more", false),
                 Reason::PollSuperseded => (409, "poll-superseded", "A newer poll has taken this one's place", false),
                 Reason::MemberSuperseded => (409, "member-superseded", "A newer process has taken the member over", false),
                 Reason::GroupTypeMismatch => (409, "group-type-mismatch", "The group is of another type", false),
