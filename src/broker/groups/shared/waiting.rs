@@ -7,7 +7,7 @@
 //! A bit is right because:
 //! - A dead letter that is buried is found when the partition is read to its end.
 //! - A redrive clears the bits of what it took, once its append is durable. One that is read later than that has its
-//!   [fate](letters::Fate) in the state.
+//!   [fate](super::letters::Fate) in the state.
 //! - Bits below the log start are dropped: retention has deleted those dead letters.
 //! - A group that is made again under its name has another `created_at`: the bits of the earlier one are dropped.
 //!
