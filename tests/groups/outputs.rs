@@ -386,21 +386,17 @@ async fn a_settle_stores_its_outputs_with_what_it_accepts_and_rejects_or_does_no
     let mixed = json!({"accept": places(&[3]), "reject": [place(2)], "produce": outputs(3..4)});
     let problem = settle(mixed).await.problem(409, "fenced");
     has(&problem, json!({"lost": places(&[2])}));
-    // The polls acknowledge the rest: what the member has settled or released is not part of it...
+    // The poll's acknowledgement is for the rest: not for what the member has settled or released itself, whoever has it now.
     let rest = with(body("shared", &first["poll_id"], 1), outputs(3..6));
-    let problem = service.post(&format!("{SHARED}/poll"), rest).await;
-    let problem = problem.problem(409, "fenced");
-    has(&problem, json!({"settled": places(&[0, 1])}));
-    let rest = json!({"accept": places(&[3, 4, 5]), "produce": outputs(3..6)});
-    let rest = settle(rest).await.ok();
-    check_places(&service, &rest, 3..6).await;
-    let service = service.restart();
-    let path = "/v1/groups/workers/members/a/settle";
-    let again = json!({"accept": places(&[5, 4, 3]), "produce": []});
-    has(
-        &service.post(path, again).await.ok(),
-        json!({"produced": rest["produced"], "replayed": true}),
+    let done = poll(&service, SHARED, rest.clone()).await;
+    assert!(
+        done.get("lost").is_none() && done.get("settled").is_none(),
+        "{done}"
     );
+    check_places(&service, &done, 3..6).await;
+    let service = service.restart();
+    let again = poll(&service, SHARED, rest).await;
+    has(&again, json!({"produced": done["produced"], "replayed": true}));
     assert_eq!(stored(&service).await, [0, 3, 4, 5]);
     let lag = service.get("/v1/groups/workers/lag").await.ok();
     assert_eq!(lag["lag"], 10 - 5);
@@ -421,17 +417,37 @@ async fn records_that_the_member_has_released_are_no_part_of_its_acknowledgement
     .await;
     assert_eq!(second["produced"].as_array().unwrap().len(), 2);
     assert_eq!(offsets(&second), [3, 4]);
-    // One that was released and is leased to the member again comes with outputs of its own.
+    // Also if the member is given it again: its outputs come with that poll.
     service.post(&settle, json!({"release": [place(3)]})).await.ok();
     let third = poll(&service, SHARED, body("shared", &Value::Null, 1)).await;
     assert_eq!(offsets(&third), [3]);
-    let both = with(body("shared", &second["poll_id"], 1), outputs(3..5));
-    let problem = service
-        .post(&format!("{SHARED}/poll"), both)
-        .await
-        .problem(409, "fenced");
-    has(&problem, json!({"lost": places(&[3])}));
-    assert_eq!(stored(&service).await, [0, 1]);
+    poll(
+        &service,
+        SHARED,
+        with(body("shared", &second["poll_id"], 1), outputs(4..5)),
+    )
+    .await;
+    poll(
+        &service,
+        SHARED,
+        with(body("shared", &third["poll_id"], 1), outputs(3..4)),
+    )
+    .await;
+    assert_eq!(stored(&service).await, [0, 1, 3, 4]);
+    // A record whose lease has ended, and that it was given again, is part of both polls.
+    let short = "/v1/groups/short/members/a";
+    let mut wanted = body("shared", &Value::Null, 2);
+    wanted["lease_ms"] = json!(100);
+    let first = poll(&service, short, wanted.clone()).await;
+    tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+    let again = poll(&service, short, wanted.clone()).await;
+    assert_eq!((offsets(&first), offsets(&again)), (vec![0, 1], vec![0, 1]));
+    wanted["ack"] = first["poll_id"].clone();
+    let late = service
+        .post(&format!("{short}/poll"), with(wanted, outputs(7..9)))
+        .await;
+    let problem = late.problem(409, "fenced");
+    has(&problem, json!({"lost": places(&[0, 1])}));
 }
 
 #[tokio::test]

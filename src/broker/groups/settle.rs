@@ -209,6 +209,10 @@ impl Groups {
                     .settled
                     .extend(of_queue.settled.into_iter().map(place));
             }
+            if identity.is_some() {
+                // What the member has settled or released by name is no part of it.
+                begun.uncounted = Uncounted::default();
+            }
             Ok(begun)
         };
         let (cell, begun) = self.begin_in_queue(group, member, None, begin).await?;

@@ -165,8 +165,7 @@ with_fields_of_a_join! {
         /// How long to wait for a record, in milliseconds: default 5000; from 0 to 60000.
         wait_ms: Option<u64>,
         /// Records that came of those that `ack` acknowledges, each with its `topic`; at most 100000. They are appended
-        /// with the acknowledgement: after a crash both are there, or neither. Of a shared group's poll, all records must still
-        /// be this member's or free; if it has settled or released some of them, settle the others by name.
+        /// with the acknowledgement: after a crash both are there, or neither.
         #[schema(value_type = Option<Vec<Object>>)]
         produce: Option<Box<RawValue>>,
     }

@@ -41,7 +41,7 @@
 mod keys;
 pub mod looks;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub use keys::KeyHash;
 
@@ -52,6 +52,12 @@ use crate::broker::engine::{Offset, TimestampMs};
 
 /// The most unsettled records of a partition below `next`: at this bound no record beyond is looked at.
 pub const MAX_UNSETTLED: usize = 1_000_000;
+
+/// How many records that members settled or released by name are remembered, for their acknowledgements.
+const MAX_NAMED: usize = 10_000;
+
+/// A record that a member has settled or released by name, with the poll that delivered it.
+type Named = (MemberKey, PollNumber, Offset);
 
 /// A moment in milliseconds, of a clock that only goes forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -269,6 +275,10 @@ pub struct Queue {
     stored_next: Offset,
     /// When unsettled records were last deleted.
     lost_at: Option<Moment>,
+    /// Records that a member has settled or released by name, with the poll that delivered them; the newest
+    /// [`MAX_NAMED`].
+    named: BTreeSet<Named>,
+    named_order: VecDeque<Named>,
     /// A delivery ended, a record was skipped, or a delay began since the last write.
     unsaved: bool,
 }
@@ -302,6 +312,8 @@ impl Queue {
             stored: BTreeSet::new(),
             stored_next: floor,
             lost_at: None,
+            named: BTreeSet::new(),
+            named_order: VecDeque::new(),
             unsaved: false,
         }
     }
@@ -616,7 +628,12 @@ impl Queue {
         let mut begun = Begun::default();
         for (offset, claim) in offsets {
             match self.outcome(offset, claim) {
-                Outcome::Done => self.take(offset, &mut begun),
+                Outcome::Done => {
+                    if let Claim::Member(member) = claim {
+                        self.note_named(member, offset);
+                    }
+                    self.take(offset, &mut begun);
+                }
                 Outcome::Lost => begun.lost.push(offset),
                 Outcome::Settled => begun.settled.push(offset),
                 Outcome::Left => {}
@@ -655,7 +672,8 @@ impl Queue {
             return Outcome::Done;
         };
         // A poll from before a redrive did not deliver the record that was redriven.
-        let is_new_again = slot.record.deliveries == 0 && self.returned.contains_key(&offset);
+        let is_new = slot.poll == PollNumber::UNKNOWN && slot.record.deliveries == 0;
+        let is_new_again = is_new && self.returned.contains_key(&offset);
         let is_of_poll = slot.is_of(poll, deliveries) && !is_new_again;
         match (is_of_poll, lease.is_some()) {
             (true, true) => Outcome::Done,
@@ -666,11 +684,33 @@ impl Queue {
         }
     }
 
-    /// What a claim may do with a record if outputs go with it. Of the records that an acknowledged poll delivered, only
-    /// those that its member has released are left out: what was leased to it again comes with outputs once more.
+    /// Notes that a member settles or releases a record by name: its acknowledgement of the poll does not mean it.
+    fn note_named(&mut self, member: MemberKey, offset: Offset) {
+        let named = (member, self.slot(offset).poll, offset);
+        if named.1 != PollNumber::UNKNOWN && self.named.insert(named) {
+            self.named_order.push_back(named);
+            if self.named_order.len() > MAX_NAMED
+                && let Some(oldest) = self.named_order.pop_front()
+            {
+                self.named.remove(&oldest);
+            }
+        }
+    }
+
+    /// What a claim may do with a record if outputs go with it. Of the records that an acknowledged poll delivered, those
+    /// that its member has settled or released by name are left out. What was leased to it again comes with outputs once
+    /// more.
     pub fn outcome_with_outputs(&self, offset: Offset, claim: Claim) -> Outcome {
         match (self.outcome(offset, claim), claim) {
-            (Outcome::Left, Claim::Poll { .. }) if self.leases.contains_key(&offset) => Outcome::Lost,
+            (outcome, Claim::Poll { member, poll, .. }) if outcome != Outcome::Done => {
+                let is_named = self.named.contains(&(member, poll, offset));
+                let is_again = outcome == Outcome::Left && self.leases.contains_key(&offset);
+                match outcome {
+                    _ if is_named => Outcome::Left,
+                    _ if is_again => Outcome::Lost,
+                    _ => outcome,
+                }
+            }
             (outcome, _) => outcome,
         }
     }
@@ -876,6 +916,7 @@ impl Queue {
         if outcome != Outcome::Done {
             return outcome;
         }
+        self.note_named(member, offset);
         if !self.end_lease(offset) {
             self.unfree(offset);
         } else if !counts {
