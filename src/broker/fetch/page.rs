@@ -344,18 +344,18 @@ impl<'a> PageRecords<'a> {
             kept: None,
         }
     }
+}
 
-    /// Whether a record is kept, and all before it are over.
-    #[inline]
-    fn is_kept(&mut self, offset: Offset) -> bool {
-        match self.kept {
-            None => true,
-            Some([next, rest @ ..]) if *next == offset => {
-                self.kept = Some(rest);
-                true
-            }
-            Some(_) => false,
+/// Whether a record is kept, and all before it are over.
+#[inline]
+fn is_kept(kept: &mut Option<&[Offset]>, offset: Offset) -> bool {
+    match kept {
+        None => true,
+        Some([next, rest @ ..]) if *next == offset => {
+            *kept = Some(rest);
+            true
         }
+        Some(_) => false,
     }
 }
 
@@ -365,15 +365,17 @@ impl<'a> Iterator for PageRecords<'a> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            while let Some(record) = self.records.as_mut().and_then(Iterator::next) {
-                match record {
-                    Ok(record) if record.offset < self.from => {}
-                    Ok(record) if record.offset >= self.end => return None,
-                    Ok(record) if !self.is_kept(record.offset) => {}
-                    record => return Some(record.map(|record| (record, self.json_lines))),
+            if let Some(records) = &mut self.records {
+                for record in records.by_ref() {
+                    match record {
+                        Ok(record) if record.offset < self.from => {}
+                        Ok(record) if record.offset >= self.end => return None,
+                        Ok(record) if !is_kept(&mut self.kept, record.offset) => {}
+                        record => return Some(record.map(|record| (record, self.json_lines))),
+                    }
                 }
+                self.records = None;
             }
-            self.records = None;
             if self.kept.is_some_and(<[Offset]>::is_empty) {
                 return None;
             }
