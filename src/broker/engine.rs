@@ -43,7 +43,6 @@ pub const PARTITION: &[&str] = &[
     "offset_for_time_from",
     "damaged_ranges",
     "stats",
-    "is_closed",
     "size_bytes",
     "trim",
     "is_deleted",

@@ -491,11 +491,6 @@ impl Partition {
         Ok(self.view.lock().log_start_offset)
     }
 
-    /// Whether it takes no appends: its topic has been deleted, or a write has failed.
-    pub fn is_closed(&self) -> bool {
-        self.is_deleted() || self.writer.lock().failed.is_some()
-    }
-
     /// Whether its topic has been deleted.
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)

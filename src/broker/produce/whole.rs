@@ -145,20 +145,10 @@ impl Placed {
         Ok(places)
     }
 
-    /// Whether they cannot be appended: a topic is gone, or one of their partitions takes no appends.
+    /// Whether they cannot be appended, because a topic is gone.
     pub fn is_doomed(&self) -> bool {
-        let mut topics = self
-            .topics
-            .iter()
-            .filter_map(|placed| Some((placed.topic.as_ref()?, placed)));
-        topics.any(|(topic, placed)| {
-            let is_closed = |built: &Built| {
-                topic
-                    .partition(built.partition)
-                    .is_none_or(|found| found.is_closed())
-            };
-            placed.built.iter().any(is_closed)
-        })
+        let mut topics = self.topics.iter().filter_map(|placed| placed.topic.as_ref());
+        topics.any(|topic| topic.is_deleted())
     }
 
     /// Bytes of the records.
