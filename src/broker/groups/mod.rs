@@ -78,16 +78,7 @@ pub struct Groups(Arc<Parts>);
 
 /// The fields of [`Groups`]: parts of the broker, and its own state.
 pub struct Parts {
-    log: Log,
-    clock: Arc<dyn Clock>,
-    blocking: Blocking,
-    topics: Topics,
-    fetcher: Fetcher,
-    /// Chooses the partition of dead letters without keys.
-    rotation: Arc<Rotation>,
-    /// Becomes true when the server begins to stop.
-    stopping: watch::Receiver<bool>,
-    counters: Arc<Counters>,
+    uses: Uses,
     /// Commits hold it shared; changes that read before they decide hold it exclusively.
     changes: Arc<RwLock<()>>,
     /// The groups that have members, or had some a short time ago.
@@ -103,22 +94,16 @@ pub struct Parts {
 
 /// The parts of the broker that groups use.
 pub struct Uses {
-    /// The log.
-    pub log: Log,
-    /// The clock that the log uses too.
-    pub clock: Arc<dyn Clock>,
-    /// The threads for work that blocks.
-    pub blocking: Blocking,
-    /// The topics.
-    pub topics: Topics,
-    /// Reads partitions.
-    pub fetcher: Fetcher,
+    pub(super) log: Log,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) blocking: Blocking,
+    pub(super) topics: Topics,
+    pub(super) fetcher: Fetcher,
     /// Chooses the partition of records without keys.
-    pub rotation: Arc<Rotation>,
+    pub(super) rotation: Arc<Rotation>,
     /// Becomes true when the server begins to stop.
-    pub stopping: watch::Receiver<bool>,
-    /// The counters of the hot paths.
-    pub counters: Arc<Counters>,
+    pub(super) stopping: watch::Receiver<bool>,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Deref for Groups {
@@ -126,6 +111,14 @@ impl Deref for Groups {
 
     fn deref(&self) -> &Parts {
         &self.0
+    }
+}
+
+impl Deref for Parts {
+    type Target = Uses;
+
+    fn deref(&self) -> &Uses {
+        &self.uses
     }
 }
 
@@ -139,30 +132,12 @@ impl Groups {
     /// Groups over a log, without members. Queues look at no further records while all of them together remember
     /// `max_queue_records` unsettled ones.
     pub fn new(uses: Uses, max_queue_records: usize) -> Self {
-        let Uses {
-            log,
-            clock,
-            blocking,
-            topics,
-            fetcher,
-            rotation,
-            stopping,
-            counters,
-        } = uses;
-        let last_calls = LastCalls::load(&log);
         Self(Arc::new(Parts {
-            coordinator: Coordinator::new(clock.now(), topics.changes(), max_queue_records),
-            log,
-            clock,
-            blocking,
-            topics,
-            fetcher,
-            rotation,
-            stopping,
-            counters,
+            coordinator: Coordinator::new(uses.clock.now(), uses.topics.changes(), max_queue_records),
+            last_calls: parking_lot::Mutex::new(LastCalls::load(&uses.log)),
+            uses,
             changes: Arc::default(),
             redriving: parking_lot::Mutex::default(),
-            last_calls: parking_lot::Mutex::new(last_calls),
             waiting: WaitingLetters::default(),
         }))
     }

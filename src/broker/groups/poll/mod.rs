@@ -19,7 +19,7 @@ use super::commit::BegunCommits;
 use super::coordinator::{Cell, Kind};
 use super::members::{Ms, Refused};
 use super::membership::{Join, read_ack, refused};
-use super::outputs::{self, Outgoing, Outputs, Produced};
+use super::outputs::{Outgoing, Outputs, Produced};
 use super::poll_id::PollId;
 use super::repeats;
 use super::settle::Uncounted;
@@ -222,7 +222,7 @@ struct Read {
 
 impl Groups {
     /// Commits the records that the poll named by `ack` delivered; in a shared group, accepts those that are not
-    /// settled. The outputs `with` it are appended with that. Then waits for records and delivers them. Joins first if the member is unknown and `joining` is given.
+    /// settled. `outputs` are appended with that. Then waits for records and delivers them. Joins first if the member is unknown and `joining` is given.
     ///
     /// # Errors
     /// - [`Reason::UnknownMember`], [`Reason::PollSuperseded`], [`Reason::MemberSuperseded`].
@@ -238,16 +238,15 @@ impl Groups {
         group: &str,
         member: &str,
         wanted: &Wanted,
-        with: Option<Outputs>,
+        mut outputs: Option<Outputs>,
         joining: Option<Join>,
     ) -> Result<Polled, Refusal> {
         let ack = read_ack(wanted.ack.as_deref(), group, member)?;
-        let mut with = with;
         let acknowledges = ack.as_ref().is_some_and(PollId::has_records);
-        let nothing = Outputs::without_input(&mut with, acknowledges)?;
-        let identity = with.as_ref().and(wanted.ack.as_deref()).map(repeats::of_poll);
+        let nothing = Outputs::without_input(&mut outputs, acknowledges)?;
+        let identity = outputs.as_ref().and(wanted.ack.as_deref()).map(repeats::of_poll);
         let replayed = identity.and_then(|identity| self.recall(group, member, &identity));
-        let outgoing = match (with, identity) {
+        let outgoing = match (outputs, identity) {
             (Some(outputs), Some(identity)) if replayed.is_none() => {
                 Some(Outgoing::of(self, outputs, group, member, identity)?)
             }
@@ -274,7 +273,7 @@ impl Groups {
             }
             // It was acknowledged before, and what came of that is forgotten.
             Err(refusal) if has_outputs && refusal.reason == Reason::PollSuperseded => {
-                return Err(outputs::fenced(group, member, []));
+                return Err(super::outputs::fenced(group, member, []));
             }
             Err(refusal) => return Err(refusal),
         };
