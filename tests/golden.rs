@@ -98,7 +98,7 @@ async fn a_queue_of_version_0_1_0_goes_on_where_it_was() {
         .await
         .ok();
     assert_eq!(settled, json!({"lost": [], "settled": []}));
-    let service = service.restart();
+    let service = service.restart().await;
     let last = service.post(&format!("{path}/poll"), &body).await.ok();
     let last = last["records"].as_array().expect("records");
     assert_eq!((last.len(), &last[0]["offset"]), (1, &json!(6)));

@@ -238,7 +238,7 @@ async fn a_setting_is_changed_and_taken_back_all_or_nothing_and_survives_a_resta
     assert_eq!(service.get(A).await.json(), changed);
     assert_eq!(service.patch(A, json!({})).await.ok(), changed);
 
-    let service = service.restart();
+    let service = service.restart().await;
     assert_eq!(service.get(A).await.ok(), changed);
     refused(service.patch("/v1/topics/b", json!({})), 404, "unknown-topic").await;
 }
@@ -256,7 +256,7 @@ async fn a_topic_made_again_under_the_same_name_is_another_topic() {
     assert_ne!(first["id"], second["id"]);
     assert_eq!(second["partitions"][0]["end_offset"], 0);
 
-    let service = service.restart();
+    let service = service.restart().await;
     assert_eq!(service.get(A).await.json()["id"], second["id"]);
     let elsewhere = Service::new();
     let other = elsewhere.put(A, json!({})).await.created();
@@ -280,7 +280,7 @@ async fn the_log_start_moves_up_and_never_down() {
         let answer = service.delete(&format!("{records}{wrong}")).await;
         answer.problem(400, "invalid-request");
     }
-    let service = service.restart();
+    let service = service.restart().await;
     let topic = service.get(A).await.json();
     assert_eq!(topic["partitions"][1]["log_start_offset"], 10);
 }

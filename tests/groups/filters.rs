@@ -196,7 +196,7 @@ async fn lost_answers_and_restarts_lose_nothing_that_matches() {
     let first = poll(&service, "a", wanted(&Value::Null)).await;
     let again = poll(&service, "a", wanted(&Value::Null)).await;
     assert_eq!((offsets(&first), offsets(&again)), (vec![0, 3], vec![0, 3]));
-    let service = service.restart();
+    let service = service.restart().await;
     // An `ack` from before the restart still commits what was looked at.
     poll(&service, "a", wanted(&again["poll_id"])).await;
     assert_eq!(committed(&service, 0).await, Some(5));
@@ -549,7 +549,7 @@ async fn settings_of_a_queue_change_for_its_members_and_are_durable() {
     let found = tokio::time::timeout(PATIENCE, dead).await;
     found.expect("it goes to the new dead letter topic");
 
-    let service = service.restart();
+    let service = service.restart().await;
     assert_eq!(service.get(GROUP).await.ok()["settings"], settings);
     let null = json!({"lease_ms": null, "max_deliveries": null, "dead_letter_topic": null, "filter": null});
     let group = service.patch(GROUP, null).await.ok();

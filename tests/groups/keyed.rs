@@ -77,7 +77,7 @@ async fn a_keys_next_record_waits_until_the_one_before_is_settled_and_other_keys
     settle(&service, "b", "reject", 0, json!({"reason": "bad"})).await;
     assert_eq!(poll(&service, "a").await, [1]);
     // After a restart the keys are read again: the record that was leased comes first.
-    let service = service.restart();
+    let service = service.restart().await;
     enter(&service, "b", &order).await;
     assert_eq!(poll(&service, "b").await, [1, 2, 3, 4]);
     settle(&service, "b", "accept", 1, json!({})).await;

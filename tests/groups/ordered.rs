@@ -263,7 +263,7 @@ async fn an_acknowledgement_of_before_a_restart_counts_unless_somebody_else_was_
     for somebody_else in [false, true] {
         let service = orders(1, 20).await;
         let polled = take(&service, "a", quick_join(&Value::Null)).await;
-        let service = service.restart();
+        let service = service.restart().await;
         if somebody_else {
             let of_b = take(&service, "b", quick_join(&Value::Null)).await;
             assert_eq!(offsets(&of_b).len(), 10);
@@ -429,7 +429,7 @@ async fn a_reset_is_not_undone_by_an_acknowledgement_of_before_it() {
         let second = take(&service, "a", quick_join(&first["poll_id"])).await;
         assert_eq!(offsets(&second)[0], (0, 10));
         let service = if restarts {
-            service.restart()
+            service.restart().await
         } else {
             leave(&service, "a").await;
             service
@@ -482,7 +482,7 @@ async fn a_member_that_joins_while_the_group_is_set_goes_on_from_there() {
 async fn an_epoch_of_before_a_restart_is_stale() {
     let service = orders(1, 1).await;
     let before = join(&service, "a").await;
-    let service = service.restart();
+    let service = service.restart().await;
     let after = join(&service, "a").await;
     let is_newer = before["epoch"].as_u64() < after["epoch"].as_u64();
     assert!(is_newer, "{before} {after}");

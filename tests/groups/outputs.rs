@@ -113,7 +113,7 @@ async fn a_poll_stores_its_outputs_with_what_it_acknowledges_and_a_repeated_one_
         }
         assert_eq!(stored(&service).await, [0, 1, 2, 3]);
         // Over a restart, by a member that joins again.
-        let service = service.restart();
+        let service = service.restart().await;
         let again = poll(&service, path, ack.clone()).await;
         has(&again, json!({"produced": second["produced"], "replayed": true}));
         assert!(
@@ -122,7 +122,7 @@ async fn a_poll_stores_its_outputs_with_what_it_acknowledges_and_a_repeated_one_
         );
         assert_eq!(offsets(&again), [4, 5, 6, 7]);
         // And without membership, as far as that goes: nothing can be delivered.
-        let service = service.restart();
+        let service = service.restart().await;
         let alone = json!({"ack": first["poll_id"], "wait_ms": 0, "produce": outputs(0..4)});
         let problem = service.post(&format!("{path}/poll"), alone).await;
         let problem = problem.problem(404, "unknown-member");
@@ -270,7 +270,7 @@ async fn a_commit_stores_its_outputs_once_and_only_for_what_the_member_was_deliv
     let fourth = try_commit(6, outputs(4..6)).await.ok();
     check_places(&service, &fourth, 4..6).await;
     // After a restart the commit is remembered, and a new one is refused until records are delivered again.
-    let service = service.restart();
+    let service = service.restart().await;
     let on = &service;
     let again = commit(on, epoch, 6, outputs(4..6)).await.ok();
     has(&again, json!({"produced": fourth["produced"], "replayed": true}));
@@ -313,7 +313,7 @@ async fn an_ordered_acknowledgement_stores_nothing_where_the_offset_is_not_where
     assert_eq!(offsets(&third), [8, 9]);
     assert_eq!(stored(&service).await, [4, 5, 6, 7]);
     // After a restart: the first acknowledgement is in, so an unknown repeat of it stores nothing.
-    let service = service.restart();
+    let service = service.restart().await;
     service
         .post(&format!("{ORDERED}/poll"), &late)
         .await
@@ -394,7 +394,7 @@ async fn a_settle_stores_its_outputs_with_what_it_accepts_and_rejects_or_does_no
         "{done}"
     );
     check_places(&service, &done, 3..6).await;
-    let service = service.restart();
+    let service = service.restart().await;
     let again = poll(&service, SHARED, rest).await;
     has(&again, json!({"produced": done["produced"], "replayed": true}));
     assert_eq!(stored(&service).await, [0, 3, 4, 5]);
@@ -480,7 +480,7 @@ async fn the_last_16_calls_of_a_member_are_remembered_and_a_forgotten_one_is_ref
     // The member goes on as if nothing had happened. The last answer but one was given twice.
     let last = poll(&service, ORDERED, body("ordered", &ack, 1)).await;
     assert_eq!(offsets(&last), [20]);
-    let service = service.restart();
+    let service = service.restart().await;
     let (call, answer) = &answers[18];
     let again = poll(&service, ORDERED, call.clone()).await;
     has(&again, json!({"produced": answer["produced"], "replayed": true}));
@@ -720,7 +720,7 @@ async fn a_repeated_acknowledgement_does_not_undo_a_reset() {
     service.delete(ORDERED).await;
     let reset = json!({"topic": "in", "to": "earliest"});
     service.post("/v1/groups/steps/offsets/reset", reset).await.ok();
-    let service = service.restart();
+    let service = service.restart().await;
     let again = poll(&service, ORDERED, call).await;
     has(&again, json!({"produced": first["produced"], "replayed": true}));
     assert_eq!(offsets(&again), [0, 1, 2, 3]);

@@ -42,7 +42,7 @@ async fn a_commit_makes_the_group_and_is_there_after_a_restart() {
     let answer = service.put("/v1/groups/billing/offsets", &body).await.ok();
     assert_eq!(answer["offsets"], offsets);
 
-    let service = service.restart();
+    let service = service.restart().await;
     let answer = service.get("/v1/groups/billing/offsets").await.ok();
     // Sorted by topic and partition.
     assert_eq!(answer["offsets"], json!([offsets[1], offsets[0]]));
@@ -183,7 +183,7 @@ async fn a_topic_made_again_under_the_same_name_begins_with_nothing_committed() 
     // The topic's deletion removed its committed offsets.
     assert_eq!(service.app.log.state_prefix(&everything).len(), 1);
     service.topic("orders", 1);
-    let service = service.restart();
+    let service = service.restart().await;
     let offsets = service.get(OFFSETS).await.ok();
     assert_eq!(offsets["offsets"].as_array().unwrap().len(), 1);
     assert_eq!(offsets["offsets"][0]["topic"], "other");
@@ -401,7 +401,7 @@ async fn a_topic_that_a_group_has_given_up_is_forgotten() {
         };
         begins(&service).await;
         begins(&service).await;
-        let service = service.restart();
+        let service = service.restart().await;
         begins(&service).await;
     }
     let service = Service::new();

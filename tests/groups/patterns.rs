@@ -64,7 +64,7 @@ async fn a_pattern_brings_the_topics_that_match_it_now_and_later_from_their_begi
         let wanted = ["orders.africa", "orders.asia", "orders.eu", "orders.us"];
         let (records, topics) = lag(&service).await;
         assert_eq!((records, topics), (1, wanted.map(str::to_owned).to_vec()));
-        let service = service.restart();
+        let service = service.restart().await;
         assert_eq!(lag(&service).await.0, 1);
         let third = service.post(POLL, &join).await.ok();
         assert_eq!(read(&third), ["orders.africa"].into());

@@ -56,7 +56,7 @@ async fn lag_and_description_say_what_a_queue_holds_and_how_many_dead_letters_wa
     service.post("/v1/groups/work/redrive", discard).await.ok();
     let expected = json!({"lag": 18, "dead_letters": 1});
     has(&summary(&service, "work").await, &expected);
-    let service = service.restart();
+    let service = service.restart().await;
     has(&summary(&service, "work").await, &expected);
     let trim = "/v1/topics/jobs.dlq/partitions/0/records?before=3";
     service.delete(trim).await.with_status(200);
@@ -100,7 +100,7 @@ async fn a_look_at_the_lag_reads_a_large_topic_of_dead_letters_in_parts() {
         let path = "/v1/groups/work/members/m/settle";
         service.post(path, reject).await.ok();
     }
-    let service = service.restart();
+    let service = service.restart().await;
     let count = async || summary(&service, "work").await["dead_letters"].as_u64().unwrap();
     let first = count().await;
     assert!((10..20).contains(&first), "{first} after one look");

@@ -111,7 +111,7 @@ async fn an_accepted_record_is_not_delivered_again_after_a_restart_and_a_leased_
     let path = "/v1/groups/workers/members/a/settle";
     let answer = service.post(path, json!({"accept": places(&[1])})).await.ok();
     assert_eq!(answer, json!({"lost": [], "settled": places(&[1])}));
-    let service = service.restart();
+    let service = service.restart().await;
     let path = "/v1/groups/workers/members/a/poll";
     refused(service.post(path, json!({"wait_ms": 0})), 404, "unknown-member").await;
     let body = json!({"topics": ["jobs"], "type": "shared", "wait_ms": 0});
@@ -120,7 +120,7 @@ async fn an_accepted_record_is_not_delivered_again_after_a_restart_and_a_leased_
     // The acknowledgement of a poll from before the restart counts for what nobody else holds.
     let body = json!({"topics": ["jobs"], "type": "shared", "member_id": "b"});
     expect(service.post(MEMBERS, body), 201).await;
-    let service = service.restart();
+    let service = service.restart().await;
     enter(&service, "b", json!({})).await;
     assert_eq!(offsets(&poll(&service, "b", &Value::Null, 2).await), [0, 2]);
     let body = json!({"topics": ["jobs"], "type": "shared", "ack": polled["poll_id"], "wait_ms": 0});
@@ -455,7 +455,7 @@ async fn the_lag_of_a_queue_leaves_out_what_is_settled_beyond_an_unsettled_recor
     let lag = group_lag(&service).await;
     has(&lag, json!({"lag": 1, "leased": 1, "delayed": 0}));
     assert!(lag["lag_bytes"].as_u64().unwrap() < 200, "{lag}");
-    let service = service.restart();
+    let service = service.restart().await;
     has(
         &group_lag(&service).await,
         json!({"lag": 1, "leased": 0, "members": 0}),
@@ -474,7 +474,7 @@ async fn delays_last_over_a_restart() {
     let delay = |offset: u64, delay_ms: u64| json!({"topic": "jobs", "partition": 0, "offset": offset, "delay_ms": delay_ms});
     let body = json!({"release": [delay(0, 3_600_000), delay(2, 300)], "accept": places(&[1])});
     settle_all(&service, "w", body).await;
-    let service = service.restart();
+    let service = service.restart().await;
     enter(&service, "w", json!({})).await;
     assert_eq!(offsets(&poll(&service, "w", &Value::Null, 10).await), NONE);
     let body = json!({"wait_ms": 60_000});

@@ -67,7 +67,7 @@ async fn topics_in_a_poll_change_what_this_member_reads_and_no_other_and_the_gro
             .await
             .ok();
         assert_eq!((read(&b), b.get("lost")), (["mail"].into(), None), "{kind}");
-        let service = service.restart();
+        let service = service.restart().await;
         let expected = [("jobs", 1), ("mail", 1), ("other", 1)];
         let expected = expected.map(|(topic, lag)| (topic.to_owned(), lag));
         assert_eq!(lag(&service).await, expected, "{kind}");

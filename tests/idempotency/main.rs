@@ -52,7 +52,7 @@ async fn every_kind_of_request_is_appended_once_and_answered_as_the_first_time_o
             configure(&service, change).await;
         }
         if round == 1 {
-            service = service.restart();
+            service = service.restart().await;
         }
     }
     // One round of requests since the restart; a stream counts each of its units.
@@ -193,7 +193,7 @@ async fn a_key_is_remembered_for_the_window_of_its_topic_and_no_longer() {
     replayed(&service, &brief).await;
     service.pass(Duration::from_millis(1));
     appended(&service, &brief.clone().body(r#"{"records":[{}]}"#)).await;
-    let service = service.restart();
+    let service = service.restart().await;
     service.pass(Duration::from_secs(2));
     appended(&service, &brief).await;
 }

@@ -47,7 +47,7 @@ async fn a_producers_batches_are_appended_once_and_in_its_order() {
         assert_eq!(replayed(&service, &second).await, offsets(3, 3));
         let early = of_producer(7, 0, 4, &["e"]);
         refused(&service, &early, 409, "out-of-order-sequence").await;
-        service = service.restart();
+        service = service.restart().await;
     }
     let next_epoch = of_producer(7, 1, 0, &["d"]);
     assert_eq!(appended(&service, &next_epoch).await, offsets(4, 4));

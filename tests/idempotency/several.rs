@@ -53,11 +53,11 @@ async fn a_request_is_appended_once_and_answered_as_the_first_time_over_changes_
                 )
                 .await
             }
-            1 => service = service.restart(),
+            1 => service = service.restart().await,
             2 => {
                 // The key is not forgotten with a topic: else the records of the other one would be stored twice.
                 service.delete("/v1/topics/u").await.with_status(204);
-                service = service.restart();
+                service = service.restart().await;
             }
             _ => {}
         }

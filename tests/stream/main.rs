@@ -637,7 +637,7 @@ async fn cursors_are_good_over_restarts() {
     append(&service, "t", 0, &[1, 2]);
     append(&service, "t", 1, &[3]);
     let (events, _) = replay_events(&service, T, "").await;
-    let service = service.restart();
+    let service = service.restart().await;
     assert_eq!(places_after(&service, T, &events[0].id).await, ["0/1", "1/0"]);
 }
 

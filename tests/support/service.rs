@@ -65,6 +65,10 @@ impl Service {
     fn over(dir: TempDir, config: Config, clock: impl Into<Arc<HandClock>>) -> Self {
         let clock = clock.into();
         let log = open(dir.path(), &config, &clock);
+        Self::of(log, dir, config, clock)
+    }
+
+    fn of(log: Log, dir: TempDir, config: Config, clock: Arc<HandClock>) -> Self {
         let app = App::new(log, config, clock.clone());
         let router = quipu::http::router(app.clone());
         Self {
@@ -75,12 +79,23 @@ impl Service {
         }
     }
 
-    /// Closes the log and opens it again.
-    pub fn restart(self) -> Self {
-        self.restart_after(|_| {})
+    /// Closes the log and opens it again, once tasks of the service have ended that still had it.
+    pub async fn restart(self) -> Self {
+        self.app.log.close().expect("the log closes");
+        let config = self.app.config.clone();
+        drop((self.app, self.router));
+        let begin = Instant::now();
+        let log = loop {
+            match try_open(self.dir.path(), &config, &self.clock, begin) {
+                Some(log) => break log,
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        };
+        Self::of(log, self.dir, config, self.clock)
     }
 
-    /// Closes the log, lets `change` change the data directory, and opens the log again.
+    /// Closes the log, lets `change` change the data directory, and opens the log again. No task of the service may still
+    /// have the log.
     pub fn restart_after(self, change: impl FnOnce(&Path)) -> Self {
         self.app.log.close().expect("the log closes");
         let config = self.app.config.clone();
@@ -271,22 +286,30 @@ fn temporary() -> TempDir {
 
 /// Opens a log with small journal files: they are written in full when they are created, and the tests open many logs.
 fn open(dir: &Path, config: &Config, clock: &Arc<HandClock>) -> Log {
+    let begin = Instant::now();
+    loop {
+        match try_open(dir, config, clock, begin) {
+            Some(log) => return log,
+            None => std::thread::yield_now(),
+        }
+    }
+}
+
+/// The same; `None`: somebody holds the lock of the earlier log, for [`PATIENCE`] since `begin` at most. A process that
+/// another test is starting does so until it runs its program.
+fn try_open(dir: &Path, config: &Config, clock: &Arc<HandClock>, begin: Instant) -> Option<Log> {
     let options = Options {
         journal_file_bytes: 8 << 20,
         journal_files: 2,
         max_request_bytes: 4 << 20,
         ..config.log_options()
     };
-    let begin = Instant::now();
-    loop {
-        match Log::open_with(Arc::new(RealDisk::new()), clock.clone(), dir, options.clone()) {
-            Ok(log) => return log,
-            // A process that another test is starting holds the lock of the earlier log until it runs its program.
-            Err(Error::Directory(what)) if begin.elapsed() < PATIENCE => {
-                assert!(what.contains("in use"), "{what}");
-                std::thread::yield_now();
-            }
-            Err(error) => panic!("the log does not open: {error}"),
+    match Log::open_with(Arc::new(RealDisk::new()), clock.clone(), dir, options) {
+        Ok(log) => Some(log),
+        Err(Error::Directory(what)) if begin.elapsed() < PATIENCE => {
+            assert!(what.contains("in use"), "{what}");
+            None
         }
+        Err(error) => panic!("the log does not open: {error}"),
     }
 }
