@@ -143,7 +143,7 @@ async fn told_without_members(service: Service, goes: bool) -> (Vec<u64>, Servic
         service.set_time(NOW + 600_000);
     }
     all.push(told(&service).await);
-    let service = service.restart();
+    let service = service.restart().await;
     all.push(told(&service).await);
     (all, service)
 }
@@ -180,7 +180,7 @@ async fn partitions_without_a_commit_count_beside_those_that_have_one() {
             // As `quipu consume --group` commits, without membership.
             commit(&service, "g", 1, 10).await;
             assert_eq!(told(&service).await, 20);
-            assert_eq!(told(&service.restart()).await, 20);
+            assert_eq!(told(&service.restart().await).await, 20);
             continue;
         }
         let join = json!({"topics": ["orders"], "type": kind, "max_records": 10});
@@ -278,13 +278,39 @@ async fn lag_is_zero_the_moment_everything_is_read_however_quiet_the_topic_is() 
 }
 
 #[tokio::test]
+async fn a_queue_whose_workers_lease_and_never_settle_is_stalled() {
+    for settles in [false, true] {
+        let service = with_orders(1);
+        append(&service, 0, 70, NOW);
+        let body = json!({"topics": ["orders"], "type": "shared", "lease_ms": 1000, "max_deliveries": 1000,
+            "max_records": 100, "wait_ms": 0});
+        let mut status = Value::Null;
+        for second in 0..=65 {
+            // Everything is leased again as soon as its lease has ended, so that nothing ever waits.
+            service.set_time(NOW + second * 1000);
+            let polled = poll(&service, "m", body.clone()).await;
+            let records = polled["records"].as_array().unwrap();
+            assert_eq!(records.len() as i64, 70 - if settles { second } else { 0 });
+            if settles {
+                let first = json!({"topic": "orders", "partition": 0, "offset": records[0]["offset"]});
+                let uri = "/v1/groups/g/members/m/settle";
+                service.post(uri, json!({"accept": [first]})).await.ok();
+            }
+            look(&service, second);
+            status = lag(&service, "g").await["status"].clone();
+        }
+        assert_eq!(status, if settles { "ok" } else { "stalled" });
+    }
+}
+
+#[tokio::test]
 async fn an_empty_group_keeps_its_lag_over_a_restart() {
     let service = with_orders(1);
     append(&service, 0, 10, NOW - 1000);
     commit(&service, "g", 0, 4).await;
     look(&service, 1);
     let before = lag(&service, "g").await;
-    let service = service.restart();
+    let service = service.restart().await;
     service.set_time(NOW + 1000);
     let after = lag(&service, "g").await;
     for field in ["lag", "lag_ms", "lag_bytes"] {

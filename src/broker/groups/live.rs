@@ -75,7 +75,7 @@ pub struct Progress {
     pub leased: u64,
     /// Records that wait for their time, as far as the queue has looked.
     pub delayed: u64,
-    /// Something is due that nobody holds.
+    /// Something is due that nobody holds, or a lease has ended unsettled within the last minute.
     pub has_due: bool,
     /// Unsettled records were deleted within the last minute.
     pub is_losing: bool,

@@ -23,12 +23,12 @@ use super::shared::queue::{ChangeId, Claim, MAX_UNSETTLED, MemberKey, Moment, No
 use super::shared::settings::GroupValue;
 use super::shared::work::{Changes, Work};
 use super::writing::Burial;
-use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs};
+use crate::broker::engine::{Offset, PartitionId, TimestampMs};
 use crate::broker::refusal::{self, Outcome as Stored, Reason, Refusal};
 use crate::broker::topics::{self, catalog};
 
-/// How long a group that has lost unsettled records is `losing`.
-const LOSING_MS: u64 = 60_000;
+/// How long a group that has lost unsettled records is `losing`, and how long a lease that ended unsettled counts as due.
+const RECENT_MS: u64 = 60_000;
 
 /// A record, as a settle names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,7 +161,8 @@ impl Groups {
         let is_this_life = ack.life == self.coordinator.life();
         let poll = PollNumber(if is_this_life { ack.number } else { u64::MAX });
         let name = member;
-        let begin = |work: &mut Work, log: &Log, room: usize| {
+        let log = &self.log;
+        let begin = |work: &mut Work, room: usize| {
             let member = work.member(name);
             let mut claims: BTreeMap<PartitionId, Vec<(Offset, Claim)>> = BTreeMap::new();
             for range in &ack.leased {
@@ -300,7 +301,7 @@ impl Groups {
             Some(_) => settling.split_rest(),
             None => Settling::default(),
         };
-        let begin = |work: &mut Work, log: &Log, room: usize| {
+        let begin = |work: &mut Work, room: usize| {
             let mut offsets: BTreeMap<PartitionId, Vec<Offset>> = BTreeMap::new();
             for place in settling.places() {
                 let id = id_of(&named, place);
@@ -309,7 +310,6 @@ impl Groups {
             for (id, offsets) in &offsets {
                 self.look(work, group, *id, offsets, room)?;
             }
-            let _ = log;
             if let Some(identity) = &identity {
                 let key = work.member(member);
                 let is_held = |place: &Place| {
@@ -415,7 +415,7 @@ impl Groups {
         group: &str,
         member: &str,
         instance: Option<&str>,
-        begin: impl Fn(&mut Work, &Log, usize) -> Result<Begun, NotYet>,
+        begin: impl Fn(&mut Work, usize) -> Result<Begun, NotYet>,
     ) -> Result<(Arc<Cell>, Begun), Refusal> {
         loop {
             let cell = self.queue_cell(group)?;
@@ -439,7 +439,7 @@ impl Groups {
                     Err(NotYet::Forgotten)
                 } else {
                     let work = core.work().expect("a queue's cell is shared");
-                    let begun = begin(work, &self.log, room);
+                    let begun = begin(work, room);
                     work.free();
                     // The delay of a released record may end before every lease.
                     self.coordinator.look_sooner(work.next_deadline(self.now()));
@@ -523,14 +523,14 @@ impl Groups {
             };
             let positions = partition.positions();
             queue.trim(Moment(now), positions.log_start_offset);
-            let is_recent = |lost: Moment| now.saturating_sub(lost.0) < LOSING_MS;
+            let is_recent = |at: Moment| now.saturating_sub(at.0) < RECENT_MS;
             let progress = Progress {
                 settled: queue.settled(),
                 first_due: queue.first_due(),
                 oldest_redrive: queue.oldest_redrive(),
                 leased: queue.leased() as u64,
                 delayed: queue.delayed() as u64,
-                has_due: queue.has_due(positions.end_offset),
+                has_due: queue.has_due(positions.end_offset) || queue.expired_at().is_some_and(is_recent),
                 is_losing: queue.lost_at().is_some_and(is_recent),
                 is_full: is_full || queue.unsettled() >= MAX_UNSETTLED,
             };

@@ -10,8 +10,8 @@
 //! the record is leased again, or was released as counted:
 //!
 //! ```text
-//!               acquire                  begin_accept,              commit
-//!   free ───────────────────▶ leased ─── begin_reject ──▶ settling ──────▶ settled
+//!               acquire                                            commit
+//!   free ───────────────────▶ leased ─── begin_settle ──▶ settling ──────▶ settled
 //!    ▲ ▲                        │                            │
 //!    │ ├── release, expire, ────┘    abort: what it was ◀────┘
 //!    │ │   leave, give_back
@@ -26,38 +26,28 @@
 //! - A record that waits, however long, holds up no other, except those of its key in a group that is ordered by key.
 //!
 //! Groups with an order or a filter look at records before they are leased: see [`looks`] and [`keys`].
-//!
-//! # What is durable
-//! A settled state is durable before it takes effect: [`Queue::begin_write`] gives the entries to write, and
-//! [`Queue::commit`] or [`Queue::abort`] reports the result. One write at a time: two in flight could end in the other
-//! order, or the earlier could fail, and the later entries would then claim a change that never happened. Unsettled
-//! records are written in blocks of [`BLOCK`] offsets, and a write has only the blocks that changed, so its size does
-//! not grow with the number of unsettled records.
-//!
-//! Delays are written with the time of the wall clock at which they end. A crash ends the leases: leased records are
-//! free again, with the delivery counts that were last written. Those counts never exceed the truth, but may lack the
-//! newest deliveries: a lease alone writes nothing.
+//! [`claims`] says who may settle a record, and [`writes`] how what happens becomes durable.
 
+pub mod claims;
 mod keys;
 pub mod looks;
+pub mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+pub use claims::{Begun, Claim, Outcome};
 pub use keys::KeyHash;
+pub use writes::Written;
 
+use claims::Named;
 use keys::Keys;
+use writes::Writing;
 
 use super::codec::{BLOCK, Head, Letter, Saved, Unsettled, block_of};
 use crate::broker::engine::{Offset, TimestampMs};
 
 /// The most unsettled records of a partition below `next`: at this bound no record beyond is looked at.
 pub const MAX_UNSETTLED: usize = 1_000_000;
-
-/// How many records that members settled or released by name are remembered, for their acknowledgements.
-const MAX_NAMED: usize = 10_000;
-
-/// A record that a member has settled or released by name, with the poll that delivered it.
-type Named = (MemberKey, PollNumber, Offset);
 
 /// A moment in milliseconds, of a clock that only goes forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,68 +113,6 @@ pub struct Acquired {
     pub letter: Option<Letter>,
 }
 
-/// Who settles a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
-    /// A member that names the record: it may settle what nobody else holds.
-    Member(MemberKey),
-    /// A member that acknowledges a poll: the same, unless it has released the record, or the record was leased again
-    /// since.
-    Poll {
-        /// The member.
-        member: MemberKey,
-        /// The poll.
-        poll: PollNumber,
-        /// How often the record had been delivered in that poll, that time included.
-        deliveries: u32,
-    },
-}
-
-impl Claim {
-    const fn member(self) -> MemberKey {
-        match self {
-            Self::Member(member) | Self::Poll { member, .. } => member,
-        }
-    }
-}
-
-/// What became of a record that a settle named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// As requested.
-    Done,
-    /// Somebody else holds it, or it does not exist: nothing changed.
-    Lost,
-    /// It was settled before: nothing changed.
-    Settled,
-    /// An acknowledged poll delivered it, and it was released or leased again by the same member: nothing changed.
-    Left,
-}
-
-/// The offsets that a change would settle.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Begun {
-    /// Write it and then commit it, or undo it; `None` if no offset was taken.
-    pub change: Option<ChangeId>,
-    /// The offsets that settle, with their delivery counts, in order.
-    pub taken: Vec<(Offset, u32)>,
-    /// The requested offsets that somebody else holds or that do not exist, in order.
-    pub lost: Vec<Offset>,
-    /// The requested offsets that were settled before, in order.
-    pub settled: Vec<Offset>,
-}
-
-/// What one write changes in the durable state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// The floor, which is the group's committed offset, and the first offset that was never looked at.
-    pub head: Head,
-    /// The blocks that changed, each with its unsettled records in order; an empty one is removed.
-    pub blocks: Vec<(u64, Vec<(Offset, Unsettled)>)>,
-    /// The redriven records that changed; `None`: it is settled.
-    pub returned: Vec<(Offset, Option<(Unsettled, Letter)>)>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Lease {
     member: MemberKey,
@@ -218,16 +146,6 @@ impl Slot {
     fn is_of(&self, poll: PollNumber, deliveries: u32) -> bool {
         self.poll == poll || (self.poll == PollNumber::UNKNOWN && self.record.deliveries <= deliveries)
     }
-}
-
-/// A write in flight.
-#[derive(Debug)]
-struct Writing {
-    changes: Vec<ChangeId>,
-    head: Head,
-    /// The blocks that it writes; the flag: whether it leaves an entry.
-    blocks: Vec<(u64, bool)>,
-    returned: Vec<Offset>,
 }
 
 /// One partition of one shared group.
@@ -275,6 +193,8 @@ pub struct Queue {
     stored_next: Offset,
     /// When unsettled records were last deleted.
     lost_at: Option<Moment>,
+    /// When a lease last ended because its time was over.
+    expired_at: Option<Moment>,
     /// Records that a member has settled or released by name, with the poll that delivered them; the newest
     /// [`MAX_NAMED`].
     named: BTreeSet<Named>,
@@ -312,6 +232,7 @@ impl Queue {
             stored: BTreeSet::new(),
             stored_next: floor,
             lost_at: None,
+            expired_at: None,
             named: BTreeSet::new(),
             named_order: VecDeque::new(),
             unsaved: false,
@@ -455,6 +376,11 @@ impl Queue {
         self.lost_at
     }
 
+    /// When a lease last ended with its record unsettled, because its time was over.
+    pub fn expired_at(&self) -> Option<Moment> {
+        self.expired_at
+    }
+
     /// Whether a member holds a record.
     pub fn is_leased_to(&self, offset: Offset, member: MemberKey) -> bool {
         self.leases
@@ -489,11 +415,6 @@ impl Queue {
     /// [`Queue::begin_burial`].
     pub fn exhausted(&self, max: usize) -> Vec<Offset> {
         self.exhausted.iter().take(max).copied().collect()
-    }
-
-    /// Whether a write without changes would save something.
-    pub fn is_unsaved(&self) -> bool {
-        self.unsaved
     }
 
     /// Leases up to `max` records to a poll, until `deadline`: first those that are free again, in order of offset,
@@ -594,15 +515,6 @@ impl Queue {
         }
     }
 
-    /// Whether one of these offsets is in a change whose result is not known yet: the caller waits for it, and asks
-    /// again.
-    pub fn is_any_settling(&self, offsets: impl IntoIterator<Item = Offset>) -> bool {
-        !self.settling.is_empty()
-            && offsets
-                .into_iter()
-                .any(|offset| self.settling.contains_key(&offset))
-    }
-
     /// Looks at the records up to and including `offset`, as far as the log reaches: they are free. A settle may name
     /// them, because a crash forgets which records were leased. Returns `false`, with nothing changed, if more than
     /// `room` records would have to be looked at.
@@ -621,286 +533,6 @@ impl Queue {
             self.make_free(offset);
         }
         true
-    }
-
-    /// Begins to settle those of `offsets` that the claim covers. The caller has [looked](Queue::look) at them.
-    pub fn begin_settle(&mut self, offsets: impl IntoIterator<Item = (Offset, Claim)>) -> Begun {
-        let mut begun = Begun::default();
-        for (offset, claim) in offsets {
-            match self.outcome(offset, claim) {
-                Outcome::Done => {
-                    if let Claim::Member(member) = claim {
-                        self.note_named(member, offset);
-                    }
-                    self.take(offset, &mut begun);
-                }
-                Outcome::Lost => begun.lost.push(offset),
-                Outcome::Settled => begun.settled.push(offset),
-                Outcome::Left => {}
-            }
-        }
-        self.finish(begun)
-    }
-
-    /// Begins to settle those of `offsets` that are [exhausted](Queue::exhausted). Append their dead letters together
-    /// with the write.
-    pub fn begin_burial(&mut self, offsets: impl IntoIterator<Item = Offset>) -> Begun {
-        let mut begun = Begun::default();
-        for offset in offsets {
-            if self.exhausted.contains(&offset) {
-                self.take(offset, &mut begun);
-            }
-        }
-        self.finish(begun)
-    }
-
-    /// What a claim may do with a record.
-    fn outcome(&self, offset: Offset, claim: Claim) -> Outcome {
-        if self.settling.contains_key(&offset) {
-            // Of this same change: the request names the record twice.
-            return Outcome::Left;
-        }
-        let Some(slot) = self.get(offset) else {
-            let was_seen = offset < self.next;
-            return if was_seen { Outcome::Settled } else { Outcome::Lost };
-        };
-        let lease = self.leases.get(&offset);
-        if lease.is_some_and(|lease| lease.member != claim.member()) {
-            return Outcome::Lost;
-        }
-        let Claim::Poll { poll, deliveries, .. } = claim else {
-            return Outcome::Done;
-        };
-        // A poll from before a redrive did not deliver the record that was redriven.
-        let is_new = slot.poll == PollNumber::UNKNOWN && slot.record.deliveries == 0;
-        let is_new_again = is_new && self.returned.contains_key(&offset);
-        let is_of_poll = slot.is_of(poll, deliveries) && !is_new_again;
-        match (is_of_poll, lease.is_some()) {
-            (true, true) => Outcome::Done,
-            (true, false) if slot.record.is_released => Outcome::Left,
-            (true, false) => Outcome::Done,
-            (false, true) => Outcome::Left,
-            (false, false) => Outcome::Lost,
-        }
-    }
-
-    /// Notes that a member settles or releases a record by name: its acknowledgement of the poll does not mean it.
-    fn note_named(&mut self, member: MemberKey, offset: Offset) {
-        let named = (member, self.slot(offset).poll, offset);
-        if named.1 != PollNumber::UNKNOWN && self.named.insert(named) {
-            self.named_order.push_back(named);
-            if self.named_order.len() > MAX_NAMED
-                && let Some(oldest) = self.named_order.pop_front()
-            {
-                self.named.remove(&oldest);
-            }
-        }
-    }
-
-    /// What a claim may do with a record if outputs go with it. Of the records that an acknowledged poll delivered, those
-    /// that its member has settled or released by name are left out. What was leased to it again comes with outputs once
-    /// more.
-    pub fn outcome_with_outputs(&self, offset: Offset, claim: Claim) -> Outcome {
-        match (self.outcome(offset, claim), claim) {
-            (outcome, Claim::Poll { member, poll, .. }) if outcome != Outcome::Done => {
-                let is_named = self.named.contains(&(member, poll, offset));
-                let is_again = outcome == Outcome::Left && self.leases.contains_key(&offset);
-                match outcome {
-                    _ if is_named => Outcome::Left,
-                    _ if is_again => Outcome::Lost,
-                    _ => outcome,
-                }
-            }
-            (outcome, _) => outcome,
-        }
-    }
-
-    fn take(&mut self, offset: Offset, begun: &mut Begun) {
-        if !self.unlist_lease(offset) {
-            self.unfree(offset);
-        }
-        self.settling.insert(offset, ChangeId(self.next_change));
-        self.hold(offset);
-        begun.taken.push((offset, self.slot(offset).record.deliveries));
-    }
-
-    fn finish(&mut self, mut begun: Begun) -> Begun {
-        begun.taken.sort_unstable();
-        for list in [&mut begun.lost, &mut begun.settled] {
-            list.sort_unstable();
-            list.dedup();
-        }
-        if !begun.taken.is_empty() {
-            let change = ChangeId(self.next_change);
-            self.next_change += 1;
-            let taken = begun.taken.iter().map(|(offset, _)| *offset).collect();
-            self.changes.insert(change, taken);
-            begun.change = Some(change);
-        }
-        begun
-    }
-
-    /// Returns the entries that make `changes`, and everything before, durable. Its floor is the group's committed
-    /// offset once it is written. [`Queue::commit`] or [`Queue::abort`] must follow.
-    ///
-    /// Other changes that have begun are written later.
-    ///
-    /// # Panics
-    /// If a write is in flight, or one of `changes` is not waiting for one: the coordinator writes one at a time.
-    #[must_use]
-    pub fn begin_write(&mut self, changes: &[ChangeId]) -> Written {
-        assert!(
-            self.writing.is_none(),
-            "a write of the queue at {} is in flight",
-            self.floor
-        );
-        for change in changes {
-            assert!(self.changes.contains_key(change), "there is no {change:?}");
-            for offset in &self.changes[change] {
-                match self.returned.contains_key(offset) {
-                    true => self.dirty_returned.insert(*offset),
-                    false => self.dirty.insert(block_of(*offset)),
-                };
-            }
-        }
-        // The records that were looked at since the last write are in no entry yet.
-        let fresh: Vec<Offset> = self
-            .open
-            .range(self.stored_next.min(self.next)..)
-            .map(|(offset, _)| *offset)
-            .collect();
-        self.dirty.extend(fresh.into_iter().map(block_of));
-        let is_settled = |offset: &Offset| {
-            self.settling
-                .get(offset)
-                .is_some_and(|change| changes.contains(change))
-        };
-        let floor = self.open.keys().find(|offset| !is_settled(offset));
-        let head = Head {
-            floor: floor.copied().unwrap_or(self.next),
-            next: self.next,
-        };
-        // What lies below the floor has no entry.
-        let below: Vec<u64> = self.stored.range(..block_of(head.floor)).copied().collect();
-        self.dirty.extend(below);
-        let mut blocks = Vec::with_capacity(self.dirty.len());
-        let mut writes = Vec::with_capacity(self.dirty.len());
-        for number in std::mem::take(&mut self.dirty) {
-            let first = Offset::new(number * BLOCK);
-            let rows: Vec<(Offset, Unsettled)> = self
-                .open
-                .range(first..first.plus(BLOCK))
-                .filter(|(offset, _)| !is_settled(offset))
-                .map(|(offset, slot)| (*offset, self.durable(*offset, slot.record)))
-                .collect();
-            // Also with nothing to remove the block is remembered: if this write fails, it is out of date again.
-            writes.push((number, !rows.is_empty()));
-            if !rows.is_empty() || self.stored.contains(&number) {
-                blocks.push((number, rows));
-            }
-        }
-        let dirty_returned = std::mem::take(&mut self.dirty_returned);
-        let returned = dirty_returned.iter().map(|offset| {
-            let record = self.returned.get(offset).filter(|_| !is_settled(offset));
-            let entry = record.map(|(slot, letter)| (self.durable(*offset, slot.record), *letter));
-            (*offset, entry)
-        });
-        let returned = returned.collect();
-        self.writing = Some(Writing {
-            changes: changes.to_vec(),
-            head,
-            blocks: writes,
-            returned: dirty_returned.into_iter().collect(),
-        });
-        self.unsaved = false;
-        Written {
-            head,
-            blocks,
-            returned,
-        }
-    }
-
-    /// Whether changes have begun that are not durable yet.
-    pub fn is_settling(&self) -> bool {
-        !self.changes.is_empty()
-    }
-
-    /// Whether a write is in flight.
-    pub fn is_writing(&self) -> bool {
-        self.writing.is_some()
-    }
-
-    /// The write is durable: what it settled is settled.
-    ///
-    /// # Panics
-    /// If no write is in flight.
-    pub fn commit(&mut self) {
-        let writing = self.writing.take().expect("a write ends once, after it began");
-        for (number, has_entry) in writing.blocks {
-            if has_entry {
-                self.stored.insert(number);
-            } else {
-                self.stored.remove(&number);
-            }
-        }
-        self.stored_next = writing.head.next;
-        for change in writing.changes {
-            for offset in self.changes.remove(&change).into_iter().flatten() {
-                if self.settling.get(&offset) == Some(&change) {
-                    self.forget(offset);
-                }
-                if let Some(letter) = self.returning.remove(&offset) {
-                    self.give_back_letter(offset, letter);
-                }
-            }
-        }
-        self.advance_floor();
-    }
-
-    /// The write failed: its offsets return to their states before the change.
-    ///
-    /// # Panics
-    /// If no write is in flight.
-    pub fn abort(&mut self) {
-        let writing = self.writing.take().expect("a write ends once, after it began");
-        self.dirty
-            .extend(writing.blocks.into_iter().map(|(number, _)| number));
-        self.dirty_returned.extend(writing.returned);
-        for change in writing.changes {
-            self.undo(change);
-        }
-        self.unsaved = true;
-    }
-
-    /// Undoes a change that was not written: its offsets return to their states before it.
-    ///
-    /// # Panics
-    /// If the change's write is in flight.
-    pub fn undo(&mut self, change: ChangeId) {
-        self.assert_not_in_flight(change);
-        let offsets = self.changes.remove(&change).unwrap_or_default();
-        self.reopen(offsets);
-    }
-
-    /// Takes offsets out of a change that is not being written, and restores their states. Returns `false` if the
-    /// change is empty and therefore removed.
-    ///
-    /// # Panics
-    /// If the change's write is in flight.
-    pub fn undo_some(&mut self, change: ChangeId, offsets: impl IntoIterator<Item = Offset>) -> bool {
-        self.assert_not_in_flight(change);
-        let out: BTreeSet<Offset> = offsets.into_iter().collect();
-        let Some(all) = self.changes.remove(&change) else {
-            return false;
-        };
-        let (undone, left): (Vec<Offset>, Vec<Offset>) =
-            all.into_iter().partition(|offset| out.contains(offset));
-        self.reopen(undone);
-        let is_left = !left.is_empty();
-        if is_left {
-            self.changes.insert(change, left);
-        }
-        is_left
     }
 
     /// Gives a record back that nobody else holds: it is free at once, or when `due` comes. `counts`: the lease that
@@ -992,6 +624,7 @@ impl Queue {
             self.end_lease(offset);
             self.make_free(offset);
             self.mark(offset);
+            self.expired_at = Some(now.moment);
             freed += 1;
         }
         while let Some(&(due, offset)) = self.delayed.first()
@@ -1047,17 +680,6 @@ impl Queue {
         self.max_deliveries = max_deliveries.max(1);
         for offset in std::mem::take(&mut self.exhausted) {
             self.make_free(offset);
-        }
-    }
-
-    /// The durable form: an open lease may still be given back, so it is not counted as a delivery yet.
-    fn durable(&self, offset: Offset, record: Unsettled) -> Unsettled {
-        match self.leases.contains_key(&offset) {
-            true => Unsettled {
-                deliveries: record.deliveries - 1,
-                ..record
-            },
-            false => record,
         }
     }
 
@@ -1188,22 +810,6 @@ impl Queue {
         self.returned.remove(&offset);
     }
 
-    /// Restores the states from before the change; offsets trimmed meanwhile are gone.
-    fn reopen(&mut self, offsets: Vec<Offset>) {
-        for offset in offsets {
-            if self.settling.remove(&offset).is_none() {
-                continue;
-            }
-            match self.leases.get(&offset).copied() {
-                Some(lease) => self.lease(offset, lease),
-                None => self.make_free(offset),
-            }
-            if let Some(letter) = self.returning.remove(&offset) {
-                self.give_back_letter(offset, letter);
-            }
-        }
-    }
-
     /// Notes that a record's entry is out of date.
     fn dirty_at(&mut self, offset: Offset) {
         match self.returned.contains_key(&offset) {
@@ -1216,14 +822,6 @@ impl Queue {
     fn mark(&mut self, offset: Offset) {
         self.dirty_at(offset);
         self.unsaved = true;
-    }
-
-    fn assert_not_in_flight(&self, change: ChangeId) {
-        let in_flight = self
-            .writing
-            .as_ref()
-            .is_some_and(|writing| writing.changes.contains(&change));
-        assert!(!in_flight, "{change:?} is being written");
     }
 
     fn advance_floor(&mut self) {

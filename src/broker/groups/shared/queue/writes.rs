@@ -1,0 +1,241 @@
+//! What of a queue is durable.
+//!
+//! A settled state is durable before it takes effect: [`Queue::begin_write`] gives the entries to write, and
+//! [`Queue::commit`] or [`Queue::abort`] reports the result. One write at a time: two in flight could end in the other
+//! order, or the earlier could fail, and the later entries would then claim a change that never happened. Unsettled
+//! records are written in blocks of [`BLOCK`] offsets, and a write has only the blocks that changed, so its size does
+//! not grow with the number of unsettled records.
+//!
+//! Delays are written with the time of the wall clock at which they end. A crash ends the leases: leased records are
+//! free again, with the delivery counts that were last written. Those counts never exceed the truth, but may lack the
+//! newest deliveries: a lease alone writes nothing.
+
+use std::collections::BTreeSet;
+
+use super::{BLOCK, ChangeId, Head, Letter, Offset, Queue, Unsettled, block_of};
+
+/// What one write changes in the durable state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The floor, which is the group's committed offset, and the first offset that was never looked at.
+    pub head: Head,
+    /// The blocks that changed, each with its unsettled records in order; an empty one is removed.
+    pub blocks: Vec<(u64, Vec<(Offset, Unsettled)>)>,
+    /// The redriven records that changed; `None`: it is settled.
+    pub returned: Vec<(Offset, Option<(Unsettled, Letter)>)>,
+}
+
+/// A write in flight.
+#[derive(Debug)]
+pub(super) struct Writing {
+    changes: Vec<ChangeId>,
+    pub(super) head: Head,
+    /// The blocks that it writes; the flag: whether it leaves an entry.
+    blocks: Vec<(u64, bool)>,
+    returned: Vec<Offset>,
+}
+
+impl Queue {
+    /// Whether a write without changes would save something.
+    pub fn is_unsaved(&self) -> bool {
+        self.unsaved
+    }
+
+    /// Returns the entries that make `changes`, and everything before, durable. Its floor is the group's committed
+    /// offset once it is written. [`Queue::commit`] or [`Queue::abort`] must follow.
+    ///
+    /// Other changes that have begun are written later.
+    ///
+    /// # Panics
+    /// If a write is in flight, or one of `changes` is not waiting for one: the coordinator writes one at a time.
+    #[must_use]
+    pub fn begin_write(&mut self, changes: &[ChangeId]) -> Written {
+        assert!(
+            self.writing.is_none(),
+            "a write of the queue at {} is in flight",
+            self.floor
+        );
+        for change in changes {
+            assert!(self.changes.contains_key(change), "there is no {change:?}");
+            for offset in &self.changes[change] {
+                match self.returned.contains_key(offset) {
+                    true => self.dirty_returned.insert(*offset),
+                    false => self.dirty.insert(block_of(*offset)),
+                };
+            }
+        }
+        // The records that were looked at since the last write are in no entry yet.
+        let fresh: Vec<Offset> = self
+            .open
+            .range(self.stored_next.min(self.next)..)
+            .map(|(offset, _)| *offset)
+            .collect();
+        self.dirty.extend(fresh.into_iter().map(block_of));
+        let is_settled = |offset: &Offset| {
+            self.settling
+                .get(offset)
+                .is_some_and(|change| changes.contains(change))
+        };
+        let floor = self.open.keys().find(|offset| !is_settled(offset));
+        let head = Head {
+            floor: floor.copied().unwrap_or(self.next),
+            next: self.next,
+        };
+        // What lies below the floor has no entry.
+        let below: Vec<u64> = self.stored.range(..block_of(head.floor)).copied().collect();
+        self.dirty.extend(below);
+        let mut blocks = Vec::with_capacity(self.dirty.len());
+        let mut writes = Vec::with_capacity(self.dirty.len());
+        for number in std::mem::take(&mut self.dirty) {
+            let first = Offset::new(number * BLOCK);
+            let rows: Vec<(Offset, Unsettled)> = self
+                .open
+                .range(first..first.plus(BLOCK))
+                .filter(|(offset, _)| !is_settled(offset))
+                .map(|(offset, slot)| (*offset, self.durable(*offset, slot.record)))
+                .collect();
+            // Also with nothing to remove the block is remembered: if this write fails, it is out of date again.
+            writes.push((number, !rows.is_empty()));
+            if !rows.is_empty() || self.stored.contains(&number) {
+                blocks.push((number, rows));
+            }
+        }
+        let dirty_returned = std::mem::take(&mut self.dirty_returned);
+        let returned = dirty_returned.iter().map(|offset| {
+            let record = self.returned.get(offset).filter(|_| !is_settled(offset));
+            let entry = record.map(|(slot, letter)| (self.durable(*offset, slot.record), *letter));
+            (*offset, entry)
+        });
+        let returned = returned.collect();
+        self.writing = Some(Writing {
+            changes: changes.to_vec(),
+            head,
+            blocks: writes,
+            returned: dirty_returned.into_iter().collect(),
+        });
+        self.unsaved = false;
+        Written {
+            head,
+            blocks,
+            returned,
+        }
+    }
+
+    /// Whether changes have begun that are not durable yet.
+    pub fn is_settling(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// Whether a write is in flight.
+    pub fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// The write is durable: what it settled is settled.
+    ///
+    /// # Panics
+    /// If no write is in flight.
+    pub fn commit(&mut self) {
+        let writing = self.writing.take().expect("a write ends once, after it began");
+        for (number, has_entry) in writing.blocks {
+            if has_entry {
+                self.stored.insert(number);
+            } else {
+                self.stored.remove(&number);
+            }
+        }
+        self.stored_next = writing.head.next;
+        for change in writing.changes {
+            for offset in self.changes.remove(&change).into_iter().flatten() {
+                if self.settling.get(&offset) == Some(&change) {
+                    self.forget(offset);
+                }
+                if let Some(letter) = self.returning.remove(&offset) {
+                    self.give_back_letter(offset, letter);
+                }
+            }
+        }
+        self.advance_floor();
+    }
+
+    /// The write failed: its offsets return to their states before the change.
+    ///
+    /// # Panics
+    /// If no write is in flight.
+    pub fn abort(&mut self) {
+        let writing = self.writing.take().expect("a write ends once, after it began");
+        self.dirty
+            .extend(writing.blocks.into_iter().map(|(number, _)| number));
+        self.dirty_returned.extend(writing.returned);
+        for change in writing.changes {
+            self.undo(change);
+        }
+        self.unsaved = true;
+    }
+
+    /// Undoes a change that was not written: its offsets return to their states before it.
+    ///
+    /// # Panics
+    /// If the change's write is in flight.
+    pub fn undo(&mut self, change: ChangeId) {
+        self.assert_not_in_flight(change);
+        let offsets = self.changes.remove(&change).unwrap_or_default();
+        self.reopen(offsets);
+    }
+
+    /// Takes offsets out of a change that is not being written, and restores their states. Returns `false` if the
+    /// change is empty and therefore removed.
+    ///
+    /// # Panics
+    /// If the change's write is in flight.
+    pub fn undo_some(&mut self, change: ChangeId, offsets: impl IntoIterator<Item = Offset>) -> bool {
+        self.assert_not_in_flight(change);
+        let out: BTreeSet<Offset> = offsets.into_iter().collect();
+        let Some(all) = self.changes.remove(&change) else {
+            return false;
+        };
+        let (undone, left): (Vec<Offset>, Vec<Offset>) =
+            all.into_iter().partition(|offset| out.contains(offset));
+        self.reopen(undone);
+        let is_left = !left.is_empty();
+        if is_left {
+            self.changes.insert(change, left);
+        }
+        is_left
+    }
+
+    /// The durable form: an open lease may still be given back, so it is not counted as a delivery yet.
+    fn durable(&self, offset: Offset, record: Unsettled) -> Unsettled {
+        match self.leases.contains_key(&offset) {
+            true => Unsettled {
+                deliveries: record.deliveries - 1,
+                ..record
+            },
+            false => record,
+        }
+    }
+
+    /// Restores the states from before the change; offsets trimmed meanwhile are gone.
+    fn reopen(&mut self, offsets: Vec<Offset>) {
+        for offset in offsets {
+            if self.settling.remove(&offset).is_none() {
+                continue;
+            }
+            match self.leases.get(&offset).copied() {
+                Some(lease) => self.lease(offset, lease),
+                None => self.make_free(offset),
+            }
+            if let Some(letter) = self.returning.remove(&offset) {
+                self.give_back_letter(offset, letter);
+            }
+        }
+    }
+
+    fn assert_not_in_flight(&self, change: ChangeId) {
+        let in_flight = self
+            .writing
+            .as_ref()
+            .is_some_and(|writing| writing.changes.contains(&change));
+        assert!(!in_flight, "{change:?} is being written");
+    }
+}
