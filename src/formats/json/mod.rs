@@ -12,13 +12,16 @@ pub fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
+mod lists;
 mod parse;
 mod scan;
 
+pub(crate) use lists::items;
+pub use lists::{parse_addressed, parse_addressed_list, parse_records};
 pub use parse::{
     AddressedRecord, DELIVER_AT, ParsedHeader, ParsedRecord, RecordError, is_json_line, json_fault,
-    parse_addressed, parse_addressed_list, parse_record, parse_records,
+    parse_record,
 };
-pub(crate) use parse::{base64, items, not_utf8, null, token};
+pub(crate) use parse::{base64, not_utf8, null, token};
 pub use scan::MAX_DEPTH;
 pub(crate) use scan::{Fault, Scanner, Text};

@@ -11,7 +11,7 @@
 //! | `deliver_at` | a time as in `timestamp`, kept as the header [`DELIVER_AT`] in milliseconds |
 //! | `offset`, `topic` | any value, ignored: so a record that a fetch returned can be sent again |
 //!
-//! In a list for several topics ([`parse_addressed`]) `topic` is a string that each record must have.
+//! In a list for several topics ([`parse_addressed`](super::parse_addressed)) `topic` is a string that each record must have.
 //!
 //! Any other field, and a field that comes twice, is an error. `null` stands for an absent field wherever a client's
 //! serializer may write it: in `key`, `headers`, `timestamp`, `partition`, `deliver_at`, and the fields in base64.
@@ -61,7 +61,7 @@ pub struct AddressedRecord<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{pointer}: {detail}")]
 pub struct RecordError {
-    /// The JSON pointer (RFC 6901) of the field, from the record, or from the body in [`parse_records`].
+    /// The JSON pointer (RFC 6901) of the field, from the record, or from the body in [`parse_records`](super::parse_records).
     pub pointer: String,
     /// The fault.
     pub detail: String,
@@ -98,116 +98,6 @@ pub fn parse_record(line: &[u8]) -> Result<ParsedRecord<'_>, RecordError> {
     let record = record(&mut scanner)?;
     scanner.end().map_err(|fault| RecordError::new("", fault))?;
     Ok(record)
-}
-
-/// Reads a body `{"records":[…]}` and passes each record with its index to `take`, in order; returns their number.
-///
-/// The records before a wrong one have been passed on when the error returns: do nothing permanent with them.
-///
-/// # Errors
-/// The fault, with the pointer from the body (`/records/3/key`), or the error of `take`.
-pub fn parse_records<'a, E: From<RecordError>>(
-    body: &'a [u8],
-    take: impl FnMut(usize, ParsedRecord<'a>) -> Result<(), E>,
-) -> Result<usize, E> {
-    if let Err(error) = std::str::from_utf8(body) {
-        let ignore = |_, _: ParsedRecord<'_>| Ok::<(), RecordError>(());
-        let parse = |prefix: &[u8]| body_records(prefix, record, ignore).err();
-        return Err(not_utf8(body, error.valid_up_to(), parse).into());
-    }
-    body_records(body, record, take)
-}
-
-/// The same for records that name their topics: each must have a `topic`.
-///
-/// # Errors
-/// As for [`parse_records`].
-pub fn parse_addressed<'a, E: From<RecordError>>(
-    body: &'a [u8],
-    take: impl FnMut(usize, AddressedRecord<'a>) -> Result<(), E>,
-) -> Result<usize, E> {
-    if let Err(error) = std::str::from_utf8(body) {
-        let ignore = |_, _: AddressedRecord<'_>| Ok::<(), RecordError>(());
-        let parse = |prefix: &[u8]| body_records(prefix, addressed, ignore).err();
-        return Err(not_utf8(body, error.valid_up_to(), parse).into());
-    }
-    body_records(body, addressed, take)
-}
-
-/// Reads an array of records that name their topics, which is at `pointer` in its document, and passes each with its index
-/// to `take`, in order; returns their number, which may be 0.
-///
-/// # Errors
-/// The fault, with the pointer from the document (`/produce/3/key`) and the byte of the array, or the error of `take`.
-pub fn parse_addressed_list<'a, E: From<RecordError>>(
-    list: &'a str,
-    pointer: &str,
-    mut take: impl FnMut(usize, AddressedRecord<'a>) -> Result<(), E>,
-) -> Result<usize, E> {
-    let here = |fault| RecordError::new(pointer, fault);
-    let mut scanner = Scanner::new(list.as_bytes());
-    scanner.expect(b'[', "an array of records").map_err(here)?;
-    let count = items(&mut scanner, pointer, addressed, &mut take)?;
-    scanner.end().map_err(here)?;
-    Ok(count)
-}
-
-/// Reads a body that is UTF-8, each of its records by `read`.
-fn body_records<'a, T, E: From<RecordError>>(
-    body: &'a [u8],
-    read: impl Fn(&mut Scanner<'a>) -> Result<T, RecordError>,
-    mut take: impl FnMut(usize, T) -> Result<(), E>,
-) -> Result<usize, E> {
-    let top = |fault| RecordError::new("", fault);
-    let list = |fault| RecordError::new("/records", fault);
-    let mut scanner = Scanner::new(body);
-    let mut count = None;
-    scanner.expect(b'{', "an object with records").map_err(top)?;
-    let mut first = true;
-    while !scanner.eat(b'}') {
-        if !first {
-            scanner.expect(b',', "',' or '}'").map_err(top)?;
-        }
-        first = false;
-        let name = scanner.string("a field's name").map_err(top)?;
-        if &*name.decode().map_err(top)? != b"records" {
-            return Err(unknown(name, "records").into());
-        }
-        if count.is_some() {
-            return Err(list(Fault::new(name.at, "records is given twice")).into());
-        }
-        scanner.expect(b':', "':'").map_err(list)?;
-        scanner.expect(b'[', "an array of records").map_err(list)?;
-        count = Some(items(&mut scanner, "/records", &read, &mut take)?);
-    }
-    scanner.end().map_err(top)?;
-    match count {
-        None => Err(list(Fault::new(scanner.position(), "records is missing")).into()),
-        Some(0) => Err(list(Fault::new(scanner.position(), "records is empty")).into()),
-        Some(count) => Ok(count),
-    }
-}
-
-/// Reads an array's items, whose `[` is read already, and passes each with its index to `take`; returns their number.
-pub(crate) fn items<'a, T, E: From<RecordError>>(
-    scanner: &mut Scanner<'a>,
-    pointer: &str,
-    read: impl Fn(&mut Scanner<'a>) -> Result<T, RecordError>,
-    take: &mut impl FnMut(usize, T) -> Result<(), E>,
-) -> Result<usize, E> {
-    let mut index = 0;
-    let mut more = !scanner.eat(b']');
-    while more {
-        let record = read(scanner).map_err(|error| error.within(&format!("{pointer}/{index}")))?;
-        take(index, record)?;
-        index += 1;
-        more = !scanner.eat(b']');
-        if more {
-            let separator = scanner.expect(b',', "',' or ']'");
-            separator.map_err(|fault| RecordError::new(pointer, fault))?;
-        }
-    }
-    Ok(index)
 }
 
 /// Whether `bytes` are one JSON value, without white space around it or line breaks in it, that a reader takes for a
@@ -250,7 +140,7 @@ pub(crate) fn token(name: &[u8]) -> String {
 }
 
 #[cold]
-fn unknown(name: Text<'_>, known: &str) -> RecordError {
+pub(super) fn unknown(name: Text<'_>, known: &str) -> RecordError {
     let decoded = name.decode().unwrap_or(Cow::Borrowed(name.raw));
     let shown = String::from_utf8_lossy(&decoded);
     let what = format!("unknown field {shown:?}; known here: {known}");
@@ -279,11 +169,11 @@ const KEY_BASE64: usize = 6;
 const DELIVERED_AT: usize = 7;
 const TOPIC: usize = 9;
 
-fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError> {
+pub(super) fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError> {
     fields::<false>(scanner, &mut None)
 }
 
-fn addressed<'a>(scanner: &mut Scanner<'a>) -> Result<AddressedRecord<'a>, RecordError> {
+pub(super) fn addressed<'a>(scanner: &mut Scanner<'a>) -> Result<AddressedRecord<'a>, RecordError> {
     let mut topic = None;
     let record = fields::<true>(scanner, &mut topic)?;
     let missing = || RecordError::new("/topic", Fault::new(scanner.position(), "topic is missing"));
@@ -544,7 +434,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::formats::json::MAX_DEPTH;
+    use crate::formats::json::{MAX_DEPTH, parse_addressed, parse_addressed_list, parse_records};
 
     fn parse(json: &str) -> ParsedRecord<'_> {
         parse_record(json.as_bytes()).unwrap_or_else(|error| panic!("{json}: {error}"))
