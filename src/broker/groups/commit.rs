@@ -43,9 +43,13 @@ impl Groups {
     /// commit.
     ///
     /// # Errors
-    /// Those of [`Groups::check_commits`], [`UnknownMember`](crate::broker::refusal::Reason::UnknownMember), [`Fenced`](crate::broker::refusal::Reason::Fenced), [`MemberSuperseded`](crate::broker::refusal::Reason::MemberSuperseded):
-    /// nothing was committed. Those of a commit. With outputs, [`Fenced`](crate::broker::refusal::Reason::Fenced) also for offsets that are committed
+    /// Those of [`Groups::check_commits`], [`Reason::UnknownMember`], [`Reason::Fenced`], [`Reason::MemberSuperseded`]:
+    /// nothing was committed. Those of a commit. With outputs, [`Reason::Fenced`] also for offsets that are committed
     /// already, or that this member was not delivered.
+    ///
+    /// [`Reason::UnknownMember`]: crate::broker::refusal::Reason::UnknownMember
+    /// [`Reason::Fenced`]: crate::broker::refusal::Reason::Fenced
+    /// [`Reason::MemberSuperseded`]: crate::broker::refusal::Reason::MemberSuperseded
     pub async fn commit_as(
         &self,
         group: &str,

@@ -222,7 +222,8 @@ struct Read {
 
 impl Groups {
     /// Commits the records that the poll named by `ack` delivered; in a shared group, accepts those that are not
-    /// settled. `outputs` are appended with that. Then waits for records and delivers them. Joins first if the member is unknown and `joining` is given.
+    /// settled. `outputs` are appended with that. Then waits for records and delivers them. Joins first if the member
+    /// is unknown and `joining` is given.
     ///
     /// # Errors
     /// - [`Reason::UnknownMember`], [`Reason::PollSuperseded`], [`Reason::MemberSuperseded`].

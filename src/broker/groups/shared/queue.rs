@@ -195,8 +195,7 @@ pub struct Queue {
     lost_at: Option<Moment>,
     /// When a lease last ended because its time was over.
     expired_at: Option<Moment>,
-    /// Records that a member has settled or released by name, with the poll that delivered them; the newest
-    /// [`MAX_NAMED`].
+    /// Records that members have settled or released by name; the newest.
     named: BTreeSet<Named>,
     named_order: VecDeque<Named>,
     /// A delivery ended, a record was skipped, or a delay began since the last write.
