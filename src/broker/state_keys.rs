@@ -9,6 +9,7 @@
 //! 'r' group 0x00 topic_id:u64 partition:u32      what became of dead letters       groups/shared/letters
 //! 'R' group 0x00 topic_id:u64 partition:u32      redriven records                  groups/shared/codec
 //! 'a' group 0x00 member 0x00 slot:u8              what an acknowledgement produced    groups/repeats
+//! 'v' group                                      a group's generation               groups/generation
 //! 'd' topic_id:u64 partition:u32 offset:u64      damage that is skipped             topics/skips
 //! "keyed-elsewhere/" topic_id:u64                a record not where its key says    formats/partitioner
 //! ```
@@ -26,6 +27,7 @@ pub(super) const QUEUE: u8 = b's';
 pub(super) const REDRIVE: u8 = b'r';
 pub(super) const RETURNED: u8 = b'R';
 pub(super) const PRODUCED: u8 = b'a';
+pub(super) const GENERATION: u8 = b'v';
 pub(super) const SKIP: u8 = b'd';
 
 /// The topic that a key belongs to; `None` for a key that belongs to no topic.
@@ -68,6 +70,7 @@ mod tests {
             (b"ggroup\0", None),
             (b"pgroup\0", None),
             (b"agroup\0", None),
+            (b"vgroup\0", None),
             (b"keyed-nowhere/", None),
         ] {
             assert_eq!(topic_of(&[prefix, seven].concat()), expected, "{prefix:?}");

@@ -282,6 +282,53 @@ async fn an_acknowledgement_of_before_a_restart_counts_unless_somebody_else_was_
 }
 
 #[tokio::test]
+async fn an_acknowledgement_of_before_a_restart_undoes_no_change_from_outside() {
+    // Each leaves the group at 5, in the middle of what was delivered, or without a committed offset.
+    for change in ["reset", "put", "delete", "delete, restart"] {
+        let service = orders(1, 20).await;
+        let polled = take(&service, "a", quick_join(&Value::Null)).await;
+        assert_eq!(offsets(&polled).last(), Some(&(0, 9)));
+        let service = service.restart().await;
+        let path = "/v1/groups/billing/offsets";
+        let expected = match change {
+            "reset" => {
+                let body = json!({"topic": "orders", "to": {"offset": 5}});
+                expect(service.post(&format!("{path}/reset"), body), 200).await;
+                (0, 5)
+            }
+            "put" => {
+                let body = json!({"offsets": [{"topic": "orders", "partition": 0, "offset": 5}]});
+                expect(service.put(path, body), 200).await;
+                (0, 5)
+            }
+            _ => {
+                expect(service.delete("/v1/groups/billing"), 204).await;
+                (0, 0)
+            }
+        };
+        let service = if change == "delete, restart" {
+            service.restart().await
+        } else {
+            service
+        };
+        let next = take(&service, "a", quick_join(&polled["poll_id"])).await;
+        assert_eq!(offsets(&next)[0], expected, "{change}");
+        assert_eq!(
+            next["lost"],
+            json!([{"topic": "orders", "partition": 0}]),
+            "{change}"
+        );
+        // What is delivered since then counts.
+        let last = take(&service, "a", quick_join(&next["poll_id"])).await;
+        assert_eq!(
+            (offsets(&last)[0], &last["lost"]),
+            ((0, expected.1 + 10), &Value::Null),
+            "{change}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_group_begins_where_its_first_member_says_and_reads_added_partitions_from_their_start() {
     let service = orders(1, 10).await;
     let body = json!({"topics": ["orders"], "start": "latest", "wait_ms": 0});

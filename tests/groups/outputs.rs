@@ -748,3 +748,47 @@ async fn what_a_settle_releases_besides_is_released_once_its_outputs_are_stored(
         [1]
     );
 }
+
+#[tokio::test]
+async fn a_queue_that_is_made_again_takes_no_acknowledgement_of_the_one_before() {
+    for restarts in [false, true] {
+        let service = world().await;
+        let polled = poll(&service, SHARED, body("shared", &Value::Null, 2)).await;
+        let last = with(body("shared", &polled["poll_id"], 1), outputs(0..2));
+        assert_eq!(
+            poll(&service, SHARED, last.clone()).await["produced"]
+                .as_array()
+                .map(Vec::len),
+            Some(2)
+        );
+        service.delete(SHARED).await.with_status(204);
+        let again = async |service: &Service| {
+            service.delete("/v1/groups/workers").await.with_status(204);
+            let first = poll(
+                service,
+                "/v1/groups/workers/members/b",
+                body("shared", &Value::Null, 1),
+            )
+            .await;
+            assert_eq!(offsets(&first), [0]);
+            service
+                .delete("/v1/groups/workers/members/b")
+                .await
+                .with_status(204);
+        };
+        again(&service).await;
+        let service = if restarts {
+            service.restart().await
+        } else {
+            service
+        };
+        // The same call again: its outputs are stored, and the queue of which that is known is gone.
+        let refused = service.post(&format!("{SHARED}/poll"), last).await;
+        let problem = refused.problem(409, "fenced");
+        assert_eq!(problem["lost"], places(&[0, 1]));
+        assert_eq!(stored(&service).await, [0, 1]);
+        // Without outputs it acknowledges nothing, and says so.
+        let next = poll(&service, SHARED, body("shared", &polled["poll_id"], 2)).await;
+        assert_eq!((offsets(&next), &next["lost"]), (vec![0, 1], &places(&[0, 1])));
+    }
+}

@@ -14,12 +14,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::Groups;
 use super::members::Ms;
 use super::offsets::{self, Committed};
 use super::repeats;
 use super::shared::{codec, letters};
 use super::subscriptions::{patterns_prefix, subscribed_at, subscriptions_prefix};
+use super::{Groups, generation};
 use crate::broker::engine::{Error, Log, StateChange, TimestampMs};
 
 /// The shortest time between two checks.
@@ -195,8 +195,12 @@ impl Plan {
         for prefix in prefixes {
             changes.extend(keys(&prefix).map(|key| StateChange::remove(&*key)));
         }
-        if is_deleted {
-            changes.push(StateChange::remove(offsets::group_key(group)));
+        match is_deleted {
+            true => {
+                let own = [offsets::group_key(group), generation::key(group)];
+                changes.extend(own.into_iter().map(StateChange::remove));
+            }
+            false => changes.push(generation::begin(group)),
         }
         Some(Self {
             newest,
@@ -365,7 +369,7 @@ mod tests {
         assert_eq!(expired, [old]);
         let world = world.restarted();
         assert_eq!(world.groups().names(), ["newer"]);
-        assert_eq!(world.state().0, 2, "the group and its one offset");
+        assert_eq!(world.state().0, 3, "the group, its generation and its one offset");
     }
 
     #[tokio::test]
@@ -454,7 +458,11 @@ mod tests {
         assert_eq!(world.look_after(DAY).await, ["plain", "redriven"]);
         assert!(!world.groups().exists("plain"));
         assert!(world.groups().exists("redriven"));
-        assert_eq!(world.state().0, 2, "its settings, and how far it was sent back");
+        assert_eq!(
+            world.state().0,
+            3,
+            "its settings, its generation, and how far it was sent back"
+        );
         // Nothing is left to expire.
         assert_eq!(world.look_after(DAY * 2).await, [""; 0]);
     }
@@ -484,7 +492,10 @@ mod tests {
         coordinator.tick(world.groups().now());
         assert!(coordinator.find("g").is_none());
         let (rows, bytes) = world.state();
-        assert_eq!(rows, 6, "the group, a subscription, and four committed offsets");
+        assert_eq!(
+            rows, 7,
+            "the group, its generation, a subscription, and four committed offsets"
+        );
         assert!(bytes <= 200, "{bytes} bytes");
     }
 

@@ -153,6 +153,8 @@ impl Member {
 pub struct Members {
     /// Names the server's process.
     pub life: u64,
+    /// The group's [generation](super::generation), as its members joined it.
+    pub generation: u64,
     /// The last epoch, poll token or poll number that was given.
     last: u64,
     by_name: BTreeMap<Arc<str>, Member>,
@@ -168,6 +170,7 @@ impl Members {
     pub fn new(life: u64, first: u64) -> Self {
         Self {
             life,
+            generation: 0,
             last: first,
             by_name: BTreeMap::new(),
             soonest: Ms::MAX,

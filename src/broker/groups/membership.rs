@@ -22,7 +22,7 @@ use super::settle::is_ordered;
 use super::shared::settings::{GroupValue, Order, Settings};
 use super::shared::work::Work;
 use super::subscriptions::{has_begun, knows_pattern};
-use super::{Commit, Groups, Subscribed, offsets};
+use super::{Commit, Groups, Subscribed, generation, offsets};
 use crate::broker::blocking::Share;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
 use crate::broker::filter::Filter;
@@ -250,6 +250,7 @@ impl Groups {
             core.kind = Kind::Shared(Work::new(settings.clone()));
         }
         core.apply(value);
+        core.members.generation = generation::of(&self.log, &cell.group);
         let joining = Joining {
             member: Arc::clone(member),
             client_id: join.client_id.clone(),

@@ -24,6 +24,7 @@ pub mod commit;
 mod coordinator;
 pub mod dead_letters;
 pub mod expiry;
+mod generation;
 pub mod live;
 pub mod members;
 pub mod membership;
@@ -274,7 +275,8 @@ impl Groups {
         (topics, committed)
     }
 
-    /// Commits all of `commits` or none, creates the group if it does not exist, and returns when that is durable.
+    /// Commits all of `commits` or none, for nobody who is a member, creates the group if it does not exist, and returns
+    /// when that is durable. An ordered group begins a new [generation].
     ///
     /// `guard` is, or contains, a [`CommitGuard`] or [`ExclusiveGuard`], taken before the commits were decided.
     ///
@@ -287,9 +289,18 @@ impl Groups {
         group: &str,
         commits: Vec<Commit>,
     ) -> Result<(), Error> {
-        let nothing = Subscribed::default();
-        self.make(guard, group, &GroupValue::default(), nothing, commits)
-            .await
+        let is_ordered_before = matches!(self.value_of(group), Ok(Some(GroupValue::Ordered(_))));
+        let (mut state, touched) =
+            self.changes_for(group, &GroupValue::default(), &Subscribed::default(), commits);
+        if is_ordered_before {
+            state.push(generation::begin(group));
+        }
+        let groups = self.clone();
+        finish(guard, async move {
+            append(&groups.log, state).await?;
+            groups.remove_orphans(touched).await
+        })
+        .await
     }
 
     /// Creates a group if it does not exist, subscribes it to `subscribed` and commits `commits`, all or nothing; returns
@@ -338,6 +349,7 @@ impl Groups {
         let mut state: Vec<StateChange> = Vec::with_capacity(commits.len() + topics.len() + 1);
         if !exists(log, group) {
             state.push(StateChange::set(offsets::group_key(group), value.encode()));
+            state.push(generation::begin(group));
         }
         let subscribe = |topic: &TopicId| subscriptions::subscribe(group, *topic, now);
         state.extend(topics.iter().map(subscribe));
@@ -421,7 +433,7 @@ pub struct Commit {
     pub metadata: Option<String>,
 }
 
-/// The keys of a group's state, without the one that says that the group exists.
+/// The keys of a group's state, without those that say that the group exists and which one it is.
 fn keys_of_group(log: &Log, group: &str) -> Vec<Box<[u8]>> {
     let prefixes = [
         offsets::offsets_prefix(group),
@@ -438,8 +450,9 @@ fn keys_of_group(log: &Log, group: &str) -> Vec<Box<[u8]>> {
 
 /// The changes that remove a group and all its state.
 fn changes_for_deleted_group(log: &Log, group: &str) -> Vec<StateChange> {
-    [StateChange::remove(offsets::group_key(group))]
-        .into_iter()
+    let own = [offsets::group_key(group), generation::key(group)];
+    own.into_iter()
+        .map(StateChange::remove)
         .chain(keys_of_group(log, group).into_iter().map(StateChange::remove))
         .collect()
 }

@@ -3,7 +3,7 @@
 //! The string holds everything, so an `ack` sent before a restart still works after it. It is a [`token`] of:
 //!
 //! ```text
-//! version=1  life:u64  epoch:varint  number:varint  count:varint  { topic_id:varint partition:varint base:varint next_offset-base:varint }  leases  crc32:u32
+//! version=1  life:u64  generation:u64  epoch:varint  number:varint  count:varint  { topic_id:varint partition:varint base:varint next_offset-base:varint }  leases  crc32:u32
 //! leases     { topic_id:varint partition:varint count:varint { gap:varint length:varint deliveries:varint } }
 //! ```
 //!
@@ -12,6 +12,9 @@
 //!
 //! `base` was the committed offset at delivery. If the committed offset is lower now, the group was reset since, and
 //! the acknowledgement must not undo the reset.
+//!
+//! `generation` is the group's at delivery: if it is another by now, the group was made again or its offsets were set from
+//! outside. Strings of earlier versions, whose checksum covers other names, lack it: it is 0, as in groups of that time.
 //!
 //! `life` names the server's process, `epoch` is the member's epoch at delivery. The checksum also covers the names of
 //! the group and the member, which the string omits: no member can acknowledge another's poll by mistake. It does not
@@ -54,6 +57,8 @@ pub struct LeasedRange {
 pub struct PollId {
     /// The server's process.
     pub life: u64,
+    /// The group's [generation](super::generation).
+    pub generation: u64,
     /// The member's epoch.
     pub epoch: u64,
     /// The number of the answer within this process.
@@ -72,9 +77,10 @@ impl PollId {
 
     /// Encodes the string for a member of a group.
     pub fn encode(&self, group: &str, member: &str) -> String {
-        let mut bytes = Vec::with_capacity(24 + self.reach.len() * 8);
+        let mut bytes = Vec::with_capacity(32 + self.reach.len() * 8);
         bytes.push(VERSION);
         bytes.extend_from_slice(&self.life.to_be_bytes());
+        bytes.extend_from_slice(&self.generation.to_be_bytes());
         for number in [self.epoch, self.number, self.reach.len() as u64] {
             push_varint(&mut bytes, number);
         }
@@ -115,8 +121,16 @@ impl PollId {
 
     /// Decodes the string; `None` if it was not made for this member.
     pub fn decode(text: &str, group: &str, member: &str) -> Option<Self> {
-        let (life, rest) = token::open(text, &names(group, member))?;
-        let mut rest = &rest[..];
+        let names = names(group, member);
+        let (life, with_generation) = match token::open(text, &names) {
+            Some((life, rest)) => (life, rest),
+            None => {
+                let (life, rest) = token::open(text, &names[..3])?;
+                (life, [&[0; 8], &rest[..]].concat())
+            }
+        };
+        let (generation, mut rest) = with_generation.split_first_chunk::<8>()?;
+        let generation = u64::from_be_bytes(*generation);
         let epoch = take_varint(&mut rest)?;
         let number = take_varint(&mut rest)?;
         let count = usize::try_from(take_varint(&mut rest)?)
@@ -136,6 +150,7 @@ impl PollId {
         }
         Some(Self {
             life,
+            generation,
             epoch,
             number,
             reach,
@@ -172,9 +187,10 @@ fn take_leased(mut rest: &[u8]) -> Option<Vec<LeasedRange>> {
     Some(leased)
 }
 
-/// The names that the checksum covers, separated so that member `c` of group `ab` is not member `bc` of group `a`.
-fn names<'a>(group: &'a str, member: &'a str) -> [&'a [u8]; 3] {
-    [group.as_bytes(), &[0], member.as_bytes()]
+/// The names that the checksum covers, separated so that member `c` of group `ab` is not member `bc` of group `a`. Without
+/// the last byte: those of strings that lack the generation.
+fn names<'a>(group: &'a str, member: &'a str) -> [&'a [u8]; 4] {
+    [group.as_bytes(), &[0], member.as_bytes(), &[0]]
 }
 
 #[cfg(test)]
@@ -185,14 +201,10 @@ mod tests {
 
     fn poll_id() -> impl Strategy<Value = PollId> {
         let partition = (any::<u64>(), any::<u32>(), 0_u64..(1 << 61), 0_u64..(1 << 61));
-        (
-            any::<u64>(),
-            any::<u64>(),
-            any::<u64>(),
-            prop::collection::vec(partition, 0..20),
-        )
-            .prop_map(|(life, epoch, number, reach)| PollId {
+        (any::<[u64; 4]>(), prop::collection::vec(partition, 0..20)).prop_map(
+            |([life, generation, epoch, number], reach)| PollId {
                 life,
+                generation,
                 epoch,
                 number,
                 reach: reach
@@ -204,7 +216,8 @@ mod tests {
                     })
                     .collect(),
                 leased: Vec::new(),
-            })
+            },
+        )
     }
 
     fn leased() -> impl Strategy<Value = PollId> {
@@ -227,6 +240,7 @@ mod tests {
             }
             PollId {
                 life: 1,
+                generation: 4,
                 epoch: 2,
                 number: 3,
                 reach: Vec::new(),
@@ -252,6 +266,30 @@ mod tests {
     }
 
     #[test]
+    fn a_poll_id_of_an_earlier_version_has_generation_0() {
+        let mut bytes = vec![VERSION, 0, 0, 0, 0, 0, 0, 0, 7];
+        for number in [11, 12, 1, 3, 0, 40, 2] {
+            push_varint(&mut bytes, number);
+        }
+        let text = token::seal(bytes, &names("billing", "a")[..3]);
+        let reach = Reach {
+            partition: PartitionId::new(TopicId(3), 0),
+            base: Offset::new(40),
+            next: Offset::new(42),
+        };
+        let expected = PollId {
+            life: 7,
+            generation: 0,
+            epoch: 11,
+            number: 12,
+            reach: vec![reach],
+            leased: Vec::new(),
+        };
+        assert_eq!(PollId::decode(&text, "billing", "a"), Some(expected));
+        assert_eq!(PollId::decode(&text, "billing", "b"), None);
+    }
+
+    #[test]
     fn a_poll_id_that_names_more_records_than_a_poll_leases_is_refused() {
         let of = |lengths: &[u64]| {
             let mut from = 0;
@@ -266,6 +304,7 @@ mod tests {
             };
             let id = PollId {
                 life: 1,
+                generation: 4,
                 epoch: 2,
                 number: 3,
                 reach: Vec::new(),
@@ -287,6 +326,7 @@ mod tests {
         };
         let id = PollId {
             life: u64::MAX,
+            generation: u64::MAX,
             epoch: 1 << 53,
             number: 1 << 53,
             reach: Vec::new(),

@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 
-use super::Groups;
 use super::coordinator::{Cell, Kind};
 use super::live::Progress;
 use super::members::Refused;
@@ -23,6 +22,7 @@ use super::shared::queue::{ChangeId, Claim, MAX_UNSETTLED, MemberKey, Moment, No
 use super::shared::settings::GroupValue;
 use super::shared::work::{Changes, Work};
 use super::writing::Burial;
+use super::{Groups, generation};
 use crate::broker::engine::{Offset, PartitionId, TimestampMs};
 use crate::broker::refusal::{self, Outcome as Stored, Reason, Refusal};
 use crate::broker::topics::{self, catalog};
@@ -124,6 +124,14 @@ struct Begun {
 }
 
 impl Begun {
+    /// Nothing of it counts.
+    fn lost(uncounted: Uncounted) -> Self {
+        Self {
+            uncounted,
+            ..Self::default()
+        }
+    }
+
     fn replayed(produced: Produced) -> Self {
         Self {
             replayed: Some(produced),
@@ -164,6 +172,14 @@ impl Groups {
         let log = &self.log;
         let begin = |work: &mut Work, room: usize| {
             let member = work.member(name);
+            if ack.generation != generation::of(log, group) {
+                // The records are those of an earlier group of this name.
+                let lost = self.lost(&ack.leased);
+                return match identity {
+                    None => Ok(Begun::lost(lost)),
+                    Some(_) => Err(NotYet::Refused(lost.fenced(group, name))),
+                };
+            }
             let mut claims: BTreeMap<PartitionId, Vec<(Offset, Claim)>> = BTreeMap::new();
             for range in &ack.leased {
                 if log.topic_by_id(range.partition.topic).is_none() {
@@ -233,6 +249,26 @@ impl Groups {
             has_stored: has_stored || produced.is_some(),
             produced,
         })
+    }
+
+    /// Leased records as lost ones, without those of deleted topics.
+    fn lost(&self, leased: &[LeasedRange]) -> Uncounted {
+        let mut lost = Vec::new();
+        for range in leased {
+            let Some(topic) = self.log.topic_by_id(range.partition.topic) else {
+                continue;
+            };
+            lost.extend((range.from.get()..range.until.get()).map(|offset| Place {
+                topic: topic.name().to_owned(),
+                partition: range.partition.index,
+                offset: Offset::new(offset),
+            }));
+        }
+        lost.sort_unstable();
+        Uncounted {
+            lost,
+            settled: Vec::new(),
+        }
     }
 
     /// Before a settle with outputs begins: whether it counts for all of these records, and for at least one. `has_gone`: it

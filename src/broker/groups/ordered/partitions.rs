@@ -272,7 +272,7 @@ impl Ordered {
             let standing = if is_last {
                 self.standing_of_last(reach)
             } else {
-                self.standing(name, reach, ack, is_of_today(ack))
+                self.standing(name, reach, ack, members)
             };
             match standing {
                 Standing::Commits if is_last || is_inherited => {
@@ -316,19 +316,20 @@ impl Ordered {
     }
 
     /// What an `ack` of an earlier member's answer may do in a partition. It may commit if, since that answer, no other
-    /// member got the partition, this member was delivered nothing from it, and the group was not reset; and no commit
-    /// of it runs.
-    fn standing(&self, name: &str, reach: &Reach, ack: &PollId, is_of_today: bool) -> Standing {
+    /// member got the partition, this member was delivered nothing from it, and the group was neither reset nor made
+    /// again; and no commit of it runs.
+    fn standing(&self, name: &str, reach: &Reach, ack: &PollId, members: &Members) -> Standing {
         let Some(slot) = self.slots.get(&reach.partition) else {
             return Standing::Lost;
         };
         let is_owner = slot.owner.as_deref() == Some(name);
-        let (is_its_own, is_delivered) = if is_of_today {
+        let (is_its_own, is_delivered) = if ack.life == members.life {
             let is_its_own = is_owner && slot.owned_since <= ack.number;
             (is_its_own, slot.delivered > ack.number)
         } else {
             let is_its_own = slot.is_first_owner && (is_owner || slot.owner.is_none());
-            (is_its_own, slot.delivered > 0)
+            let is_same_group = ack.generation == members.generation;
+            (is_its_own && is_same_group, slot.delivered > 0)
         };
         if !is_its_own || slot.was_reset_since(reach) {
             Standing::Lost
@@ -350,7 +351,7 @@ impl Ordered {
         let is_fit = |reach: &Reach| {
             let standing = match is_last {
                 true => self.standing_of_last(reach),
-                false => self.standing(name, reach, ack, is_of_today),
+                false => self.standing(name, reach, ack, members),
             };
             // A delivery is in hand until what acknowledges it is durable.
             (is_last || is_inherited)
@@ -555,6 +556,7 @@ impl Ordered {
         let poll_id = PollId {
             leased: Vec::new(),
             life: members.life,
+            generation: members.generation,
             epoch,
             number,
             reach,

@@ -314,15 +314,17 @@ impl Groups {
         mut leases: Leases<'_>,
         pages: Vec<Delivered>,
     ) -> Result<Polled, Refusal> {
-        let epoch = {
+        let (generation, epoch) = {
             let (now, mut core) = self.lock(&polling.cell);
             let ended = core.members.end_poll(polling.member, polling.token, now);
-            ended.map_err(|error| polling.refused(error))?
+            let epoch = ended.map_err(|error| polling.refused(error))?;
+            (core.members.generation, epoch)
         };
         let (delivered, left) = split(&leases.ranges, &pages);
         leases.ranges = left;
         let poll_id = PollId {
             life: self.coordinator.life(),
+            generation,
             epoch,
             number: polling.token,
             reach: Vec::new(),

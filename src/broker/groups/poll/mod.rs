@@ -294,9 +294,10 @@ impl Groups {
     /// The answer to a late duplicate of a poll whose outputs are remembered. It disturbs nothing: the member's next poll
     /// gets what it would have got anyway.
     fn answer_to_stray(&self, group: &str, member: &str, produced: Produced) -> Polled {
-        let (mut number, mut epoch, mut held) = (0, 0, Vec::new());
+        let (mut number, mut epoch, mut generation, mut held) = (0, 0, 0, Vec::new());
         if let Some(cell) = self.coordinator.find(group) {
             let (_, core) = self.lock(&cell);
+            generation = core.members.generation;
             epoch = core.members.get(member).map_or(0, |member| member.epoch);
             number = core.members.last_acknowledged(member).unwrap_or(0);
             if let Kind::Ordered(ordered) = &core.kind {
@@ -308,6 +309,7 @@ impl Groups {
         }
         let poll_id = PollId {
             life: self.coordinator.life(),
+            generation,
             epoch,
             number,
             reach: Vec::new(),

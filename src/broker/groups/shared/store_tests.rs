@@ -15,8 +15,8 @@ use crate::broker::engine::{
     AppendRequest, Log, Offset, Options, Part, Partition, PartitionId, ReadRequest, Records, TimestampMs,
     Topic,
 };
-use crate::broker::groups::changes_for_deleted_group;
 use crate::broker::groups::offsets::{Committed, group_key, offset_key};
+use crate::broker::groups::{changes_for_deleted_group, generation};
 use crate::broker::limits::Limits;
 use crate::broker::state_keys::removals_of_topic;
 use crate::broker::topics::Topics;
@@ -350,6 +350,7 @@ fn what_a_group_or_a_topic_had_goes_with_it() {
         keys(changes_for_deleted_group(&log, "g")),
         [
             group_key("g"),
+            generation::key("g"),
             offset_key("g", jobs),
             state_key("g", jobs),
             block_key("g", jobs, 0),
