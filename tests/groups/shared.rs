@@ -131,6 +131,46 @@ async fn an_accepted_record_is_not_delivered_again_after_a_restart_and_a_leased_
 }
 
 #[tokio::test]
+async fn what_a_member_has_released_its_acknowledgement_never_accepts() {
+    for (restarts, counts) in [(false, true), (false, false), (true, true), (true, false)] {
+        let service = jobs(1, 3).await;
+        enter(&service, "a", json!({})).await;
+        let polled = poll(&service, "a", &Value::Null, 3).await;
+        let mut released = places(&[1])[0].clone();
+        (released["delay_ms"], released["count"]) = (json!(0), json!(counts));
+        settle_all(&service, "a", json!({"release": [released]})).await;
+        let service = if restarts {
+            service.restart().await
+        } else {
+            service
+        };
+        let path = "/v1/groups/workers/members/a/poll";
+        let body = json!({"topics": ["jobs"], "type": "shared", "ack": polled["poll_id"], "wait_ms": 0});
+        let next = service.post(path, body).await.ok();
+        // Who released it is forgotten in a restart: then the answer says that the acknowledgement does not count for it.
+        let lost = if restarts { places(&[1]) } else { Value::Null };
+        assert_eq!(
+            (offsets(&next), &next["lost"]),
+            (vec![1], &lost),
+            "restarts: {restarts}"
+        );
+        assert_eq!(next["records"][0]["delivery_count"], 1 + u64::from(counts));
+    }
+}
+
+#[tokio::test]
+async fn an_acknowledgement_counts_although_another_member_released_the_record_or_says_that_it_does_not() {
+    let service = jobs(1, 2).await;
+    enter(&service, "a", json!({})).await;
+    let polled = poll(&service, "a", &Value::Null, 2).await;
+    expect(service.delete(&format!("{MEMBERS}/a")), 204).await;
+    settle_all(&service, "b", json!({"release": places(&[0])})).await;
+    enter(&service, "a", json!({})).await;
+    let next = poll(&service, "a", &polled["poll_id"], 2).await;
+    assert_eq!((offsets(&next), &next["lost"]), (vec![0], &places(&[0])));
+}
+
+#[tokio::test]
 async fn a_member_that_leaves_with_an_ack_accepts_what_it_had_and_without_one_gives_it_back() {
     let service = jobs(1, 6).await;
     for name in ["a", "b", "c"] {

@@ -117,6 +117,8 @@ pub struct Acquired {
 struct Lease {
     member: MemberKey,
     deadline: Moment,
+    /// The record before the lease: the poll that had leased it last, and whether it was released.
+    before: (PollNumber, bool),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +130,9 @@ struct Slot {
     key: Option<KeyHash>,
     /// It was read while somebody held it, and the group does not want it: it settles as soon as nobody holds it.
     is_unwanted: bool,
+    /// It was released before its last lease, and this lease has not counted as a delivery. If that was forgotten in a
+    /// crash, the poll whose member released it would count as the last one.
+    was_released: bool,
 }
 
 impl Slot {
@@ -139,6 +144,7 @@ impl Slot {
             poll: PollNumber::UNKNOWN,
             key: None,
             is_unwanted: false,
+            was_released: false,
         }
     }
 
@@ -428,9 +434,10 @@ impl Queue {
         self.expire(wanted.now);
         let mut acquired: Vec<Acquired> = Vec::new();
         let mut left = wanted.max;
-        let lease = Lease {
+        let lease = |before| Lease {
             member: wanted.member,
             deadline: wanted.deadline,
+            before,
         };
         while left > 0 {
             // The end never falls, so leased offsets lie below it. A queue restored over a log that lost its newest
@@ -448,13 +455,14 @@ impl Queue {
             }
             slot.record.deliveries += 1;
             let was_released = std::mem::replace(&mut slot.record.is_released, false);
-            slot.poll = wanted.poll;
+            let before = (std::mem::replace(&mut slot.poll, wanted.poll), was_released);
+            slot.was_released |= was_released;
             add(&mut acquired, offset, slot.record.deliveries, letter);
             if was_released {
-                // Written with the next settle: a late acknowledgement of this lease counts after a crash too.
-                self.dirty_at(offset);
+                // Written soon: a late acknowledgement of this lease counts after a crash too.
+                self.mark(offset);
             }
-            self.lease(offset, lease);
+            self.lease(offset, lease(before));
             left -= 1;
         }
         if self.seen.is_some() {
@@ -468,7 +476,7 @@ impl Queue {
             slot.record.deliveries = 1;
             slot.poll = wanted.poll;
             self.open.insert(offset, slot);
-            self.lease(offset, lease);
+            self.lease(offset, lease((PollNumber::UNKNOWN, false)));
             add(&mut acquired, offset, 1, None);
             (left, room) = (left - 1, room - 1);
         }
@@ -488,12 +496,14 @@ impl Queue {
             if !self.held.contains(&(member, poll, offset)) {
                 continue;
             }
+            let (poll, is_released) = self.leases[&offset].before;
             self.end_lease(offset);
             self.uncount(offset);
             let slot = self.slot(offset);
-            slot.poll = PollNumber::UNKNOWN;
+            slot.poll = poll;
+            slot.record.is_released = is_released;
             slot.record.not_before = due;
-            if due.is_some() {
+            if due.is_some() || slot.was_released {
                 self.mark(offset);
             }
             self.make_free(offset);
@@ -553,9 +563,10 @@ impl Queue {
         } else if !counts {
             self.uncount(offset);
         }
-        let record = &mut self.slot(offset).record;
-        record.is_released = true;
-        record.not_before = due;
+        let slot = self.slot(offset);
+        slot.was_released = false;
+        slot.record.is_released = true;
+        slot.record.not_before = due;
         self.make_free(offset);
         self.mark(offset);
         Outcome::Done
@@ -569,6 +580,7 @@ impl Queue {
             self.end_lease(*offset);
             self.uncount(*offset);
             self.make_free(*offset);
+            self.mark_if_was_released(*offset);
         }
         let settling: Vec<Offset> = self
             .settling
@@ -583,8 +595,16 @@ impl Queue {
         for offset in settling {
             self.leases.remove(&offset);
             self.uncount(offset);
+            self.mark_if_was_released(offset);
         }
         !held.is_empty()
+    }
+
+    /// After the end of a lease that does not count: what is written may count it.
+    fn mark_if_was_released(&mut self, offset: Offset) {
+        if self.get(offset).is_some_and(|slot| slot.was_released) {
+            self.mark(offset);
+        }
     }
 
     /// Moves the end of a lease. A lease that has ended begins again, if nobody else holds the record.
@@ -593,16 +613,26 @@ impl Queue {
         if outcome != Outcome::Done {
             return outcome;
         }
+        let before = match self.leases.get(&offset) {
+            Some(lease) => lease.before,
+            None => (self.slot(offset).poll, false),
+        };
         if !self.end_lease(offset) {
             self.unfree(offset);
             // It goes on with the work of the lease that ended, which counts once the record is leased again.
-            let record = &mut self.slot(offset).record;
-            record.deliveries = record.deliveries.max(1);
-            record.is_released = false;
-            record.not_before = None;
+            let slot = self.slot(offset);
+            slot.was_released = false;
+            slot.record.deliveries = slot.record.deliveries.max(1);
+            slot.record.is_released = false;
+            slot.record.not_before = None;
             self.mark(offset);
         }
-        self.lease(offset, Lease { member, deadline });
+        let lease = Lease {
+            member,
+            deadline,
+            before,
+        };
+        self.lease(offset, lease);
         Outcome::Done
     }
 
@@ -621,6 +651,8 @@ impl Queue {
             && moment <= now.moment
         {
             self.end_lease(offset);
+            // It counts, if the record is leased again.
+            self.slot(offset).was_released = false;
             self.make_free(offset);
             self.mark(offset);
             self.expired_at = Some(now.moment);

@@ -21,6 +21,10 @@ struct Record {
     poll: Option<PollNumber>,
     deliveries: u32,
     is_released: bool,
+    /// The poll before the lease, and whether the record was released then.
+    before: (Option<PollNumber>, bool),
+    /// It was released before a lease that has not counted as a delivery.
+    was_released: bool,
     due: Option<TimestampMs>,
     change: Option<ChangeId>,
     is_exhausted: bool,
@@ -86,8 +90,8 @@ impl Record {
     /// What a crash leaves of it.
     fn after_a_crash(self) -> Self {
         Self {
-            deliveries: self.deliveries - u32::from(self.lease.is_some()),
-            is_released: self.is_released,
+            deliveries: self.deliveries - u32::from(self.lease.is_some() && !self.was_released),
+            is_released: self.is_released || (self.lease.is_none() && self.was_released),
             due: self.due,
             is_returned: self.is_returned,
             ..Self::default()
@@ -98,12 +102,27 @@ impl Record {
 /// The unsettled records, from offset 0 to the end of the log.
 type Records = BTreeMap<u64, Record>;
 
+/// A record in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Given {
+    member: MemberKey,
+    poll: PollNumber,
+    offset: u64,
+}
+
+impl Given {
+    fn is(&self, poll: PollNumber, offset: u64) -> bool {
+        (self.poll, self.offset) == (poll, offset)
+    }
+}
+
 /// A write in flight.
 struct Flight {
     changes: Vec<ChangeId>,
     /// The entries that it writes, and the records after it.
     written: Written,
     records: Records,
+    released: BTreeSet<Given>,
 }
 
 struct Pair {
@@ -125,6 +144,13 @@ struct Pair {
     now: Now,
     polls: Vec<(MemberKey, PollNumber, Vec<Acquired>)>,
     last_poll: u64,
+    /// What polls were given, whatever became of it.
+    given: Vec<Given>,
+    /// What of that its member has released, now and in what a crash leaves.
+    released: BTreeSet<Given>,
+    durable_released: BTreeSet<Given>,
+    /// What members have named since the queue was loaded.
+    named: BTreeSet<(MemberKey, PollNumber, u64)>,
 }
 
 /// A step. Numbers choose among what there is.
@@ -257,6 +283,10 @@ impl Pair {
             },
             polls: Vec::new(),
             last_poll: 0,
+            given: Vec::new(),
+            released: BTreeSet::new(),
+            durable_released: BTreeSet::new(),
+            named: BTreeSet::new(),
         }
     }
 
@@ -267,6 +297,7 @@ impl Pair {
                 .is_some_and(|(_, deadline)| deadline <= self.now.moment)
             {
                 record.lease = None;
+                record.was_released = false;
             }
             if record.lease.is_none() && record.due.is_some_and(|due| due <= self.now.wall) {
                 record.due = None;
@@ -426,7 +457,8 @@ impl Pair {
             Some(_) if is_last => Outcome::Done,
             None if is_last && !record.is_released => Outcome::Done,
             Some(_) => Outcome::Left,
-            None if is_last => Outcome::Left,
+            // It was released: by whom, is forgotten in a crash.
+            None if is_last && self.named.contains(&(claim.member(), poll, offset)) => Outcome::Left,
             None => Outcome::Lost,
         }
     }
@@ -446,6 +478,9 @@ impl Pair {
         if let Some(last) = offsets().max() {
             assert!(self.queue.look(last, at(self.end), usize::MAX));
         }
+        claims
+            .iter()
+            .for_each(|(offset, claim)| self.check_claim(*offset, *claim));
         let begun = self
             .queue
             .begin_settle(claims.iter().map(|(offset, claim)| (at(*offset), *claim)));
@@ -459,6 +494,29 @@ impl Pair {
         assert_eq!(begun.lost, lost);
         assert_eq!(begun.settled, settled);
         self.took(&begun, &taken);
+    }
+
+    /// What a member has released, its acknowledgement of the poll never accepts. And an acknowledgement that does not count
+    /// is always answered as lost or settled, unless its member has released the record or holds it again. Whatever was
+    /// given back, left and forgotten in crashes before.
+    fn check_claim(&self, offset: u64, claim: Claim) {
+        let Claim::Poll { member, poll, .. } = claim else {
+            return;
+        };
+        let given = Given { member, poll, offset };
+        let is_released = self.released.contains(&given);
+        match self.queue.outcome(at(offset), claim) {
+            Outcome::Done => assert!(!is_released, "{given:?} was released and would be accepted"),
+            Outcome::Left => {
+                let record = &self.records[&offset];
+                let is_held = record.lease.is_some_and(|(holder, _)| holder == member);
+                assert!(
+                    is_released || is_held,
+                    "{given:?} does not count, and nobody says so"
+                );
+            }
+            Outcome::Lost | Outcome::Settled => {}
+        }
     }
 
     fn took(&mut self, begun: &Begun, expected: &[Offset]) {
@@ -505,9 +563,10 @@ impl Pair {
                         && record.change.is_none();
                     if is_held {
                         record.lease = None;
-                        record.poll = None;
+                        (record.poll, record.is_released) = record.before;
                         record.deliveries -= 1;
                         record.due = due;
+                        self.given.retain(|given| !given.is(number, *offset));
                     }
                 }
             }
@@ -665,6 +724,13 @@ impl Pair {
             return;
         }
         self.queue.give_back_letter(at(offset), letter(offset));
+        self.given.retain(|given| given.offset != offset);
+        for released in [&mut self.released, &mut self.durable_released] {
+            released.retain(|given| given.offset != offset);
+        }
+        if let Some(flight) = &mut self.flight {
+            flight.released.retain(|given| given.offset != offset);
+        }
         let record = Record {
             is_returned: true,
             ..Record::default()
@@ -727,9 +793,16 @@ impl Pair {
             }
             record.deliveries += 1;
             record.lease = Some((member, deadline));
+            record.before = (record.poll, record.is_released);
+            record.was_released |= record.is_released;
             record.poll = Some(poll);
             record.is_released = false;
             expected.push((*offset, record.deliveries));
+            self.given.push(Given {
+                member,
+                poll,
+                offset: *offset,
+            });
         }
         for range in &acquired {
             let record = self.records[&range.from.get()];
@@ -756,8 +829,15 @@ impl Pair {
             record.deliveries -= u32::from(record.lease.is_some() && !counts);
             record.lease = None;
             record.is_released = true;
+            record.was_released = false;
             record.due = due;
             record.is_exhausted = false;
+            let of_member = self
+                .given
+                .iter()
+                .filter(|given| given.member == member && given.offset == offset);
+            self.released.extend(of_member.copied());
+            self.named.extend(record.poll.map(|poll| (member, poll, offset)));
         }
     }
 
@@ -773,9 +853,12 @@ impl Pair {
             let record = self.records.get_mut(&offset).expect("it is unsettled");
             if record.lease.is_none() {
                 record.deliveries = record.deliveries.max(1);
+                record.before = (record.poll, false);
                 record.is_released = false;
+                record.was_released = false;
                 record.due = None;
                 record.is_exhausted = false;
+                self.released.retain(|given| given.offset != offset);
             }
             record.lease = Some((member, deadline));
         }
@@ -821,6 +904,7 @@ impl Pair {
             changes,
             written,
             records,
+            released: self.released.clone(),
         });
     }
 
@@ -843,6 +927,7 @@ impl Pair {
             }
         }
         self.durable.clone_from(&flight.records);
+        self.durable_released.clone_from(&flight.released);
         let first = block_of(flight.written.head.floor);
         assert!(
             self.blocks.keys().all(|number| *number >= first),
@@ -903,6 +988,8 @@ impl Pair {
         self.queue.trim(self.now.moment, at(self.log_start));
         self.trimmed();
         self.changes.clear();
+        self.released.clone_from(&self.durable_released);
+        self.named.clear();
         // Polls of an earlier process have other numbers than those of this one, and are acknowledged all the same.
         self.queue.expire(self.now);
         self.expire();

@@ -145,7 +145,11 @@ impl Queue {
         let is_of_poll = slot.is_of(poll, deliveries) && !is_new_again;
         match (is_of_poll, lease.is_some()) {
             (true, true) => Outcome::Done,
-            (true, false) if slot.record.is_released => Outcome::Left,
+            (true, false) if slot.record.is_released => {
+                // If it is not known who released it, as after a crash, the answer says that this does not count.
+                let is_its_own = self.named.contains(&(claim.member(), poll, offset));
+                if is_its_own { Outcome::Left } else { Outcome::Lost }
+            }
             (true, false) => Outcome::Done,
             (false, true) => Outcome::Left,
             (false, false) => Outcome::Lost,

@@ -7,12 +7,12 @@
 //! not grow with the number of unsettled records.
 //!
 //! Delays are written with the time of the wall clock at which they end. A crash ends the leases: leased records are
-//! free again, with the delivery counts that were last written. Those counts never exceed the truth, but may lack the
-//! newest deliveries: a lease alone writes nothing.
+//! free again, with the delivery counts that were last written. Those counts may lack the newest deliveries: a lease alone
+//! writes nothing, unless the record was released before.
 
 use std::collections::BTreeSet;
 
-use super::{BLOCK, ChangeId, Head, Letter, Offset, Queue, Unsettled, block_of};
+use super::{BLOCK, ChangeId, Head, Letter, Offset, Queue, Slot, Unsettled, block_of};
 
 /// What one write changes in the durable state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl Queue {
                 .open
                 .range(first..first.plus(BLOCK))
                 .filter(|(offset, _)| !is_settled(offset))
-                .map(|(offset, slot)| (*offset, self.durable(*offset, slot.record)))
+                .map(|(offset, slot)| (*offset, self.durable(*offset, slot)))
                 .collect();
             // Also with nothing to remove the block is remembered: if this write fails, it is out of date again.
             writes.push((number, !rows.is_empty()));
@@ -103,7 +103,7 @@ impl Queue {
         let dirty_returned = std::mem::take(&mut self.dirty_returned);
         let returned = dirty_returned.iter().map(|offset| {
             let record = self.returned.get(offset).filter(|_| !is_settled(offset));
-            let entry = record.map(|(slot, letter)| (self.durable(*offset, slot.record), *letter));
+            let entry = record.map(|(slot, letter)| (self.durable(*offset, slot), *letter));
             (*offset, entry)
         });
         let returned = returned.collect();
@@ -204,14 +204,20 @@ impl Queue {
         is_left
     }
 
-    /// The durable form: an open lease may still be given back, so it is not counted as a delivery yet.
-    fn durable(&self, offset: Offset, record: Unsettled) -> Unsettled {
+    /// The durable form: an open lease may still be given back, so it is not counted as a delivery yet. But that of a
+    /// record that was released is: after a crash, the count tells its acknowledgement from that of the poll whose member
+    /// released the record.
+    fn durable(&self, offset: Offset, slot: &Slot) -> Unsettled {
+        let record = slot.record;
         match self.leases.contains_key(&offset) {
             true => Unsettled {
-                deliveries: record.deliveries - 1,
+                deliveries: record.deliveries - u32::from(!slot.was_released),
                 ..record
             },
-            false => record,
+            false => Unsettled {
+                is_released: record.is_released || slot.was_released,
+                ..record
+            },
         }
     }
 
