@@ -370,6 +370,10 @@ async fn a_settle_stores_its_outputs_with_what_it_accepts_and_rejects_or_does_no
     // Again, with the lists in another order, by a member that left: it has stored them.
     let again = settle(one).await.ok();
     has(&again, json!({"produced": done["produced"], "replayed": true}));
+    // To accept what was rejected, and the other way round, is another call.
+    let swapped = json!({"accept": places(&[1]), "reject": [place(0)], "produce": outputs(0..1)});
+    let problem = settle(swapped).await.problem(409, "fenced");
+    has(&problem, json!({"settled": places(&[0, 1])}));
     // If one of them is settled, nothing is done.
     let mixed = json!({"accept": places(&[3, 0]), "produce": outputs(3..4), "release": [place(4)]});
     let problem = settle(mixed).await.problem(409, "fenced");
