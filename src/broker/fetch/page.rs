@@ -397,6 +397,7 @@ impl<'a> Iterator for PageRecords<'a> {
 }
 
 /// About what a record takes in its batch: its parts, and a byte for each of the lengths and deltas between them.
+#[inline]
 pub(crate) fn stored_bytes(record: &Record<'_>) -> u64 {
     let headers: usize = record
         .headers
