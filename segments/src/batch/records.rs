@@ -229,6 +229,29 @@ impl<'a> Records<'a> {
         Ok(records)
     }
 
+    /// Passes over the records before `offset`, whose keys, values and headers are not looked at. What cannot be read is left
+    /// to the next call of [`Records::next`], which returns the error.
+    #[inline]
+    pub fn skip_to(&mut self, offset: Offset) {
+        let Some(wanted) = offset.get().checked_sub(self.base_offset.get()) else {
+            return;
+        };
+        while self.left > 0 {
+            let mut rest = self.rest;
+            let body = take_nullable(&mut rest).flatten();
+            let Some(delta) = body.and_then(take_offset_delta) else {
+                return;
+            };
+            let is_in_order = (self.next_offset_delta..=self.last_offset_delta).contains(&delta);
+            if !is_in_order || u64::from(delta) >= wanted {
+                return;
+            }
+            self.rest = rest;
+            self.left -= 1;
+            self.next_offset_delta = delta + 1;
+        }
+    }
+
     /// Begins at the first of `records`, which are all that follows `header` in its batch.
     pub(super) fn of(header: &BatchHeader, records: &'a [u8]) -> Result<Self, BatchError> {
         if header.attributes.compression() != 0 {
@@ -282,6 +305,14 @@ impl<'a> Records<'a> {
             headers,
         })
     }
+}
+
+/// The offset delta of a record's body.
+#[inline(always)]
+fn take_offset_delta(body: &[u8]) -> Option<u32> {
+    let mut body = body.get(1..)?;
+    take_i64(&mut body)?;
+    take_i32(&mut body)?.try_into().ok()
 }
 
 impl<'a> Iterator for Records<'a> {
@@ -373,6 +404,41 @@ mod tests {
         }
         let other = batch_of(&records[..7], 1);
         assert!(Records::resume(&other, Records::new(&bytes).unwrap().place()).is_err());
+    }
+
+    #[test]
+    fn a_walk_skips_to_the_first_record_that_is_not_before_an_offset() {
+        let records = [
+            [12, 0, 1, 0, 1, 1, 0],
+            [12, 0, 3, 4, 1, 1, 0],
+            [12, 0, 5, 18, 1, 1, 0],
+        ]
+        .concat();
+        let bytes = batch_of(&records, 3);
+        for from in 0..=111 {
+            let mut skipped = Records::new(&bytes).unwrap();
+            skipped.skip_to(Offset::new(from));
+            let offsets = |records: Records<'_>| {
+                let offsets = records.map(|record| record.unwrap().offset.get());
+                offsets.collect::<Vec<_>>()
+            };
+            let mut expected = offsets(Records::new(&bytes).unwrap());
+            expected.retain(|offset| *offset >= from);
+            assert_eq!(offsets(skipped), expected, "{from}");
+        }
+        // The error is found where the record is read.
+        for broken in 0..3 {
+            let mut records = records.clone();
+            records[broken * 7] = 127;
+            let bytes = batch_of(&records, 3);
+            let mut skipped = Records::new(&bytes).unwrap();
+            skipped.skip_to(Offset::new(200));
+            assert!(
+                matches!(skipped.next(), Some(Err(BatchError::Malformed(_)))),
+                "{broken}"
+            );
+            assert!(skipped.next().is_none());
+        }
     }
 
     #[test]

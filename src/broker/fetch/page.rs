@@ -189,11 +189,10 @@ impl Page {
         batch_end: Offset,
         limits: &PageLimits,
     ) -> Result<(), BatchError> {
-        for record in Records::new(batch)? {
+        let mut records = Records::new(batch)?;
+        records.skip_to(self.from);
+        for record in records {
             let record = record?;
-            if record.offset < self.from {
-                continue;
-            }
             if limits.until.is_some_and(|until| record.offset >= until) {
                 self.reach(limits);
                 return Ok(());
@@ -368,7 +367,6 @@ impl<'a> Iterator for PageRecords<'a> {
             if let Some(records) = &mut self.records {
                 for record in records.by_ref() {
                     match record {
-                        Ok(record) if record.offset < self.from => {}
                         Ok(record) if record.offset >= self.end => return None,
                         Ok(record) if !is_kept(&mut self.kept, record.offset) => {}
                         record => return Some(record.map(|record| (record, self.json_lines))),
@@ -383,7 +381,10 @@ impl<'a> Iterator for PageRecords<'a> {
                 // Nothing of this batch is kept.
                 Some(Ok((header, _))) if self.kept.is_some_and(|kept| kept[0] >= header.next_offset()) => {}
                 Some(batch) => match batch.and_then(|(_, batch)| Records::new(batch)) {
-                    Ok(records) => self.records = Some(records),
+                    Ok(mut records) => {
+                        records.skip_to(self.from);
+                        self.records = Some(records);
+                    }
                     Err(error) => return Some(Err(error)),
                 },
                 None => {
