@@ -296,6 +296,9 @@ impl Groups {
                 uncounted.add(outcome, &place);
             }
         }
+        for list in [&mut uncounted.lost, &mut uncounted.settled] {
+            list.sort_unstable();
+        }
         match counts && !has_gone && uncounted == Uncounted::default() {
             true => Ok(()),
             false => Err(uncounted),
