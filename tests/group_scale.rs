@@ -2,6 +2,7 @@
 //! comes, and a member costs some kilobytes.
 //!
 //! The test counts and does not time: it counts how often the waiting requests are woken while another group is busy.
+//! A second test, which is asked for by name, prints what the lag of many groups costs.
 #![allow(clippy::disallowed_methods, reason = "a test looks at its own memory")]
 
 mod support;
@@ -204,4 +205,54 @@ async fn crowd(groups: usize) {
     }
     service.app.stopping.send_replace(true);
     ending.await.expect("it ends");
+}
+
+/// Prints the time that lists of the lag take: `cargo test --test group_scale lag -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "makes 1,000 topics, and only prints times"]
+async fn the_lag_of_200_groups_over_6000_partitions_in_numbers() {
+    const TOPICS: usize = 1000;
+    const GROUPS: usize = 200;
+    /// Topics of each group: 30,000 pairs of group and partition in all.
+    const READ: usize = 25;
+    let service = Service::new();
+    for topic in 0..TOPICS {
+        service.topic(&format!("t{topic}"), 6);
+        service.append_numbers(&format!("t{topic}"), 0, 0, 10);
+    }
+    for group in 0..GROUPS {
+        let topics = (0..READ).map(|n| (group * 5 + n) % TOPICS);
+        let rows = topics.flat_map(|topic| {
+            (0..6).map(
+                move |partition| json!({"topic": format!("t{topic}"), "partition": partition, "offset": 0}),
+            )
+        });
+        let body = json!({"offsets": rows.collect::<Vec<Value>>()});
+        service
+            .put(&format!("/v1/groups/g{group}/offsets"), body)
+            .await
+            .ok();
+    }
+    let time = |what: &str, begin: std::time::Instant| println!("{what}: {:?}", begin.elapsed());
+    for _ in 0..2 {
+        let begin = std::time::Instant::now();
+        service.app.lags.sample();
+        time("a sample", begin);
+        for path in [
+            "/v1/groups?limit=200",
+            "/v1/lag",
+            "/v1/lag?limit=200&sort=lag",
+            "/v1/lag?limit=10&sort=lag_ms",
+            "/v1/lag?topic=t7",
+            "/v1/lag/history?steps=60",
+        ] {
+            let begin = std::time::Instant::now();
+            let answer = service.get(path).await;
+            let size = answer.ok().to_string().len();
+            time(&format!("{path} ({size} bytes)"), begin);
+        }
+        let begin = std::time::Instant::now();
+        let kept = service.app.lags.keep_history();
+        time(&format!("keeping the history ({kept} bytes)"), begin);
+    }
 }

@@ -9,6 +9,7 @@ use crate::engine::{Counters, Engine};
 use crate::error::{At, Error, Result};
 use crate::files::description::TopicSpec;
 use crate::files::layout::Layout;
+use crate::files::memo;
 use crate::files::state::{RESERVED_PREFIX, StateChange, StateEntry};
 use crate::io::clock::{Clock, SystemClock};
 use crate::io::disk::{Disk, RealDisk, raise_file_limit};
@@ -210,6 +211,22 @@ impl Log {
     pub fn delete_topic(&self, name: &str, state: Vec<StateChange>) -> Result<()> {
         check_visible(name)?;
         self.engine().delete_topic(name, state)
+    }
+
+    /// Keeps bytes beside the log, in place of those kept under this name before (`a` to `z` and `-`). They may be lost: the
+    /// caller can do without them. Blocks for a sync.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the name; what the disk said: the bytes before are still there.
+    pub fn write_memo(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let engine = self.engine();
+        memo::write(&*engine.disk, &engine.layout, name, bytes)
+    }
+
+    /// The bytes that [`Log::write_memo`] kept last; `None` if there are none that can be read. Blocks.
+    pub fn read_memo(&self, name: &str) -> Option<Vec<u8>> {
+        let engine = self.engine();
+        memo::read(&*engine.disk, &engine.layout, name)
     }
 
     /// Makes the internal topic that stores the keys of [`AppendRequest::once`]. Blocks for a few syncs the first time

@@ -113,6 +113,16 @@ impl Log {
         self.0.delete_topic(name, state)
     }
 
+    /// Keeps bytes beside the log that the service can do without. Blocks.
+    pub fn write_memo(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.0.write_memo(name, bytes)
+    }
+
+    /// What was kept last under this name. Blocks.
+    pub fn read_memo(&self, name: &str) -> Option<Vec<u8>> {
+        self.0.read_memo(name)
+    }
+
     /// Creates the partition that stores idempotency keys, once in the life of a data directory. Blocks that time.
     pub fn prepare_keys(&self) -> Result<()> {
         self.0.prepare_keys()

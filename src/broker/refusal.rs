@@ -43,6 +43,8 @@ pub enum Reason {
     OutOfOrderSequence,
     /// `expected_offset` is not the next offset.
     OffsetMismatch,
+    /// The reset would do something else by now than its preview says.
+    PreviewOutdated,
     /// The offset lies below the log start.
     OffsetTrimmed,
     /// The offset lies above the end.

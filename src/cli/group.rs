@@ -12,9 +12,9 @@ use super::api::{self, Committed, group_route};
 use super::client::{Client, Failure, Route};
 use super::connect::Connect;
 use super::group_move::{self, RedriveArgs, SeekTo};
+use super::group_reset::{self, ResetArgs};
 use super::lag::report::print_group;
 use super::output::{self, Table, count_of, span_s};
-use super::position::ResetTo;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   quipu group reset billing --topic orders --to -1h --dry-run
@@ -39,23 +39,15 @@ pub(crate) enum Action {
         #[command(flatten)]
         changes: Changes,
     },
-    /// Moves a group's committed offsets
-    #[command(after_help = "Examples:\n  quipu group reset billing --topic orders --to -1h --dry-run")]
+    /// Moves a group's committed offsets, of live groups too
+    #[command(
+        after_help = "Examples:\n  quipu group reset billing --topic orders --to -1h --dry-run\n  quipu group reset billing --all-topics --to earliest --while-active --yes"
+    )]
     Reset {
         #[command(flatten)]
         name: Name,
-        /// Topic whose offsets move
-        #[arg(long, value_name = "TOPIC", value_parser = NonEmptyStringValueParser::new())]
-        topic: String,
-        /// Partition whose offset moves; may be repeated [default: all]
-        #[arg(long, value_name = "P")]
-        partition: Vec<u32>,
-        /// `earliest`, `latest`, offset:N, a time (2013-07-01T12:00, a date, -1h) or shift:-100
-        #[arg(long, value_name = "WHERE", value_parser = ResetTo::parse, allow_hyphen_values = true)]
-        to: ResetTo,
-        /// Change nothing, only show what would change
-        #[arg(long)]
-        dry_run: bool,
+        #[command(flatten)]
+        reset: ResetArgs,
     },
     /// Commits offsets for a group, taken from another group or a file
     #[command(after_help = "Examples:\n  quipu group seek billing-test --to-group billing")]
@@ -169,17 +161,8 @@ pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::R
         }
         Action::Reset {
             name: Name { group },
-            topic,
-            partition,
-            to,
-            dry_run,
-        } => {
-            let mut body = json!({"topic": topic, "to": to.to_json(), "dry_run": dry_run});
-            if !partition.is_empty() {
-                body["partitions"] = partition.into();
-            }
-            group_move::reset(&client, &group, &body, is_json).map_err(|error| explain(error, &group))
-        }
+            reset,
+        } => group_reset::run(&client, &group, &reset, is_json),
         Action::Seek {
             name: Name { group },
             seek,

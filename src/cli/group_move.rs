@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::api::{Committed, CommittedOffset, group_route};
 use super::client::Client;
-use super::output::{self, Table, count_of};
+use super::group_reset::show;
+use super::output;
 
 /// Where `quipu group seek` takes the offsets from.
 #[derive(Debug, clap::Args)]
@@ -32,30 +33,6 @@ pub(crate) struct SeekTo {
     /// Change nothing, only show what would change
     #[arg(long)]
     dry_run: bool,
-}
-
-/// Shows rows with `topic`, `partition`, `old_offset` and `new_offset`; an offset is none where nothing is committed.
-fn show(rows: &Value, dry_run: bool) -> anyhow::Result<()> {
-    Table::of(rows.as_array().into_iter().flatten())
-        .text("TOPIC", |row| row["topic"].as_str().unwrap_or("-").to_owned())
-        .number("PARTITION", |row| count_of(row["partition"].as_u64()))
-        .number("OLD", |row| count_of(row["old_offset"].as_u64()))
-        .number("NEW", |row| count_of(row["new_offset"].as_u64()))
-        .print(&["OLD"])?;
-    if dry_run {
-        output::line("nothing was changed (--dry-run)")?;
-    }
-    Ok(())
-}
-
-/// Moves a group's offsets in one topic; `body` is the request's body.
-pub(crate) fn reset(client: &Client, group: &str, body: &Value, is_json: bool) -> anyhow::Result<()> {
-    let route = group_route(group, &["offsets", "reset"]);
-    let answer = client.send(&Method::POST, &route, Some(body))?;
-    match is_json {
-        true => Ok(output::json(&answer)?),
-        false => show(&answer["offsets"], body["dry_run"] == true),
-    }
 }
 
 /// Commits for a group the offsets of another, or of a file.

@@ -18,6 +18,7 @@ mod failure;
 mod files;
 mod group;
 mod group_move;
+mod group_reset;
 mod history;
 mod input;
 mod inspect;

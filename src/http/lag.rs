@@ -1,12 +1,10 @@
-//! `GET /v1/groups/{group}/lag` and `GET /v1/lag`: how far groups are behind.
+//! `GET /v1/groups/{group}/lag`: how far a group is behind.
 
-use axum::extract::RawQuery;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::groups::page_of_names;
 use super::path::{AtGroup, NoQuery};
 use super::{Share, ok};
 use crate::broker::engine::{Offset, TimestampMs};
@@ -15,14 +13,12 @@ use crate::http::Answer;
 use crate::http::app::App;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(group_lag))
-        .routes(routes!(all_lags))
+    OpenApiRouter::new().routes(routes!(group_lag))
 }
 
 /// The lag of a group.
 #[derive(Debug, Serialize, ToSchema)]
-struct GroupLagBody {
+pub(super) struct GroupLagBody {
     /// The group.
     group: String,
     /// `empty`: no members; `stable`: every member has its final assignment; `rebalancing`.
@@ -101,16 +97,6 @@ struct TotalBody {
     status: &'static str,
 }
 
-/// The lag of many groups.
-#[derive(Debug, Serialize, ToSchema)]
-struct LagsBody {
-    /// A summary for each group, sorted by name.
-    groups: Vec<GroupLagBody>,
-    /// There are more groups: pass this as `after`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
 /// How far a group is behind, by topic and partition
 #[utoipa::path(get, path = "/v1/groups/{group}/lag", tag = "lag",
     responses((status = 200, description = "The lag", body = GroupLagBody)))]
@@ -120,23 +106,7 @@ async fn group_lag(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
     ok(&app.blocking.run(Share::Report, lag).await?)
 }
 
-/// How far every group is behind, with a summary of each
-#[utoipa::path(get, path = "/v1/lag", tag = "lag",
-    params(("limit" = Option<u64>, Query, description = "The largest number of groups (default 100)"),
-        ("after" = Option<String>, Query, description = "Groups after this name")),
-    responses((status = 200, description = "The lags", body = LagsBody)))]
-async fn all_lags(app: App, RawQuery(query): RawQuery) -> Answer {
-    let (names, next) = page_of_names(&app.groups, query.as_deref())?;
-    let lags = app.lags.clone();
-    let summaries = move || {
-        let summary = |group: String| group_body(lags.of(&group), group, false);
-        names.into_iter().map(summary).collect()
-    };
-    let groups = app.blocking.run(Share::Report, summaries).await?;
-    ok(&LagsBody { groups, next })
-}
-
-fn group_body(lag: GroupLag, group: String, with_topics: bool) -> GroupLagBody {
+pub(super) fn group_body(lag: GroupLag, group: String, with_topics: bool) -> GroupLagBody {
     GroupLagBody {
         group,
         state: lag.state.name(),

@@ -23,17 +23,17 @@ use crate::http::Answer;
 use crate::http::app::App;
 
 /// The default length of the window.
-const WINDOW_MS: u64 = 3_600_000;
-const MIN_WINDOW_MS: u64 = 60_000;
-const MAX_WINDOW_MS: u64 = 86_400_000;
+pub(super) const WINDOW_MS: u64 = 3_600_000;
+pub(super) const MIN_WINDOW_MS: u64 = 60_000;
+pub(super) const MAX_WINDOW_MS: u64 = 86_400_000;
 /// The most steps of a series.
-const MAX_STEPS: u64 = 360;
+pub(super) const MAX_STEPS: u64 = 360;
 /// The least bound on the steps of a series, whatever the number of series.
 const MIN_STEPS: u64 = 60;
 /// The most steps of all series together, roughly.
-const MAX_POINTS: u64 = 100_000;
+pub(super) const MAX_POINTS: u64 = 100_000;
 /// The most series in an answer.
-const MAX_SERIES: usize = 1000;
+pub(super) const MAX_SERIES: usize = 1000;
 
 const WHAT: &[&str] = &["window_ms", "topic", "partition", "by"];
 
@@ -76,7 +76,7 @@ struct SeriesBody {
 
 /// The values of each step.
 #[derive(Debug, Serialize, ToSchema)]
-struct Columns {
+pub(super) struct Columns {
     /// Records to read.
     lag: Vec<Option<u64>>,
     /// The age in milliseconds of the oldest next record.
@@ -91,7 +91,7 @@ struct Columns {
         ("by" = Option<String>, Query, description = "A series for each `partition` (the default), `topic`, or the `group`"),
         ("topic" = Option<String>, Query, description = "Only this topic"),
         ("partition" = Option<u32>, Query, description = "Only this partition of `topic`")),
-    responses((status = 200, description = "The history since the server started", body = HistoryBody),
+    responses((status = 200, description = "The history of up to 24 hours, over restarts; it has a gap while the server was down", body = HistoryBody),
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`")))]
 async fn lag_history(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGroup) -> Answer {
     let params = Params::parse(query.as_deref(), WHAT, &[])?;
@@ -260,7 +260,7 @@ impl Asked {
 }
 
 impl Columns {
-    fn of(values: &[Option<Value>]) -> Self {
+    pub(super) fn of(values: &[Option<Value>]) -> Self {
         let value = |metric, it: &Option<Value>| it.map(|it| it.get(metric));
         let column = |metric| values.iter().map(|it| value(metric, it)).collect();
         Self {

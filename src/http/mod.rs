@@ -19,6 +19,7 @@ pub(crate) mod groups;
 pub(crate) mod lag;
 mod lag_chart;
 mod lag_history;
+mod lag_overview;
 mod objects;
 mod openapi;
 mod operate;
@@ -47,6 +48,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(groups::routes())
         .merge(lag::routes())
         .merge(lag_history::routes())
+        .merge(lag_overview::routes())
         .merge(topics::routes())
         .merge(damage::routes())
         .merge(fetch::routes())

@@ -69,6 +69,7 @@ impl Code {
                 Reason::OffsetTrimmed => (410, "offset-trimmed", "The offset has been trimmed", false),
                 Reason::CursorExpired => (410, "cursor-expired", "The cursor's topic is gone", false),
                 Reason::OffsetMismatch => (412, "offset-mismatch", "The next offset is another", false),
+                Reason::PreviewOutdated => (412, "preview-outdated", "The preview is out of date", false),
                 Reason::RecordTooLarge => (413, "record-too-large", "The record is too large", false),
                 Reason::RequestTooLarge => (413, "request-too-large", "The request is too large", false),
                 Reason::OffsetOutOfRange => (416, "offset-out-of-range", "The offset is above the end", false),

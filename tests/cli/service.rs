@@ -351,7 +351,7 @@ fn a_group_is_listed_described_reset_and_deleted() {
         assert_eq!(reset(to).1, new, "{to}");
     }
     let text = service.ok("group reset g --topic t --to earliest --dry-run");
-    assert!(text.contains("OLD"), "{text}");
+    assert!(text.contains("OLD LAG"), "{text}");
     assert!(text.contains("nothing was changed"), "{text}");
 
     service.ok("group delete g");
@@ -387,6 +387,15 @@ fn the_members_of_a_group_are_shown_and_a_command_that_they_forbid_says_so_in_a_
     assert!(text.contains("/v1/groups/g/members/NAME/poll"), "{text}");
     assert_eq!(consumed.out, "", "nothing is printed that could not be committed");
     service.ok("group reset g --topic t --to latest --dry-run");
+    let text = service.ok("group reset g --all-topics --to latest --while-active --yes");
+    assert!(text.contains("NEW LAG") && text.contains("OLD TIME"), "{text}");
+    let moved = service.json("group reset g --topic t --partition 1 --to earliest --while-active");
+    assert_eq!(moved["offsets"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        service.json("group describe g")["state"],
+        "stable",
+        "they are still there"
+    );
 }
 
 #[test]

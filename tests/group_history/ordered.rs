@@ -267,7 +267,7 @@ fn watch(run: &Run<'_>, _: Rng) {
     }
 }
 
-/// Sets the group back, if it has no members just now.
+/// Sets the group back: while it has members, or only if it has none just now.
 fn reset(run: &Run<'_>, client: &mut Client<'_>, rng: &mut Rng) {
     let topic = TOPICS[rng.below(2) as usize].to_owned();
     let to = match rng.below(2) {
@@ -276,7 +276,12 @@ fn reset(run: &Run<'_>, client: &mut Client<'_>, rng: &mut Rng) {
     };
     let (sent, life) = (run.world.tick(), run.world.life());
     let path = format!("/v1/groups/{GROUP}/offsets/reset");
-    let answered = client.call("POST", &path, &json!({"topic": topic, "to": to}));
+    let while_active = rng.below(2) == 0;
+    let body = match rng.below(3) {
+        0 => json!({"topics": [topic], "to": to, "while_active": while_active}),
+        _ => json!({"topic": topic, "to": to, "while_active": while_active}),
+    };
+    let answered = client.call("POST", &path, &body);
     let to = match answered.map(|answered| answered.answer) {
         None => None,
         Some(answer) if answer.status == 200 => {
@@ -288,6 +293,7 @@ fn reset(run: &Run<'_>, client: &mut Client<'_>, rng: &mut Rng) {
         // 404: the group does not exist yet. 409 (below): it has members.
         Some(answer) if answer.status == 404 => return,
         Some(answer) => {
+            assert!(!while_active, "{}", answer.text());
             answer.refusal(409, "group-active", "none");
             return;
         }
@@ -301,9 +307,9 @@ fn reset(run: &Run<'_>, client: &mut Client<'_>, rng: &mut Rng) {
 }
 
 fn disturb(run: &Run<'_>, rng: &mut Rng) {
-    match rng.below(if run.rules.is_clean { 1 } else { 6 }) {
+    match rng.below(if run.rules.is_clean { 1 } else { 8 }) {
         0 => run.grow(rng),
-        1 => reset(run, &mut run.world.client(), rng),
+        1 | 6 | 7 => reset(run, &mut run.world.client(), rng),
         how => {
             run.world.kill();
             run.world.start();

@@ -206,15 +206,26 @@ async fn a_reset_says_what_it_would_do_and_then_does_it() {
     let committed = json!([{"topic": "orders", "partition": 0, "offset": 2, "metadata": "m"}]);
     commit(&service, "g", committed.clone()).await;
     let reset = async |body: Value| service.post(RESET, &body).await;
+    // The running maximum is 100, 300, 300, 400, and the timestamps are 100, 300, 200, 400.
     let row = |partition, old: Option<u64>, new: u64| {
-        json!({"topic": "orders", "partition": partition,
-        "old_offset": old, "new_offset": new})
+        let timestamps = if partition == 0 {
+            &[100, 300, 200, 400][..]
+        } else {
+            &[]
+        };
+        let at = |offset: u64| timestamps.get(offset as usize);
+        let lag = |offset: u64| timestamps.len() as u64 - offset;
+        let before = old.unwrap_or(0);
+        json!({"topic": "orders", "partition": partition, "old_offset": old, "new_offset": new,
+            "old_timestamp": at(before), "new_timestamp": at(new), "old_lag": lag(before), "new_lag": lag(new)})
     };
 
     let body = json!({"topic": "orders", "to": "latest", "dry_run": true});
     let answer = reset(body).await.ok();
-    let expected = json!({"dry_run": true, "offsets": [row(0, Some(2), 4), row(1, None, 0)]});
-    assert_eq!(answer, expected);
+    has(
+        &answer,
+        json!({"dry_run": true, "offsets": [row(0, Some(2), 4), row(1, None, 0)]}),
+    );
     let offsets = service.get(OFFSETS).await.ok();
     assert_eq!(offsets["offsets"], committed);
 
@@ -236,8 +247,10 @@ async fn a_reset_says_what_it_would_do_and_then_does_it() {
     ] {
         let body = json!({"topic": "orders", "partitions": [0], "to": to});
         let answer = reset(body).await.ok();
-        let expected = json!({"dry_run": false, "offsets": [row(0, Some(old), new)]});
-        assert_eq!(answer, expected, "{to}");
+        has(
+            &answer,
+            json!({"dry_run": false, "offsets": [row(0, Some(old), new)]}),
+        );
         let offsets = service.get(OFFSETS).await.ok();
         assert_eq!(offsets["offsets"][0]["offset"], new, "{to}");
         assert_eq!(offsets["offsets"][0]["metadata"], "m");

@@ -11,6 +11,7 @@
 //!   topics/{topic}/{partition}/{base_offset:020}.log  .index  .timeindex
 //!   staging/{id}/              a topic that is being made
 //!   deleted/{id}/              a topic that is being removed
+//!   memos/{name}               what the service can do without
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -68,6 +69,10 @@ impl Layout {
 
     pub(crate) fn deleted_dir(&self) -> PathBuf {
         self.root.join("deleted")
+    }
+
+    pub(crate) fn memos_dir(&self) -> PathBuf {
+        self.root.join("memos")
     }
 
     pub(crate) fn deleted(&self, id: TopicId) -> PathBuf {

@@ -7,6 +7,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod codec;
 pub(crate) mod description;
 pub(crate) mod layout;
+pub(crate) mod memo;
 pub(crate) mod sealed;
 pub(crate) mod slots;
 pub(crate) mod state;

@@ -188,8 +188,16 @@ impl Groups {
                     written.await.map(|()| None).map_err(Refusal::from)
                 }
             };
-            if let Some((ordered, members)) = groups.lock(&cell).1.ordered() {
-                ordered.end_commit(members, &begun.offsets, result.is_ok(), begun.is_finer);
+            let is_closed = {
+                let (_, mut core) = groups.lock(&cell);
+                if let Some((ordered, members)) = core.ordered() {
+                    ordered.end_commit(members, &begun.offsets, result.is_ok(), begun.is_finer);
+                }
+                core.is_closed()
+            };
+            if is_closed {
+                // A reset waits for this.
+                cell.written.notify_waiters();
             }
             drop((guard, order));
             result

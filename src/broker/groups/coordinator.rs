@@ -62,7 +62,7 @@ pub(crate) struct Cell {
     pub(crate) group: Arc<str>,
     /// Notified when an outside change has ended.
     pub(crate) joinable: Notify,
-    /// Notified when a write of a shared group has ended.
+    /// Notified when a write of the group has ended.
     pub(crate) written: Notify,
     /// Held by the poll that reads records of a shared group before they are leased.
     pub(crate) looking: tokio::sync::Mutex<()>,
@@ -94,6 +94,10 @@ pub(crate) struct Core {
     empty_since: Option<Ms>,
     /// Running changes of the committed offsets by clients that are not members: no member may join meanwhile.
     outside: usize,
+    /// Those of them that began with live members: see [`Coordinator::begin_closing`].
+    closing: usize,
+    /// One of them has changed what the memory of the group does not know.
+    is_stale: bool,
     /// The table no longer holds this cell: look it up again.
     pub(crate) is_forgotten: bool,
     counted: usize,
@@ -234,6 +238,8 @@ impl Coordinator {
             topics_seen: 0,
             empty_since: None,
             outside: 0,
+            closing: 0,
+            is_stale: false,
             is_forgotten: false,
             counted: 0,
             counted_unsettled: 0,
@@ -293,14 +299,47 @@ impl Coordinator {
         }
     }
 
-    /// Ends a change that [`Coordinator::begin_outside`] began.
-    pub(crate) fn end_outside(&self, cell: &Cell) {
+    /// Begins a change of the committed offsets of a group that may have members. From now on no member joins, and no
+    /// settle begins; a settle that has begun goes on. Returns the locks that order the members' commits, always in the
+    /// same order: the caller takes all of them, and then waits until the group is [idle](Core::is_idle).
+    pub(crate) fn begin_closing(
+        &self,
+        group: &str,
+        now: Ms,
+    ) -> (Arc<Cell>, Vec<Arc<tokio::sync::Mutex<()>>>) {
+        loop {
+            let cell = self.cell(group);
+            let mut core = self.lock(&cell, now);
+            if core.is_forgotten {
+                continue;
+            }
+            core.outside += 1;
+            core.closing += 1;
+            // Members of a queue settle; they commit nothing.
+            let sessions = core
+                .sessions
+                .values()
+                .filter(|_| core.group_type() == GroupType::Ordered);
+            let orders = sessions.map(|session| Arc::clone(&session.order)).collect();
+            drop(core);
+            return (cell, orders);
+        }
+    }
+
+    /// Ends a change that [`Coordinator::begin_outside`] began, or [`Coordinator::begin_closing`]. Unless the group's memory
+    /// is in step with what was changed, it is forgotten after the last of them.
+    pub(crate) fn end_outside(&self, cell: &Cell, is_closing: bool, is_in_step: bool) {
         {
             let mut cells = self.cells.lock();
             let mut core = cell.core.lock();
             core.outside -= 1;
-            // The cell's memory of past deliveries no longer matches the committed offsets: nobody may join it in between.
-            self.forget_cell(&mut cells, cell, &mut core);
+            core.closing -= usize::from(is_closing);
+            core.is_stale |= !is_in_step;
+            if core.is_stale {
+                // The cell's memory of past deliveries no longer matches the committed offsets: nobody may join it in
+                // between.
+                self.forget_cell(&mut cells, cell, &mut core);
+            }
         }
         cell.joinable.notify_waiters();
     }
@@ -425,8 +464,13 @@ impl Core {
         self.outside > 0
     }
 
+    /// Whether what members settle may still be written: no change from outside keeps them out, or it waits for that.
+    pub(crate) fn is_writable(&self) -> bool {
+        !self.is_forgotten && (self.outside == 0 || self.closing > 0)
+    }
+
     /// Whether no write of the group is on its way to the log.
-    fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         match &self.kind {
             Kind::Ordered(ordered) => !ordered.is_committing(),
             Kind::Shared(work) => work.is_idle(),

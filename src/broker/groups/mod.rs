@@ -7,8 +7,8 @@
 //! Members are in memory only: after a restart they join again. In an ordered group, an `ack` of an answer from before
 //! the restart can still commit (see [`poll_id`]).
 //!
-//! - [`membership`], [`poll`], [`commit`] and [`settle`] are the calls of members, [`outside`] those of others; [`alter`]
-//!   changes settings.
+//! - [`membership`], [`poll`], [`commit`] and [`settle`] are the calls of members, [`outside`] and [`reset`] those of others;
+//!   [`alter`] changes settings.
 //! - [`outputs`] are records that are appended with what a call acknowledges; [`repeats`] remembers such calls.
 //! - `writing` makes durable what members of shared groups settle.
 //! - `coordinator` holds the groups with members. The state machines that decide are pure: [`members`] for both kinds
@@ -37,6 +37,7 @@ pub mod poll;
 pub mod poll_id;
 pub mod processes;
 pub mod repeats;
+pub mod reset;
 pub mod settle;
 pub mod shared;
 pub mod subscriptions;
@@ -188,6 +189,8 @@ impl Groups {
         Some(Outside {
             cell: self.coordinator.begin_outside(group, self.now_ms())?,
             groups: self.clone(),
+            is_closing: false,
+            is_in_step: false,
         })
     }
 
@@ -395,11 +398,21 @@ impl Groups {
 pub struct Outside {
     groups: Groups,
     cell: Arc<Cell>,
+    /// It began with [`Coordinator::begin_closing`].
+    is_closing: bool,
+    /// The group's memory agrees with what was changed.
+    is_in_step: bool,
 }
 
 impl Drop for Outside {
     fn drop(&mut self) {
-        self.groups.coordinator.end_outside(&self.cell);
+        let Self {
+            groups,
+            cell,
+            is_closing,
+            is_in_step,
+        } = self;
+        groups.coordinator.end_outside(cell, *is_closing, *is_in_step);
     }
 }
 

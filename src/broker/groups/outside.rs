@@ -1,19 +1,15 @@
-//! Changes of a group that none of its members makes: commits, resets and the deletion.
+//! Changes of a group that none of its members makes: commits, and the deletion. Resets are in [`super::reset`].
 //!
 //! Each keeps members and other changes out from before its checks until it is durable, so what it decided by still
 //! holds when it takes effect.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use super::offsets::Committed;
 use super::subscriptions::pattern_of_key;
 use super::{Commit, Groups, MAX_METADATA_BYTES, Outside, append, finish, keys_of_group};
-use crate::broker::blocking::Share;
-use crate::broker::engine::{Log, Offset, Partition, PartitionId, StateChange};
+use crate::broker::engine::{Offset, StateChange};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::state_keys::topic_of;
-use crate::broker::topics::lookup::Start;
 use crate::broker::topics::{self, catalog};
 
 /// An offset to commit, in a partition by its names.
@@ -29,51 +25,6 @@ pub struct NamedCommit {
     pub metadata: Option<String>,
 }
 
-/// Where a reset moves a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// To where a new group would begin.
-    At(Start),
-    /// To this offset.
-    Offset(u64),
-    /// By so many offsets from what is committed.
-    Shift(i64),
-}
-
-/// Which partitions a reset moves, and where to.
-#[derive(Clone, Debug)]
-pub struct Reset {
-    /// The topic.
-    pub topic: String,
-    /// The partitions; `None`: all of the topic's.
-    pub partitions: Option<Vec<u32>>,
-    /// The target.
-    pub to: Target,
-    /// Change nothing, only compute.
-    pub dry_run: bool,
-}
-
-/// What a reset does to a partition.
-#[derive(Clone, Debug)]
-pub struct Moved {
-    /// The partition.
-    pub partition: PartitionId,
-    /// What was committed before; `None`: nothing.
-    pub old: Option<Committed>,
-    /// The committed offset after.
-    pub new: Offset,
-}
-
-impl Moved {
-    fn commit(&self) -> Commit {
-        Commit {
-            partition: self.partition,
-            offset: self.new,
-            metadata: self.old.as_ref().and_then(|old| old.metadata.clone()),
-        }
-    }
-}
-
 impl Groups {
     /// Commits offsets for a group without members, all or none, and creates the group if it does not exist.
     ///
@@ -84,26 +35,6 @@ impl Groups {
         let outside = self.no_members(group)?;
         let commits = self.check_commits(offsets)?;
         Ok(self.commit((guard, outside), group, commits).await?)
-    }
-
-    /// Sets a group's offsets in one topic; a dry run also works while the group has members.
-    ///
-    /// # Errors
-    /// [`Reason::UnknownGroup`], [`Reason::GroupActive`], [`Reason::UnknownTopic`], [`Reason::UnknownPartition`],
-    /// [`Reason::InvalidRequest`]: nothing was changed. Those of [`Groups::commit`].
-    pub async fn reset(&self, group: &str, reset: Reset) -> Result<Vec<Moved>, Refusal> {
-        let guard = self.alone().await;
-        self.check_exists(group)?;
-        let dry_run = reset.dry_run;
-        let outside = (!dry_run).then(|| self.no_members(group)).transpose()?;
-        let (groups, name) = (self.clone(), group.to_owned());
-        let plan = move || groups.plan_reset(&name, &reset);
-        let moved = self.blocking.attempt(Share::Read, plan).await?;
-        if !dry_run {
-            let commits = moved.iter().map(Moved::commit).collect();
-            self.commit((guard, outside), group, commits).await?;
-        }
-        Ok(moved)
     }
 
     /// Deletes a group without members, with everything it committed; durable when this returns.
@@ -192,63 +123,9 @@ impl Groups {
     pub(super) fn no_members(&self, group: &str) -> Result<Outside, Refusal> {
         self.begin_outside(group).ok_or_else(|| {
             let detail = format!(
-                "the group {group} has live members: have them leave, or wait until their sessions end"
+                "the group {group} has live members: have them leave, or wait until their sessions end; a reset also takes while_active"
             );
             Refusal::new(Reason::GroupActive, detail)
         })
-    }
-
-    /// Computes a reset. May block on the disk.
-    fn plan_reset(&self, group: &str, reset: &Reset) -> Result<Vec<Moved>, Refusal> {
-        let topic = catalog::find(&self.log, &reset.topic).map_err(|refusal| refusal.at("/topic"))?;
-        let committed = self.committed(group);
-        let partitions = match &reset.partitions {
-            None => topic.partitions().to_vec(),
-            Some(indexes) if indexes.is_empty() => {
-                let detail = "name a partition, or leave partitions out for all";
-                return Err(Refusal::invalid("/partitions", detail));
-            }
-            Some(indexes) => {
-                let mut partitions: Vec<Arc<Partition>> = Vec::with_capacity(indexes.len());
-                let mut seen = BTreeSet::new();
-                for (i, index) in indexes.iter().enumerate() {
-                    let field = format!("/partitions/{i}");
-                    if !seen.insert(*index) {
-                        let detail = format!("partition {index} is given twice");
-                        return Err(Refusal::invalid(field, detail));
-                    }
-                    let found = topics::partition(&topic, *index);
-                    partitions.push(found.map_err(|refusal| refusal.at(field))?);
-                }
-                partitions
-            }
-        };
-        let moved = partitions.iter().map(|partition| {
-            let old = committed.get(&partition.id()).cloned();
-            let from = old.as_ref().map(|old| old.offset);
-            Ok(Moved {
-                partition: partition.id(),
-                old,
-                new: reset.to.resolve(&self.log, partition, from)?,
-            })
-        });
-        moved.collect()
-    }
-}
-
-impl Target {
-    /// The offset in a partition, within `log_start_offset..=end_offset`. May block on the disk.
-    fn resolve(self, log: &Log, partition: &Partition, old: Option<Offset>) -> Result<Offset, Refusal> {
-        let positions = partition.positions();
-        let (start, end) = (positions.log_start_offset, positions.end_offset);
-        let wanted = match self {
-            Self::At(place) => place.offset(log, partition)?,
-            Self::Offset(offset) => Offset::try_new(offset).unwrap_or(Offset::MAX),
-            Self::Shift(by) => {
-                let from = old.unwrap_or(start).get();
-                Offset::try_new(from.saturating_add_signed(by)).unwrap_or(Offset::MAX)
-            }
-        };
-        Ok(wanted.clamp(start, end))
     }
 }

@@ -126,8 +126,8 @@ impl Groups {
         };
         let starts = {
             let (_, mut core) = self.lock(cell);
-            // During and after a change from outside the group has no members, and unwritten changes are out of date.
-            if core.is_closed() || core.is_forgotten {
+            // During and after a change from outside, unwritten changes are out of date.
+            if !core.is_writable() {
                 return answer;
             }
             core.work().is_some_and(|work| work.submit(pending))
@@ -143,8 +143,17 @@ impl Groups {
         loop {
             // Held from before the batch is chosen until it is durable, as for every commit.
             let guard = self.commits().await;
-            let batch = self.lock(&cell).1.work().and_then(Work::next_batch);
-            let Some(mut batch) = batch else { return };
+            let (batch, is_closed) = {
+                let (_, mut core) = self.lock(&cell);
+                (core.work().and_then(Work::next_batch), core.is_closed())
+            };
+            let Some(mut batch) = batch else {
+                if is_closed {
+                    // A reset waits for this.
+                    cell.written.notify_waiters();
+                }
+                return;
+            };
             let result = self.write_batch(&cell, &mut batch).await;
             let partitions = || batch.settlements.iter().map(|settlement| settlement.partition);
             if let Some(work) = self.lock(&cell).1.work() {

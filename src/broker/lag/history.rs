@@ -13,7 +13,8 @@
 //! | above [`MAX_TRACKS`] | those above have no rates, no status but what the moment tells, and no history | |
 //!
 //! Points are kept for [`KEPT`]; if they exceed [`MAX_BYTES`], the oldest are dropped. Setting the wall clock back
-//! drops all points, and so does a restart: nothing is written to disk.
+//! drops all points. A restart drops the windows; the points are written beside the log from time to time (see
+//! [`super::memo`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::memo::Memo;
 use super::series::{Point, Series, Slot};
 use super::window::{Sample, Verdict, Window};
 use crate::broker::engine::{Located, Offset, PartitionId, TimestampMs};
@@ -83,11 +85,12 @@ struct State {
     max_bytes: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct SlotTime {
-    at: TimestampMs,
+/// When a slot was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SlotTime {
+    pub(super) at: TimestampMs,
     /// The current interval.
-    interval_ms: i64,
+    pub(super) interval_ms: i64,
 }
 
 /// A group in a partition.
@@ -111,6 +114,9 @@ pub struct Recording {
     /// By partition.
     pub series: Vec<(PartitionId, Series)>,
 }
+
+/// A group with the series of its partitions.
+pub type OfGroup = (Arc<str>, Vec<Series>);
 
 impl Default for State {
     fn default() -> Self {
@@ -191,17 +197,70 @@ impl History {
         mut wanted: impl FnMut(PartitionId) -> bool,
     ) -> Recording {
         let state = self.state.lock();
-        let skipped = state.slots.partition_point(|slot| slot.at < since);
-        let slots = state.slots.iter().skip(skipped);
-        let first = state.first_slot + skipped as Slot;
+        let mut recording = state.times_since(since);
         let tracks = state.groups.get(group).into_iter().flatten();
-        Recording {
-            first,
-            times: slots.clone().map(|slot| slot.at).collect(),
-            interval_ms: slots.map(|slot| slot.interval_ms).max().unwrap_or(FINE_SLOT_MS),
-            series: tracks
-                .filter(|(id, _)| wanted(**id))
-                .map(|(id, track)| (*id, track.series.since(first)))
+        recording.series = tracks
+            .filter(|(id, _)| wanted(**id))
+            .map(|(id, track)| (*id, track.series.since(recording.first)))
+            .collect();
+        recording
+    }
+
+    /// The history of all groups since then; the recording itself has no series.
+    pub fn recordings(&self, since: TimestampMs) -> (Recording, Vec<OfGroup>) {
+        let state = self.state.lock();
+        let recording = state.times_since(since);
+        let groups = state.groups.iter().map(|(group, tracks)| {
+            let series = tracks.values().map(|track| track.series.since(recording.first));
+            (Arc::clone(group), series.collect())
+        });
+        let groups = groups.collect();
+        (recording, groups)
+    }
+
+    /// A history that goes on from one that was remembered, without its windows.
+    pub fn of(memo: Memo) -> Self {
+        let mut state = State {
+            slots: memo.slots.into(),
+            first_slot: memo.first_slot,
+            ..State::default()
+        };
+        let next_slot = state.first_slot + state.slots.len() as Slot;
+        for (group, tracks) in memo.groups {
+            let tracks: BTreeMap<PartitionId, Track> = tracks
+                .into_iter()
+                .filter(|(_, series)| series.next_slot() == next_slot)
+                .map(|(id, series)| {
+                    (
+                        id,
+                        Track {
+                            series,
+                            ..Track::new(next_slot)
+                        },
+                    )
+                })
+                .collect();
+            state.tracks += tracks.len();
+            state.groups.insert(group, tracks);
+        }
+        Self {
+            state: Mutex::new(state),
+        }
+    }
+
+    /// What to remember over a restart.
+    pub fn memo(&self) -> Memo {
+        let state = self.state.lock();
+        let tracks = |tracks: &BTreeMap<PartitionId, Track>| {
+            let tracks = tracks.iter();
+            tracks.map(|(id, track)| (*id, track.series.clone())).collect()
+        };
+        let groups = state.groups.iter();
+        Memo {
+            first_slot: state.first_slot,
+            slots: state.slots.iter().copied().collect(),
+            groups: groups
+                .map(|(group, of)| (Arc::clone(group), tracks(of)))
                 .collect(),
         }
     }
@@ -222,6 +281,18 @@ impl State {
             .next_power_of_two()
             .ilog2();
         FINE_SLOT_MS << doublings
+    }
+
+    /// The slots since then, without series.
+    fn times_since(&self, since: TimestampMs) -> Recording {
+        let skipped = self.slots.partition_point(|slot| slot.at < since);
+        let slots = self.slots.iter().skip(skipped);
+        Recording {
+            first: self.first_slot + skipped as Slot,
+            times: slots.clone().map(|slot| slot.at).collect(),
+            interval_ms: slots.map(|slot| slot.interval_ms).max().unwrap_or(FINE_SLOT_MS),
+            series: Vec::new(),
+        }
     }
 
     fn is_slot_due(&self, now: TimestampMs) -> bool {

@@ -9,11 +9,15 @@
 //! - [`series`]: a day of points in little memory. Pure.
 //! - [`history`]: the windows and series of every group and partition, and their memory bound.
 //! - [`plot`]: a part of the history in steps, for an answer or a chart. Pure.
-//! - [`sampler`]: the thin loop that feeds the history.
+//! - [`overview`]: the current figures of many groups, chosen, sorted and in pages.
+//! - [`memo`]: the history as it is kept over a restart.
+//! - [`sampler`]: the thin loop that feeds the history, and keeps it.
 //!
-//! Windows and history are in memory only: a restart empties them. The current figures do not need them.
+//! Windows are in memory only: a restart empties them. The current figures need neither them nor the history.
 
 pub mod history;
+pub mod memo;
+pub mod overview;
 pub mod plot;
 pub mod report;
 pub mod sampler;

@@ -4,8 +4,9 @@
 //! line of several partitions is first added up slot by slot (records and bytes are summed, the oldest age counts).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::history::Recording;
+use super::history::{OfGroup, Recording};
 use super::series::Series;
 use crate::broker::engine::{PartitionId, TimestampMs, TopicId};
 
@@ -147,18 +148,7 @@ pub fn since(request: &Request) -> TimestampMs {
 impl Plot {
     /// Plots a recording, which should reach back to [`since`].
     pub fn of(recording: &Recording, request: &Request) -> Self {
-        let interval_ms = u64::try_from(recording.interval_ms).unwrap_or(0);
-        let step_ms = step_ms(request.window_ms, request.max_steps, interval_ms);
-        let step = i64::try_from(step_ms).unwrap_or(i64::MAX).max(1);
-        let window = i64::try_from(request.window_ms).unwrap_or(i64::MAX);
-        let begin = request.until.get().saturating_sub(window).div_euclid(step);
-        let end = request.until.get().div_euclid(step);
-        let steps = Steps {
-            recording,
-            begin,
-            count: usize::try_from(end - begin + 1).unwrap_or(0),
-            step,
-        };
+        let steps = Steps::of(recording, request);
         let mut lines: BTreeMap<(Option<TopicId>, Option<u32>), Vec<&Series>> = BTreeMap::new();
         for (PartitionId { topic, index }, series) in &recording.series {
             let key = match request.by {
@@ -192,11 +182,9 @@ impl Plot {
         };
         let all: Vec<&Series> = recording.series.iter().map(|(_, series)| series).collect();
         Self {
-            from: TimestampMs(begin.saturating_mul(step)),
-            step_ms,
-            times: (0..steps.count as i64)
-                .map(|index| TimestampMs((begin + index).saturating_mul(step)))
-                .collect(),
+            from: TimestampMs(steps.begin.saturating_mul(steps.step)),
+            step_ms: steps.step.unsigned_abs(),
+            times: steps.times().collect(),
             left_out: rest.len(),
             others: members(&rest),
             total: steps.values(&all),
@@ -207,6 +195,50 @@ impl Plot {
     /// Whether the plot is empty.
     pub fn is_empty(&self) -> bool {
         self.total.iter().all(Option::is_none)
+    }
+}
+
+/// A line for each of many groups, in the same steps.
+#[derive(Clone, Debug, Default)]
+pub struct Groups {
+    /// The length of a step, in milliseconds.
+    pub step_ms: u64,
+    /// When each step begins: from the first sample in the window on.
+    pub times: Vec<TimestampMs>,
+    /// The groups, the worst first.
+    pub lines: Vec<(Arc<str>, Vec<Option<Value>>)>,
+    /// Groups that were left out.
+    pub left_out: usize,
+}
+
+impl Groups {
+    /// Plots the recordings of groups, which should reach back to [`since`]. The unit of a line is the group, whatever the
+    /// request says.
+    pub fn of(recording: &Recording, groups: &[OfGroup], request: &Request) -> Self {
+        let steps = Steps::of(recording, request);
+        let line = |(name, series): &OfGroup| {
+            let members: Vec<&Series> = series.iter().collect();
+            (Arc::clone(name), steps.values(&members))
+        };
+        let mut lines: Vec<(Arc<str>, Vec<Option<Value>>)> = groups.iter().map(line).collect();
+        // Stable: equal groups stay in order of their names.
+        lines.sort_by_key(|(_, values)| std::cmp::Reverse(badness(values, request.metric)));
+        let left_out = lines.len().saturating_sub(request.max_lines);
+        lines.truncate(request.max_lines);
+        // The first step may be a part of one, and is one too many then.
+        let most = usize::try_from(request.max_steps).unwrap_or(usize::MAX);
+        let is_empty = |index: &usize| lines.iter().all(|(_, values)| values[*index].is_none());
+        let first = (0..steps.count).take_while(is_empty).count();
+        let first = first.max(steps.count.saturating_sub(most));
+        for (_, values) in &mut lines {
+            values.drain(..first);
+        }
+        Self {
+            step_ms: steps.step.unsigned_abs(),
+            times: steps.times().skip(first).collect(),
+            lines,
+            left_out,
+        }
     }
 }
 
@@ -224,7 +256,28 @@ struct Steps<'a> {
     step: i64,
 }
 
-impl Steps<'_> {
+impl<'a> Steps<'a> {
+    fn of(recording: &'a Recording, request: &Request) -> Self {
+        let interval_ms = u64::try_from(recording.interval_ms).unwrap_or(0);
+        let step_ms = step_ms(request.window_ms, request.max_steps, interval_ms);
+        let step = i64::try_from(step_ms).unwrap_or(i64::MAX).max(1);
+        let window = i64::try_from(request.window_ms).unwrap_or(i64::MAX);
+        let begin = request.until.get().saturating_sub(window).div_euclid(step);
+        let end = request.until.get().div_euclid(step);
+        Self {
+            recording,
+            begin,
+            count: usize::try_from(end - begin + 1).unwrap_or(0),
+            step,
+        }
+    }
+
+    /// When each step begins.
+    fn times(&self) -> impl Iterator<Item = TimestampMs> + use<> {
+        let (begin, step) = (self.begin, self.step);
+        (0..self.count as i64).map(move |index| TimestampMs((begin + index).saturating_mul(step)))
+    }
+
     /// The values of several series together.
     fn values(&self, members: &[&Series]) -> Vec<Option<Value>> {
         let Recording { first, times, .. } = self.recording;
@@ -359,6 +412,48 @@ mod tests {
         let lags = lags(&plot.lines[0].values);
         assert_eq!(lags.iter().flatten().filter(|lag| **lag == 500).count(), 1);
         assert!(lags.iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn groups_have_a_line_each_the_worst_first_from_the_first_sample_on() {
+        let parts = recording(3, &[(id(1, 0), |_| 1), (id(1, 1), |s| s * 2), (id(2, 0), |_| 4)]);
+        let series: Vec<Series> = parts.series.iter().map(|(_, series)| series.clone()).collect();
+        let groups = [
+            ("a".into(), vec![series[0].clone()]),
+            ("b".into(), series[..2].to_vec()),
+            ("c".into(), vec![series[2].clone()]),
+        ];
+        let request = Request {
+            window_ms: 50_000,
+            ..request(3, By::Partition)
+        };
+        let plot = Groups::of(&parts, &groups, &request);
+        let rows: Vec<_> = plot
+            .lines
+            .iter()
+            .map(|(name, values)| (&**name, lags(values)))
+            .collect();
+        let expected = [
+            ("b", vec![Some(1), Some(3), Some(5)]),
+            ("c", vec![Some(4), Some(4), Some(4)]),
+        ];
+        assert_eq!((rows, plot.left_out), (expected.to_vec(), 1));
+        assert_eq!(
+            (plot.step_ms, plot.times.len(), plot.times[0]),
+            (10_000, 3, TimestampMs(START))
+        );
+        let few = Request {
+            max_steps: 2,
+            window_ms: 20_000,
+            ..request
+        };
+        let plot = Groups::of(&parts, &groups, &few);
+        assert_eq!(
+            lags(&plot.lines[0].1),
+            [Some(3), Some(5)],
+            "never more steps than asked for"
+        );
+        assert!(Groups::of(&Recording::default(), &[], &request).times.is_empty());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::broker::groups::Groups;
 use crate::broker::groups::live::{GroupState, GroupType, Live, Progress};
 use crate::broker::groups::ordered::partitions::passed::Seen;
 use crate::broker::lag::history::{History, Place, Row};
+use crate::broker::lag::memo::{self, Memo};
 use crate::broker::lag::series::Point;
 use crate::broker::lag::window::{Rates, Sample, Status, Verdict};
 use crate::broker::lag::{Lag, millis_from, next_unread};
@@ -122,14 +123,29 @@ impl Total {
 }
 
 impl Lags {
-    /// The lag of the groups of a log.
+    /// The lag of the groups of a log, with the history that was kept beside it. Blocks on the disk.
     pub fn new(log: Log, clock: Arc<dyn Clock>, groups: Groups) -> Self {
+        let memo = log.read_memo(memo::NAME).and_then(|bytes| Memo::decode(&bytes));
         Self {
             log,
             clock,
             groups,
-            history: Arc::default(),
+            history: Arc::new(memo.map_or_else(History::default, History::of)),
         }
+    }
+
+    /// Keeps the history beside the log, for the next start, if there is one. Returns how many bytes that took; blocks for
+    /// a sync.
+    pub fn keep_history(&self) -> u64 {
+        let memo = self.history.memo();
+        if memo.is_empty() {
+            return 0;
+        }
+        let bytes = memo.encode();
+        if let Err(error) = self.log.write_memo(memo::NAME, &bytes) {
+            tracing::debug!(%error, "the history of the lag is not kept");
+        }
+        bytes.len() as u64
     }
 
     /// The current lag of a group. May block on the disk.

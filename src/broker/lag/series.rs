@@ -119,6 +119,32 @@ impl Series {
         }
     }
 
+    /// The chunks: the slot of the first point, how many points there are, and the bytes of their runs.
+    pub(super) fn chunks(&self) -> Vec<(Slot, u32, Arc<[u8]>)> {
+        let closed = self.closed.iter().cloned();
+        let chunks = closed.chain([self.open.clone().close()]);
+        let parts = |chunk: Chunk| (chunk.first, chunk.points, chunk.bytes);
+        chunks.filter(|chunk| chunk.points > 0).map(parts).collect()
+    }
+
+    /// A series of such chunks, which must follow each other without a gap; its next point is for `next`.
+    pub(super) fn of_chunks(chunks: Vec<(Slot, u32, Arc<[u8]>)>, next: Slot) -> Option<Self> {
+        let mut closed = VecDeque::with_capacity(chunks.len());
+        let mut expected = chunks.first().map_or(next, |(first, ..)| *first);
+        for (first, points, bytes) in chunks {
+            let lengths: u64 = Runs::new(first, &bytes).map(|run| u64::from(run.length)).sum();
+            if first != expected || lengths != u64::from(points) {
+                return None;
+            }
+            expected = first.checked_add(points.into())?;
+            closed.push_back(Chunk { first, points, bytes });
+        }
+        (expected == next).then(|| Self {
+            closed,
+            open: Open::new(next),
+        })
+    }
+
     /// The memory in use, in bytes.
     pub fn heap_bytes(&self) -> usize {
         // An `Arc` stores two counts.

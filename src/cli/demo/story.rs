@@ -230,7 +230,9 @@ impl Story<'_> {
             ))?;
         }
         narrator.say("Send it back to the start, and watch its lag while you read again:")?;
-        self.quipu(&format!("group reset {GROUP} --topic {TOPIC} --to earliest"))?;
+        self.quipu(&format!(
+            "group reset {GROUP} --topic {TOPIC} --to earliest --yes"
+        ))?;
         self.quipu(&format!("lag {GROUP} --watch"))
     }
 

@@ -202,7 +202,8 @@ struct PolledBody {
     gaps: Option<Vec<Value>>,
     /// For whom `ack` did not count; left out if there are none. Ordered groups: the partitions in which it could no longer
     /// commit, because they are another member's by now or the group was reset; their records are delivered again, to
-    /// whoever has the partition. Shared groups: the records, with their `offset`, that another member holds now.
+    /// whoever has the partition. Shared groups: the records, with their `offset`, that another member holds now, or that were leased
+    /// before a reset.
     #[schema(value_type = Option<Vec<Object>>)]
     lost: Option<Vec<Value>>,
     /// Shared groups: records for which `ack` did not count, because they were settled before; left out if there are

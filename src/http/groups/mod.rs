@@ -3,6 +3,7 @@
 mod members;
 mod offsets;
 mod outputs;
+mod reset;
 mod settings;
 mod work;
 
@@ -34,6 +35,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(list_groups))
         .routes(routes!(describe_group, delete_group, settings::alter_group))
         .merge(offsets::routes())
+        .merge(reset::routes())
         .merge(members::routes())
         .merge(work::routes())
 }

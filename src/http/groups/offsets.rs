@@ -4,13 +4,11 @@ use axum::extract::RawQuery;
 use axum::response::IntoResponse;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::start_of;
-use crate::broker::groups::outside::{Moved, NamedCommit, Reset, Target};
+use crate::broker::groups::outside::NamedCommit;
 use crate::broker::names::TOPIC;
 use crate::http::Answer;
 use crate::http::app::App;
@@ -21,9 +19,7 @@ use crate::http::path::{AtGroup, GroupName, NoQuery};
 use crate::http::problem::Problem;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(read_offsets, commit_offsets, forget_topic))
-        .routes(routes!(reset_offsets))
+    OpenApiRouter::new().routes(routes!(read_offsets, commit_offsets, forget_topic))
 }
 
 /// A committed offset.
@@ -47,45 +43,6 @@ pub(super) struct OffsetBody {
 pub(super) struct OffsetsBody {
     /// One for each partition.
     pub(super) offsets: Vec<OffsetBody>,
-}
-
-/// Where to set a group's offsets.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct ResetBody {
-    /// The topic.
-    topic: String,
-    /// The partitions; by default all of the topic's.
-    #[serde(default)]
-    partitions: Option<Vec<u32>>,
-    /// `"earliest"`, `"latest"`, a time, `{"offset":N}`, or `{"shift":N}` from the committed offset (or the log start).
-    #[schema(value_type = Value)]
-    to: Value,
-    /// Change nothing; only answer with what a reset would do.
-    #[serde(default)]
-    dry_run: bool,
-}
-
-/// The result of a reset.
-#[derive(Debug, Serialize, ToSchema)]
-struct ResetAnswer {
-    /// Whether nothing was changed.
-    dry_run: bool,
-    /// One for each partition.
-    offsets: Vec<ResetRow>,
-}
-
-/// The result of a reset in one partition.
-#[derive(Debug, Serialize, ToSchema)]
-struct ResetRow {
-    /// The topic.
-    topic: String,
-    /// The partition.
-    partition: u32,
-    /// The committed offset before; null: none.
-    old_offset: Option<u64>,
-    /// The committed offset now.
-    new_offset: u64,
 }
 
 /// Lists the committed offsets of a group
@@ -132,49 +89,6 @@ async fn forget_topic(app: App, RawQuery(query): RawQuery, GroupName(group): Gro
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Sets a group's offsets in one topic
-#[utoipa::path(post, path = "/v1/groups/{group}/offsets/reset", tag = "groups", request_body = ResetBody,
-    responses((status = 200, description = "Old and new offset of each partition", body = ResetAnswer),
-        (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`"),
-        (status = 409, description = "`group-active`: the group has members, and this is not a dry run; nothing was changed")))]
-async fn reset_offsets(
-    app: App,
-    _: NoQuery,
-    GroupName(group): GroupName,
-    JsonBody(body): JsonBody<ResetBody>,
-) -> Answer {
-    let reset = Reset {
-        to: target_of(&body.to)?,
-        topic: body.topic.clone(),
-        partitions: body.partitions,
-        dry_run: body.dry_run,
-    };
-    let row = |moved: Moved| ResetRow {
-        topic: body.topic.clone(),
-        partition: moved.partition.index,
-        old_offset: moved.old.map(|old| old.offset.get()),
-        new_offset: moved.new.get(),
-    };
-    let moved = app.groups.reset(&group, reset).await?;
-    let (dry_run, offsets) = (body.dry_run, moved.into_iter().map(row).collect());
-    ok(&ResetAnswer { dry_run, offsets })
-}
-
-fn target_of(value: &Value) -> Result<Target, Problem> {
-    let field = |name| {
-        value
-            .get(name)
-            .filter(|_| value.as_object().is_some_and(|map| map.len() == 1))
-    };
-    let offset = field("offset").and_then(Value::as_u64).map(Target::Offset);
-    let shift = field("shift").and_then(Value::as_i64).map(Target::Shift);
-    let found = start_of(value).map(Target::At).or(offset).or(shift);
-    found.ok_or_else(|| {
-        let forms = r#""earliest", "latest", a time, {"offset":N} or {"shift":N}"#;
-        Problem::invalid("/to", format!(r#""to" must be {forms}, not {value}"#))
-    })
-}
-
 impl From<NamedCommit> for OffsetBody {
     fn from(row: NamedCommit) -> Self {
         Self {
@@ -193,40 +107,6 @@ impl From<&OffsetBody> for NamedCommit {
             partition: row.partition,
             offset: row.offset,
             metadata: row.metadata.clone(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::broker::engine::TimestampMs;
-    use crate::broker::topics::lookup::Start;
-
-    #[test]
-    fn a_reset_goes_to_an_end_a_time_an_offset_or_by_a_shift() {
-        let time = Target::At(Start::Time(TimestampMs(1000)));
-        for (value, target) in [
-            (json!("earliest"), Target::At(Start::Earliest)),
-            (json!("latest"), Target::At(Start::Latest)),
-            (json!(1000), time),
-            (json!("1970-01-01T00:00:01Z"), time),
-            (json!({"offset": 7}), Target::Offset(7)),
-            (json!({"shift": -100}), Target::Shift(-100)),
-        ] {
-            assert_eq!(target_of(&value).unwrap(), target);
-        }
-    }
-
-    #[test]
-    fn any_other_target_is_refused_at_its_place() {
-        let wrong = json!(["begin", -1, 1.5, null, {}, {"offset": -1}, {"shift": "x"}, {"offset": 1, "shift": 1},
-            {"ofset": 1}, [1]]);
-        for wrong in wrong.as_array().unwrap() {
-            let problem = target_of(wrong).unwrap_err();
-            assert_eq!(problem.to_json()["pointer"], "/to", "{wrong}");
         }
     }
 }

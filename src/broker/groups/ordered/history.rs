@@ -1,5 +1,6 @@
 //! Random histories of an ordered group: consumers that join, poll, lose answers, give up, fall silent and leave, over
-//! a log that grows, with commits that land late or fail. All invariants are checked after each step.
+//! a log that grows, with commits that land late or fail, and resets of the live group. All invariants are checked after
+//! each step.
 
 use std::collections::HashMap;
 
@@ -69,6 +70,14 @@ struct World {
     held_by_others: HashMap<(usize, PartitionId), u64>,
     /// Whether only some of the records match.
     has_filter: bool,
+    /// When each partition was last reset.
+    reset_at: HashMap<PartitionId, u64>,
+    /// Where those begin that were reset and not delivered from since.
+    begins: HashMap<PartitionId, u64>,
+    /// The partitions that a reset has taken back from a client, until an answer that says so arrives.
+    untold: HashMap<usize, BTreeSet<PartitionId>>,
+    /// Records that a reset has passed over.
+    skipped: BTreeSet<(PartitionId, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -90,6 +99,8 @@ enum Op {
     BeginPassed,
     /// One of these commits ends: durable or not.
     EndPassed(usize, bool),
+    /// The group is reset in a partition, live.
+    Reset(u32, prop::sample::Index),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -107,6 +118,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::BeginPassed),
         2 => (client.clone(), prop::bool::weighted(0.9)).prop_map(|(client, ok)| Op::EndPassed(client, ok)),
         2 => (client, any::<prop::sample::Index>()).prop_map(|(client, which)| Op::Stray(client, which)),
+        1 => (0..PARTITIONS, any::<prop::sample::Index>()).prop_map(|(index, to)| Op::Reset(index, to)),
     ]
 }
 
@@ -124,6 +136,10 @@ impl World {
             step: 0,
             held_by_others: HashMap::new(),
             has_filter: false,
+            reset_at: HashMap::new(),
+            begins: HashMap::new(),
+            untold: HashMap::new(),
+            skipped: BTreeSet::new(),
         }
     }
 
@@ -176,17 +192,30 @@ impl World {
         if let Some(ack) = ack {
             self.check_lost(client, ack, &acknowledged.lost);
         }
+        let given_at = self.clients[client].given_at;
+        for (id, next) in acknowledged.commits.iter().filter(|_| !self.has_filter) {
+            let is_old = self.reset_at(*id) > given_at;
+            assert!(
+                !is_old,
+                "{id}: {next} of an answer from before a reset is committed"
+            );
+        }
         Ok((begun.token, acknowledged.commits))
     }
 
-    /// An `ack` names as lost exactly those of its partitions that somebody else has had since its answer; one that
-    /// comes again, the same as the first time.
+    fn reset_at(&self, id: PartitionId) -> u64 {
+        self.reset_at.get(&id).copied().unwrap_or(0)
+    }
+
+    /// An `ack` names as lost exactly those of its partitions that somebody else has had since its answer, or that were
+    /// reset; one that comes again, the same as the first time.
     fn check_lost(&mut self, client: usize, ack: &PollId, lost: &[PartitionId]) {
         if self.clients[client].sent.last() != Some(ack) {
             let given_at = self.clients[client].given_at;
             let had = |id: &PartitionId| self.held_by_others.get(&(client, *id)).copied().unwrap_or(0);
             let partitions = ack.reach.iter().map(|reach| reach.partition);
-            self.clients[client].lost = partitions.filter(|id| had(id) > given_at).collect();
+            let is_lost = |id: &PartitionId| had(id).max(self.reset_at(*id)) > given_at;
+            self.clients[client].lost = partitions.filter(is_lost).collect();
             self.clients[client].sent.push(ack.clone());
         }
         assert_eq!(lost, self.clients[client].lost, "of {ack:?}");
@@ -204,6 +233,7 @@ impl World {
     fn take_out(&mut self, client: usize) {
         self.members.leave(&name(client)).expect("a member");
         self.clients[client].sent.clear();
+        self.untold.remove(&client);
         self.group.leave(&mut self.members, &name(client));
         self.note_holders();
     }
@@ -283,8 +313,23 @@ impl World {
         let rows = ranges.iter();
         let sent = rows.map(|(id, from, next)| (*id, *from, *next, owned_since(id)));
         self.clients[client].last = Some((answer.poll_id.clone(), sent.collect()));
-        for (id, ..) in &ranges {
+        for (id, from, _) in &ranges {
             assert!(answer.assignment.contains(id));
+            let begin = self.begins.remove(id).filter(|_| !self.has_filter);
+            assert!(
+                begin.is_none_or(|begin| begin == from.get()),
+                "{id} goes on at {from}, not {begin:?}"
+            );
+        }
+        let untold = self.untold.get(&client).into_iter().flatten();
+        for id in untold {
+            assert!(
+                answer.moved.contains(id),
+                "c{client} is not told of the reset of {id}"
+            );
+        }
+        if arrives {
+            self.untold.remove(&client);
         }
         if arrives {
             for (id, from, next) in ranges {
@@ -328,6 +373,7 @@ impl World {
             }
             if slot.holder() != Some(&name(client))
                 || slot.owned_since != *owned_since
+                || slot.moved > poll_id.number
                 || slot.is_committing_passed()
                 || from >= *next
                 || left == 0
@@ -401,10 +447,32 @@ impl World {
             Op::Stray(client, which) => self.send_stray(client, &which),
             Op::BeginPassed => self.begin_passed(),
             Op::EndPassed(client, is_durable) => self.end_passed(client, is_durable),
+            // It waits for commits that run.
+            Op::Reset(index, to) if !self.group.is_committing() => self.reset(id(index), to),
             _ => {}
         }
         self.note_holders();
         self.check();
+    }
+
+    /// As somebody resets the live group.
+    fn reset(&mut self, id: PartitionId, to: prop::sample::Index) {
+        let end = self.ends[&id];
+        let to = to.index(usize::try_from(end).unwrap() + 1) as u64;
+        let before = self.durable.insert(id, to).unwrap_or(0);
+        self.skipped.extend((before..to).map(|offset| (id, offset)));
+        self.is_clean = false;
+        self.reset_at.insert(id, self.step);
+        self.begins.insert(id, to);
+        let holder = self.group.slots.get(&id).and_then(Slot::holder).cloned();
+        let client = holder.and_then(|holder| (0..4).find(|client| name(*client) == holder));
+        let epoch = client.and_then(|client| Some(self.members.get(&name(client))?.epoch));
+        self.group.move_to(&mut self.members, &[(id, Offset::new(to))]);
+        if let Some(client) = client {
+            self.untold.entry(client).or_default().insert(id);
+            let now = self.members.get(&name(client)).map(|member| member.epoch);
+            assert_ne!(now, epoch, "c{client} is fenced");
+        }
     }
 
     /// As the server commits what members have passed over, when that is due.
@@ -530,7 +598,8 @@ proptest! {
                     continue;
                 }
                 let times = world.processed.get(&(*id, offset)).copied().unwrap_or(0);
-                prop_assert!(times >= 1, "{id} {offset} was lost");
+                let is_skipped = world.skipped.contains(&(*id, offset));
+                prop_assert!(times >= 1 || is_skipped, "{id} {offset} was lost");
                 prop_assert!(times == 1 || !world.is_clean, "{id} {offset} was processed {times} times");
             }
         }
@@ -584,6 +653,30 @@ fn a_member_that_takes_its_own_place_is_given_first_what_the_one_before_had_in_h
     let second = poll(&mut world, 4, true);
     world.join(0);
     assert_eq!(poll(&mut world, 4, false), second);
+}
+
+#[test]
+fn what_was_read_before_a_reset_is_neither_delivered_nor_passed_over_after_it() {
+    let mut world = alone_over(&[9]);
+    world.apply(Op::Begin(0));
+    world.apply(Op::EndCommit(0, true));
+    let (token, ..) = world.clients[0].poll.clone().unwrap();
+    world.group.readable(&name(0)).unwrap();
+    let read = vec![(id(0), Offset::ZERO, Offset::new(5))];
+    let World { group, members, .. } = &mut world;
+    group.move_to(members, &[(id(0), Offset::ZERO)]);
+    assert_eq!(group.pass(members, &name(0), token, &read, 0).unwrap(), None);
+    assert_eq!(
+        group.deliver(members, &name(0), token, read.clone(), 0).unwrap(),
+        None
+    );
+    let (places, is_new) = group.readable(&name(0)).unwrap();
+    assert!(
+        is_new && places[0].from == Offset::ZERO,
+        "the poll is answered at once"
+    );
+    let answer = group.deliver(members, &name(0), token, read, 0).unwrap().unwrap();
+    assert_eq!(answer.moved, [id(0)]);
 }
 
 #[test]

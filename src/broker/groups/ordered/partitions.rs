@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use self::moved::Fresh;
 use super::assign::assign;
 use crate::broker::engine::{Offset, PartitionId, TopicId};
 use crate::broker::groups::members::{Member, Members, Ms, Refused};
@@ -34,6 +35,8 @@ struct Reader {
     lost: Vec<(PartitionId, Offset)>,
     /// The partitions that its last `ack` lost: the answer that said so may be lost, and the `ack` come again.
     lost_with_ack: Vec<PartitionId>,
+    /// The partitions that a reset has moved: see [`moved`].
+    fresh: Fresh,
     /// The partition with which the next poll begins, so that no partition starves.
     turn: usize,
     /// What it has passed over is being committed: see [`passed`].
@@ -47,6 +50,7 @@ impl Reader {
             delivery.matching.retain(|(id, _)| id.topic != topic);
         }
         self.lost.retain(|(id, _)| id.topic != topic);
+        self.fresh.partitions.retain(|id| id.topic != topic);
     }
 }
 
@@ -81,6 +85,8 @@ struct Slot {
     base: Offset,
     /// The owner has committed since, by offset, within the records of that delivery.
     has_finer_commits: bool,
+    /// The number, in the same sequence, at which a reset has last moved it; 0: never in this process.
+    moved: u64,
     /// Commits on their way to the log.
     committing: u32,
     /// Those of them that began before the newest records were delivered.
@@ -111,6 +117,8 @@ pub struct Answer {
     pub epoch: u64,
     /// The partitions that the member reads.
     pub assignment: Vec<PartitionId>,
+    /// Those of them that a reset has moved.
+    pub moved: Vec<PartitionId>,
 }
 
 /// What an `ack` leads to.
@@ -216,6 +224,7 @@ impl Ordered {
         let reader = Reader {
             lost: before.lost,
             lost_with_ack: before.lost_with_ack,
+            fresh: before.fresh,
             ..Reader::default()
         };
         self.readers.insert(Arc::clone(name), reader);
@@ -268,9 +277,12 @@ impl Ordered {
             self.take_back(name);
         }
         let Some(ack) = ack else { return acknowledged };
+        if let Some(reader) = self.readers.get_mut(name).filter(|_| is_of_today(ack)) {
+            reader.fresh.arrived(ack.number);
+        }
         for reach in &ack.reach {
             let standing = if is_last {
-                self.standing_of_last(reach)
+                self.standing_of_last(reach, ack.number)
             } else {
                 self.standing(name, reach, ack, members)
             };
@@ -308,9 +320,9 @@ impl Ordered {
     }
 
     /// What an `ack` of the last answer may do in a partition: commit, unless the group was reset.
-    fn standing_of_last(&self, reach: &Reach) -> Standing {
+    fn standing_of_last(&self, reach: &Reach, number: u64) -> Standing {
         match self.slots.get(&reach.partition) {
-            Some(slot) if !slot.was_reset_since(reach) => Standing::Commits,
+            Some(slot) if !slot.was_reset_since(reach) && slot.moved < number => Standing::Commits,
             _ => Standing::Lost,
         }
     }
@@ -324,7 +336,7 @@ impl Ordered {
         };
         let is_owner = slot.owner.as_deref() == Some(name);
         let (is_its_own, is_delivered) = if ack.life == members.life {
-            let is_its_own = is_owner && slot.owned_since <= ack.number;
+            let is_its_own = is_owner && slot.owned_since <= ack.number && slot.moved < ack.number;
             (is_its_own, slot.delivered > ack.number)
         } else {
             let is_its_own = slot.is_first_owner && (is_owner || slot.owner.is_none());
@@ -350,7 +362,7 @@ impl Ordered {
         let is_inherited = !is_of_today || ack.epoch < key;
         let is_fit = |reach: &Reach| {
             let standing = match is_last {
-                true => self.standing_of_last(reach),
+                true => self.standing_of_last(reach, ack.number),
                 false => self.standing(name, reach, ack, members),
             };
             // A delivery is in hand until what acknowledges it is durable.
@@ -474,7 +486,7 @@ impl Ordered {
     }
 
     /// Where a poll may read: first the records of lost answers, then the other partitions in turn. Also whether the
-    /// assignment differs from the one in the member's last answer.
+    /// assignment differs from the one in the member's last answer, or a reset has moved some of it.
     ///
     /// # Errors
     /// [`Refused::Unknown`].
@@ -487,7 +499,9 @@ impl Ordered {
         let held = self.slots.iter().filter(|(_, slot)| slot.is_held_by(name));
         let mut places: Vec<Place> = held.map(place).collect();
         let reader = self.readers.get_mut(name).ok_or(Refused::Unknown)?;
-        let is_new = reader.told.len() != places.len()
+        reader.fresh.is_unseen = false;
+        let is_new = reader.fresh.is_untold()
+            || reader.told.len() != places.len()
             || places.iter().any(|place| !reader.told.contains(&place.partition));
         if !places.is_empty() {
             let count = places.len();
@@ -512,7 +526,7 @@ impl Ordered {
     }
 
     /// Ends a poll with the ranges that were read: first and next offset of each partition, the first at or after the
-    /// one from [`Ordered::readable`]. `None`: a partition has changed hands or gone on meanwhile, so read again.
+    /// one from [`Ordered::readable`]. `None`: a partition has changed hands, gone on or been moved meanwhile, so read again.
     ///
     /// # Errors
     /// As [`Members::check_poll`].
@@ -532,7 +546,8 @@ impl Ordered {
                 slot.is_held_by(name) && slot.position <= *from && !slot.is_committing_passed()
             })
         };
-        if !ranges.iter().all(is_there) {
+        let is_unseen = |reader: &Reader| reader.fresh.is_unseen;
+        if !ranges.iter().all(is_there) || self.readers.get(name).is_some_and(is_unseen) {
             return Ok(None);
         }
         let (epoch, assignment) = self.tell(members, name)?;
@@ -561,7 +576,9 @@ impl Ordered {
             number,
             reach,
         };
+        let mut moved = Vec::new();
         if let Some(reader) = self.readers.get_mut(name) {
+            moved = reader.fresh.tell(number);
             reader.delivery = (!ranges.is_empty()).then_some(Delivery {
                 number,
                 ranges,
@@ -575,6 +592,7 @@ impl Ordered {
             poll_id,
             epoch,
             assignment,
+            moved,
         }))
     }
 
@@ -705,6 +723,7 @@ impl Slot {
             committed,
             base: Offset::ZERO,
             has_finer_commits: false,
+            moved: 0,
             committing: 0,
             committing_before: 0,
             passed: None,
@@ -727,7 +746,8 @@ impl Slot {
         self.passed.is_some() && self.committing > 0
     }
 
-    /// Whether a reset has moved the committed offset back since these records were delivered.
+    /// Whether the group was reset since these records were delivered: the committed offset has gone back. A reset of this
+    /// process that has not moved it back shows in [`Slot::moved`].
     fn was_reset_since(&self, reach: &Reach) -> bool {
         self.committed.unwrap_or(Offset::ZERO) < reach.base
     }
@@ -741,6 +761,8 @@ impl Slot {
     }
 }
 
+#[path = "moved.rs"]
+pub mod moved;
 #[path = "passed.rs"]
 pub mod passed;
 

@@ -51,6 +51,13 @@ impl Ordered {
     ) -> Result<Option<Ms>, Refused> {
         members.check_poll(name, token)?;
         let mut due = None;
+        if self
+            .readers
+            .get(name)
+            .is_some_and(|reader| reader.fresh.is_unseen)
+        {
+            return Ok(due);
+        }
         for (id, from, next) in ranges {
             let Some(slot) = self.slots.get_mut(id) else {
                 continue;

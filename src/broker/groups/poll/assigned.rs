@@ -1,10 +1,10 @@
 //! What a poll of an ordered group takes: its member's partitions, each from its next offset.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Delivered, MAX_RECORDS, Piece, Polled, Polling, Range, Read, Taken, Wanted};
-use crate::broker::engine::{Topic, TopicId};
+use crate::broker::engine::{PartitionId, Topic, TopicId};
 use crate::broker::filter::Filter;
 use crate::broker::groups::Groups;
 use crate::broker::groups::poll_id::MAX_PARTITIONS;
@@ -91,13 +91,18 @@ impl Groups {
             }
             answer
         };
+        // A partition that was moved comes to the one list, whether its records were acknowledged or not.
+        let lost = |moved: &[PartitionId]| -> Vec<PartitionId> {
+            let all: BTreeSet<PartitionId> = polling.lost.iter().chain(moved).copied().collect();
+            all.into_iter().collect()
+        };
         Ok(answer.map(|answer| Polled {
             poll_id: answer.poll_id.encode(polling.group, polling.member),
             epoch: answer.epoch,
             assignment: self.named(&answer.assignment),
             lease_expires: None,
             pages,
-            lost_partitions: self.named(&polling.lost),
+            lost_partitions: self.named(&lost(&answer.moved)),
             uncounted: Uncounted::default(),
             produced: polling.produced.clone(),
         }))

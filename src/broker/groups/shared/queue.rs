@@ -204,6 +204,8 @@ pub struct Queue {
     /// Records that members have settled or released by name; the newest.
     named: BTreeSet<Named>,
     named_order: VecDeque<Named>,
+    /// The group was reset: what nobody has leased since is nobody's to settle.
+    is_disowned: bool,
     /// A delivery ended, a record was skipped, or a delay began since the last write.
     unsaved: bool,
 }
@@ -240,6 +242,7 @@ impl Queue {
             expired_at: None,
             named: BTreeSet::new(),
             named_order: VecDeque::new(),
+            is_disowned: false,
             unsaved: false,
         }
     }
@@ -271,6 +274,12 @@ impl Queue {
         }
         queue.advance_floor();
         queue
+    }
+
+    /// Notes that the group was reset: a settle of a record that was leased before is lost, unless it is leased again. This
+    /// is not durable: after a restart such a settle counts, as any late one does.
+    pub fn disown(&mut self) {
+        self.is_disowned = true;
     }
 
     /// Gives back a record that was settled, from its dead letter; the caller has made that durable. Does nothing if the

@@ -196,6 +196,14 @@ impl Work {
         })
     }
 
+    /// Loads a partition's queue again after a reset: nothing is leased, and what was leased before no longer counts.
+    pub(crate) fn reload(&mut self, log: &Log, group: &str, id: PartitionId) {
+        if self.queues.remove(&id).is_some() {
+            self.load(log, group, id).disown();
+        }
+        (self.is_freed, self.is_changed) = (true, true);
+    }
+
     /// How many records all queues remember as unsettled, if that may have changed since the last call.
     pub(crate) fn take_unsettled(&mut self) -> Option<usize> {
         std::mem::take(&mut self.is_changed).then(|| self.queues.values().map(Queue::unsettled).sum())

@@ -1,6 +1,7 @@
 //! Who may settle a record: by name, or by acknowledging a poll.
 //!
-//! A settle counts for every unsettled record that nobody else holds, whatever became of the lease. The acknowledgement of
+//! A settle counts for every unsettled record that nobody else holds, whatever became of the lease, unless the group was
+//! reset since. The acknowledgement of
 //! a poll means the records that the poll delivered, but none that its member has released or was leased again since.
 
 use super::{ChangeId, MemberKey, PollNumber, Queue};
@@ -136,11 +137,15 @@ impl Queue {
         if lease.is_some_and(|lease| lease.member != claim.member()) {
             return Outcome::Lost;
         }
+        let is_new = slot.poll == PollNumber::UNKNOWN && slot.record.deliveries == 0;
+        if self.is_disowned && is_new {
+            // It was leased before the reset.
+            return Outcome::Lost;
+        }
         let Claim::Poll { poll, deliveries, .. } = claim else {
             return Outcome::Done;
         };
         // A poll from before a redrive did not deliver the record that was redriven.
-        let is_new = slot.poll == PollNumber::UNKNOWN && slot.record.deliveries == 0;
         let is_new_again = is_new && self.returned.contains_key(&offset);
         let is_of_poll = slot.is_of(poll, deliveries) && !is_new_again;
         match (is_of_poll, lease.is_some()) {
