@@ -36,6 +36,7 @@ pub struct Config {
     pub drain_timeout: Duration,
     pub max_open_segments: usize,
     pub retention_interval: Duration,
+    pub on_log_failed: OnLogFailed,
     /// How long a group without members keeps its committed offsets; `None`: for ever.
     pub offsets_retention: Option<Duration>,
     pub cors_origins: Vec<String>,
@@ -43,6 +44,15 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// The origin under which browsers reach the server through a proxy.
     pub public_url: Option<String>,
+}
+
+/// What the server does when the log refuses appends until a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLogFailed {
+    /// Goes on with reads.
+    Stay,
+    /// Ends, so that a supervisor restarts it.
+    Exit,
 }
 
 /// The format of the server's own log.
@@ -88,6 +98,7 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(10),
             max_open_segments: 4096,
             retention_interval: Duration::from_secs(10),
+            on_log_failed: OnLogFailed::Stay,
             offsets_retention: None,
             cors_origins: Vec::new(),
             allowed_hosts: Vec::new(),
@@ -251,6 +262,9 @@ pub static SETTINGS: &[Setting] = &[
         "Most segments mapped for reading"),
     row!(number retention_interval_ms: Milliseconds (10, DAY_MS), retention_interval as millis,
         "How often retention looks for segments to delete"),
+    row!(text on_log_failed: WORD "stay or exit",
+        "When appends are refused until a restart: stay for reads, or exit so that a supervisor restarts it",
+        |c| name_in(&ON_LOG_FAILED, c.on_log_failed), |c, v| set_by_name(&mut c.on_log_failed, &ON_LOG_FAILED, v)),
     row!(number offsets_retention_ms: Milliseconds (0, 36_525 * DAY_MS),
         "Time a group without members keeps its offsets after its last commit; 0: for ever",
         |c| c.offsets_retention.map_or(0, millis),
@@ -557,6 +571,7 @@ fn set_to<T>(field: &mut T, value: T) -> bool {
 }
 
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+const ON_LOG_FAILED: [(&str, OnLogFailed); 2] = [("stay", OnLogFailed::Stay), ("exit", OnLogFailed::Exit)];
 const LOG_LEVELS: [(&str, LogLevel); 5] = [
     ("error", LogLevel::Error),
     ("warn", LogLevel::Warn),

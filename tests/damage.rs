@@ -96,6 +96,36 @@ async fn unskip(service: &Service, from: u64, until: u64) -> Answer {
     service.delete(&format!("{PARTITION}/damage/skip?{query}")).await
 }
 
+#[tokio::test]
+async fn the_damage_of_all_topics_is_listed_in_parts() {
+    let service = damaged(2, 2).await;
+    assert_eq!(service.get("/v1/damage").await.ok(), json!({"damage": []}));
+    corrupt(&service, 2).await;
+    skip(&service, 2, 3).await.ok();
+    let row = |from: u64, until: u64, skipped: bool| json!({"topic": "t", "partition": 0, "damaged_offset": from, "damaged_until_offset": until, "skipped": skipped});
+    let all = service.get("/v1/damage").await.ok();
+    assert_eq!(all, json!({"damage": [row(2, 3, true), row(3, 4, false)]}));
+    let first = service.get("/v1/damage?limit=1").await.ok();
+    assert_eq!(first["damage"], json!([row(2, 3, true)]));
+    let next = first["next"].as_str().unwrap();
+    let second = service
+        .get(&format!("/v1/damage?limit=1&after={next}"))
+        .await
+        .ok();
+    assert_eq!(second, json!({"damage": [row(3, 4, false)]}));
+    let status = service.get("/v1/status").await.ok();
+    assert_eq!(status["degraded"], ready(&service).await["degraded"]);
+    assert_eq!(service.get("/v1/topics").await.ok()["topics"][0]["damaged"], true);
+    for (query, pointer) in [
+        ("limit=0", "limit"),
+        ("after=t/0", "after"),
+        ("after=t/0/x", "after"),
+        ("q=t", "q"),
+    ] {
+        service.get(&format!("/v1/damage?{query}")).await.invalid(pointer);
+    }
+}
+
 /// Ranges, and whether each is skipped.
 fn rows(body: &Value) -> Vec<(u64, u64, bool)> {
     let number = |row: &Value, name: &str| row[name].as_u64().unwrap();

@@ -114,6 +114,48 @@ async fn a_healthy_server_is_live_and_ready_and_a_stopping_one_is_not_ready() {
 }
 
 #[tokio::test]
+async fn a_server_that_takes_appends_is_ready_for_writes_and_other_purposes_are_refused() {
+    let service = Service::start();
+    let ready = service.get("/health/ready?for=writes").await.ok();
+    assert_eq!(ready, json!({"status": "ready", "degraded": []}));
+    for wrong in ["for=reads", "for=", "for=writes&for=writes"] {
+        service
+            .get(&format!("/health/ready?{wrong}"))
+            .await
+            .invalid("for");
+    }
+    service.get("/health/ready?verbose=1").await.invalid("verbose");
+}
+
+#[tokio::test]
+async fn the_status_has_the_disk_and_what_of_it_is_used() {
+    let service = Service::start();
+    service.topic("orders", 2);
+    service.append_numbers("orders", 1, 0, 100);
+    let status = service.get("/v1/status").await.ok();
+    assert_eq!(
+        (&status["degraded"], &status["full_in_ms"]),
+        (&json!([]), &Value::Null)
+    );
+    let disk = &status["disk"];
+    let (free, total) = (
+        disk["free_bytes"].as_u64().unwrap(),
+        disk["total_bytes"].as_u64().unwrap(),
+    );
+    assert!(0 < free && free < total, "{disk}");
+    let used = &disk["used_bytes"];
+    let size = service.get("/v1/topics/orders").await.ok()["size_bytes"].clone();
+    assert_eq!(used["topics"], size);
+    assert_eq!(used["journal"], 16 << 20, "two files of 8 MiB");
+    for part in ["idempotency_keys", "state"] {
+        assert!(used[part].is_u64(), "{used}");
+    }
+    let none = json!({"produce_rate": 0.0, "produce_bytes_rate": 0.0, "fetch_bytes_rate": 0.0});
+    assert_eq!(status["rates"], none);
+    service.get("/v1/status?verbose=1").await.invalid("verbose");
+}
+
+#[tokio::test]
 async fn information_has_the_version_and_the_limits_in_force() {
     let mut config = Config::default();
     config.limits.max_key_bytes = 77;

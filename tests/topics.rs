@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::{Value, json};
 use support::{JSON, Service, expect, has, refused};
@@ -73,6 +75,8 @@ async fn what_a_topic_cannot_be_is_refused_where_it_is_said() {
     for (name, value) in [
         ("segment_bytes", json!(1_048_575)),
         ("timestamp_type", json!("mine")),
+        ("delete_protection", json!("true")),
+        ("delete_protection", json!(1)),
     ] {
         let body = json!({"config": {name: value}});
         service.put(A, body).await.invalid(&format!("/config/{name}"));
@@ -164,7 +168,7 @@ async fn a_description_tells_positions_size_times_and_where_settings_come_from()
     assert_eq!(topic["config"]["retention_ms"], expected);
     let keys = topic["config"].as_object().unwrap().keys().cloned();
     let keys = keys.collect::<Vec<String>>().join(" ");
-    let first = "ack dedupe_window_ms max_record_bytes retention_bytes";
+    let first = "ack dedupe_window_ms delete_protection max_record_bytes retention_bytes";
     let second = "retention_ms segment_bytes segment_ms timestamp_type";
     assert_eq!(keys, format!("{first} {second}"));
 }
@@ -200,6 +204,339 @@ async fn lists_are_by_name_and_in_parts() {
         let answer = service.get(&format!("/v1/topics?{wrong}")).await;
         answer.problem(400, "invalid-request");
     }
+}
+
+/// The names of a list.
+fn names(list: &Value) -> Vec<&str> {
+    let topics = list["topics"].as_array().unwrap();
+    topics
+        .iter()
+        .map(|topic| topic["name"].as_str().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_list_has_each_topics_figures_and_a_description_has_them_too() {
+    let service = Service::new();
+    service.create_topic("a", 2).await;
+    service.create_topic("b", 1).await;
+    service.append_numbers("a", 0, 0, 5);
+    service.append_numbers("a", 1, 7, 3);
+    let offsets = json!({"offsets": [{"topic": "a", "partition": 0, "offset": 1}]});
+    for group in ["second", "first"] {
+        service
+            .put(&format!("/v1/groups/{group}/offsets"), &offsets)
+            .await
+            .ok();
+    }
+    service
+        .delete("/v1/topics/a/partitions/0/records?before=2")
+        .await
+        .ok();
+    let list = service.get("/v1/topics?config=false").await.ok();
+    let [a, b] = &list["topics"].as_array().unwrap()[..] else {
+        panic!("{list}")
+    };
+    let expected = json!({"name": "a", "partition_count": 2, "records": 6, "produce_rate": 0.0, "produce_bytes_rate": 0.0,
+        "last_timestamp": 9000, "groups": ["first", "second"], "damaged": false});
+    has(a, expected);
+    assert_eq!((a.get("config"), a.get("partitions")), (None, None));
+    assert!(a["size_bytes"].as_u64().unwrap() > 100, "{a}");
+    assert!(a["id"].as_str().unwrap().len() > 16);
+    let expected = json!({"records": 0, "size_bytes": 0, "last_timestamp": null, "groups": []});
+    has(b, expected);
+    let described = service.get(A).await.ok();
+    for (name, value) in a.as_object().unwrap() {
+        assert_eq!(described[name], *value, "{name}");
+    }
+    // The time of the newest record follows what is appended.
+    service.append_numbers("a", 0, 20, 1);
+    assert_eq!(
+        service.get("/v1/topics?q=a").await.ok()["topics"][0]["last_timestamp"],
+        20_000
+    );
+}
+
+#[tokio::test]
+async fn rates_are_those_of_the_last_ten_seconds() {
+    let service = Service::start();
+    service.topic("a", 2);
+    service.topic("b", 1);
+    service.app.traffic.sample();
+    for second in 1..=12 {
+        service.pass(Duration::from_secs(1));
+        service.append_numbers("a", second % 2, 0, 10);
+        service.append_numbers("b", 0, 0, if second > 10 { 100 } else { 0 } + 1);
+        if second == 11 {
+            let fetched = service.get("/v1/topics/a/partitions/0/records?offset=0").await;
+            assert_eq!(fetched.ok()["records"].as_array().unwrap().len(), 50);
+        }
+        service.app.traffic.sample();
+    }
+    let list = service.get("/v1/topics?sort=rate").await.ok();
+    assert_eq!(names(&list), ["b", "a"]);
+    let (b, a) = (&list["topics"][0], &list["topics"][1]);
+    assert_eq!(
+        (&a["produce_rate"], &b["produce_rate"]),
+        (&json!(10.0), &json!(21.0))
+    );
+    for of in ["produce_bytes_rate", "fetch_bytes_rate"] {
+        assert!(a[of].as_f64().unwrap() > 10.0, "{of} of {a}");
+    }
+    assert_eq!(b["fetch_bytes_rate"], 0.0);
+    let rates = &service.get("/v1/status").await.ok()["rates"];
+    assert_eq!(rates["produce_rate"], 31.0);
+    service.delete("/v1/topics/b").await.with_status(204);
+    service.app.traffic.sample();
+    let rates = &service.get("/v1/status").await.ok()["rates"];
+    assert_eq!(rates["produce_rate"], 31.0, "what was written stays written");
+    service.pass(Duration::from_secs(11));
+    let list = service.get("/v1/topics").await.ok();
+    assert_eq!(list["topics"][0]["produce_rate"], 0.0);
+}
+
+#[tokio::test]
+async fn lists_are_searched_sorted_and_paged_without_a_topic_lost_or_twice() {
+    let service = Service::new();
+    let sizes = [
+        ("x-1", 3),
+        ("X-2", 40),
+        ("x-3", 0),
+        ("y-1", 7),
+        ("x-4", 40),
+        ("x-5", 1),
+    ];
+    for (name, records) in sizes {
+        service.create_topic(name, 1).await;
+        if records > 0 {
+            service.append_numbers(name, 0, 100, records);
+        }
+    }
+    for (query, expected) in [
+        ("", &["X-2", "x-1", "x-3", "x-4", "x-5", "y-1"][..]),
+        ("sort=size", &["X-2", "x-4", "y-1", "x-1", "x-5", "x-3"]),
+        ("sort=size&q=X", &["X-2", "x-4", "x-1", "x-5", "x-3"]),
+        ("sort=name&q=-1", &["x-1", "y-1"]),
+        ("q=nothing", &[]),
+        ("sort=rate&q=y", &["y-1"]),
+    ] {
+        let all = service.get(&format!("/v1/topics?{query}")).await.ok();
+        assert_eq!(
+            (names(&all), all.get("next")),
+            (expected.to_vec(), None),
+            "{query}"
+        );
+        for limit in 1..4 {
+            let (mut found, mut after) = (Vec::new(), String::new());
+            loop {
+                let page = service
+                    .get(&format!("/v1/topics?{query}&limit={limit}{after}"))
+                    .await
+                    .ok();
+                found.extend(names(&page).into_iter().map(str::to_owned));
+                let Some(next) = page["next"].as_str() else {
+                    break;
+                };
+                assert_eq!(names(&page).len(), limit);
+                after = format!("&after={next}");
+            }
+            assert_eq!(found, expected, "{query} by {limit}");
+        }
+    }
+    for (query, pointer) in [
+        ("sort=age", "sort"),
+        ("sort=", "sort"),
+        ("config=no", "config"),
+        ("sort=size&after=x-1", "after"),
+        ("sort=rate&after=x:y", "after"),
+        ("order=name", "order"),
+    ] {
+        service.get(&format!("/v1/topics?{query}")).await.invalid(pointer);
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_would_go_and_changes_nothing() {
+    let service = Service::new();
+    service
+        .put(A, json!({"partitions": 2, "config": {"segment_ms": 1000}}))
+        .await
+        .with_status(201);
+    for number in 0..4 {
+        service.append_numbers("a", 0, number, 1);
+    }
+    service.append_numbers("a", 1, 0, 2);
+    let commit = |group: &str, offset: u64| {
+        let body = json!({"offsets": [{"topic": "a", "partition": 0, "offset": offset}]});
+        let uri = format!("/v1/groups/{group}/offsets");
+        let service = &service;
+        async move { service.put(&uri, body).await.ok() }
+    };
+    commit("done", 4).await;
+    commit("behind", 1).await;
+    let before = service.get(A).await.ok();
+
+    let topic = service.delete("/v1/topics/a?dry_run=true").await.ok();
+    has(
+        &topic,
+        json!({"dry_run": true, "records": 6, "groups": ["behind", "done"]}),
+    );
+    assert_eq!(topic["size_bytes"], before["size_bytes"]);
+    let records = "/v1/topics/a/partitions/0/records";
+    let some = service
+        .delete(&format!("{records}?before=3&dry_run=true"))
+        .await
+        .ok();
+    has(
+        &some,
+        json!({"dry_run": true, "records": 3, "groups": ["behind"]}),
+    );
+    let partition = before["partitions"][0]["size_bytes"].as_u64().unwrap();
+    assert_eq!(some["size_bytes"].as_u64().unwrap(), partition / 4 * 3);
+    let none = json!({"dry_run": true, "records": 0, "size_bytes": 0, "groups": []});
+    assert_eq!(
+        service
+            .delete(&format!("{records}?before=0&dry_run=true"))
+            .await
+            .ok(),
+        none
+    );
+    refused(
+        service.delete(&format!("{records}?before=5&dry_run=true")),
+        416,
+        "offset-out-of-range",
+    )
+    .await;
+
+    // All records are decades old.
+    let lower = json!({"config": {"retention_ms": 1000}});
+    let change = service.patch("/v1/topics/a?dry_run=true", &lower).await.ok();
+    has(&change, json!({"records": 6, "groups": ["behind", "done"]}));
+    let harmless = json!({"partitions": 3, "config": {"ack": "written"}});
+    assert_eq!(
+        service.patch("/v1/topics/a?dry_run=true", harmless).await.ok(),
+        none
+    );
+    let fewer = service.patch("/v1/topics/a?dry_run=true", json!({"partitions": 1}));
+    refused(fewer, 409, "partitions-cannot-shrink").await;
+    assert_eq!(service.get(A).await.ok(), before, "nothing was changed");
+
+    for uri in ["/v1/topics/a?dry_run=1", "/v1/topics/a?dry_run="] {
+        service.delete(uri).await.invalid("dry_run");
+        service.patch(uri, json!({})).await.invalid("dry_run");
+    }
+    service.delete("/v1/topics/a?force=true").await.invalid("force");
+    refused(
+        service.delete("/v1/topics/none?dry_run=true"),
+        404,
+        "unknown-topic",
+    )
+    .await;
+    assert_eq!(
+        service
+            .delete(&format!("{records}?before=3&dry_run=false"))
+            .await
+            .ok()["log_start_offset"],
+        3
+    );
+}
+
+#[tokio::test]
+async fn a_change_that_is_meant_for_another_topic_is_refused() {
+    let service = Service::new();
+    let first = service.create_topic("a", 1).await["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    service
+        .delete(&format!("/v1/topics/a?if_id={first}&dry_run=true"))
+        .await
+        .ok();
+    service
+        .delete(&format!("/v1/topics/a?if_id={first}"))
+        .await
+        .with_status(204);
+    let second = service.create_topic("a", 1).await["id"].clone();
+    service.append_numbers("a", 0, 0, 3);
+    for dry_run in ["", "&dry_run=true"] {
+        let query = format!("if_id={first}{dry_run}");
+        let answer = service.delete(&format!("/v1/topics/a?{query}")).await;
+        assert_eq!(answer.refusal(412, "topic-changed", "none")["id"], second);
+        let answer = service
+            .patch(&format!("/v1/topics/a?{query}"), json!({"partitions": 2}))
+            .await;
+        answer.refusal(412, "topic-changed", "none");
+        let answer = service
+            .delete(&format!("/v1/topics/a/partitions/0/records?before=2&{query}"))
+            .await;
+        answer.refusal(412, "topic-changed", "none");
+    }
+    let topic = service.get(A).await.ok();
+    assert_eq!(
+        (&topic["partition_count"], &topic["records"]),
+        (&json!(1), &json!(3))
+    );
+    let id = second.as_str().unwrap();
+    service
+        .patch(&format!("/v1/topics/a?if_id={id}"), json!({"partitions": 2}))
+        .await
+        .ok();
+    service
+        .delete(&format!("/v1/topics/a/partitions/0/records?before=2&if_id={id}"))
+        .await
+        .ok();
+    refused(
+        service.delete(&format!("/v1/topics/b?if_id={id}")),
+        404,
+        "unknown-topic",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_protected_topic_loses_nothing_until_the_protection_is_taken_away() {
+    let service = Service::new();
+    let config = json!({"retention_ms": 1000, "retention_bytes": 5000, "delete_protection": true});
+    let made = service.put(A, json!({"config": config})).await.created();
+    let setting = json!({"value": true, "default": false, "source": "topic"});
+    assert_eq!(made["config"]["delete_protection"], setting);
+    service.append_numbers("a", 0, 0, 3);
+    let records = "/v1/topics/a/partitions/0/records?before=2";
+    for uri in [
+        A,
+        "/v1/topics/a?dry_run=true",
+        records,
+        &format!("{records}&dry_run=true"),
+    ] {
+        service.delete(uri).await.refusal(409, "topic-protected", "none");
+    }
+    for lower in [
+        json!({"retention_ms": 999}),
+        json!({"retention_bytes": 1}),
+        json!({"retention_ms": 1, "delete_protection": false}),
+    ] {
+        for uri in [A, "/v1/topics/a?dry_run=true"] {
+            let answer = service.patch(uri, json!({"config": lower})).await;
+            answer.refusal(409, "topic-protected", "none");
+        }
+    }
+    let longer =
+        json!({"partitions": 2, "config": {"retention_ms": null, "retention_bytes": 5001, "ack": "written"}});
+    service.patch(A, longer).await.ok();
+    refused(
+        service.patch(A, json!({"config": {"retention_ms": 1_u64 << 40}})),
+        409,
+        "topic-protected",
+    )
+    .await;
+    let service = service.restart().await;
+    service.delete(A).await.problem(409, "topic-protected");
+    service
+        .patch(A, json!({"config": {"delete_protection": null}}))
+        .await
+        .ok();
+    service.delete(records).await.ok();
+    service.delete(A).await.with_status(204);
 }
 
 #[tokio::test]

@@ -109,7 +109,7 @@ pub use files::description::{TopicSettings, TopicSpec};
 pub use files::state::{StateChange, StateEntry};
 pub use io::clock::{Clock, Monotonic, SystemClock};
 pub use io::disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode, RealDisk, raise_file_limit};
-pub use log::{Health, Log};
+pub use log::{DiskUsage, Health, Log};
 pub use offline::finding::{Finding, Verified};
 pub use offline::inspect::{Inspected, InspectedPart, InspectedValue, inspect};
 pub use offline::repair::{Mended, Repaired, repair, repair_on};

@@ -61,6 +61,23 @@ pub struct Health {
     pub damaged_ranges: Vec<DamagedRange>,
 }
 
+/// How much of the disk is free, and what this log has of the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Free for this process, if the system says so.
+    pub free_bytes: Option<u64>,
+    /// The size of the file system, if the system says so.
+    pub total_bytes: Option<u64>,
+    /// The records of all topics, without indexes.
+    pub topics_bytes: u64,
+    /// The journal's files.
+    pub journal_bytes: u64,
+    /// The remembered idempotency keys.
+    pub keys_bytes: u64,
+    /// The checkpoints, and the snapshots of the state.
+    pub state_bytes: u64,
+}
+
 impl Log {
     /// Opens a data directory on the operating system's files and clocks; makes it if it is missing or empty.
     ///
@@ -307,6 +324,38 @@ impl Log {
             damage: engine.damage.lock().clone(),
             damaged_ranges: self.damaged_ranges(),
         }
+    }
+
+    /// How the disk is used. Lists two directories, and asks the file system for its space.
+    pub fn disk_usage(&self) -> DiskUsage {
+        let engine = self.engine();
+        let topics = engine.catalog.list();
+        let size = |is_own: bool| -> u64 {
+            let topics = topics.iter().filter(|topic| is_internal(topic.name()) == is_own);
+            let sizes = topics.map(|topic| topic.partitions().iter().map(|it| it.size_bytes()).sum::<u64>());
+            sizes.sum()
+        };
+        let layout = &engine.layout;
+        // What cannot be listed is left out: the log itself finds that out where it matters.
+        let files = |dir: &Path, prefixes: &[&str]| -> u64 {
+            let files = engine.disk.list(dir).unwrap_or_default().into_iter();
+            let files = files.filter(|file| prefixes.iter().any(|prefix| file.name.starts_with(prefix)));
+            files.map(|file| file.len).sum()
+        };
+        DiskUsage {
+            free_bytes: engine.disk.free_bytes(&layout.topics_dir()),
+            total_bytes: engine.disk.total_bytes(&layout.topics_dir()),
+            topics_bytes: size(false),
+            journal_bytes: files(&layout.journal_dir(), &[""]),
+            keys_bytes: size(true),
+            state_bytes: files(&layout.root, &["state.", "checkpoint."]),
+        }
+    }
+
+    /// The bytes that are free for this process, if the system says so.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let engine = self.engine();
+        engine.disk.free_bytes(&engine.layout.topics_dir())
     }
 
     /// Records that are known to be damaged, by topic and partition. Cheap if none is known.

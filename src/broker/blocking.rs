@@ -3,6 +3,7 @@
 //! Each kind of work has a share of those 512 threads (parsing has the rest), so work that waits for a disk that does
 //! not answer holds up only its own kind. Only requests wait for a thread, so no more wait than there are connections.
 
+use std::num::NonZero;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -14,6 +15,8 @@ use super::refusal::{Outcome, Reason, Refusal};
 pub enum Share {
     /// Reads what is not in memory.
     Read,
+    /// Looks through records for those that are wanted: work for a core, not for the disk.
+    Search,
     /// Makes a report, which may be large.
     Report,
     /// Waits until the log has changed something.
@@ -26,7 +29,7 @@ impl Share {
     /// Whether work of this kind never stores anything, so that its failure leaves nothing behind.
     #[must_use]
     pub fn only_reads(self) -> bool {
-        matches!(self, Self::Read | Self::Report)
+        matches!(self, Self::Read | Self::Search | Self::Report)
     }
 }
 
@@ -34,6 +37,7 @@ impl Share {
 #[derive(Clone, Debug)]
 pub struct Blocking {
     reads: Arc<Semaphore>,
+    searches: Arc<Semaphore>,
     reports: Arc<Semaphore>,
     changes: Arc<Semaphore>,
 }
@@ -41,8 +45,11 @@ pub struct Blocking {
 impl Default for Blocking {
     fn default() -> Self {
         let share = |threads| Arc::new(Semaphore::new(threads));
+        // Half of the cores: other requests find one however many search.
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         Self {
             reads: share(256),
+            searches: share((cores / 2).max(1)),
             reports: share(4),
             changes: share(64),
         }
@@ -61,6 +68,7 @@ impl Blocking {
     ) -> Result<T, Refusal> {
         let share = match kind {
             Share::Read => Some(&self.reads),
+            Share::Search => Some(&self.searches),
             Share::Report => Some(&self.reports),
             Share::Change => Some(&self.changes),
             Share::Parse => None,
@@ -115,6 +123,7 @@ mod tests {
         let fails = || Err(Refusal::new(Reason::Internal, "").outcome(Outcome::Unknown));
         for (kind, outcome) in [
             (Share::Read, Outcome::None),
+            (Share::Search, Outcome::None),
             (Share::Report, Outcome::None),
             (Share::Change, Outcome::Unknown),
         ] {

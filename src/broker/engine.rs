@@ -10,10 +10,10 @@ use std::sync::Arc;
 #[cfg(test)]
 pub use quipu_segments::sim;
 pub use quipu_segments::{
-    Ack, AppendRequest, Appended, Clock, Counters, DamagedRange, Disk, Error, Fetched, Health, Located,
-    Monotonic, Offset, Once, Options, Part, Partition, PartitionId, PartitionStats, Positions, ReadRequest,
-    RealDisk, Receipt, Records, Run, StateChange, StateEntry, SystemClock, Ticket, TimestampMs, Topic,
-    TopicId, TopicSettings, TopicSpec, WaitForData, batch, raise_file_limit,
+    Ack, AppendRequest, Appended, Clock, Counters, DamagedRange, Disk, DiskUsage, Error, Fetched, Health,
+    Located, Monotonic, Offset, Once, Options, Part, Partition, PartitionId, PartitionStats, Positions,
+    ReadRequest, RealDisk, Receipt, Records, Run, StateChange, StateEntry, SystemClock, Ticket, TimestampMs,
+    Topic, TopicId, TopicSettings, TopicSpec, WaitForData, batch, raise_file_limit,
 };
 
 /// The methods of a [`Topic`] that the service calls: its name, its identity, its settings and its partitions.
@@ -29,7 +29,7 @@ pub const TOPIC: &[&str] = &[
 
 /// The methods of a [`Partition`] that the service calls: its identity and its ends; reading from memory (`try_read`)
 /// or from the disk (`read`), and waiting for records; finding an offset by time, and the bytes behind an offset
-/// (`locate`, `relocate`); damage, sizes, and deletion (`trim`).
+/// (`locate`, `relocate`); damage, sizes, and deletion (`trim`, and what retention would delete); how many bytes were appended and read.
 pub const PARTITION: &[&str] = &[
     "id",
     "name",
@@ -45,6 +45,9 @@ pub const PARTITION: &[&str] = &[
     "stats",
     "size_bytes",
     "trim",
+    "would_start",
+    "traffic",
+    "count_read",
     "is_deleted",
 ];
 
@@ -156,6 +159,21 @@ impl Log {
     /// The faults at the moment.
     pub fn health(&self) -> Health {
         self.0.health()
+    }
+
+    /// Whether appends are refused until a restart. Cheap.
+    pub fn is_failed(&self) -> bool {
+        self.0.is_failed()
+    }
+
+    /// How the disk is used. Blocks.
+    pub fn disk_usage(&self) -> DiskUsage {
+        self.0.disk_usage()
+    }
+
+    /// The bytes that are free on the disk, if the system says so.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.0.free_bytes()
     }
 
     /// The engine's counters.

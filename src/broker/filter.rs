@@ -1,12 +1,16 @@
-//! Which records are wanted: by key, and by headers.
+//! Which records are wanted: by key, by headers, and by a text that is in them.
 //!
 //! A filter has fields: the key, and headers by their names. A record must match one pattern of each field. If a
-//! header repeats, one value that matches is enough. Bytes are compared as they are stored: nothing is parsed.
+//! header repeats, one value that matches is enough. Bytes are compared as they are stored: nothing is parsed. So is the
+//! text that is searched for: a record has it if its key, its value, or a name or value of its headers contains it,
+//! upper and lower case told apart.
 //!
 //! The filter of a group is also named by its [fields](Filter::fields): `key` and `header.NAME`, each with its patterns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+use memchr::memmem::Finder;
 
 use crate::broker::engine::batch::Record;
 use crate::broker::refusal::{Reason, Refusal};
@@ -29,6 +33,33 @@ pub struct Filter {
     keys: Vec<Pattern>,
     /// The patterns of headers, by name; each has at least one.
     headers: Vec<(String, Vec<Pattern>)>,
+    /// The text that a record must contain. Never set in the filter of a group.
+    text: Option<Text>,
+}
+
+/// A text to search for.
+#[derive(Clone, Debug)]
+struct Text(Finder<'static>);
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.needle() == other.0.needle()
+    }
+}
+
+impl Eq for Text {}
+
+impl Text {
+    /// Whether a record contains it.
+    fn is_in(&self, record: &Record<'_>) -> bool {
+        let has = |bytes: &[u8]| self.0.find(bytes).is_some();
+        record.value.is_some_and(has)
+            || record.key.is_some_and(has)
+            || record
+                .headers
+                .iter()
+                .any(|(name, value)| has(name) || value.is_some_and(has))
+    }
 }
 
 impl Filter {
@@ -98,6 +129,11 @@ impl Filter {
         self.keys = vec![Pattern::literal(key)];
     }
 
+    /// Wants records that contain this text: in the key, the value, or a name or value of the headers.
+    pub fn set_text(&mut self, text: &str) {
+        self.text = Some(Text(Finder::new(text).into_owned()));
+    }
+
     /// Wants records whose key matches this pattern, or another one that was added.
     ///
     /// # Errors
@@ -134,7 +170,7 @@ impl Filter {
 
     /// Whether every record is wanted.
     pub fn is_open(&self) -> bool {
-        self.keys.is_empty() && self.headers.is_empty()
+        self.keys.is_empty() && self.headers.is_empty() && self.text.is_none()
     }
 
     /// The key that all wanted records have, if it is known.
@@ -154,7 +190,7 @@ impl Filter {
         {
             return false;
         }
-        self.headers.iter().all(|(name, patterns)| {
+        let has_headers = self.headers.iter().all(|(name, patterns)| {
             let of_name = record
                 .headers
                 .iter()
@@ -162,7 +198,9 @@ impl Filter {
             of_name
                 .filter_map(|(_, value)| value)
                 .any(|value| patterns.iter().any(|pattern| pattern.matches(value)))
-        })
+        });
+        // Last, because it costs the most.
+        has_headers && self.text.as_ref().is_none_or(|text| text.is_in(record))
     }
 }
 
@@ -265,6 +303,41 @@ mod tests {
             assert!(!matches(&filter(wanted), None, record), "{wanted:?}");
         }
         assert!(!filter(&[("a", "b")]).is_open());
+    }
+
+    #[test]
+    fn a_text_is_searched_in_key_value_and_headers_as_it_is_written() {
+        let mut batch = BatchBuilder::new();
+        let headers: &[Header<'_>] = &[(b"type", Some(b"order.paid")), (b"none", None)];
+        batch.push(
+            TimestampMs(0),
+            Some(b"key-7"),
+            Some(b"{\"a\": \"caf\xc3\xa9\"}"),
+            headers,
+        );
+        let batch = batch.seal();
+        let record = Records::new(batch.as_bytes()).unwrap().next().unwrap().unwrap();
+        let has = |text: &str| {
+            let mut filter = Filter::default();
+            filter.set_text(text);
+            assert!(!filter.is_open());
+            filter.matches(&record)
+        };
+        for text in ["key-7", "y-", "\"a\": ", "caf\u{e9}", "type", "r.p", "none"] {
+            assert!(has(text), "{text}");
+        }
+        for text in ["Key", "typeorder", "\"a\":\"", "caf\\u00e9", "7{", "x"] {
+            assert!(!has(text), "{text}");
+        }
+        let mut both = Filter::default();
+        both.set_text("caf");
+        both.set_key("other");
+        assert!(!both.matches(&record));
+        assert_ne!(both, {
+            let mut other = both.clone();
+            other.set_text("x");
+            other
+        });
     }
 
     #[test]

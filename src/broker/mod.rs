@@ -10,6 +10,7 @@ pub mod groups;
 pub mod lag;
 pub mod limits;
 pub mod names;
+pub mod overview;
 pub mod produce;
 pub mod refusal;
 pub mod state_keys;
@@ -29,6 +30,7 @@ use self::fetch::Fetcher;
 use self::groups::Groups;
 use self::lag::report::Lags;
 use self::limits::Limits;
+use self::overview::traffic::Traffic;
 use self::produce::Producer;
 use self::topics::Topics;
 
@@ -58,6 +60,8 @@ pub struct Parts {
     pub groups: Groups,
     /// How far the groups are behind, now and in the last day.
     pub lags: Lags,
+    /// How fast topics are written and read, and how the disk fills.
+    pub traffic: Traffic,
     /// Appends records of producers.
     pub producer: Arc<Producer>,
     /// When the broker was made.
@@ -95,6 +99,7 @@ impl Broker {
         let groups = Groups::new(uses, limits.max_queue_records);
         Self(Arc::new(Parts {
             lags: Lags::new(log.clone(), Arc::clone(&clock), groups.clone()),
+            traffic: Traffic::new(log.clone(), Arc::clone(&clock)),
             groups,
             fetcher,
             producer: Arc::new(Producer::new(

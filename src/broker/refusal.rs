@@ -23,6 +23,10 @@ pub enum Reason {
     UnknownMember,
     /// A topic of that name exists and differs.
     TopicExists,
+    /// Another topic has the name by now.
+    TopicChanged,
+    /// The topic is protected against deletion.
+    TopicProtected,
     /// Partitions are only ever added.
     PartitionsCannotShrink,
     /// The group has live members.

@@ -129,7 +129,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     announce(&format!("quipu listens on http://{}", server.addr()));
     tracing::info!(address = %server.addr(), data, version = env!("CARGO_PKG_VERSION"), "the server is ready");
 
-    let name = signals.next().await;
+    let name = tokio::select! {
+        name = signals.next() => name,
+        () = server.failed() => {
+            tracing::error!("appends have failed: the server stops, so that whoever supervises it starts it again");
+            // It cannot be clean: the next start recovers.
+            let _ = server.shutdown().await;
+            anyhow::bail!("stopped because appends have failed (on_log_failed=exit); the next start recovers");
+        }
+    };
     tracing::info!(
         signal = name,
         "the server stops; a second signal stops it at once"

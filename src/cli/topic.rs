@@ -1,9 +1,12 @@
 //! `quipu topic`: creates, lists, describes, changes and deletes topics.
 
+use std::io::{self, IsTerminal};
+
 use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 use http::{Method, StatusCode};
 use quipu::formats::units;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Usage;
@@ -44,6 +47,8 @@ pub(crate) enum Action {
         /// A setting that goes back to its default; may be repeated
         #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
         unset: Vec<String>,
+        #[command(flatten)]
+        care: Care,
     },
     /// Lists offsets that are known to be damaged
     #[command(after_help = "Examples:\n  quipu topic damage orders")]
@@ -60,8 +65,28 @@ pub(crate) enum Action {
     #[command(after_help = "Examples:\n  quipu topic trim orders --before -30d --dry-run")]
     Trim(Trim),
     /// Deletes a topic, its records and the offsets that groups have in it
-    #[command(after_help = "Examples:\n  quipu topic delete orders")]
-    Delete(Name),
+    ///
+    /// On a terminal it says what would go and asks first.
+    #[command(
+        after_help = "Examples:\n  quipu topic delete orders --dry-run\n  quipu topic delete orders --yes"
+    )]
+    Delete {
+        #[command(flatten)]
+        name: Name,
+        #[command(flatten)]
+        care: Care,
+    },
+}
+
+/// How carefully something is taken away.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Care {
+    /// Change nothing, only show what would go
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask on a terminal
+    #[arg(long, conflicts_with = "dry_run")]
+    yes: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -91,9 +116,8 @@ pub(crate) struct Trim {
     /// Trim only this partition; may be repeated [default: all]
     #[arg(long, value_name = "P")]
     partition: Vec<u32>,
-    /// Delete nothing, only show what would be deleted
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    care: Care,
 }
 
 pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
@@ -116,24 +140,113 @@ pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::R
         }
         Action::List => list(&client, is_json),
         Action::Describe(name) => describe(&client, &name.topic, is_json),
-        Action::Alter { name, changes, unset } => {
+        Action::Alter {
+            name,
+            changes,
+            unset,
+            care,
+        } => {
             let body = changes.body(unset)?;
             if body.is_empty() {
                 let wrong = "nothing to change: give --partitions, --config or --unset";
                 return Err(Usage::of(wrong));
             }
-            let answer = client.send(&Method::PATCH, &topic_route(&name.topic), Some(&body.into()))?;
+            let (route, body) = (topic_route(&name.topic), Value::from(body));
+            let question = format!("Change topic {}?", name.topic);
+            let change = (&Method::PATCH, route, Some(&body));
+            let Some(route) = care.allows(&client, &name.topic, change, &question, is_json)? else {
+                return Ok(());
+            };
+            let answer = client.send(&Method::PATCH, &route, Some(&body))?;
             output::done(&answer, &format!("topic {} is changed", name.topic), is_json)
         }
         Action::Damage(name) => damage::list(&client, &name.topic, is_json),
         Action::Skip { name, range } => damage::skip(&client, &name.topic, range, is_json),
         Action::Trim(trim) => trim.run(&client, is_json),
-        Action::Delete(name) => {
-            client.send(&Method::DELETE, &topic_route(&name.topic), None)?;
+        Action::Delete { name, care } => {
+            let route = topic_route(&name.topic);
+            let question = format!("Delete topic {}?", name.topic);
+            let change = (&Method::DELETE, route, None);
+            let Some(route) = care.allows(&client, &name.topic, change, &question, is_json)? else {
+                return Ok(());
+            };
+            client.send(&Method::DELETE, &route, None)?;
             let answer = json!({"deleted": name.topic});
             output::done(&answer, &format!("topic {} is deleted", name.topic), is_json)
         }
     }
+}
+
+/// What a change would take away.
+#[derive(Debug, Deserialize)]
+struct DryRun {
+    records: u64,
+    size_bytes: u64,
+    groups: Vec<String>,
+}
+
+impl DryRun {
+    /// In words.
+    fn told(&self) -> String {
+        let size = output::bytes(self.size_bytes);
+        let gone = format!("{} ({size}) would go", records(self.records));
+        match self.groups.len() {
+            0 => format!("{gone}; no group reads them"),
+            1 => format!("{gone}; the group {} reads them", self.groups[0]),
+            _ => format!("{gone}; groups that read them: {}", self.groups.join(", ")),
+        }
+    }
+}
+
+impl Care {
+    /// Whether somebody sits at a terminal who has not said yes yet.
+    fn is_asked(&self) -> bool {
+        !self.yes && io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
+    /// Shows what a change would take away, if that is wanted or somebody can be asked, and asks; returns where the change
+    /// is to be sent, or nothing if it is not to be made. If it was shown, it is made to that very topic only.
+    fn allows(
+        &self,
+        client: &Client,
+        name: &str,
+        (method, route, body): (&Method, Route, Option<&Value>),
+        question: &str,
+        is_json: bool,
+    ) -> anyhow::Result<Option<Route>> {
+        if !self.dry_run && !self.is_asked() {
+            return Ok(Some(route));
+        }
+        let topic = Topic::describe(client, name)?;
+        let route = route.with("if_id", &topic.id);
+        let answer = client.send(method, &route.clone().with("dry_run", true), body)?;
+        let gone: DryRun = serde_json::from_value(answer.clone())?;
+        if self.dry_run {
+            output::done(
+                &answer,
+                &format!("{}; nothing was changed (--dry-run)", gone.told()),
+                is_json,
+            )?;
+            return Ok(None);
+        }
+        // Only what takes something away is asked about.
+        if *method != Method::DELETE && gone.records == 0 {
+            return Ok(Some(route));
+        }
+        confirm(&format!("{}. {question}", gone.told()))?;
+        Ok(Some(route))
+    }
+}
+
+/// Asks on the terminal.
+/// Errors: Anything but a yes.
+fn confirm(question: &str) -> anyhow::Result<()> {
+    eprint!("quipu: {question} [y/N] ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    let is_yes = matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes");
+    anyhow::ensure!(is_yes, "nothing was changed");
+    Ok(())
 }
 
 impl Trim {
@@ -148,9 +261,17 @@ impl Trim {
             let from = partition.log_start_offset;
             moves.push((partition.partition, from, to.max(from)));
         }
+        let gone: u64 = moves.iter().map(|(_, from, to)| to - from).sum();
+        if self.care.is_asked() && !self.care.dry_run && gone > 0 {
+            confirm(&format!(
+                "{} of topic {name} would go. Delete them?",
+                records(gone)
+            ))?;
+        }
         for (partition, from, to) in &moves {
-            if !self.dry_run && to > from {
+            if !self.care.dry_run && to > from {
                 let route = partition_route(name, *partition, &["records"]).with("before", to);
+                let route = route.with("if_id", &topic.id);
                 client.send(&Method::DELETE, &route, None)?;
             }
         }
@@ -159,7 +280,7 @@ impl Trim {
                 json!({"partition": partition, "old_log_start_offset": from, "log_start_offset": to, "records": to - from})
             });
             let rows: Vec<Value> = rows.collect();
-            let answer = json!({"topic": name, "dry_run": self.dry_run, "partitions": rows});
+            let answer = json!({"topic": name, "dry_run": self.care.dry_run, "partitions": rows});
             return Ok(output::json(&answer)?);
         }
         Table::of(moves)
@@ -168,7 +289,7 @@ impl Trim {
             .number("NEW START", |(.., to)| *to)
             .number("DELETED", |(_, from, to)| count(to - from))
             .print(&["OLD START"])?;
-        if self.dry_run {
+        if self.care.dry_run {
             output::line("nothing was deleted (--dry-run)")?;
         }
         Ok(())
@@ -217,32 +338,41 @@ impl Changes {
 }
 
 fn list(client: &Client, is_json: bool) -> anyhow::Result<()> {
-    let topics = api::list(client, &Route::new(&["v1", "topics"]), "topics")?;
+    let topics = api::list(
+        client,
+        &Route::new(&["v1", "topics"]).with("limit", 1000),
+        "topics",
+    )?;
     if is_json {
         return Ok(output::json(&json!({"topics": topics}))?);
     }
-    let mut described = Vec::new();
-    for topic in topics {
-        let name = topic.get("name").unwrap_or(&topic).as_str();
-        let name = name.unwrap_or_default().to_owned();
-        described.push(match serde_json::from_value::<Topic>(topic) {
-            Ok(topic) if !topic.partitions.is_empty() => topic,
-            _ => match Topic::describe(client, &name) {
-                // It was deleted in between.
-                Err(failure) if failure.code() == Some("unknown-topic") => continue,
-                answer => answer?,
-            },
-        });
-    }
-    let size = |topic: &Topic| topic.partitions.iter().filter_map(|p| p.size_bytes).sum();
-    let last = |topic: &Topic| topic.partitions.iter().filter_map(|p| p.last_timestamp).max();
-    Table::of(&described)
+    let rows: Result<Vec<ListedTopic>, _> = topics.into_iter().map(serde_json::from_value).collect();
+    Table::of(&rows?)
         .text("TOPIC", |topic| &topic.name)
         .number("PARTITIONS", |topic| topic.partition_count)
-        .number("RECORDS", |topic| count(topic.records()))
-        .number("SIZE", |topic| output::bytes(size(topic)))
-        .text("LAST RECORD", |topic| time_ms(last(topic)))
-        .print(&["LAST RECORD", "SIZE", "PARTITIONS"])
+        .number("RECORDS", |topic| count(topic.records))
+        .number("SIZE", |topic| output::bytes(topic.size_bytes))
+        .number("RECORDS/S", |topic| count(topic.produce_rate.round() as u64))
+        .number("GROUPS", |topic| topic.groups.len())
+        .text("LAST RECORD", |topic| time_ms(topic.last_timestamp))
+        .optional_toned("DAMAGE", |topic| match topic.damaged {
+            false => ("-".to_owned(), Tone::Plain),
+            true => ("yes".to_owned(), Tone::Bad),
+        })
+        .print(&["LAST RECORD", "GROUPS", "RECORDS/S", "SIZE", "PARTITIONS"])
+}
+
+/// A topic as the list of topics has it.
+#[derive(Debug, Deserialize)]
+struct ListedTopic {
+    name: String,
+    partition_count: u32,
+    records: u64,
+    size_bytes: u64,
+    produce_rate: f64,
+    groups: Vec<String>,
+    last_timestamp: Option<i64>,
+    damaged: bool,
 }
 
 fn describe(client: &Client, name: &str, is_json: bool) -> anyhow::Result<()> {

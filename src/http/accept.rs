@@ -80,6 +80,18 @@ pub(super) fn choose<T: Copy>(headers: &HeaderMap, known: &[(&'static str, T)]) 
     })
 }
 
+/// Whether a client takes anything: without `Accept`, or with `*/*` in it.
+pub(super) fn takes_all(headers: &HeaderMap) -> bool {
+    let fields = headers.get_all(header::ACCEPT).iter();
+    let fields: Vec<&str> = fields.map(|field| field.to_str().unwrap_or("?")).collect();
+    let elements = fields.iter().flat_map(|field| field.split(','));
+    let mut elements = elements.filter(|element| !element.trim().is_empty()).peekable();
+    elements.peek().is_none()
+        || elements
+            .filter_map(Range::parse)
+            .any(|range| range.exactness == Exactness::Any && range.quality > 0)
+}
+
 /// Whether a client names a media type exactly; ranges with `*` do not count.
 pub(super) fn names(headers: &HeaderMap, media_type: &str) -> bool {
     let fields = headers.get_all(header::ACCEPT).iter();
@@ -229,6 +241,33 @@ mod tests {
         let others = "*/* application/* application/cloudevents+json;q=0 application/cloudevents-batch+json";
         for accept in others.split(' ').chain([""]) {
             assert!(!named(accept), "{accept}");
+        }
+    }
+
+    #[test]
+    fn a_client_takes_all_if_it_says_so_or_says_nothing() {
+        let all = |accept: &'static str| {
+            takes_all(&HeaderMap::from_iter([(
+                header::ACCEPT,
+                HeaderValue::from_static(accept),
+            )]))
+        };
+        assert!(takes_all(&HeaderMap::new()));
+        for accept in [
+            "*/*",
+            "",
+            "application/json, text/plain, */*",
+            "*/*;q=0.1, application/json",
+        ] {
+            assert!(all(accept), "{accept}");
+        }
+        for accept in [
+            "application/json",
+            "application/*",
+            "*/*;q=0, application/json",
+            "x",
+        ] {
+            assert!(!all(accept), "{accept}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! `/v1/topics/{topic}/partitions/{partition}/damage`: lists damaged offsets, and lets an operator skip them.
+//! Lists damaged offsets, of all topics (`/v1/damage`) or of a partition, and lets an operator skip them.
 
 use axum::extract::RawQuery;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ use crate::http::app::App;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
+        .routes(routes!(list_all_damage))
         .routes(routes!(list_damage))
         .routes(routes!(skip_damage, take_skip_back))
 }
@@ -29,6 +30,25 @@ struct DamageBody {
     partition: u32,
     /// In order of offsets.
     damage: Vec<DamagedRow>,
+}
+
+/// The damage of all topics.
+#[derive(Debug, Serialize, ToSchema)]
+struct AllDamage {
+    /// By topic, partition and offset.
+    damage: Vec<PlacedRow>,
+    /// Pass this as `after` to get the next page; left out in the last page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// Offsets of a topic that cannot be read.
+#[derive(Debug, Serialize, ToSchema)]
+struct PlacedRow {
+    topic: String,
+    partition: u32,
+    #[serde(flatten)]
+    row: DamagedRow,
 }
 
 /// Offsets that cannot be read.
@@ -50,6 +70,43 @@ struct SkipBody {
     damaged_offset: u64,
     /// One past the last offset.
     damaged_until_offset: u64,
+}
+
+/// Lists the known damage of all topics
+#[utoipa::path(get, path = "/v1/damage", tag = "operating",
+    params(("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The largest number of ranges: default 100"),
+        ("after" = Option<String>, Query, description = "Only ranges after this place: pass `next` of the page before")),
+    responses((status = 200, description = "The damaged ranges", body = AllDamage)))]
+async fn list_all_damage(app: App, RawQuery(query): RawQuery) -> Answer {
+    let params = Params::parse(query.as_deref(), &["limit", "after"], &[])?;
+    let limit = params.number("limit", 1, 1000)?.unwrap_or(100) as usize;
+    let wrong = || Problem::invalid("after", "after is not the next of a page; leave it out to begin");
+    let after = params
+        .get("after")
+        .map(|after| place(after).ok_or_else(wrong))
+        .transpose()?;
+    let mut rows: Vec<PlacedRow> = skips::all(&app.log)
+        .into_iter()
+        .map(|(topic, partition, row)| PlacedRow {
+            topic: topic.name().to_owned(),
+            partition: partition.id().index,
+            row: row.into(),
+        })
+        .collect();
+    let of = |row: &PlacedRow| (row.topic.clone(), row.partition, row.row.damaged_offset);
+    rows.retain(|row| after.as_ref().is_none_or(|after| of(row) > *after));
+    let has_more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| has_more).map(of);
+    let next = next.map(|(topic, partition, offset)| format!("{topic}/{partition}/{offset}"));
+    ok(&AllDamage { damage: rows, next })
+}
+
+/// The place of a range: its topic, its partition, its first offset.
+fn place(text: &str) -> Option<(String, u32, u64)> {
+    let mut parts = text.rsplitn(3, '/');
+    let (offset, partition, topic) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((topic.to_owned(), partition.parse().ok()?, offset.parse().ok()?))
 }
 
 /// Lists the known damage of a partition
@@ -116,15 +173,21 @@ async fn take_skip_back(
 
 fn listed(log: &Log, topic: &Topic, partition: &Partition) -> DamageBody {
     let rows = skips::known(log, partition).into_iter();
-    let rows = rows.map(|row| DamagedRow {
-        damaged_offset: row.range.from.get(),
-        damaged_until_offset: row.range.until.get(),
-        skipped: row.skipped,
-    });
+    let rows = rows.map(DamagedRow::from);
     DamageBody {
         topic: topic.name().to_owned(),
         partition: partition.id().index,
         damage: rows.collect(),
+    }
+}
+
+impl From<skips::Row> for DamagedRow {
+    fn from(row: skips::Row) -> Self {
+        Self {
+            damaged_offset: row.range.from.get(),
+            damaged_until_offset: row.range.until.get(),
+            skipped: row.skipped,
+        }
     }
 }
 

@@ -27,6 +27,7 @@ pub mod params;
 mod path;
 pub mod problem;
 mod produce;
+mod status;
 mod stream;
 mod topics;
 
@@ -55,6 +56,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(produce::routes())
         .merge(stream::routes())
         .merge(operate::routes())
+        .merge(status::routes())
         .merge(openapi::routes())
 }
 

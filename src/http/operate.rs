@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::RawQuery;
 use axum::response::IntoResponse;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -11,6 +12,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::params::Params;
 use super::path::NoQuery;
 use super::problem::Problem;
 use super::{Share, exact, fresh, ok};
@@ -28,7 +30,7 @@ const DATA_FORMAT: u32 = 1;
 const FEATURES: &str = "topics produce-json produce-ndjson produce-raw produce-cloudevents produce-record-batch \
     produce-several-topics request-gzip request-zstd ack-written expected-offset idempotency-key producer-sequence \
     fetch-json fetch-ndjson fetch-cloudevents fetch-record-batch fetch-wait history-etag stream-ndjson stream-sse \
-    header-patterns damage-skip group-offsets group-reset group-members group-shared lag lag-history lag-svg";
+    header-patterns browse damage-skip group-offsets group-reset group-members group-shared lag lag-history lag-svg";
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -56,8 +58,9 @@ struct ReadyBody {
 
 /// A fault.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-struct Degraded {
+pub(super) struct Degraded {
     /// `log-failed`, `storage-full`, `partition-failed`, `damage`.
+    #[schema(pattern = "^(log-failed|storage-full|partition-failed|damage)$")]
     what: &'static str,
     /// The fault in words.
     detail: String,
@@ -113,19 +116,29 @@ async fn live(_: NoQuery) -> Answer {
 }
 
 /// Whether the server has recovered and takes requests
+///
+/// It is ready when it has recovered. `degraded` lists what is wrong while the rest works: reads go on when appends have
+/// failed, or the disk is full. With `for=writes` it is not ready then.
 #[utoipa::path(get, path = "/health/ready", tag = "operating",
+    params(("for" = Option<String>, Query, pattern = "^writes$", description = "`writes`: only ready if it takes appends too")),
     responses((status = 200, description = "The server takes requests; `degraded` lists its faults", body = ReadyBody),
-        (status = 503, description = "`log-failed`, `shutting-down`")))]
-async fn ready(app: App, _: NoQuery) -> Answer {
+        (status = 503, description = "`shutting-down`; with `for=writes` also `log-failed`"),
+        (status = 507, description = "With `for=writes`: `storage-full`")))]
+async fn ready(app: App, RawQuery(query): RawQuery) -> Answer {
+    let params = Params::parse(query.as_deref(), &["for"], &[])?;
+    let for_writes = params.choice("for", &[("writes", true)])?.unwrap_or(false);
     if app.is_stopping() {
         return Err(Problem::new(Reason::ShuttingDown, "the server is stopping"));
     }
     let health = app.log.health();
-    let mut degraded = degraded(&health);
-    degraded.extend(damaged(&app.log, &health));
-    if health.log_failed.is_some() {
+    let degraded = faults(&app.log, &health);
+    if for_writes && health.log_failed.is_some() {
         let detail = "appends stopped after a failed write, until a restart";
         return Err(Problem::new(Reason::LogFailed, detail).with("degraded", json!(degraded)));
+    }
+    if for_writes && health.storage_full {
+        let detail = "the disk is full: appends go on by themselves when there is space";
+        return Err(Problem::new(Reason::StorageFull, detail).with("degraded", json!(degraded)));
     }
     let status = if degraded.is_empty() { "ready" } else { "degraded" };
     ok(&ReadyBody { status, degraded })
@@ -163,6 +176,13 @@ async fn info(app: App, _: NoQuery) -> Answer {
     })
 }
 
+/// Every fault.
+pub(super) fn faults(log: &Log, health: &Health) -> Vec<Degraded> {
+    let mut faults = degraded(health);
+    faults.extend(damaged(log));
+    faults
+}
+
 fn degraded(health: &Health) -> Vec<Degraded> {
     let log_failed = "a write or a sync of the journal failed: every append is refused until a restart";
     let storage_full = "the disk is full: appends go on by themselves when there is space";
@@ -190,21 +210,15 @@ fn degraded(health: &Health) -> Vec<Degraded> {
 }
 
 /// The faults for unreadable records: one for each range, up to a limit.
-fn damaged(log: &Log, health: &Health) -> Vec<Degraded> {
-    let mut ids: Vec<_> = health.damaged_ranges.iter().map(|it| it.partition).collect();
-    ids.dedup();
-    let mut rows = Vec::new();
-    for id in ids {
-        let topic = log.topic_by_id(id.topic);
-        if let Some(partition) = topic.and_then(|topic| topic.partition(id.index)) {
-            let known = skips::known(log, &partition).into_iter();
-            rows.extend(known.map(|row| damaged_row(partition.name(), row)));
-        }
-    }
+fn damaged(log: &Log) -> Vec<Degraded> {
+    let rows = skips::all(log).into_iter();
+    let mut rows: Vec<Degraded> = rows
+        .map(|(_, partition, row)| damaged_row(partition.name(), row))
+        .collect();
     let left_out = rows.len().saturating_sub(MAX_DAMAGE);
     rows.truncate(MAX_DAMAGE);
     if left_out > 0 {
-        let detail = format!("{left_out} more damaged ranges: /metrics counts them by partition");
+        let detail = format!("{left_out} more damaged ranges: /v1/damage lists them all");
         rows.push(Degraded::new("damage", detail));
     }
     rows

@@ -3,6 +3,7 @@
 //! A thin layer over [`crate::broker::topics`]: parses requests, and renders what the broker describes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::extract::RawQuery;
 use axum::response::IntoResponse;
@@ -18,8 +19,11 @@ use super::params::{Params, not_a_time, start};
 use super::path::{AtPartition, AtTopic, NoQuery, TopicName};
 use super::problem::Problem;
 use super::{Share, json_answer, ok};
+use crate::broker::Broker;
 use crate::broker::engine::{Log, Offset, PartitionStats, TimestampMs, Topic};
 use crate::broker::names;
+use crate::broker::overview::list::{self, Listed, Sort};
+use crate::broker::overview::preview::{self, Preview};
 use crate::broker::refusal::Refusal;
 use crate::broker::topics::catalog::{self, ConfigChanges, TopicConfig};
 use crate::broker::topics::describe::{self, Described};
@@ -60,7 +64,79 @@ struct TopicDescription {
     /// In the order of their indexes; left out in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     partitions: Option<Vec<PartitionDescription>>,
-    config: BTreeMap<&'static str, Setting>,
+    #[serde(flatten)]
+    figures: TopicFigures,
+    /// Every key; left out in lists with `config=false`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<BTreeMap<&'static str, Setting>>,
+}
+
+/// The figures of a topic. Rates are a second, over the last ten seconds.
+#[derive(Debug, Serialize, ToSchema)]
+struct TopicFigures {
+    /// Stored bytes of its records, without indexes.
+    size_bytes: u64,
+    /// Records that are kept, counted by offsets.
+    records: u64,
+    /// Records appended.
+    produce_rate: f64,
+    /// Stored bytes appended.
+    produce_bytes_rate: f64,
+    /// Stored bytes given to readers.
+    fetch_bytes_rate: f64,
+    /// The timestamp of the newest record; null without records.
+    last_timestamp: Option<i64>,
+    /// The groups that have subscribed to it or committed in it, by name.
+    groups: Vec<String>,
+    /// Whether some of its records are known to be damaged.
+    damaged: bool,
+}
+
+/// What a change would take away; nothing was changed.
+#[derive(Debug, Serialize, ToSchema)]
+struct DryRun {
+    /// Always true.
+    dry_run: bool,
+    /// Records, counted by offsets.
+    records: u64,
+    /// Their stored bytes. Space is freed by whole segments.
+    size_bytes: u64,
+    /// The groups that would lose committed offsets, or have yet to read some of these records; by name.
+    groups: Vec<String>,
+}
+
+impl From<Preview> for DryRun {
+    fn from(preview: Preview) -> Self {
+        Self {
+            dry_run: true,
+            records: preview.records,
+            size_bytes: preview.size_bytes,
+            groups: preview.groups,
+        }
+    }
+}
+
+/// The parameters of a change that takes something away.
+#[derive(Default)]
+struct Conditions {
+    dry_run: bool,
+    if_id: Option<String>,
+}
+
+const DRY_RUN: &str = "dry_run";
+const IF_ID: &str = "if_id";
+
+impl Conditions {
+    fn of(params: &Params) -> Result<Self, Problem> {
+        Ok(Self {
+            dry_run: params.flag(DRY_RUN)?.unwrap_or(false),
+            if_id: params.get(IF_ID).map(str::to_owned),
+        })
+    }
+
+    fn parse(query: Option<&str>) -> Result<Self, Problem> {
+        Self::of(&Params::parse(query, &[DRY_RUN, IF_ID], &[])?)
+    }
 }
 
 /// The positions and the size of a partition.
@@ -99,7 +175,7 @@ struct Setting {
 /// A page of the list of topics.
 #[derive(Debug, Serialize, ToSchema)]
 struct TopicList {
-    /// Sorted by name.
+    /// In the order that `sort` says.
     topics: Vec<TopicDescription>,
     /// Pass this as `after` to get the next page; left out in the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,10 +214,10 @@ async fn create_topic(
 ) -> Answer {
     names::TOPIC.check(&name)?;
     let body = body.unwrap_or_default();
-    let (topics, log) = (app.topics.clone(), app.log.clone());
+    let broker = app.broker.clone();
     let create = move || {
-        let (topic, is_new) = topics.create(&name, body.partitions, &body.config)?;
-        Ok((describe(&log, &topic)?, is_new))
+        let (topic, is_new) = broker.topics.create(&name, body.partitions, &body.config)?;
+        Ok((describe(&broker, &topic)?, is_new))
     };
     let (described, is_new) = app.blocking.attempt(Share::Change, create).await?;
     if !is_new {
@@ -155,64 +231,104 @@ async fn create_topic(
     Ok(response)
 }
 
-/// Lists the topics by name
+/// Lists the topics, each with its figures
+///
+/// By name, or the largest or fastest first. While sizes and rates change, a topic may move from one page to another.
 #[utoipa::path(get, path = "/v1/topics", tag = "topics",
-    params(("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The largest number of topics: default 100"),
-        ("after" = Option<String>, Query, description = "Only names after this one: pass `next` of the page before")),
+    params(("q" = Option<String>, Query, description = "Only topics whose names contain this, in upper or lower case"),
+        ("sort" = Option<String>, Query, pattern = "^(name|size|rate)$", description = "`name` (the default), `size` (the largest first), or `rate` (first the one to which most records are appended)"),
+        ("config" = Option<bool>, Query, description = "`false` leaves `config` out"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The largest number of topics: default 100"),
+        ("after" = Option<String>, Query, description = "Only topics after this place: pass `next` of the page before")),
     responses((status = 200, description = "The topics, without their partitions' positions", body = TopicList)))]
 async fn list_topics(app: App, RawQuery(query): RawQuery) -> Answer {
-    let params = Params::parse(query.as_deref(), &["limit", "after"], &[])?;
-    let limit = params.number("limit", 1, 1000)?.unwrap_or(100) as usize;
-    // Sorted by name already.
-    let all = app.log.topics();
-    let (shown, next) = names::page(&all, |topic| topic.name(), params.get("after"), limit);
-    ok(&TopicList {
-        topics: shown
-            .iter()
-            .map(|topic| describe_without_partitions(&app.log, topic))
-            .collect(),
-        next: next.map(str::to_owned),
-    })
+    let params = Params::parse(query.as_deref(), &["q", "sort", "config", "limit", "after"], &[])?;
+    let sorts = [("name", Sort::Name), ("size", Sort::Size), ("rate", Sort::Rate)];
+    let query = list::Query {
+        text: params.get("q").map(str::to_owned),
+        sort: params.choice("sort", &sorts)?.unwrap_or_default(),
+        after: params.get("after").map(str::to_owned),
+        limit: params.number("limit", 1, 1000)?.unwrap_or(100) as usize,
+    };
+    let has_config = params.flag("config")?.unwrap_or(true);
+    let broker = app.broker.clone();
+    let list = move || {
+        let (listed, next) = list::page(&broker.traffic, &broker.groups, &query)?;
+        let describe = |listed: &Listed| TopicDescription {
+            config: has_config.then(|| config(&listed.topic)),
+            ..describe_without_partitions(&broker.log, listed)
+        };
+        Ok(TopicList {
+            topics: listed.iter().map(describe).collect(),
+            next,
+        })
+    };
+    ok(&app.blocking.attempt(Share::Report, list).await?)
 }
 
 /// Describes a topic
 #[utoipa::path(get, path = "/v1/topics/{topic}", tag = "topics",
     responses((status = 200, description = "The topic", body = TopicDescription)))]
 async fn describe_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer {
-    let log = app.log.clone();
-    let described = app
-        .blocking
-        .attempt(Share::Report, move || describe(&log, &topic));
-    ok(&described.await?)
+    let broker = app.broker.clone();
+    let describe = move || describe(&broker, &topic);
+    ok(&app.blocking.attempt(Share::Report, describe).await?)
 }
 
 /// Adds partitions to a topic, and changes its configuration
 ///
 /// Both changes are made, or neither. Settings that are left out stay as they are; null resets a key to its default.
+/// With `dry_run`, the answer says which records retention would delete then, and nothing is changed.
 #[utoipa::path(patch, path = "/v1/topics/{topic}", tag = "topics", request_body = TopicBody,
-    responses((status = 200, description = "The topic as it is now", body = TopicDescription),
-        (status = 409, description = "`partitions-cannot-shrink`"),
+    params(("dry_run" = Option<bool>, Query, description = "Say what would go, and change nothing"),
+        ("if_id" = Option<String>, Query, description = "Only if the topic has this `id`")),
+    responses((status = 200, description = "The topic as it is now; with `dry_run`, what would go",
+            content((TopicDescription = "application/json"))),
+        (status = 409, description = "`partitions-cannot-shrink`; `topic-protected`: it has `delete_protection`, and retention would be lowered"),
+        (status = 412, description = "`topic-changed`: the topic with that `id` is gone"),
         (status = 501, description = "`not-supported`: a configuration key of a later version")))]
 async fn alter_topic(
     app: App,
     AtTopic(topic): AtTopic,
-    _: NoQuery,
+    RawQuery(query): RawQuery,
     JsonBody(body): JsonBody<TopicBody, MOST_BODY_BYTES>,
 ) -> Answer {
-    let (topics, log) = (app.topics.clone(), app.log.clone());
+    let Conditions { dry_run, if_id } = Conditions::parse(query.as_deref())?;
+    let broker = app.broker.clone();
+    if dry_run {
+        let look = move || {
+            let (change, now) = ((body.partitions, &body.config[..]), broker.clock.now());
+            let (topics, groups) = (&broker.topics, &broker.groups);
+            preview::change(topics, groups, topic.name(), change, if_id.as_deref(), now)
+        };
+        return ok(&DryRun::from(app.blocking.attempt(Share::Report, look).await?));
+    }
     let alter = move || {
-        let topic = topics.alter(topic.name(), body.partitions, &body.config)?;
-        describe(&log, &topic)
+        let (partitions, config) = (body.partitions, &body.config);
+        let topic = broker
+            .topics
+            .alter(topic.name(), partitions, config, if_id.as_deref())?;
+        describe(&broker, &topic)
     };
     ok(&app.blocking.attempt(Share::Change, alter).await?)
 }
 
 /// Deletes a topic with its records and the offsets that groups committed in it
 #[utoipa::path(delete, path = "/v1/topics/{topic}", tag = "topics",
-    responses((status = 204, description = "Deleted; a topic created later with the same name is a different topic")))]
-async fn delete_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer {
-    let topics = app.topics.clone();
-    let delete = move || topics.delete(topic.name());
+    params(("dry_run" = Option<bool>, Query, description = "Say what would go, and delete nothing"),
+        ("if_id" = Option<String>, Query, description = "Only if the topic has this `id`")),
+    responses((status = 204, description = "Deleted; a topic created later with the same name is a different topic"),
+        (status = 200, description = "With `dry_run`: what would go", body = DryRun),
+        (status = 409, description = "`topic-protected`: it has `delete_protection`"),
+        (status = 412, description = "`topic-changed`: the topic with that `id` is gone")))]
+async fn delete_topic(app: App, AtTopic(topic): AtTopic, RawQuery(query): RawQuery) -> Answer {
+    let Conditions { dry_run, if_id } = Conditions::parse(query.as_deref())?;
+    let broker = app.broker.clone();
+    if dry_run {
+        let look = move || preview::deletion(&broker.topics, &broker.groups, topic.name(), if_id.as_deref());
+        return ok(&DryRun::from(app.blocking.attempt(Share::Report, look).await?));
+    }
+    let delete = move || broker.topics.delete(topic.name(), if_id.as_deref());
     app.blocking.attempt(Share::Change, delete).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -221,20 +337,32 @@ async fn delete_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer {
 ///
 /// The log start moves up at once and for good; space is freed by whole segments. An offset below it changes nothing.
 #[utoipa::path(delete, path = "/v1/topics/{topic}/partitions/{partition}/records", tag = "topics",
-    params(("before" = u64, Query, description = "The first offset to keep; at most the end offset")),
-    responses((status = 200, description = "The log start as it is now", body = LogStart),
+    params(("before" = u64, Query, description = "The first offset to keep; at most the end offset"),
+        ("dry_run" = Option<bool>, Query, description = "Say what would go, and delete nothing"),
+        ("if_id" = Option<String>, Query, description = "Only if the topic has this `id`")),
+    responses((status = 200, description = "The log start as it is now; with `dry_run`, what would go", body = LogStart),
+        (status = 409, description = "`topic-protected`: the topic has `delete_protection`"),
+        (status = 412, description = "`topic-changed`: the topic with that `id` is gone"),
         (status = 416, description = "`offset-out-of-range`: above `end_offset`")))]
 async fn delete_records(
     app: App,
-    AtPartition { partition, .. }: AtPartition,
+    AtPartition { topic, partition }: AtPartition,
     RawQuery(query): RawQuery,
 ) -> Answer {
-    let params = Params::parse(query.as_deref(), &["before"], &[])?;
+    let params = Params::parse(query.as_deref(), &["before", DRY_RUN, IF_ID], &[])?;
+    let Conditions { dry_run, if_id } = Conditions::of(&params)?;
     let missing = "say which offset is the first to be kept: before=<offset>";
     let before = params.number("before", 0, Offset::MAX.get())?;
     let before = Offset::new(before.ok_or_else(|| Problem::invalid("before", missing))?);
-    let topics = app.topics.clone();
-    let trim = move || topics.trim(&partition, before);
+    let broker = app.broker.clone();
+    if dry_run {
+        let look = move || {
+            let (topics, groups) = (&broker.topics, &broker.groups);
+            preview::trim(topics, groups, &topic, &partition, before, if_id.as_deref())
+        };
+        return ok(&DryRun::from(app.blocking.attempt(Share::Report, look).await?));
+    }
+    let trim = move || broker.topics.trim(&topic, &partition, before, if_id.as_deref());
     let log_start_offset = app.blocking.attempt(Share::Change, trim).await?.get();
     ok(&LogStart { log_start_offset })
 }
@@ -268,15 +396,17 @@ async fn find_offset(
 }
 
 /// Describes a topic with its partitions. Blocks on the disk.
-fn describe(log: &Log, topic: &Topic) -> Result<TopicDescription, Refusal> {
-    let mut described = describe_without_partitions(log, topic);
+fn describe(broker: &Broker, topic: &Arc<Topic>) -> Result<TopicDescription, Refusal> {
+    let listed = list::with_figures(&broker.traffic, &broker.groups, vec![Arc::clone(topic)]);
+    let mut described = describe_without_partitions(&broker.log, &listed[0]);
     let partitions = describe::partitions(topic)?;
     described.partition_count = partitions.len() as u32;
+    described.config = Some(config(topic));
     described.partitions = Some(partitions.iter().map(PartitionDescription::from).collect());
     Ok(described)
 }
 
-fn describe_without_partitions(log: &Log, topic: &Topic) -> TopicDescription {
+fn config(topic: &Topic) -> BTreeMap<&'static str, Setting> {
     let config = TopicConfig::of(&topic.spec());
     let settings = config.entries().map(|(key, value, is_set)| {
         let (default, source) = (key.default(), if is_set { "topic" } else { "default" });
@@ -287,12 +417,26 @@ fn describe_without_partitions(log: &Log, topic: &Topic) -> TopicDescription {
         };
         (key.name, setting)
     });
+    settings.collect()
+}
+
+fn describe_without_partitions(log: &Log, Listed { topic, figures }: &Listed) -> TopicDescription {
     TopicDescription {
         name: topic.name().to_owned(),
         id: catalog::public_id(log, topic.id()),
         partition_count: topic.partition_count(),
         partitions: None,
-        config: settings.collect(),
+        figures: TopicFigures {
+            size_bytes: figures.size_bytes,
+            records: figures.records,
+            produce_rate: figures.rates.produce,
+            produce_bytes_rate: figures.rates.produce_bytes,
+            fetch_bytes_rate: figures.rates.fetch_bytes,
+            last_timestamp: figures.last_timestamp.map(TimestampMs::get),
+            groups: figures.groups.clone(),
+            damaged: figures.damaged,
+        },
+        config: None,
     }
 }
 

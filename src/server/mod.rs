@@ -27,10 +27,10 @@ use tokio::task::JoinHandle;
 use crate::broker::engine::{Clock, Disk, Error, Log, RealDisk, SystemClock};
 use crate::broker::limits::Limits;
 use crate::broker::refusal::Reason;
-use crate::broker::{groups, lag};
+use crate::broker::{groups, lag, overview};
 use crate::http;
 use crate::http::app::App;
-use crate::settings::Config;
+use crate::settings::{Config, OnLogFailed};
 use connection::Connections;
 
 /// Connections in the kernel's queue until they are accepted.
@@ -39,6 +39,8 @@ const BACKLOG: u32 = 4096;
 const REFUSERS: usize = 64;
 /// How long answering a refused connection may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the log is asked whether it has failed.
+const FAILED_INTERVAL: Duration = Duration::from_millis(500);
 /// How long cut connections may take to drop their requests.
 const CUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most unsent bytes that the kernel buffers for a connection. By default it buffers megabytes for each client that
@@ -162,6 +164,10 @@ pub async fn start_on(
     drop(tokio::spawn(groups::repeats::run(app.groups.clone())));
     let expiry = groups::expiry::run(app.groups.clone(), app.offsets_retention);
     drop(tokio::spawn(expiry));
+    drop(tokio::spawn(overview::traffic::run(
+        app.traffic.clone(),
+        app.stopping.subscribe(),
+    )));
     let (stop_accepting, stopped) = watch::channel(false);
     let accepting = tokio::spawn(accept(listener, connections.clone(), files.refusals, stopped));
     let sampling = tokio::spawn(lag::sampler::run(app.lags.clone(), app.stopping.subscribe()));
@@ -179,6 +185,14 @@ impl Server {
     /// The address in use, with the chosen port for port 0.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Returns when the log refuses appends until a restart, if that is to end the server (`on_log_failed=exit`).
+    pub async fn failed(&self) {
+        let log = self.app.log.clone();
+        while self.app.config.on_log_failed == OnLogFailed::Stay || !log.is_failed() {
+            tokio::time::sleep(FAILED_INTERVAL).await;
+        }
     }
 
     /// The service's state.

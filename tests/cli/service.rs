@@ -140,7 +140,18 @@ fn topics_are_created_listed_described_altered_and_deleted() {
     let fewer = "topic alter orders --partitions 2";
     service.fails(fewer, "quipu: partitions-cannot-shrink: ");
 
-    service.ok("topic delete orders");
+    let dry = service.json("topic delete orders --dry-run");
+    assert_eq!((&dry["dry_run"], &dry["records"]), (&json!(true), &json!(0)));
+    let dry = service.ok("topic alter orders --config retention_ms=1 --dry-run");
+    assert!(
+        dry.contains("would go; no group reads them; nothing was changed"),
+        "{dry}"
+    );
+    service.ok("topic alter orders --config delete_protection=true");
+    service.fails("topic delete orders", "topic-protected");
+    service.fails("topic delete orders --dry-run", "topic-protected");
+    service.ok("topic alter orders --unset delete_protection");
+    service.ok("topic delete orders --yes");
     service.fails("topic describe orders", "unknown-topic");
     assert_eq!(service.json("topic list")["topics"], json!([]));
 }

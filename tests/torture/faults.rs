@@ -86,7 +86,8 @@ fn a_failed_journal_sync_ends_all_appends_until_a_restart_and_reads_go_on() {
         produce(&server, "first", 1, 10).refusal(503, "log-failed", "none");
         produce(&server, "second", 0, 10).refusal(503, "log-failed", "none");
         commit(&server, 1).refusal(503, "log-failed", "none");
-        assert_eq!(server.connect().get("/health/ready").status, 503);
+        assert_eq!(server.get("/health/ready")["status"], "degraded");
+        assert_eq!(server.connect().get("/health/ready?for=writes").status, 503);
         assert_eq!(server.connect().get("/health/live").status, 200);
         // The record in flight is not readable: a crash could undo it.
         assert_eq!((count(&server, "first", 0), count(&server, "first", 1)), (1, 1));

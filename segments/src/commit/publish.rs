@@ -12,7 +12,7 @@ use crate::segment::BatchNote;
 impl Engine {
     /// Makes a plan's records readable. The journal's sync has returned.
     pub(super) fn publish(&self, plan: &Plan) {
-        let mut from = 0;
+        let (mut from, mut bytes) = (0, 0);
         while let Some((segment, _)) = plan.batches.get(from).and_then(|planned| planned.place.as_ref()) {
             let in_segment = |planned: &&Planned| {
                 planned
@@ -26,6 +26,7 @@ impl Engine {
                 .map(note)
                 .collect();
             segment.publish(&notes);
+            bytes += notes.iter().map(|note| note.bytes).sum::<u64>();
             from += notes.len();
         }
         {
@@ -39,6 +40,7 @@ impl Engine {
                 .extend(plan.closed_segments.iter().cloned());
             self.mark_dirty(&plan.partition, &mut writer);
         }
+        plan.partition.count_appended(bytes);
         plan.partition.publish(&plan.new_segments, plan.next_offset);
         // A sync that failed meanwhile did not find the new segments in the partition.
         if !plan.new_segments.is_empty() && plan.partition.writer.lock().is_unsyncable {

@@ -99,7 +99,16 @@ impl Engine {
     }
 }
 
-fn wanted_start(partition: &Arc<Partition>, settings: &TopicSettings, now: TimestampMs) -> Option<Offset> {
+impl Partition {
+    /// Where the log would start if these were its settings and retention ran now; `None` if nothing would go. May wait
+    /// for the disk.
+    pub fn would_start(&self, settings: &TopicSettings, now: TimestampMs) -> Option<Offset> {
+        let start = wanted_start(self, settings, now)?;
+        (start > self.positions().log_start_offset).then_some(start)
+    }
+}
+
+fn wanted_start(partition: &Partition, settings: &TopicSettings, now: TimestampMs) -> Option<Offset> {
     let view = partition.view();
     let candidates: Vec<Candidate> = view
         .segments

@@ -40,6 +40,10 @@ pub struct Partition {
     deleted: AtomicBool,
     closed: AtomicBool,
     waiters: Waiters,
+    /// Stored bytes that were published since the log was opened. Raised by the committer.
+    appended_bytes: AtomicU64,
+    /// Stored bytes that were given to readers since then. Raised by those who read for them.
+    read_bytes: AtomicU64,
     /// Damage that reads have met and that belongs to no segment's file.
     damage: Notes,
     pub(crate) writer: Mutex<Writer>,
@@ -219,6 +223,8 @@ impl Partition {
             deleted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             waiters: Waiters::default(),
+            appended_bytes: AtomicU64::new(0),
+            read_bytes: AtomicU64::new(0),
             damage: Notes::default(),
             writer: Mutex::new(writer),
             plan: AtomicU64::new(0),
@@ -468,6 +474,21 @@ impl Partition {
     pub fn size_bytes(&self) -> u64 {
         let view = self.view();
         view.segments.iter().map(|segment| segment.readable().get()).sum()
+    }
+
+    /// Stored bytes that were appended to it, and given to readers, since the log was opened.
+    pub fn traffic(&self) -> (u64, u64) {
+        let appended = self.appended_bytes.load(Ordering::Relaxed);
+        (appended, self.read_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Counts stored bytes that were given to a reader.
+    pub fn count_read(&self, bytes: u64) {
+        self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_appended(&self, bytes: u64) {
+        self.appended_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Resolves when `end_offset` is above `offset`, the partition is deleted or the log closes. Drop it to give up.

@@ -54,7 +54,11 @@ impl Fetcher {
     /// # Errors
     /// Those of [`Partition::read`].
     pub async fn read_page(&self, partition: &Arc<Partition>, limits: PageLimits) -> Result<Page, Refusal> {
-        read_page(&self.log, &self.blocking, partition, limits).await
+        let page = read_page(&self.log, &self.blocking, partition, limits).await?;
+        if page.stored_bytes > 0 {
+            partition.count_read(page.stored_bytes);
+        }
+        Ok(page)
     }
 
     /// Counts records and stored bytes that are given to a reader.

@@ -389,7 +389,7 @@ async fn dead_letters_whose_topic_is_gone_stop_the_call_and_can_be_discarded() {
         dead_letter_topic: Some("gone.dlq".to_owned()),
         ..all()
     };
-    broker.topics.delete("gone").unwrap();
+    broker.topics.delete("gone", None).unwrap();
     broker.topics.create("gone", Some(1), &[]).unwrap();
     let refusal = broker.groups.redrive("g", dead.clone()).await.unwrap_err();
     assert_eq!(refusal.reason, Reason::UnknownTopic);

@@ -392,7 +392,7 @@ mod tests {
         let broker = broker(Limits::default());
         let first = |partitions, unkeyed| First { partitions, unkeyed };
         let firsts = vec![first(7, Some(5)), first(4, Some(3))];
-        broker.topics.delete("a").unwrap();
+        broker.topics.delete("a", None).unwrap();
         let places = place(&broker, &attempt(Some(firsts.clone())), BODY).unwrap();
         let parts = places
             .parts()

@@ -25,10 +25,20 @@ pub(super) struct Lane {
     pub(super) end: Offset,
     /// Where the log ended when the stream was opened.
     pub(super) as_of: Offset,
+    /// Of a stream of the newest records, which ones.
+    pub(super) chosen: Option<Chosen>,
     /// The topic's position in the stream.
     pub(super) topic: u16,
     /// Nothing was read, and the client knows no position: it may begin wherever the log does.
     pub(super) is_fresh: bool,
+}
+
+/// The records of a partition that a stream of the newest ones hands out.
+pub(super) struct Chosen {
+    /// In order.
+    pub(super) offsets: Arc<[Offset]>,
+    /// All before it were looked at.
+    pub(super) until: Offset,
 }
 
 impl Lane {
@@ -179,6 +189,7 @@ impl Lanes {
                 next,
                 end,
                 as_of: positions.end_offset,
+                chosen: None,
                 topic: slot as u16,
                 is_fresh,
             });
@@ -308,6 +319,7 @@ impl Lanes {
                 next: Offset::ZERO,
                 end: Offset::MAX,
                 as_of: Offset::ZERO,
+                chosen: None,
                 topic: slot as u16,
                 is_fresh: true,
             }));

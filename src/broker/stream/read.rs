@@ -1,5 +1,7 @@
 //! How a stream reads a page of a lane, and goes on behind missing records.
 
+use std::sync::Arc;
+
 use super::run::{Cut, PAGE_BYTES, Stream};
 use super::{Event, Sink};
 use crate::broker::engine::{Error, Offset};
@@ -12,7 +14,7 @@ impl<S: Sink> Stream<S> {
     /// Reads a page of a lane, and reports missing records before it; `None`: there is nothing more, for now.
     pub(super) async fn read(&mut self, index: usize) -> Result<Option<Page>, Cut> {
         loop {
-            let lane = &self.lanes.lanes[index];
+            let lane = &mut self.lanes.lanes[index];
             if lane.is_over() {
                 return Ok(None);
             }
@@ -27,8 +29,22 @@ impl<S: Sink> Stream<S> {
             if lane.next >= positions.end_offset {
                 return Ok(None);
             }
-            let limits = PageLimits::batches(lane.next, lane.end, PAGE_BYTES);
-            let end = lane.end;
+            let (mut end, mut kept) = (lane.end, None);
+            if let Some(chosen) = lane.chosen.as_ref().filter(|chosen| lane.next < chosen.until) {
+                let next = chosen.offsets.partition_point(|offset| *offset < lane.next);
+                end = chosen.until;
+                let Some(next) = chosen.offsets.get(next) else {
+                    lane.next = end;
+                    continue;
+                };
+                kept = Some(Arc::clone(&chosen.offsets));
+                lane.next = *next;
+            }
+            if kept.is_none() {
+                self.check_bounds(index)?;
+            }
+            let lane = &self.lanes.lanes[index];
+            let limits = PageLimits::batches(lane.next, end, PAGE_BYTES);
             let partition = lane.partition.clone();
             match self.fetcher().read_page(&partition, limits).await {
                 Ok(mut page) => {
@@ -43,7 +59,10 @@ impl<S: Sink> Stream<S> {
                         lane.next = lane.next.max(page.next_offset);
                         continue;
                     }
-                    return Ok(Some(page));
+                    return match kept {
+                        None => Ok(Some(self.look_through(page).await?)),
+                        kept => Ok(Some(Page { kept, ..page })),
+                    };
                 }
                 Err(refusal) if refusal.reason == Reason::OffsetTrimmed => {}
                 Err(_) if partition.is_deleted() => return Err(self.deleted(index)),

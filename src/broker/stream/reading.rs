@@ -48,6 +48,17 @@ impl Reading {
         next_offset
     }
 
+    /// The next offset at or after `from` that the page keeps, if it was looked through before.
+    fn next_kept(&self, from: Offset) -> Option<Offset> {
+        let Some(kept) = &self.page.kept else {
+            return Some(from);
+        };
+        let next = kept.partition_point(|offset| *offset < from);
+        kept.get(next)
+            .copied()
+            .filter(|next| *next < self.page.next_offset)
+    }
+
     /// Goes to the next record at or after `from` that the filter wants, or that ends the partition by its time, wanted or
     /// not; `None`: the page has no more.
     ///
@@ -59,6 +70,10 @@ impl Reading {
         until: Option<TimestampMs>,
         filter: &Filter,
     ) -> Result<Option<Next>, BatchError> {
+        let Some(from) = self.next_kept(from) else {
+            return Ok(None);
+        };
+        let is_chosen = self.page.kept.is_some();
         while let Some(run) = self.page.runs.get(self.run) {
             let batch = &run.bytes[self.batch..];
             if batch.is_empty() {
@@ -82,7 +97,7 @@ impl Reading {
                         break;
                     }
                     let ends = until.is_some_and(|until| record.timestamp >= until);
-                    if record.offset >= from && (ends || filter.matches(&record)) {
+                    if record.offset >= from && (ends || is_chosen || filter.matches(&record)) {
                         self.place = Some(place);
                         return Ok(Some(Next {
                             offset: record.offset,

@@ -1,5 +1,8 @@
 //! The parameters of a stream.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use crate::broker::engine::TimestampMs;
 use crate::broker::filter::Filter;
 use crate::formats::cursor::Cursor;
@@ -28,6 +31,27 @@ pub enum Ending {
     Cursor(Cursor),
 }
 
+/// How far a stream looks that browses: it ends at the first of these bounds. At least one record of each partition is
+/// looked at, so that whoever goes on at its cursor always gets further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The records that are handed out.
+    pub records: u64,
+    /// The stored bytes of the records that are looked at.
+    pub bytes: u64,
+    /// The time from its beginning.
+    pub time: Duration,
+}
+
+impl Bounds {
+    /// No bounds.
+    pub const NONE: Self = Self {
+        records: u64::MAX,
+        bytes: u64::MAX,
+        time: Duration::MAX,
+    };
+}
+
 /// The parameters of a stream; its topics are passed beside them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamRequest {
@@ -38,7 +62,10 @@ pub struct StreamRequest {
     /// Only so many of the newest records between `from` and `until`, and then new records.
     pub last: Option<usize>,
     /// Which records are wanted.
-    pub filter: Filter,
+    pub filter: Arc<Filter>,
+    /// It looks through records in slices on threads of their own, within bounds, and says how far it has looked. `None`:
+    /// it hands out what it reads.
+    pub browse: Option<Bounds>,
     /// The partitions; `None`: all.
     pub partitions: Option<Vec<u32>>,
     /// Whether it waits for new records.

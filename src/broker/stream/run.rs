@@ -18,6 +18,7 @@ use super::merge::{Head, Merge};
 use super::pace::Pace;
 use super::reading::Reading;
 use super::request::{Beginning, StreamRequest};
+use super::scan::Scan;
 use super::{Event, Sink};
 use crate::broker::engine::{Clock, Offset, TopicId, WaitForData};
 use crate::broker::fetch::page::Page;
@@ -46,6 +47,9 @@ pub enum Cut {
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
+    /// A bound of its search is reached: it ends, and says how far it has looked.
+    #[error("a bound of the search is reached")]
+    Bounded,
     /// The reader has everything up to the end, and nothing has come since.
     #[error("nothing is left")]
     NothingLeft,
@@ -111,6 +115,7 @@ impl OpenStream {
     /// The stream, which counts as open from now on.
     pub fn into_stream<S: Sink>(self, out: S) -> Stream<S> {
         self.fetcher.counters.streams.fetch_add(1, Ordering::Relaxed);
+        let scan = self.request.browse.map(Scan::new);
         Stream {
             stopping: self.fetcher.stopping.clone(),
             counted: Counted(self.fetcher),
@@ -119,7 +124,9 @@ impl OpenStream {
             request: self.request,
             lanes: self.lanes,
             out,
+            scan,
             records: 0,
+            told: 0,
             bytes: 0,
             sent: Instant::now(),
             has_moved: false,
@@ -139,8 +146,12 @@ pub struct Stream<S> {
     pub(super) lanes: Lanes,
     /// The sink.
     pub out: S,
-    /// Records and bytes that were handed out and are not counted yet.
-    records: u64,
+    /// What it has looked at, if it browses.
+    pub(super) scan: Option<Scan>,
+    /// Records that were handed out, and how many of them are in the counters.
+    pub(super) records: u64,
+    told: u64,
+    /// Bytes that were handed out and are not counted yet.
     bytes: u64,
     /// When something was last sent.
     pub(super) sent: Instant,
@@ -166,15 +177,16 @@ impl<S: Sink> Stream<S> {
         let ended = self.run_to_end().await;
         let has_nothing = !self.is_begun && self.out.is_empty();
         match ended {
+            Err(Cut::Bounded) => self.end(),
             Ok(()) if has_nothing && self.request.is_resumed && self.out.has_events() => {
                 return Err(Cut::NothingLeft);
             }
-            Ok(()) => self.event(Event::End),
+            Ok(()) => self.end(),
             // A format with events has one for a refusal. On a stop it ends without one: the reader asks again.
             Err(Cut::Refused(refusal)) if self.out.has_events() => self.event(Event::Refused(&refusal)),
             Err(_) if self.out.has_events() => {}
             Err(cut) => {
-                if !self.out.is_empty() {
+                if !self.out.is_empty() && (self.is_begun || !self.out.is_document()) {
                     self.send().await;
                 }
                 if self.is_begun {
@@ -215,6 +227,7 @@ impl<S: Sink> Stream<S> {
                 if let Some(page) = self.read(lane).await? {
                     is_idle = false;
                     self.hand_out(lane, page).await?;
+                    self.check_records()?;
                     self.breathe().await?;
                 }
             }
@@ -232,7 +245,7 @@ impl<S: Sink> Stream<S> {
         let writer = self.writer(lane);
         let until = self.lanes.until;
         self.fix(lane);
-        let is_open = self.request.filter.is_open();
+        let is_open = page.kept.is_some() || self.request.filter.is_open();
         let mut reached = self.lanes.lanes[lane].reached();
         let mut end = page.next_offset;
         self.out.reserve(page.stored_bytes);
@@ -322,6 +335,7 @@ impl<S: Sink> Stream<S> {
                 if self.out.is_full() {
                     self.send().await;
                 }
+                self.check_records()?;
                 if !self.find(lane, reading, &mut merge)? {
                     readings[lane] = None;
                     self.refill(lane, &mut readings[lane], &mut merge).await?;
@@ -420,7 +434,8 @@ impl<S: Sink> Stream<S> {
     }
 
     fn count(&mut self) {
-        let (records, bytes) = (std::mem::take(&mut self.records), std::mem::take(&mut self.bytes));
+        let (records, bytes) = (self.records - self.told, std::mem::take(&mut self.bytes));
+        self.told = self.records;
         self.fetcher().count(records, bytes);
     }
 }

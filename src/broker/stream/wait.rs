@@ -25,8 +25,9 @@ impl<S: Sink> Stream<S> {
                 self.alive();
             }
         }
+        self.tell_progress();
         // If few of the records are wanted, they are sent before they fill a chunk.
-        if !self.out.is_empty() && self.sent.elapsed() >= LINGER {
+        if !self.out.is_empty() && !self.out.is_document() && self.sent.elapsed() >= LINGER {
             self.send().await;
         }
         if self.unyielded_bytes >= PAGE_BYTES {

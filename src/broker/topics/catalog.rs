@@ -40,6 +40,8 @@ enum Kind {
         allowed: &'static [&'static str],
         default: &'static str,
     },
+    /// True or false; false unless set.
+    Flag,
 }
 
 const MIB: u64 = 1 << 20;
@@ -53,6 +55,7 @@ const MAX_RECORD_BYTES: &str = "max_record_bytes";
 const TIMESTAMP_TYPE: &str = "timestamp_type";
 const ACK: &str = "ack";
 const DEDUPE_WINDOW_MS: &str = "dedupe_window_ms";
+const DELETE_PROTECTION: &str = "delete_protection";
 
 /// A property, not a key: partitions were added after the topic was created, so a key's records may lie in two
 /// partitions.
@@ -105,6 +108,11 @@ pub static KEYS: &[ConfigKey] = &[
         (1, 7 * DAY_MS, Some(600_000)),
         "for how many milliseconds an Idempotency-Key is remembered",
     ),
+    ConfigKey {
+        name: DELETE_PROTECTION,
+        about: "whether deleting the topic or its records, and lowering its retention, is refused",
+        kind: Kind::Flag,
+    },
 ];
 
 const fn number(
@@ -134,6 +142,7 @@ impl ConfigKey {
         match self.kind {
             Kind::Number { default, .. } => default.map_or(Value::Null, Value::from),
             Kind::Word { default, .. } => Value::from(default),
+            Kind::Flag => Value::from(false),
         }
     }
 
@@ -153,6 +162,10 @@ impl ConfigKey {
                     "{name} must be one of {}, not {value}",
                     allowed.join(", ")
                 )),
+            },
+            Kind::Flag => match value {
+                Value::Bool(_) => Ok(()),
+                _ => Err(format!("{name} must be true or false, not {value}")),
             },
         }
     }
@@ -265,7 +278,7 @@ fn current_number(properties: &BTreeMap<String, Value>, name: &str) -> Option<u6
     let set = properties.get(name).and_then(Value::as_u64);
     set.or_else(|| match kind_of(name) {
         Kind::Number { default, .. } => *default,
-        Kind::Word { .. } => None,
+        Kind::Word { .. } | Kind::Flag => None,
     })
 }
 
@@ -274,7 +287,7 @@ fn current_word<'a>(properties: &'a BTreeMap<String, Value>, name: &str) -> &'a 
     let set = properties.get(name).and_then(Value::as_str);
     set.unwrap_or_else(|| match kind_of(name) {
         Kind::Word { default, .. } => default,
-        Kind::Number { .. } => "",
+        Kind::Number { .. } | Kind::Flag => "",
     })
 }
 
@@ -304,6 +317,47 @@ pub fn ack(spec: &TopicSpec) -> Ack {
 /// How long an `Idempotency-Key` is remembered.
 pub fn dedupe_window(spec: &TopicSpec) -> Duration {
     Duration::from_millis(known(current_number(&spec.properties, DEDUPE_WINDOW_MS)))
+}
+
+/// Whether deleting a topic or its records, and lowering its retention, is refused.
+pub fn is_protected(spec: &TopicSpec) -> bool {
+    spec.properties.get(DELETE_PROTECTION) == Some(&Value::Bool(true))
+}
+
+/// Whether a change of settings makes retention delete earlier: `None` is for ever.
+pub fn lowers_retention(before: &TopicSettings, after: &TopicSettings) -> bool {
+    let is_lower = |before: Option<u64>, after: Option<u64>| match (before, after) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(before), Some(after)) => after < before,
+    };
+    is_lower(before.retention_ms, after.retention_ms)
+        || is_lower(before.retention_bytes, after.retention_bytes)
+}
+
+/// Refuses to take records of a protected topic away.
+pub(super) fn check_protection(topic: &Topic) -> Result<(), Refusal> {
+    if !is_protected(&topic.spec()) {
+        return Ok(());
+    }
+    let detail = format!(
+        "the topic {} has delete_protection=true: set it to false first, with a change of its own",
+        topic.name()
+    );
+    Err(Refusal::new(Reason::TopicProtected, detail))
+}
+
+/// Refuses another topic than the one with that id.
+pub(super) fn check_id(log: &Log, topic: &Topic, if_id: Option<&str>) -> Result<(), Refusal> {
+    let id = public_id(log, topic.id());
+    if if_id.is_none_or(|wanted| wanted == id) {
+        return Ok(());
+    }
+    let detail = format!(
+        "the topic {} has the id {id} by now: it was deleted and made again",
+        topic.name()
+    );
+    Err(Refusal::new(Reason::TopicChanged, detail).with("id", id))
 }
 
 /// Whether partitions were added after the topic was created.
@@ -438,7 +492,7 @@ mod tests {
         let expected = json!({
             "retention_ms": null, "retention_bytes": null, "segment_bytes": 67_108_864, "segment_ms": 604_800_000,
             "max_record_bytes": 1_048_576, "timestamp_type": "create_time", "ack": "durable",
-            "dedupe_window_ms": 600_000,
+            "dedupe_window_ms": 600_000, "delete_protection": false,
         });
         assert_eq!(json!(shown), expected);
     }
@@ -452,6 +506,7 @@ mod tests {
                     json!([low - 1, high + 1, -1, 1.5, low.to_string(), [low]]),
                 ),
                 Kind::Word { allowed, .. } => (json!(allowed), json!(["", "Durable", 1, true])),
+                Kind::Flag => (json!([true, false]), json!(["true", 0, 1, "", []])),
             };
             for value in good.as_array().unwrap() {
                 let mut config = TopicConfig::default();

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::broker::engine::{Error, Log, Offset, Partition, PartitionId, TimestampMs, Topic};
+use crate::broker::engine::{Error, Log, Offset, Partition, PartitionId, TimestampMs, Topic, TopicSpec};
 use crate::broker::limits::Limits;
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::state_keys;
@@ -75,20 +75,70 @@ impl Topics {
         Ok((topic, true))
     }
 
+    /// What [`Topics::alter`] would change, if it were called now: the topic, and its new description unless that is the
+    /// same.
+    ///
+    /// # Errors
+    /// Those of [`Topics::alter`], but for the engine's.
+    pub fn may_alter(
+        &self,
+        name: &str,
+        partitions: Option<u32>,
+        config: &[(String, Value)],
+        if_id: Option<&str>,
+    ) -> Result<(Arc<Topic>, Option<TopicSpec>), Refusal> {
+        let topic = self.find(name, if_id)?;
+        let changed = catalog::changed_spec(&topic, self.max_partitions, partitions, config)?;
+        if let Some(changed) = &changed
+            && catalog::lowers_retention(&topic.spec().settings, &changed.settings)
+        {
+            catalog::check_protection(&topic)?;
+        }
+        Ok((topic, changed))
+    }
+
+    /// The topic that [`Topics::delete`] would delete.
+    ///
+    /// # Errors
+    /// Those of [`Topics::delete`], but for the engine's.
+    pub fn may_delete(&self, name: &str, if_id: Option<&str>) -> Result<Arc<Topic>, Refusal> {
+        let topic = self.find(name, if_id)?;
+        catalog::check_protection(&topic)?;
+        Ok(topic)
+    }
+
+    /// Checks whether [`Topics::trim`] would move the log start of a topic's partitions.
+    ///
+    /// # Errors
+    /// [`Reason::TopicChanged`], [`Reason::TopicProtected`].
+    pub fn may_trim(&self, topic: &Topic, if_id: Option<&str>) -> Result<(), Refusal> {
+        catalog::check_id(&self.log, topic, if_id)?;
+        catalog::check_protection(topic)
+    }
+
+    /// The topic of that name, if it is the one with that id.
+    fn find(&self, name: &str, if_id: Option<&str>) -> Result<Arc<Topic>, Refusal> {
+        let topic = catalog::find(&self.log, name)?;
+        catalog::check_id(&self.log, &topic, if_id)?;
+        Ok(topic)
+    }
+
     /// Raises a topic's partitions and changes its configuration, both or neither.
     ///
     /// # Errors
-    /// [`Reason::UnknownTopic`]; [`Reason::PartitionsCannotShrink`]; those of [`catalog::TopicConfig::apply`] and of
+    /// [`Reason::UnknownTopic`]; [`Reason::TopicChanged`] if it does not have the id `if_id`;
+    /// [`Reason::PartitionsCannotShrink`]; [`Reason::TopicProtected`] for lower retention of a protected topic; those of [`catalog::TopicConfig::apply`] and of
     /// the engine.
     pub fn alter(
         &self,
         name: &str,
         partitions: Option<u32>,
         config: &[(String, Value)],
+        if_id: Option<&str>,
     ) -> Result<Arc<Topic>, Refusal> {
         let _one_at_a_time = self.changing.lock();
-        let topic = catalog::find(&self.log, name)?;
-        let Some(changed) = catalog::changed_spec(&topic, self.max_partitions, partitions, config)? else {
+        let (topic, changed) = self.may_alter(name, partitions, config, if_id)?;
+        let Some(changed) = changed else {
             return Ok(topic);
         };
         let topic = self.log.alter_topic(name, changed)?;
@@ -99,10 +149,11 @@ impl Topics {
     /// Deletes a topic with its data and, in the same append, everything about it in the state.
     ///
     /// # Errors
-    /// [`Reason::UnknownTopic`]; those of the engine.
-    pub fn delete(&self, name: &str) -> Result<(), Refusal> {
+    /// [`Reason::UnknownTopic`]; [`Reason::TopicChanged`] if it does not have the id `if_id`; [`Reason::TopicProtected`];
+    /// those of the engine.
+    pub fn delete(&self, name: &str, if_id: Option<&str>) -> Result<(), Refusal> {
         let _one_at_a_time = self.changing.lock();
-        let topic = catalog::find(&self.log, name)?;
+        let topic = self.may_delete(name, if_id)?;
         let state = state_keys::removals_of_topic(&self.log, topic.id());
         match self.log.delete_topic(name, state) {
             Err(Error::NotFound(_)) => return Err(catalog::unknown_topic(name)),
@@ -115,8 +166,15 @@ impl Topics {
     /// Moves the log start of a partition up to `before`; returns the new log start.
     ///
     /// # Errors
-    /// [`Reason::OffsetOutOfRange`] above the end; those of the engine.
-    pub fn trim(&self, partition: &Arc<Partition>, before: Offset) -> Result<Offset, Refusal> {
+    /// [`Reason::OffsetOutOfRange`] above the end; those of [`Topics::may_trim`] and of the engine.
+    pub fn trim(
+        &self,
+        topic: &Topic,
+        partition: &Arc<Partition>,
+        before: Offset,
+        if_id: Option<&str>,
+    ) -> Result<Offset, Refusal> {
+        self.may_trim(topic, if_id)?;
         Ok(partition.trim(before)?)
     }
 

@@ -11,9 +11,11 @@
 //! damaged. A file restored from a backup is therefore served again. Skips are deleted with their topic; a crash leaves
 //! all of a change or none.
 
+use std::sync::Arc;
+
 use crate::broker::engine::{
     AppendRequest, Error, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, StateEntry,
-    TimestampMs, TopicId,
+    TimestampMs, Topic, TopicId,
 };
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::state_keys::{SKIP, removals_of_topic};
@@ -100,6 +102,18 @@ impl Skips {
         }
         rows
     }
+}
+
+/// All known damaged ranges, by topic, partition and offset. Does not touch the disk.
+pub fn all(log: &Log) -> Vec<(Arc<Topic>, Arc<Partition>, Row)> {
+    let mut rows = Vec::new();
+    for topic in log.topics() {
+        for partition in &*topic.partitions() {
+            let known = known(log, partition).into_iter();
+            rows.extend(known.map(|row| (Arc::clone(&topic), Arc::clone(partition), row)));
+        }
+    }
+    rows
 }
 
 /// The known damaged ranges of a partition, in order. Does not touch the disk.

@@ -16,9 +16,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::output::{Format, Output};
+use self::output::{BrowsedRecords, Format, Output};
 use self::query::StreamQuery;
-use super::accept::choose;
 use super::chunks;
 use super::fetch::JsonRecord;
 use super::fresh;
@@ -51,6 +50,12 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// comment every 15 s.
 ///
 /// An NDJSON stream that cannot continue breaks off without its final chunk.
+///
+/// To browse: `last`, then its cursor as `until`, pages back from the newest records; `search` finds a text. `max_records`,
+/// `max_scan_bytes` and `max_scan_ms` bound how far one request looks. With `Accept: application/json` the answer is one
+/// document that says why it `ended` and where to go on (`cursor`): with `last` that is the page's beginning, for `until`,
+/// else its end, for `from`. As Server-Sent Events, an event `progress` says each second how far a search is, and the
+/// event `end` has the same members. Whoever closes the connection ends the search.
 #[utoipa::path(get, path = "/v1/topics/{topic}/records", tag = "records",
     params(
         ("from" = Option<String>, Query, description = "Where to begin: `earliest` (the log start, the default), `latest` (the end), the first record at or after a time in milliseconds or RFC 3339, or a cursor (the `id` of an event)", example = "earliest"),
@@ -63,21 +68,24 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         ("order" = Option<String>, Query, description = "`none`, or `timestamp`: merges the partitions by their next records' timestamps", example = "timestamp"),
         ("speed" = Option<f64>, Query, description = "Replays this many times as fast as the records' timestamps advance; implies `order=timestamp`", example = 60),
         ("data" = Option<String>, Query, description = "`records`, or `cloudevents`: each line, or the data of each event, is a structured CloudEvent", example = "cloudevents"),
+        ("search" = Option<String>, Query, min_length = 1, max_length = 1024, description = "Only records that contain this text: in the key, the value, or a name or value of the headers. Bytes are compared as they are stored: upper and lower case are told apart, and escapes in JSON stay escapes."),
+        ("max_records" = Option<u64>, Query, minimum = 1, maximum = 100000, description = "The stream ends after so many records; one JSON document has 500 unless it says otherwise, or `last` does"),
+        ("max_scan_bytes" = Option<u64>, Query, minimum = 1, maximum = 1125899906842624_u64, description = "The stream ends when it has looked at so many stored bytes, but looks at a record of each partition at least. Default 256 MiB for one JSON document, and for a search in Server-Sent Events. Not with `follow` or `speed`"),
+        ("max_scan_ms" = Option<u64>, Query, minimum = 1, maximum = 600000, description = "The stream ends after so many milliseconds. Default 10000, where `max_scan_bytes` has one. Not with `follow` or `speed`"),
         ("value_limit" = Option<u64>, Query, description = "Of a longer value only its first bytes, as `value_text`, with `value_bytes` and `truncated`. Not for CloudEvents"),
-        ("Accept" = Option<String>, Header, description = "`application/x-ndjson` or `text/event-stream`; with `application/cloudevents+json` beside it, records come as structured CloudEvents"),
+        ("Accept" = Option<String>, Header, description = "`application/x-ndjson`, `text/event-stream`, or `application/json` for one document (not beside `*/*`, which gets NDJSON); with `application/cloudevents+json` beside it, records come as structured CloudEvents"),
         ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that was received: the stream continues after it; `from` and `last` are ignored"),
     ),
     responses(
         (status = 200, description = "The records, one per line or event",
-            content((JsonRecord = "application/x-ndjson"), (String = "text/event-stream"))),
+            content((JsonRecord = "application/x-ndjson"), (String = "text/event-stream"), (BrowsedRecords = "application/json"))),
         (status = 204, description = "There is nothing after `Last-Event-ID`, and the stream does not follow: do not ask again"),
         (status = 400, description = "`invalid-request`; `pointer` names the parameter, or `Last-Event-ID`"),
         (status = 404, description = "`unknown-topic`, `unknown-partition`"),
-        (status = 406, description = "`not-acceptable`"),
+        (status = 406, description = "`not-acceptable`; also for `application/json` with `follow`"),
         (status = 410, description = "`cursor-expired`: the cursor's topic was deleted; `offset-trimmed` (NDJSON): records after the cursor have been deleted"),
         (status = 416, description = "`offset-out-of-range`: the cursor is after the end"),
         (status = 500, description = "`corrupt-data` (NDJSON): records cannot be read"),
-        (status = 501, description = "`not-supported`: `search`, `max_records`, `max_scan_bytes`, `max_scan_ms`"),
         (status = 503, description = "`shutting-down`, `overloaded`"),
     ))]
 async fn stream_topic(
@@ -87,9 +95,8 @@ async fn stream_topic(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Answer {
-    let format = choose(&headers, &Format::ALL)?;
     let query = StreamQuery::parse(query.as_deref(), &headers, false)?;
-    stream(app, &method, format, query, &[name]).await
+    stream(app, &method, query, &[name]).await
 }
 
 /// Replays several topics, and follows them
@@ -100,15 +107,15 @@ async fn stream_topic(
         ("partitions" = Option<String>, Query, description = "As for one topic; only if `topics` names a single topic"),
         ("Last-Event-ID" = Option<String>, Header, description = "As for one topic: the `id` of an event of a stream over the same topics")),
     responses((status = 200, description = "The records, one per line or event",
-        content((JsonRecord = "application/x-ndjson"), (String = "text/event-stream")))))]
+        content((JsonRecord = "application/x-ndjson"), (String = "text/event-stream"), (BrowsedRecords = "application/json")))))]
 async fn stream_topics(app: App, method: Method, RawQuery(query): RawQuery, headers: HeaderMap) -> Answer {
-    let format = choose(&headers, &Format::ALL)?;
     let query = StreamQuery::parse(query.as_deref(), &headers, true)?;
     let names = query.topics.clone();
-    stream(app, &method, format, query, &names).await
+    stream(app, &method, query, &names).await
 }
 
-async fn stream(app: App, method: &Method, format: Format, query: StreamQuery, names: &[String]) -> Answer {
+async fn stream(app: App, method: &Method, query: StreamQuery, names: &[String]) -> Answer {
+    let format = query.format;
     let is_live = query.request.is_live();
     let is_resumed = query.request.is_resumed;
     let opened = OpenStream::open(&app.fetcher, &app.clock, &app.topics, names, query.request).await;
@@ -136,7 +143,7 @@ async fn stream(app: App, method: &Method, format: Format, query: StreamQuery, n
             Ok(body) => body,
             Err(Cut::Refused(refusal)) => return Err(refusal.into()),
             Err(Cut::Stopping) => return Err(Refusal::stopping().into()),
-            Err(Cut::NothingLeft) => {
+            Err(Cut::NothingLeft | Cut::Bounded) => {
                 let [_, no_store] = fresh("");
                 return Ok((StatusCode::NO_CONTENT, [no_store]).into_response());
             }

@@ -3,28 +3,36 @@
 //! NDJSON is one record per line and nothing else. A stream that cannot continue breaks off without its final chunk; a
 //! complete one ends with it.
 //!
+//! One JSON document, `{"records":[…],"cursor":…,"scanned_records":…,"scanned_bytes":…,"ended":…}`, is written as it is
+//! read too: its last members say how it ended. If that fails it breaks off.
+//!
 //! Server-Sent Events (WHATWG HTML, section 9.2) each have an `id`: the cursor of the stream after this event.
 //!
 //! | event | data |
 //! |---|---|
 //! | `record` | a record, on one line |
 //! | `gap` | records that are missing: `topic`, `partition`, `from_offset`, `until_offset` (exclusive), `reason` (`skipped`: damaged, and given up by the operator; `trimmed`: deleted before they were read) |
+//! | `progress` | of a stream that browses: `cursor`, `scanned_records`, `scanned_bytes` |
 //! | `error` | a problem, then the stream ends |
-//! | `end` | `{}`: everything was sent |
+//! | `end` | `{}`: everything was sent; of a stream that browses `ended`, `cursor`, `scanned_records`, `scanned_bytes` |
 //!
 //! By that standard a client ignores an event that is cut off, and its `id`: so it resumes after the last whole event.
 //! An `id` without data moves the client's cursor without an event, so it need not read filtered records again.
 
 use bytes::Bytes;
+use http::HeaderMap;
 use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use crate::broker::engine::batch::Record;
-use crate::broker::stream::{Event, Sink};
+use crate::broker::stream::{Browsed, Ended, Event, Looked, Sink};
 use crate::formats::cloudevents::EventRenderer;
 use crate::formats::cursor::{CursorText, Reached};
 use crate::formats::render::{Layout, RecordRenderer};
+use crate::http::accept::{choose, takes_all};
 use crate::http::chunks::{CHUNK_BYTES, Chunks, chunk_capacity};
+use crate::http::fetch::JsonRecord;
 use crate::http::fetch::body::RecordText;
 use crate::http::problem::Problem;
 
@@ -38,19 +46,36 @@ pub(super) enum Format {
     NdJson,
     /// Server-Sent Events.
     Events,
+    /// One document.
+    Json,
 }
 
 impl Format {
     /// All formats; the first is for clients that state no preference.
-    pub(super) const ALL: [(&'static str, Self); 2] = [
+    const ALL: [(&'static str, Self); 3] = [
         ("application/x-ndjson", Self::NdJson),
         ("text/event-stream", Self::Events),
+        ("application/json", Self::Json),
     ];
+
+    /// The format that a client prefers. A document is sent only if the client does not take anything, and never of a
+    /// stream that follows: it would have no end.
+    ///
+    /// # Errors
+    /// 406 if the client accepts none.
+    pub(super) fn choose(headers: &HeaderMap, follow: bool) -> Result<Self, Problem> {
+        let known = match follow || takes_all(headers) {
+            true => &Self::ALL[..2],
+            false => &Self::ALL,
+        };
+        choose(headers, known)
+    }
 
     pub(super) const fn media_type(self) -> &'static str {
         match self {
             Self::NdJson => Self::ALL[0].0,
             Self::Events => Self::ALL[1].0,
+            Self::Json => Self::ALL[2].0,
         }
     }
 }
@@ -63,6 +88,32 @@ struct Missing<'a> {
     from_offset: u64,
     until_offset: u64,
     reason: &'a str,
+}
+
+/// How far a stream that browses has looked.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Progress<'a> {
+    /// Where to go on: pass it as `until` if the stream has `last`, else as `from`.
+    cursor: &'a str,
+    /// Records that were looked at.
+    scanned_records: u64,
+    /// Their stored bytes.
+    scanned_bytes: u64,
+    /// Why the stream ended: nothing is left (`end`), or a bound was reached. Only at its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^(end|records|bytes|time)$")]
+    ended: Option<&'static str>,
+}
+
+/// One document of records.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only described: it is written record by record")]
+pub(super) struct BrowsedRecords<'a> {
+    /// The records.
+    records: Vec<JsonRecord>,
+    /// How far it has looked.
+    #[serde(flatten)]
+    progress: Progress<'a>,
 }
 
 /// Text that is written but not sent yet.
@@ -79,6 +130,8 @@ pub(super) struct Output {
     pub(super) value_limit: Option<usize>,
     /// Whether the beginning is written: in Server-Sent Events, how long to wait before connecting again.
     is_begun: bool,
+    /// Whether a document has a record.
+    has_records: bool,
 }
 
 impl Output {
@@ -92,6 +145,7 @@ impl Output {
             as_events: false,
             value_limit: None,
             is_begun: false,
+            has_records: false,
         }
     }
 
@@ -103,8 +157,12 @@ impl Output {
 
     #[inline]
     fn begin(&mut self) {
-        if !self.is_begun && self.has_events() {
-            self.text.extend_from_slice(RETRY);
+        if !self.is_begun {
+            match self.format {
+                Format::NdJson => {}
+                Format::Events => self.text.extend_from_slice(RETRY),
+                Format::Json => self.text.extend_from_slice(b"{\"records\":["),
+            }
         }
         self.is_begun = true;
     }
@@ -116,6 +174,35 @@ impl Output {
         // JSON that is written without white space has no line breaks.
         serde_json::to_writer(&mut self.text, data).expect("memory takes everything, and names are strings");
         self.text.extend_from_slice(b"\n");
+    }
+
+    /// A cursor, apart from that of the next events.
+    fn cursor_at(&mut self, place: &[Reached]) -> String {
+        let mut text = Vec::new();
+        self.cursor.fix(place.iter().copied());
+        self.cursor.push(&mut text, None);
+        String::from_utf8(text).expect("Base64 is ASCII")
+    }
+
+    fn progress<'a>(cursor: &'a str, looked: Looked, ended: Option<Ended>) -> Progress<'a> {
+        Progress {
+            cursor,
+            scanned_records: looked.records,
+            scanned_bytes: looked.bytes,
+            ended: ended.map(Ended::name),
+        }
+    }
+
+    /// The end of a document.
+    fn close(&mut self, browsed: &Browsed<'_>) {
+        self.begin();
+        let cursor = self.cursor_at(browsed.place);
+        let progress = Self::progress(&cursor, browsed.looked, Some(browsed.ended));
+        let members = serde_json::to_string(&progress).expect("names are strings");
+        self.text.extend_from_slice(b"],");
+        self.text
+            .extend_from_slice(members.strip_prefix('{').expect("an object").as_bytes());
+        self.text.push(b'\n');
     }
 
     fn id(&mut self, reached: impl Iterator<Item = Reached>) {
@@ -133,12 +220,20 @@ impl Sink for Output {
         self.format == Format::Events
     }
 
+    fn is_document(&self) -> bool {
+        self.format == Format::Json
+    }
+
     fn writer(&self, topic: &str, partition: u32) -> RecordText {
+        let layout = match self.is_document() {
+            true => Layout::Document,
+            false => Layout::Lines,
+        };
         if self.as_events {
-            return RecordText::CloudEvent(EventRenderer::new(topic, partition, Layout::Lines));
+            return RecordText::CloudEvent(EventRenderer::new(topic, partition, layout));
         }
         let topic = self.is_named.then_some(topic);
-        RecordText::Record(RecordRenderer::new(topic, partition, Layout::Lines).cutting(self.value_limit))
+        RecordText::Record(RecordRenderer::new(topic, partition, layout).cutting(self.value_limit))
     }
 
     #[inline]
@@ -169,10 +264,20 @@ impl Sink for Output {
                 writer.push(&mut self.text, record, json_lines);
                 self.text.extend_from_slice(b"\n\n");
             }
+            Format::Json => {
+                self.begin();
+                if std::mem::replace(&mut self.has_records, true) {
+                    self.text.push(b',');
+                }
+                writer.push(&mut self.text, record, json_lines);
+            }
         }
     }
 
     fn event(&mut self, event: Event<'_>, reached: impl Iterator<Item = Reached>) {
+        if let (Format::Json, Event::End(Some(browsed))) = (self.format, &event) {
+            self.close(browsed);
+        }
         if !self.has_events() {
             return;
         }
@@ -184,6 +289,10 @@ impl Sink for Output {
                 if has_moved {
                     self.id(reached);
                 }
+            }
+            Event::Progress { looked, place } => {
+                let cursor = self.cursor_at(place);
+                self.named("progress", &Self::progress(&cursor, looked, None), reached);
             }
             Event::Gap {
                 topic,
@@ -203,7 +312,12 @@ impl Sink for Output {
             Event::Refused(refusal) => {
                 self.named("error", &Problem::from(refusal.clone()).to_json(), reached);
             }
-            Event::End => self.named("end", &json!({}), reached),
+            Event::End(None) => self.named("end", &json!({}), reached),
+            Event::End(Some(browsed)) => {
+                let cursor = self.cursor_at(browsed.place);
+                let progress = Self::progress(&cursor, browsed.looked, Some(browsed.ended));
+                self.named("end", &progress, reached);
+            }
         }
         self.text.push(b'\n');
     }
@@ -295,7 +409,7 @@ mod tests {
                 moved,
                 gap,
                 Event::Refused(&refusal),
-                Event::End,
+                Event::End(None),
             ] {
                 output.event(event, [reached(0, 9)].into_iter());
             }

@@ -1,10 +1,14 @@
 //! Reads the query of a stream.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderName};
 
+use super::output::Format;
 use crate::broker::engine::TimestampMs;
 use crate::broker::filter::Filter;
-use crate::broker::stream::request::{Beginning, Ending, StreamRequest};
+use crate::broker::stream::request::{Beginning, Bounds, Ending, StreamRequest};
 use crate::formats::cursor::{Cursor, MAX_PARTITIONS};
 use crate::formats::time::parse_time;
 use crate::http::accept::names;
@@ -15,10 +19,8 @@ use crate::http::problem::Problem;
 /// The cursor of an `EventSource` that lost its connection.
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Parameters of the contract that this version does not support.
-const LATER: [&str; 4] = ["search", "max_records", "max_scan_bytes", "max_scan_ms"];
 /// Those that it supports; the first only if the query names the topics.
-const PARAMETERS: [&str; 11] = [
+const PARAMETERS: [&str; 15] = [
     "topics",
     "from",
     "until",
@@ -28,11 +30,30 @@ const PARAMETERS: [&str; 11] = [
     "follow",
     "order",
     "speed",
+    "search",
+    MAX_RECORDS,
+    MAX_SCAN_BYTES,
+    MAX_SCAN_MS,
     "data",
     VALUE_LIMIT,
 ];
 /// The largest `last`: the places of these records are held in memory during the search.
 const MOST_LAST: u64 = 100_000;
+
+const MAX_RECORDS: &str = "max_records";
+const MAX_SCAN_BYTES: &str = "max_scan_bytes";
+const MAX_SCAN_MS: &str = "max_scan_ms";
+/// The most bytes of the text that is searched for.
+const MOST_SEARCH_BYTES: usize = 1024;
+/// The records of one document, unless the query says how many.
+const DOCUMENT_RECORDS: u64 = 500;
+/// How many records one document, or a stream with a bound, has at most.
+const MOST_RECORDS: u64 = 100_000;
+/// How far a search looks, unless the query says so.
+const SCAN_BYTES: u64 = 256 << 20;
+const MOST_SCAN_BYTES: u64 = 1 << 50;
+const SCAN_MS: u64 = 10_000;
+const MOST_SCAN_MS: u64 = 600_000;
 
 /// The prefix of a parameter that names a header.
 const HEADER_PREFIX: &str = "header.";
@@ -42,6 +63,8 @@ const HEADER_PREFIX: &str = "header.";
 pub(super) struct StreamQuery {
     /// At least one if the path names no topic, otherwise empty.
     pub(super) topics: Vec<String>,
+    /// The format of the answer.
+    pub(super) format: Format,
     pub(super) request: StreamRequest,
     /// Records come as structured CloudEvents.
     pub(super) as_events: bool,
@@ -53,14 +76,14 @@ impl StreamQuery {
     /// `several`: the topics are named by the query, not by the path.
     ///
     /// # Errors
-    /// 400 with the parameter's name.
+    /// 400 with the parameter's name; 406 if the client accepts no format that the stream can have.
     pub(super) fn parse(query: Option<&str>, headers: &HeaderMap, several: bool) -> Result<Self, Problem> {
         let allowed = if several {
             &PARAMETERS[..]
         } else {
             &PARAMETERS[1..]
         };
-        let params = Params::parse_with(query, allowed, Some(HEADER_PREFIX), &LATER)?;
+        let params = Params::parse_with(query, allowed, Some(HEADER_PREFIX), &[])?;
         let topics = if several { topics(&params)? } else { Vec::new() };
         let resumed = resumed(headers)?;
         let is_resumed = resumed.is_some();
@@ -83,15 +106,28 @@ impl StreamQuery {
             let detail = "a replay with speed always has the order of timestamps; leave out order";
             return Err(Problem::invalid("order", detail));
         }
+        let follow = params.flag("follow")?.unwrap_or(false);
+        let is_paced = speed.is_some();
+        let format = Format::choose(headers, follow)?;
+        let browse = bounds(&params, format, last, follow || is_paced)?;
+        if format == Format::Json && is_paced {
+            let detail = "one document comes at once; leave out speed, or accept application/x-ndjson or text/event-stream";
+            return Err(Problem::invalid("speed", detail));
+        }
+        let most = browse.map_or(u64::MAX, |bounds| bounds.records);
         let as_events = params.choice("data", &[("records", false), ("cloudevents", true)])?;
         let request = StreamRequest {
             from: resumed.map_or(from, Beginning::Cursor),
             until,
             // A client that resumes continues at its cursor.
-            last: last.filter(|_| !is_resumed),
-            filter: filter(&params)?,
+            last: last.filter(|_| !is_resumed).map(|last| match follow {
+                true => last,
+                false => last.min(usize::try_from(most).unwrap_or(usize::MAX)),
+            }),
+            filter: Arc::new(filter(&params)?),
+            browse,
             partitions,
-            follow: params.flag("follow")?.unwrap_or(false),
+            follow,
             by_time: speed.is_some() || order == Some(true),
             speed,
             is_resumed,
@@ -103,6 +139,7 @@ impl StreamQuery {
         }
         Ok(Self {
             topics,
+            format,
             request,
             as_events,
             value_limit,
@@ -116,11 +153,54 @@ fn filter(params: &Params) -> Result<Filter, Problem> {
     if let Some(key) = params.get("key") {
         filter.set_key(key);
     }
+    if let Some(text) = params.get("search") {
+        if text.is_empty() || text.len() > MOST_SEARCH_BYTES {
+            let detail = format!(
+                "the text to search for has 1 to {MOST_SEARCH_BYTES} bytes, not {}",
+                text.len()
+            );
+            return Err(Problem::invalid("search", detail));
+        }
+        filter.set_text(text);
+    }
     for (name, pattern) in params.with_prefix(HEADER_PREFIX) {
         let added = filter.add_header(name, pattern);
         added.map_err(|refusal| refusal.at(format!("{HEADER_PREFIX}{name}")))?;
     }
     Ok(filter)
+}
+
+/// How far the stream looks, if it browses: it searches, is one document, or the query bounds it.
+///
+/// What is left out has its default only where the answer says how it ended: lines cannot.
+fn bounds(
+    params: &Params,
+    format: Format,
+    last: Option<usize>,
+    is_live: bool,
+) -> Result<Option<Bounds>, Problem> {
+    let records = params.number(MAX_RECORDS, 1, MOST_RECORDS)?;
+    let bytes = params.number(MAX_SCAN_BYTES, 1, MOST_SCAN_BYTES)?;
+    let ms = params.number(MAX_SCAN_MS, 1, MOST_SCAN_MS)?;
+    for (name, bound) in [(MAX_SCAN_BYTES, bytes), (MAX_SCAN_MS, ms)] {
+        if is_live && bound.is_some() {
+            let detail = "a stream with follow or speed takes as long as the records do; leave it out";
+            return Err(Problem::invalid(name, detail));
+        }
+    }
+    let is_document = format == Format::Json;
+    let is_search = params.get("search").is_some();
+    if !is_document && !is_search && records.or(bytes).or(ms).is_none() {
+        return Ok(None);
+    }
+    let is_bounded = !is_live && (is_document || (is_search && format == Format::Events));
+    let or = |given: Option<u64>, default| given.or(is_bounded.then_some(default));
+    let most = last.map_or(DOCUMENT_RECORDS, |last| last as u64);
+    Ok(Some(Bounds {
+        records: records.or(is_document.then_some(most)).unwrap_or(u64::MAX),
+        bytes: or(bytes, SCAN_BYTES).unwrap_or(u64::MAX),
+        time: or(ms, SCAN_MS).map_or(Duration::MAX, Duration::from_millis),
+    }))
 }
 
 fn topics(params: &Params) -> Result<Vec<String>, Problem> {
@@ -239,6 +319,7 @@ fn speed(params: &Params) -> Result<Option<f64>, Problem> {
 mod tests {
     use crate::broker::engine::TopicId;
     use http::HeaderValue;
+    use http::header::ACCEPT;
 
     use super::*;
 
@@ -279,7 +360,7 @@ mod tests {
         for (name, pattern) in [("type", "x=y"), ("type", "order.*"), ("b.c", "")] {
             filter.add_header(name, pattern).unwrap();
         }
-        assert_eq!(query.filter, filter);
+        assert_eq!(*query.filter, filter);
         // A key is compared as it is.
         assert_eq!(parse("key=a*").unwrap().filter.key(), Some("a*"));
         assert!(parse("speed=60").unwrap().by_time);
@@ -332,6 +413,16 @@ mod tests {
                 "header.a=or* header.a=1&header.a=%23%23 header.b=*&header.a=a.b%23",
             ),
             ("key", "key=a&key=b"),
+            ("search", "search= search"),
+            ("max_records", "max_records=0 max_records=100001 max_records=x"),
+            (
+                "max_scan_bytes",
+                "max_scan_bytes=0 max_scan_bytes=1&follow=true max_scan_bytes=1&speed=2",
+            ),
+            (
+                "max_scan_ms",
+                "max_scan_ms=0 max_scan_ms=600001 max_scan_ms=9&follow=true",
+            ),
         ] {
             for query in queries.split(' ') {
                 let problem = parse(query).unwrap_err().to_json();
@@ -339,6 +430,72 @@ mod tests {
                 assert_eq!(problem["pointer"], pointer, "{query}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_not_bounded_by_the_query_is_where_the_answer_says_how_it_ended() {
+        let browse = |accept: &'static str, query| {
+            let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
+            let query = StreamQuery::parse(Some(query), &headers, false).unwrap();
+            let bounds = query.request.browse;
+            bounds.map(|bounds| (bounds.records, bounds.bytes, bounds.time.as_millis() as u64))
+        };
+        let (json, lines, events) = ("application/json", "application/x-ndjson", "text/event-stream");
+        let none = u128::from(u64::MAX) as u64;
+        let max_ms = Duration::MAX.as_millis() as u64;
+        for (accept, query, expected) in [
+            (lines, "", None),
+            (events, "last=5&key=a", None),
+            (lines, "search=x", Some((none, none, max_ms))),
+            (lines, "search=x&max_scan_ms=7", Some((none, none, 7))),
+            (lines, "max_records=3&max_scan_bytes=1", Some((3, 1, max_ms))),
+            (events, "search=x", Some((none, SCAN_BYTES, SCAN_MS))),
+            (events, "search=x&follow=true", Some((none, none, max_ms))),
+            (json, "", Some((500, SCAN_BYTES, SCAN_MS))),
+            (json, "last=700&max_scan_ms=1", Some((700, SCAN_BYTES, 1))),
+            (json, "last=700&max_records=9", Some((9, SCAN_BYTES, SCAN_MS))),
+        ] {
+            assert_eq!(browse(accept, query), expected, "{accept} {query}");
+        }
+        assert_eq!(parse("last=700&max_records=9").unwrap().last, Some(9));
+        assert_eq!(
+            parse("last=700&max_records=9&follow=true").unwrap().last,
+            Some(700)
+        );
+        assert!(parse(&format!("search={}", "x".repeat(1024))).is_ok());
+        assert!(parse(&format!("search={}", "x".repeat(1025))).is_err());
+    }
+
+    #[test]
+    fn one_document_is_sent_only_to_who_asks_for_nothing_else_and_has_an_end() {
+        let format = |accept: &'static str, query| {
+            let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
+            let query = StreamQuery::parse(Some(query), &headers, false);
+            query
+                .map(|query| query.format)
+                .map_err(|problem| problem.to_json())
+        };
+        for (accept, query, expected) in [
+            ("application/json", "", Format::Json),
+            ("application/json, text/plain, */*", "", Format::NdJson),
+            ("application/json, text/plain, */*", "follow=true", Format::NdJson),
+            ("application/*", "", Format::NdJson),
+            ("application/json, text/event-stream", "", Format::Events),
+            ("application/json, text/event-stream;q=0.5", "", Format::Json),
+            (
+                "application/json, text/event-stream;q=0.5",
+                "follow=true",
+                Format::Events,
+            ),
+        ] {
+            assert_eq!(format(accept, query), Ok(expected), "{accept} {query}");
+        }
+        let problem = format("application/json", "follow=true").unwrap_err();
+        assert_eq!(problem["status"], 406);
+        assert_eq!(
+            format("application/json", "speed=1").unwrap_err()["pointer"],
+            "speed"
+        );
     }
 
     #[test]

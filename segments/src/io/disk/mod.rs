@@ -70,6 +70,10 @@ pub trait Disk: Send + Sync + 'static {
     fn free_bytes(&self, _dir: &Path) -> Option<u64> {
         None
     }
+    /// The size of the file system of `dir` in bytes, if it is known.
+    fn total_bytes(&self, _dir: &Path) -> Option<u64> {
+        None
+    }
 }
 
 #[expect(clippy::len_without_is_empty, reason = "nobody asks whether a file is empty")]

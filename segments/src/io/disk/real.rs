@@ -124,6 +124,11 @@ impl Disk for RealDisk {
         let space = rustix::fs::statvfs(dir).ok()?;
         Some(space.f_bavail.saturating_mul(space.f_frsize))
     }
+
+    fn total_bytes(&self, dir: &Path) -> Option<u64> {
+        let space = rustix::fs::statvfs(dir).ok()?;
+        Some(space.f_blocks.saturating_mul(space.f_frsize))
+    }
 }
 
 struct RealFile {
