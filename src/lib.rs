@@ -1,6 +1,7 @@
 //! quipu: a partitioned, append-only event log that you talk to over HTTP.
 
 pub mod broker;
+mod dashboard;
 pub mod formats;
 pub mod http;
 pub mod metrics;

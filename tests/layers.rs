@@ -29,8 +29,13 @@ const WIRES: [&str; 12] = [
 ];
 
 /// What a folder must not import: other folders, and crates by their names in a path.
-const FORBIDDEN: [(&str, &[&str]); 6] = [
+const FORBIDDEN: [(&str, &[&str]); 8] = [
     ("broker", &WIRES),
+    ("dashboard", &WIRES),
+    (
+        "dashboard",
+        &["crate::broker", "crate::formats", "crate::settings", "tokio"],
+    ),
     ("formats", &WIRES),
     ("formats", &["crate::broker", "crate::settings", "tokio"]),
     ("metrics", &["crate::http", "crate::server", "quipu_segments"]),

@@ -23,6 +23,7 @@ mod lag_overview;
 mod objects;
 mod openapi;
 mod operate;
+mod page;
 pub mod params;
 mod path;
 pub mod problem;
@@ -58,6 +59,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(operate::routes())
         .merge(status::routes())
         .merge(openapi::routes())
+        .merge(page::routes())
 }
 
 /// The whole API over `app`, for the server and for tests.

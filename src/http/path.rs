@@ -37,6 +37,9 @@ pub(super) struct MemberName {
     pub(super) member: String,
 }
 
+/// The name in `/assets/{file}`, not checked.
+pub(super) struct FileName(pub(super) String);
+
 /// Refuses every query parameter.
 pub(super) struct NoQuery;
 
@@ -82,6 +85,7 @@ extract!(MemberName, |parts, app| {
     names::MEMBER.check(&member)?;
     Ok(Self { group, member })
 });
+extract!(FileName, |parts, app| Ok(Self(path(parts, app, "file").await?)));
 extract!(NoQuery, |parts, _app| {
     Params::parse(parts.uri.query(), &[], &[]).map(|_| Self)
 });

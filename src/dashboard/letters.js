@@ -1,0 +1,150 @@
+// Dead letters of a work queue: why they died, what they are, and giving them back or discarding them.
+
+import { at, call, curl, get } from "./api.js";
+import { announce, button, confirm, copyButton, el, field, link, put, select } from "./dom.js";
+import { ago, count, full, time } from "./format.js";
+import { VALUE_LIMIT, item } from "./record.js";
+
+const STATES = [["waiting", "waiting"], ["redriven", "redriven"], ["discarded", "discarded"]];
+const LIMIT = 100;
+
+export function letters(context) {
+  const name = context.path[1];
+  context.title("Dead letters of ", link(name, ["groups", name]));
+  document.title = `Dead letters of ${name} – quipu`;
+  const path = at("v1", "groups", name, "dead-letters");
+  const redrive = at("v1", "groups", name, "redrive");
+  const state = select(STATES, "waiting");
+  const reason = select([["", "every reason"]], "");
+  const list = el("ol", { class: "records letters", "aria-label": "Dead letters" });
+  const status = el("p", { class: "quiet", role: "status" });
+  const selected = new Map();
+  let shown = [];
+  let trail = [undefined];
+  let next = null;
+
+  const read = async (signal) => {
+    const query = { state: state.value, reason: reason.value, limit: LIMIT, after: trail[trail.length - 1], value_limit: VALUE_LIMIT };
+    const page = await get(path, query, { records: true, signal });
+    next = page.next ?? null;
+    const reasons = Object.entries(page.reasons ?? {});
+    const options = [["", "every reason"], ...reasons.map(([why, number]) => [why, `${why.slice(0, 100)} (${full(number)})`])];
+    if (JSON.stringify(options) !== reason.dataset.options) {
+      const kept = reason.value;
+      put(reason, options.map(([value, text]) => el("option", { value, selected: value === kept }, text)));
+      reason.dataset.options = JSON.stringify(options);
+    }
+    const keys = page.dead_letters.map(keyOf).join(" ") + state.value;
+    if (keys !== list.dataset.keys) {
+      // What somebody has opened or chosen stays while the list has not changed.
+      list.dataset.keys = keys;
+      shown = page.dead_letters;
+      for (const key of selected.keys()) if (!shown.some((one) => keyOf(one) === key)) selected.delete(key);
+      put(list, shown.map(line));
+    }
+    const total = reasons.reduce((all, [, number]) => all + Number(number), 0);
+    status.textContent = shown.length === 0 ? "None."
+      : `${count(shown.length)} shown${state.value === "waiting" && total > shown.length ? ` of ${full(total)}` : ""}, with ${count(reasons.length)} reasons.`;
+    back.disabled = trail.length < 2;
+    on.disabled = next === null;
+    back.hidden = on.hidden = back.disabled && on.disabled;
+    enable();
+  };
+  const keyOf = (letter) => `${letter.dead_letter_topic}/${letter.partition}/${letter.offset}`;
+  const line = (letter) => {
+    const made = item({ ...letter.record, topic: letter.dead_letter_topic, partition: letter.partition, offset: letter.offset });
+    const box = el("input", {
+      type: "checkbox", "aria-label": `Choose ${keyOf(letter)}`, checked: selected.has(keyOf(letter)),
+      onchange: (event) => {
+        if (event.target.checked) selected.set(keyOf(letter), letter);
+        else selected.delete(keyOf(letter));
+        enable();
+      },
+    });
+    const { origin } = letter;
+    const about = el("p", { class: "why" },
+      state.value === "waiting" ? box : null,
+      el("strong", {}, letter.reason || "no reason given"), ` · delivered ${letter.deliveries === 1 ? "once" : `${count(letter.deliveries)} times`} · died `,
+      el("span", { title: time(letter.died_at) }, ago(letter.died_at)), " · from ",
+      link(`${origin.topic} ${origin.partition}:${origin.offset}`, ["records", origin.topic, String(origin.partition), String(origin.offset)]), " ",
+      state.value === "waiting" ? [
+        button("Redrive", () => ask([letter], false), { class: "small", "aria-label": `Redrive ${keyOf(letter)}` }), " ",
+        button("Discard…", () => ask([letter], true), { class: "small", "aria-label": `Discard ${keyOf(letter)}` })] : null);
+    made.prepend(about);
+    return made;
+  };
+
+  /// Acts on these letters, or on all of the chosen reason.
+  const act = async (chosen, discard) => {
+    const bodies = chosen ? [...Map.groupBy(chosen, (letter) => letter.dead_letter_topic)].map(([topic, all]) => ({
+      dead_letter_topic: topic, discard, offsets: all.map(({ partition, offset }) => ({ partition, offset })),
+    })) : [{ discard, ...(reason.value ? { reason: reason.value } : {}) }];
+    let done = 0;
+    for (const body of bodies) {
+      for (;;) {
+        const answer = await call("POST", redrive, { body, signal: context.signal });
+        const moved = Number(discard ? answer.discarded : answer.redriven);
+        done += moved;
+        if (chosen || answer.at_end || moved === 0) break;
+        announce(`${full(done)} so far`);
+      }
+    }
+    selected.clear();
+    list.dataset.keys = "";
+    trail = [undefined];
+    announce(`${full(done)} ${discard ? "discarded" : "redriven"}`);
+    put(result, `${full(done)} ${discard ? "discarded" : "given back to the group"}.`);
+    await again();
+  };
+  const ask = async (chosen, discard) => {
+    put(result);
+    let number = chosen?.length;
+    let more = "";
+    try {
+      if (!chosen) {
+        const answer = await call("POST", redrive, { body: { discard, dry_run: true, ...(reason.value ? { reason: reason.value } : {}) }, signal: context.signal });
+        number = Number(discard ? answer.discarded : answer.redriven);
+        more = answer.at_end === false ? " or more" : "";
+      } else if (!discard && chosen.length === 1) {
+        await act(chosen, false);
+        return;
+      }
+    } catch (error) {
+      put(result, error.message);
+      return;
+    }
+    const records = `${full(number)}${more} record${number === 1 ? "" : "s"}`;
+    const which = reason.value && !chosen ? ` whose reason begins with “${reason.value}”` : "";
+    confirm({
+      title: discard ? "Discard dead letters?" : "Redrive dead letters?",
+      content: [
+        el("p", {}, discard ? `${records}${which} are settled: the group never gets them again. They stay readable in the topic of dead letters.`
+          : `${records}${which} go back to the group ${name}, and to nobody else, with a delivery count from 1 again.`),
+        chosen && chosen.length > 1 ? el("ul", {}, chosen.slice(0, 10).map((letter) => el("li", {}, `${keyOf(letter)}: ${letter.reason}`)),
+          chosen.length > 10 ? el("li", {}, `and ${count(chosen.length - 10)} more`) : null) : null],
+      confirmText: discard ? `Discard ${records}` : `Redrive ${records}`,
+      act: () => act(chosen, discard),
+    });
+  };
+  const redriveChosen = button("Redrive chosen…", () => ask([...selected.values()], false));
+  const discardChosen = button("Discard chosen…", () => ask([...selected.values()], true));
+  const redriveAll = button("Redrive all…", () => ask(null, false), { class: "primary" });
+  const discardAll = button("Discard all…", () => ask(null, true), { class: "danger" });
+  const enable = () => {
+    redriveChosen.disabled = discardChosen.disabled = selected.size === 0;
+    redriveAll.disabled = discardAll.disabled = state.value !== "waiting" || shown.length === 0;
+  };
+  const result = el("p", { class: "done", role: "status" });
+  const back = button("Previous", () => { trail.pop(); again(); });
+  const on = button("Next", () => { trail.push(next); again(); });
+  const place = el("div", {},
+    el("div", { class: "controls" }, field("State", state), field("Reason", reason),
+      el("div", { class: "actions" }, redriveAll, discardAll, redriveChosen, discardChosen,
+        copyButton("Copy as curl", () => curl("GET", path, { query: { state: state.value, reason: reason.value } })))),
+    result, el("div", { class: "pager" }, back, status, on), list);
+  context.main.append(place);
+  const again = context.live(place, read, 5000, "dead letters");
+  const changed = () => { trail = [undefined]; selected.clear(); again(); };
+  state.addEventListener("change", changed);
+  reason.addEventListener("change", changed);
+}

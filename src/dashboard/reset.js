@@ -1,0 +1,135 @@
+// Moves a group's offsets: all topics at once, of live groups too, never without a preview.
+
+import { at, call, curl, get, Problem } from "./api.js";
+import { announce, button, confirm, copyButton, el, field, freshId, link, put, select, table } from "./dom.js";
+import { count, duration, full, time } from "./format.js";
+
+const TARGETS = [["earliest", "beginning"], ["latest", "end"], ["time", "a time"], ["offset", "an offset"], ["shift", "a shift"]];
+/// The most rows that are shown; all are in the sums.
+const SHOWN = 200;
+
+export async function reset(context) {
+  const name = context.path[1];
+  context.title("Reset ", link(name, ["groups", name]));
+  document.title = `Reset ${name} – quipu`;
+  const lag = await get(at("v1", "groups", name, "lag"), undefined, { signal: context.signal });
+  const path = at("v1", "groups", name, "offsets", "reset");
+  const topics = lag.topics.map(({ topic }) => topic);
+  if (topics.length === 0) {
+    context.main.append(el("p", {}, "This group has read no topic, so there is nothing to reset."));
+    return;
+  }
+  const boxes = topics.map((topic) => box(topic, true));
+  const every = box("All topics", true);
+  const list = el("div", { class: "choices" }, boxes.map(({ element }) => element));
+  const chosen = el("fieldset", {}, el("legend", {}, "Topics"), every.element, list);
+  const partitions = el("input", { pattern: "[0-9]+(,[0-9]+)*", placeholder: "all", autocomplete: "off" });
+  const target = select(TARGETS, "earliest");
+  const moment = el("input", { type: "datetime-local", step: "1" });
+  const number = el("input", { pattern: "-?[0-9]+", inputmode: "numeric", value: "0" });
+  const live = el("input", { type: "checkbox", id: "while-active" });
+  const timeField = field("Time", moment, "In this browser's time zone: the first record at or after it");
+  const numberField = field("Offset or shift", number, "A shift may be negative: -100 reads the last hundred again");
+  const out = el("div", { "aria-live": "polite" });
+  const which = () => {
+    timeField.hidden = target.value !== "time";
+    numberField.hidden = target.value !== "offset" && target.value !== "shift";
+    list.hidden = every.input.checked;
+    put(out);
+  };
+  every.input.addEventListener("change", which);
+  target.addEventListener("change", which);
+  for (const input of [list, partitions, moment, number, live]) input.addEventListener("change", () => put(out));
+  which();
+
+  const request = () => {
+    const to = { earliest: "earliest", latest: "latest", offset: { offset: Number(number.value) }, shift: { shift: Number(number.value) } }[target.value]
+      ?? new Date(moment.value || Number.NaN).getTime();
+    if (Number.isNaN(to)) throw new Error("Choose a time.");
+    const picked = every.input.checked ? topics : topics.filter((_, at) => boxes[at].input.checked);
+    if (picked.length === 0) throw new Error("Choose at least one topic.");
+    const body = { to };
+    if (picked.length < topics.length) body.topics = picked;
+    if (partitions.value) body.partitions = partitions.value.split(",").map(Number);
+    if (live.checked) body.while_active = true;
+    return body;
+  };
+  const preview = async () => {
+    put(out, el("p", { class: "quiet" }, "Looking…"));
+    try {
+      const body = request();
+      const answer = await call("POST", path, { body: { ...body, dry_run: true }, signal: context.signal });
+      show(body, answer);
+    } catch (error) {
+      if (!context.signal.aborted) put(out, el("p", { class: "error", role: "alert" }, wordsOf(error)));
+    }
+  };
+  const show = (body, answer) => {
+    const rows = answer.offsets;
+    const moved = rows.filter(({ old_offset: old, new_offset: now }) => old !== now);
+    const sum = (of) => rows.reduce((all, row) => all + Number(row[of] ?? 0), 0);
+    const [before, after] = [sum("old_lag"), sum("new_lag")];
+    const words = after >= before
+      ? `Lag goes from ${full(before)} to ${full(after)}: ${full(after - before)} records are read again.`
+      : `Lag goes from ${full(before)} to ${full(after)}: ${full(before - after)} records are skipped, the group never reads them.`;
+    const shown = table("What would change", columns, ({ topic, partition }) => `${topic}/${partition}`);
+    shown.update([...moved, ...rows.filter((row) => !moved.includes(row))].slice(0, SHOWN), "Nothing would change.");
+    const act = async () => {
+      const real = { ...body, ...(answer.preview ? { preview: answer.preview } : {}) };
+      try {
+        const done = await call("POST", path, { body: real, signal: context.signal });
+        announce("The offsets are reset");
+        put(out, el("p", { class: "done", role: "status" }, `Done: ${count(done.offsets.length)} partitions are reset. `, link(`See ${name}`, ["groups", name])));
+      } catch (error) {
+        if (error instanceof Problem && error.code === "preview-outdated") {
+          await preview();
+          out.prepend(el("p", { class: "error", role: "alert" }, "The group or its topics have moved since the preview. This is the new one: look again."));
+          return;
+        }
+        throw new Error(wordsOf(error));
+      }
+    };
+    const ask = () => confirm({
+      title: `Reset ${name}?`,
+      content: el("p", {}, `${count(moved.length)} partitions move. ${words}`),
+      confirmText: "Reset", act,
+    });
+    put(out, el("h2", {}, "Preview"), el("p", { class: after < before ? "note warn" : "note" }, words), shown.element,
+      rows.length > SHOWN ? el("p", { class: "quiet" }, `${count(rows.length - SHOWN)} more partitions are in the sums.`) : null,
+      el("div", { class: "actions" },
+        button(`Reset ${count(moved.length)} partition${moved.length === 1 ? "" : "s"}…`, ask, { class: "danger", disabled: moved.length === 0 }),
+        copyButton("Copy as curl", () => curl("POST", path, { body }))));
+  };
+  const form = el("form", { class: "controls card", "aria-label": "Where to", onsubmit: (event) => { event.preventDefault(); preview(); } },
+    chosen, field("Partitions", partitions, "Of one topic: numbers with commas"),
+    field("Move to", target), timeField, numberField,
+    el("div", { class: "field check" }, live, el("label", { for: "while-active" }, "Also while members are live: they go on from the new offsets")),
+    el("div", { class: "actions" }, el("button", { type: "submit", class: "primary" }, "Preview")));
+  const state = lag.members > 0 ? el("p", { class: "note" }, `${lag.members === 1 ? "One member is" : `${count(lag.members)} members are`} live. A preview works; the reset needs the box below, or the members stopped.`) : null;
+  context.main.append(...[state, form, out].filter(Boolean));
+}
+
+function box(text, checked) {
+  const input = el("input", { type: "checkbox", id: freshId(), checked });
+  return { input, element: el("div", { class: "field check" }, input, el("label", { for: input.id }, text)) };
+}
+
+const change = (was, is, of) => `${was === null || was === undefined ? "none" : of(was)} → ${of(is)}`;
+
+const columns = [
+  { name: "Partition", cell: ({ topic, partition }) => `${topic} ${partition}` },
+  { name: "Offset", class: "num", cell: ({ old_offset: was, new_offset: is }) => change(was, is, full) },
+  { name: "Moves by", class: "num", cell: ({ old_offset: was, new_offset: is }) => (was === null ? "–" : `${is > was ? "+" : ""}${full(is - was)}`) },
+  { name: "Lag", class: "num", cell: ({ old_lag: was, new_lag: is }) => (is === undefined ? "–" : change(was, is, full)) },
+  { name: "Next record is of", class: "both", cell: ({ old_timestamp: was, new_timestamp: is }) => (is === undefined ? "–" : [span(was), " → ", span(is)]) },
+];
+
+function span(ms) {
+  const age = ms === null || ms === undefined ? "" : `${duration(Math.max(0, Date.now() - Number(ms)))} ago`;
+  return el("span", { title: age }, ms === null || ms === undefined ? "the end" : time(ms));
+}
+
+function wordsOf(error) {
+  if (error.code === "group-active") return `${error.message} To reset it all the same, tick the box.`;
+  return error.message;
+}

@@ -1,0 +1,183 @@
+//! The page: how its files are served, and what it does in a real browser (scripts in `tests/dashboard`).
+//!
+//! The browser's tests need node, Chromium, and the packages of `tests/dashboard/package-lock.json` in
+//! `target/browser` (or in `QUIPU_TEST_BROWSER`); where one is missing they say that they are skipped. Screenshots go to
+//! `target/screenshots`.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "it looks for programs and makes a directory"
+)]
+
+mod support;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use http::Method;
+use support::{Server, Service};
+
+/// Browsers are large: one at a time.
+static ONE: Mutex<()> = Mutex::new(());
+const POLICY: &str = "default-src 'self'; frame-ancestors 'none'";
+
+#[tokio::test]
+async fn the_page_and_its_files_have_a_policy_a_type_and_a_tag() {
+    let service = Service::start();
+    for (path, content_type) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/assets/app.js", "text/javascript; charset=utf-8"),
+        ("/assets/style.css", "text/css; charset=utf-8"),
+        ("/assets/icon.svg", "image/svg+xml"),
+    ] {
+        let answer = service.get(path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert_eq!(answer.header("content-type"), Some(content_type));
+        assert_eq!(answer.header("cache-control"), Some("no-cache"));
+        let tag = answer.header("etag").expect("a tag").to_owned();
+        let again = service
+            .send(Method::GET, path, &[("if-none-match", &tag)], "")
+            .await;
+        assert_eq!((again.status, again.text()), (304, ""), "{path}");
+        for answer in [&answer, &again] {
+            assert_eq!(answer.header("content-security-policy"), Some(POLICY), "{path}");
+            assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+            assert_eq!(answer.header("etag"), Some(&*tag));
+        }
+        let other = service
+            .send(Method::GET, path, &[("if-none-match", "\"other\"")], "")
+            .await;
+        assert_eq!((other.status, other.body), (200, answer.body.clone()));
+        let head = service.send(Method::HEAD, path, &[], "").await;
+        assert_eq!(
+            (head.status, head.text(), head.header("etag")),
+            (200, "", Some(&*tag))
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_the_page_has_not_is_a_problem() {
+    let service = Service::start();
+    for path in [
+        "/assets/none.js",
+        "/assets/../src/lib.rs",
+        "/assets/index.html",
+        "/index.html",
+    ] {
+        service.get(path).await.problem(404, "not-found");
+    }
+    service.get("/?x=1").await.problem(400, "invalid-request");
+    service
+        .call(Method::POST, "/", "{}")
+        .await
+        .problem(405, "method-not-allowed");
+}
+
+/// What a browser's test needs.
+struct Browser {
+    node: PathBuf,
+    chromium: PathBuf,
+    modules: PathBuf,
+}
+
+/// `None` where something is missing; says what.
+fn browser() -> Option<Browser> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .expect("a directory below target");
+    let modules =
+        std::env::var_os("QUIPU_TEST_BROWSER").map_or_else(|| target.join("browser"), PathBuf::from);
+    let chromium = std::env::var_os("QUIPU_TEST_CHROMIUM").map(PathBuf::from);
+    let chromium = chromium.or_else(|| {
+        ["chromium", "chromium-browser", "google-chrome"]
+            .into_iter()
+            .find_map(found)
+    });
+    let missing = match (found("node"), chromium) {
+        (None, _) => "node",
+        (_, None) => "Chromium",
+        (Some(node), Some(chromium)) => match modules.join("node_modules/playwright-core").exists() {
+            true => {
+                return Some(Browser {
+                    node,
+                    chromium,
+                    modules,
+                });
+            }
+            false => "playwright-core (npm ci in target/browser)",
+        },
+    };
+    println!("skipped: there is no {missing}");
+    None
+}
+
+fn found(program: &str) -> Option<PathBuf> {
+    let path: OsString = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}
+
+/// Runs a script against a server of its own.
+#[track_caller]
+fn run(script: &str, flags: &str, settings: &[(&str, &str)]) {
+    let Some(browser) = browser() else {
+        return;
+    };
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let flags = format!("--journal-file-bytes 4194304 --max-request-bytes 1048576 {flags}");
+    let server = Server::start_with_flags(&dir.path().join("data"), &flags, settings);
+    let screenshots = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("screenshots");
+    std::fs::create_dir_all(&screenshots).expect("a directory for screenshots");
+    let output = Command::new(&browser.node)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dashboard/run.mjs"))
+        .args([script, &format!("http://{}", server.address)])
+        .arg(screenshots)
+        .env("QUIPU_TEST_BROWSER", &browser.modules)
+        .env("QUIPU_TEST_CHROMIUM", &browser.chromium)
+        .output()
+        .expect("node runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{script}: {said}\nthe server's log:\n{}",
+        server.log()
+    );
+}
+
+#[test]
+fn an_operator_finds_a_group_that_is_behind_and_mends_it() {
+    run("story", "", &[]);
+}
+
+#[test]
+fn every_view_is_accessible_and_fits_in_light_dark_and_narrow() {
+    run("views", "", &[]);
+}
+
+#[test]
+fn an_empty_server_leads_to_a_first_record_by_mouse_and_by_keyboard() {
+    run("first", "", &[]);
+}
+
+#[test]
+fn a_thousand_topics_and_two_hundred_groups_are_shown_in_pages() {
+    run("many", "", &[]);
+}
+
+#[test]
+fn an_open_server_a_fault_and_a_server_that_is_gone_are_said() {
+    run("warnings", "--allowed-hosts quipu.example", &[]);
+}
+
+#[test]
+fn a_browser_signs_in_with_a_token_and_out_again() {
+    let settings = [
+        ("QUIPU_AUTH", "tokens"),
+        ("QUIPU_ADMIN_TOKEN", "the-administrators-token"),
+    ];
+    run("sign-in", "", &settings);
+}

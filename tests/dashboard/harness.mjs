@@ -1,0 +1,115 @@
+// What the scripts share: a browser, a proxy that puts the server below a path, calls of the API, and checks.
+
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import http from "node:http";
+import { createRequire } from "node:module";
+import path from "node:path";
+
+const modules = createRequire(path.join(process.env.QUIPU_TEST_BROWSER, "package.json"));
+const { chromium } = modules("playwright-core");
+const axePath = modules.resolve("axe-core/axe.min.js");
+
+export const PREFIX = "/some/where";
+
+/// A reverse proxy, as in front of a real server: every address of the page must be relative. Counts open streams.
+async function proxyTo(server) {
+  const target = new URL(server);
+  const state = { streams: 0, most: 0, seen: [] };
+  const proxy = http.createServer((request, response) => {
+    if (!request.url.startsWith(`${PREFIX}/`)) {
+      state.seen.push(`outside: ${request.url}`);
+      response.writeHead(404).end();
+      return;
+    }
+    const isStream = request.url.includes("follow=true");
+    if (isStream) state.most = Math.max(state.most, (state.streams += 1));
+    let isOpen = true;
+    const headers = { ...request.headers, host: target.host };
+    if (headers.origin) headers.origin = target.origin;
+    const passed = http.request({
+      host: target.hostname, port: target.port, method: request.method, path: request.url.slice(PREFIX.length), headers,
+    }, (answer) => {
+      response.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(response);
+    });
+    const close = () => {
+      if (isStream && isOpen) state.streams -= 1;
+      isOpen = false;
+      passed.destroy();
+    };
+    passed.on("error", () => response.destroy());
+    response.on("close", close);
+    request.pipe(passed);
+  });
+  await new Promise((ready) => proxy.listen(0, "127.0.0.1", ready));
+  return { ...proxy.address(), state, close: () => proxy.close() };
+}
+
+/// Everything that a script needs for one server.
+export async function begin(server, { hosts = "" } = {}) {
+  const proxy = await proxyTo(server);
+  const args = ["--no-sandbox", "--disable-gpu"];
+  if (hosts) args.push(`--host-resolver-rules=MAP ${hosts} 127.0.0.1`);
+  const browser = await chromium.launch({ executablePath: process.env.QUIPU_TEST_CHROMIUM, args });
+  const base = `http://127.0.0.1:${proxy.port}${PREFIX}/`;
+  const api = async (method, at, body, headers = {}) => {
+    const text = body === undefined || typeof body === "string" ? body : JSON.stringify(body);
+    const response = await fetch(server + at, { method, body: text, headers: { "content-type": "application/json", ...headers } });
+    const answer = await response.text();
+    assert.ok(response.ok, `${method} ${at}: ${response.status} ${answer}`);
+    return answer ? JSON.parse(answer) : null;
+  };
+  const open = async (hash = "", options = {}) => {
+    const page = await browser.newPage({ viewport: { width: 1280, height: 900 }, ...options });
+    page.setDefaultTimeout(60000);
+    page.faults = [];
+    page.on("pageerror", (error) => page.faults.push(error.message));
+    page.on("console", (message) => {
+      // A refused call is a line in the console too; the page says it itself.
+      if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) page.faults.push(message.text());
+    });
+    await page.goto(base + hash);
+    return page;
+  };
+  const close = async () => {
+    await browser.close();
+    proxy.close();
+    assert.deepEqual(proxy.state.seen, [], "all that the page loads lies below its own path");
+  };
+  return { api, base, browser, close, open, proxy: proxy.state, server };
+}
+
+/// Waits until `probe` returns something true; Playwright's patience is the bound.
+export async function until(page, what, probe) {
+  const end = Date.now() + 60000;
+  for (;;) {
+    const found = await probe();
+    if (found) return found;
+    assert.ok(Date.now() < end, `${what}: not within a minute; the page says:\n${await page.locator("body").innerText()}`);
+    await page.waitForTimeout(50);
+  }
+}
+
+/// No serious fault for who uses a keyboard or a screen reader.
+export async function isAccessible(page, name) {
+  // Not as an element: the page's policy forbids foreign scripts, as it should.
+  await page.evaluate(await readFile(axePath, "utf8"));
+  const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+  const bad = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
+  const words = bad.map(({ id, help, nodes }) => `${id}: ${help}\n${nodes.slice(0, 5).map(({ html, failureSummary }) => `  ${html}\n  ${failureSummary}`).join("\n")}`);
+  assert.equal(bad.length, 0, `${name}:\n${words.join("\n")}`);
+}
+
+/// Nothing is wider than the screen.
+export async function fits(page, name) {
+  const [wide, width] = await page.evaluate(() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]);
+  assert.ok(wide <= width, `${name} is ${wide} wide on a screen of ${width}`);
+}
+
+/// What a test of a page ends with.
+export function isWell(page) {
+  assert.deepEqual(page.faults, []);
+}
+
+export { assert };

@@ -1,0 +1,36 @@
+// A server where one has to sign in: a form, a session in a cookie, a stream through it, and out again.
+
+import path from "node:path";
+import { assert, begin, isAccessible, isWell } from "./harness.mjs";
+
+const TOKEN = "the-administrators-token";
+
+export default async function run(server, screenshots) {
+  const tools = await begin(server);
+  const api = (method, at, body) => tools.api(method, at, body, { authorization: `Bearer ${TOKEN}` });
+  await api("PUT", "/v1/topics/orders", { partitions: 1 });
+  const page = await tools.open("#/records/orders?live=1");
+  const token = page.getByLabel("Token");
+  await token.waitFor();
+  await page.screenshot({ path: path.join(screenshots, "sign-in-light.png"), fullPage: true });
+  await isAccessible(page, "sign in");
+  assert.equal(await page.getByText("Open to all.").count(), 0);
+  await token.fill("not-the-token");
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.getByText("This token is not valid here.").waitFor();
+  await token.fill(TOKEN);
+  await page.keyboard.press("Enter");
+  // It goes on where it was asked to.
+  await page.getByText("Live: waiting for records.").waitFor();
+  await api("POST", "/v1/topics/orders/records", { records: [{ key: "seen", value: 1 }] });
+  await page.getByText("seen").waitFor();
+  const cookies = await page.context().cookies();
+  assert.ok(cookies.length === 1 && cookies[0].httpOnly && !cookies[0].value.includes(TOKEN), JSON.stringify(cookies));
+  assert.ok(!page.url().includes(TOKEN));
+  await page.reload();
+  await page.getByText("Live: waiting for records.").waitFor();
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await token.waitFor();
+  isWell(page);
+  await tools.close();
+}
