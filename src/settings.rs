@@ -35,6 +35,12 @@ pub struct Config {
     pub idle_timeout: Duration,
     pub drain_timeout: Duration,
     pub max_open_segments: usize,
+    /// The most rows of metrics by partition.
+    pub metrics_partitions: usize,
+    /// Whether every request is a line in the log.
+    pub access_log: bool,
+    /// Where spans are sent to; `None`: requests are not traced.
+    pub otlp_endpoint: Option<String>,
     pub retention_interval: Duration,
     pub on_log_failed: OnLogFailed,
     /// How long a group without members keeps its committed offsets; `None`: for ever.
@@ -97,6 +103,9 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(600),
             drain_timeout: Duration::from_secs(10),
             max_open_segments: 4096,
+            metrics_partitions: 2000,
+            access_log: false,
+            otlp_endpoint: None,
             retention_interval: Duration::from_secs(10),
             on_log_failed: OnLogFailed::Stay,
             offsets_retention: None,
@@ -260,6 +269,14 @@ pub static SETTINGS: &[Setting] = &[
         "Time a stop waits for running requests"),
     row!(number max_open_segments: Count (16, 1_000_000), max_open_segments as usize,
         "Most segments mapped for reading"),
+    row!(number metrics_partitions: Count (0, 1_000_000), metrics_partitions as usize,
+        "Most rows of metrics by partition; above it only partitions with lag have rows, all others are in sums by topic"),
+    row!(text access_log: ON "on or off", "Whether each request is a line in the server's own log",
+        |c| name_in(&SWITCH, c.access_log), |c, v| set_by_name(&mut c.access_log, &SWITCH, v)),
+    row!(text otlp_endpoint: URL
+        "http:// and a host, perhaps with a port and a path, as in http://localhost:4318; or nothing",
+        "The OpenTelemetry collector that traces are sent to, by OTLP over HTTP",
+        |c| c.otlp_endpoint.clone().unwrap_or_default(), set_otlp_endpoint),
     row!(number retention_interval_ms: Milliseconds (10, DAY_MS), retention_interval as millis,
         "How often retention looks for segments to delete"),
     row!(text on_log_failed: WORD "stay or exit",
@@ -580,6 +597,8 @@ const LOG_LEVELS: [(&str, LogLevel); 5] = [
     ("trace", LogLevel::Trace),
 ];
 
+const SWITCH: [(&str, bool); 2] = [("off", false), ("on", true)];
+
 fn name_in<T: PartialEq>(names: &[(&str, T)], value: T) -> String {
     let found = names.iter().find(|(_, other)| *other == value);
     found.map_or("", |(name, _)| name).to_owned()
@@ -594,6 +613,15 @@ fn set_public_url(config: &mut Config, text: &str) -> bool {
     let url = text.strip_suffix('/').unwrap_or(text);
     config.public_url = (!url.is_empty()).then(|| url.to_owned());
     text.is_empty() || is_origin(url)
+}
+
+fn set_otlp_endpoint(config: &mut Config, text: &str) -> bool {
+    let url = text.strip_suffix('/').unwrap_or(text);
+    config.otlp_endpoint = (!url.is_empty()).then(|| url.to_owned());
+    let rest = url.strip_prefix("http://").unwrap_or_default();
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let is_path = path.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b));
+    text.is_empty() || (is_path && is_origin(&format!("http://{host}")))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -174,6 +174,7 @@ fn an_open_server_a_fault_and_a_server_that_is_gone_are_said() {
 }
 
 #[test]
+#[ignore = "the server has no tokens yet"]
 fn a_browser_signs_in_with_a_token_and_out_again() {
     let settings = [
         ("QUIPU_AUTH", "tokens"),

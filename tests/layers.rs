@@ -13,11 +13,12 @@ use quipu::broker::engine::{PARTITION, TOPIC};
 use layers::{assert_no_circles, imports_of, sources};
 
 /// Wires, and the crates that only a wire needs.
-const WIRES: [&str; 12] = [
+const WIRES: [&str; 13] = [
     "crate::http",
     "crate::cli",
     "crate::server",
     "crate::metrics",
+    "crate::traces",
     "crate::kafka",
     "axum",
     "hyper",
@@ -29,7 +30,7 @@ const WIRES: [&str; 12] = [
 ];
 
 /// What a folder must not import: other folders, and crates by their names in a path.
-const FORBIDDEN: [(&str, &[&str]); 8] = [
+const FORBIDDEN: [(&str, &[&str]); 9] = [
     ("broker", &WIRES),
     ("dashboard", &WIRES),
     (
@@ -39,6 +40,17 @@ const FORBIDDEN: [(&str, &[&str]); 8] = [
     ("formats", &WIRES),
     ("formats", &["crate::broker", "crate::settings", "tokio"]),
     ("metrics", &["crate::http", "crate::server", "quipu_segments"]),
+    (
+        "traces",
+        &[
+            "crate::http",
+            "crate::server",
+            "crate::metrics",
+            "axum",
+            "hyper",
+            "quipu_segments",
+        ],
+    ),
     ("http", &["crate::server", "quipu_segments"]),
     ("server", &["quipu_segments"]),
 ];

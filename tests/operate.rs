@@ -5,7 +5,7 @@ mod support;
 use http::Method;
 use quipu::settings::Config;
 use serde_json::{Value, json};
-use support::{Answer, NOW, Service, has, refused};
+use support::{Answer, NOW, Service, contains, has, refused};
 
 /// The methods that an answer allows, sorted.
 fn allowed(answer: &Answer) -> Vec<&str> {
@@ -188,8 +188,10 @@ async fn metrics_have_positions_lag_and_the_engines_counts() {
     service.put("/v1/groups/g/offsets", &offsets).await.ok();
     let answer = service.get("/metrics").await;
     assert_eq!(answer.status, 200);
-    let content_type = answer.header("content-type").unwrap();
-    assert!(content_type.starts_with("application/openmetrics-text"));
+    assert_eq!(
+        answer.header("content-type"),
+        Some("text/plain; version=0.0.4; charset=utf-8")
+    );
     let has = |line: &str| {
         let text = answer.text();
         let is_there = text.lines().any(|found| found == line);
@@ -198,27 +200,65 @@ async fn metrics_have_positions_lag_and_the_engines_counts() {
     has("quipu_partition_end_offset{topic=\"orders\",partition=\"0\"} 0");
     has("quipu_partition_end_offset{topic=\"orders\",partition=\"1\"} 2");
     has("quipu_partition_log_start_offset{topic=\"orders\",partition=\"1\"} 0");
-    has("quipu_group_lag_records{group=\"g\",topic=\"orders\",partition=\"1\"} 1.0");
-    has("quipu_group_lag_seconds{group=\"g\",topic=\"orders\",partition=\"1\"} 2.0");
-    has("quipu_group_committed_offset{group=\"g\",topic=\"orders\",partition=\"1\"} 1.0");
-    has("quipu_group_topic_lag_records{group=\"g\",topic=\"orders\"} 1.0");
-    has("quipu_group_topic_max_lag_seconds{group=\"g\",topic=\"orders\"} 2.0");
-    has("quipu_group_members{group=\"g\"} 0.0");
-    has("quipu_group_status{group=\"g\"} 0.0");
-    has("# UNIT quipu_group_lag_bytes bytes");
-    has("# UNIT quipu_group_topic_lag_bytes bytes");
+    has("quipu_group_lag_records{group=\"g\",topic=\"orders\",partition=\"1\"} 1");
+    has("quipu_group_lag_seconds{group=\"g\",topic=\"orders\",partition=\"1\"} 2");
+    has("quipu_group_committed_offset{group=\"g\",topic=\"orders\",partition=\"1\"} 1");
+    has("quipu_group_topic_lag_records{group=\"g\",topic=\"orders\"} 1");
+    has("quipu_group_topic_max_lag_seconds{group=\"g\",topic=\"orders\"} 2");
+    has("quipu_group_members{group=\"g\"} 0");
+    has("quipu_group_status{group=\"g\"} 0");
+    has("quipu_group_total_lag_records{group=\"g\"} 1");
+    has("quipu_group_max_lag_seconds{group=\"g\"} 2");
+    has("quipu_topic_appended_records_total{topic=\"orders\"} 2");
     has("quipu_log_failed 0");
     has("quipu_storage_full 0");
     has("quipu_log_append_records_total 2");
-    has("# UNIT quipu_partition_size_bytes bytes");
     has("quipu_series_left_out 0");
-    assert!(answer.text().ends_with("# EOF\n"));
     let rows = answer.text().lines();
     let mut names: Vec<_> = rows.filter(|line| line.starts_with("# TYPE")).collect();
     let count = names.len();
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), count, "a metric is given twice");
+}
+
+#[tokio::test]
+async fn metrics_are_openmetrics_only_where_that_is_asked_for() {
+    let service = Service::start();
+    let prometheus = "application/openmetrics-text;version=1.0.0;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,\
+        text/plain;version=0.0.4;q=0.4,*/*;q=0.1";
+    for (accept, is_open) in [
+        (prometheus, true),
+        ("application/openmetrics-text", true),
+        ("text/plain", false),
+        ("*/*", false),
+        ("application/json", false),
+    ] {
+        let answer = service.get_as("/metrics", accept).await.with_status(200);
+        let found = answer.header("content-type").unwrap();
+        assert_eq!(
+            found.starts_with("application/openmetrics-text; version=1.0.0"),
+            is_open,
+            "{accept}"
+        );
+        assert_eq!(answer.text().ends_with("# EOF\n"), is_open, "{accept}");
+        assert_eq!(
+            answer.text().contains("# UNIT quipu_uptime_seconds seconds\n"),
+            is_open,
+            "{accept}"
+        );
+        assert_eq!(
+            answer.text().contains("# TYPE quipu_log_rounds counter\n"),
+            is_open,
+            "{accept}"
+        );
+        assert_eq!(
+            answer.text().contains("# TYPE quipu_log_rounds_total counter\n"),
+            !is_open,
+            "{accept}"
+        );
+        contains(answer.text(), "\nquipu_log_rounds_total ");
+    }
 }
 
 #[tokio::test]

@@ -448,7 +448,7 @@ fn requests_sent_together_are_answered_in_order_and_counted() {
         "quipu_http_requests_total{route=\"/v1/groups/{group}\",method=\"GET\",status=\"2xx\"} 1",
         "quipu_http_requests_total{route=\"/v1/groups/{group}\",method=\"GET\",status=\"4xx\"} 1",
         "quipu_http_requests_total{route=\"unmatched\",method=\"other\",status=\"4xx\"} 1",
-        "quipu_http_request_duration_seconds_count{route=\"/v1/groups/{group}\",method=\"GET\"} 2",
+        "quipu_http_request_duration_seconds_count{route=\"/v1/groups/{group}\",method=\"GET\",status=\"4xx\"} 1",
     ] {
         contains(metrics.text(), line);
     }

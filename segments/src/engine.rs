@@ -212,9 +212,16 @@ pub(crate) struct Stats {
     rounds: AtomicU64,
     journal_syncs: AtomicU64,
     journal_sync_nanos: AtomicU64,
+    journal_sync_buckets: [AtomicU64; JOURNAL_SYNC_BOUNDS_US.len() + 1],
     segment_syncs: AtomicU64,
     checkpoints: AtomicU64,
 }
+
+/// The upper bounds of [`Counters::journal_sync_buckets`], in microseconds.
+pub const JOURNAL_SYNC_BOUNDS_US: [u64; 14] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    5_000_000,
+];
 
 /// Counts since the log was opened, and some current values.
 #[derive(Clone, Copy, Debug, Default)]
@@ -231,6 +238,8 @@ pub struct Counters {
     pub journal_syncs: u64,
     /// The total time of these syncs.
     pub journal_sync_time: Duration,
+    /// How many syncs took at most that long, by [`JOURNAL_SYNC_BOUNDS_US`], each above the bound before; the last: longer.
+    pub journal_sync_buckets: [u64; JOURNAL_SYNC_BOUNDS_US.len() + 1],
     /// Syncs of segment files.
     pub segment_syncs: u64,
     /// Checkpoints written.
@@ -261,6 +270,12 @@ impl Stats {
         self.journal_syncs.fetch_add(1, Ordering::Relaxed);
         self.journal_sync_nanos
             .fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+        let us = took.as_micros();
+        let bucket = JOURNAL_SYNC_BOUNDS_US
+            .iter()
+            .position(|bound| us <= u128::from(*bound));
+        let bucket = bucket.unwrap_or(JOURNAL_SYNC_BOUNDS_US.len());
+        self.journal_sync_buckets[bucket].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn segment_synced(&self) {
@@ -280,6 +295,7 @@ impl Stats {
             rounds: get(&self.rounds),
             journal_syncs: get(&self.journal_syncs),
             journal_sync_time: Duration::from_nanos(get(&self.journal_sync_nanos)),
+            journal_sync_buckets: self.journal_sync_buckets.each_ref().map(get),
             segment_syncs: get(&self.segment_syncs),
             checkpoints: get(&self.checkpoints),
             ..Counters::default()

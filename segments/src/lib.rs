@@ -103,7 +103,7 @@ mod types;
 
 pub use append::request::{AppendRequest, Once, Part, Receipt, Records};
 pub use bytes::Bytes;
-pub use engine::Counters;
+pub use engine::{Counters, JOURNAL_SYNC_BOUNDS_US};
 pub use error::{Error, ErrorKind, Result};
 pub use files::description::{TopicSettings, TopicSpec};
 pub use files::state::{StateChange, StateEntry};

@@ -1,5 +1,6 @@
 //! Who calls: known when a connection is accepted, and handed on with each of its requests, whatever the wire.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 /// Who calls.
@@ -7,4 +8,23 @@ use std::net::SocketAddr;
 pub struct Caller {
     /// The other end of the connection; `None` if it is closed already.
     pub address: Option<SocketAddr>,
+    /// Names the request in answers and in the log.
+    pub request_id: RequestId,
+}
+
+/// The number of a request, unique over connections and restarts. It is only written as text where it is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestId {
+    /// Of the server's process.
+    pub life: u32,
+    /// Of the connection.
+    pub connection: u64,
+    /// Of the request on its connection.
+    pub number: u32,
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}-{:x}-{:x}", self.life, self.connection, self.number)
+    }
 }

@@ -11,9 +11,10 @@ use std::sync::Arc;
 pub use quipu_segments::sim;
 pub use quipu_segments::{
     Ack, AppendRequest, Appended, Clock, Counters, DamagedRange, Disk, DiskUsage, Error, Fetched, Health,
-    Located, Monotonic, Offset, Once, Options, Part, Partition, PartitionId, PartitionStats, Positions,
-    ReadRequest, RealDisk, Receipt, Records, Run, StateChange, StateEntry, SystemClock, Ticket, TimestampMs,
-    Topic, TopicId, TopicSettings, TopicSpec, WaitForData, batch, raise_file_limit,
+    JOURNAL_SYNC_BOUNDS_US, Located, Monotonic, Offset, Once, Options, Part, Partition, PartitionId,
+    PartitionStats, Positions, ReadRequest, RealDisk, Receipt, Records, Run, StateChange, StateEntry,
+    SystemClock, Ticket, TimestampMs, Topic, TopicId, TopicSettings, TopicSpec, WaitForData, batch,
+    raise_file_limit,
 };
 
 /// The methods of a [`Topic`] that the service calls: its name, its identity, its settings and its partitions.

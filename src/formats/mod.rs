@@ -8,4 +8,5 @@ pub mod pattern;
 pub mod render;
 pub mod time;
 pub mod token;
+pub mod trace_context;
 pub mod units;

@@ -49,7 +49,7 @@ pub(super) fn negotiate(headers: &HeaderMap) -> Result<Representation, Problem> 
 ///
 /// # Errors
 /// 406 if none of `known` is accepted; the problem lists them.
-pub(super) fn choose<T: Copy>(headers: &HeaderMap, known: &[(&'static str, T)]) -> Result<T, Problem> {
+pub(crate) fn choose<T: Copy>(headers: &HeaderMap, known: &[(&'static str, T)]) -> Result<T, Problem> {
     // A header that is not text counts as a malformed element.
     let fields = headers.get_all(header::ACCEPT).iter();
     let fields: Vec<&str> = fields.map(|field| field.to_str().unwrap_or("?")).collect();

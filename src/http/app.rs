@@ -10,6 +10,7 @@ use crate::broker::Broker;
 use crate::broker::engine::{Clock, Log};
 use crate::metrics::Metrics;
 use crate::settings::Config;
+use crate::traces::Tracer;
 
 /// The service's state, cheap to clone.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ pub struct Inner {
     pub config: Config,
     /// The counters of the wire.
     pub metrics: Arc<Metrics>,
+    /// Takes spans, if requests are traced.
+    pub(crate) tracer: Option<Tracer>,
     /// The memory for request bodies.
     pub(crate) bodies: Pool,
     /// The OpenAPI document, made at the first request for it.
@@ -33,8 +36,11 @@ impl App {
     /// Builds the service's state.
     #[must_use]
     pub fn new(log: impl Into<Log>, config: Config, clock: Arc<dyn Clock>) -> Self {
+        let broker = Broker::new(log, clock, config.limits.clone(), config.offsets_retention);
+        let start = |endpoint: &String| Tracer::start(endpoint, &broker.counters);
         Self(Arc::new(Inner {
-            broker: Broker::new(log, clock, config.limits.clone(), config.offsets_retention),
+            tracer: config.otlp_endpoint.as_ref().and_then(start),
+            broker,
             metrics: Arc::new(Metrics::new()),
             bodies: Pool::new(config.limits.max_in_flight_bytes),
             openapi: OnceLock::new(),

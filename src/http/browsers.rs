@@ -24,8 +24,8 @@ use super::problem::{Code, Problem};
 use crate::settings::Config;
 
 /// The response headers that pages may read.
-const EXPOSED: &str =
-    "next-offset, log-start-offset, end-offset, gaps, etag, idempotency-replayed, retry-after, allow";
+const EXPOSED: &str = "next-offset, log-start-offset, end-offset, gaps, etag, idempotency-replayed, retry-after, allow, \
+    x-request-id";
 /// The methods for pages of a configured origin, and for pages of any origin (`*`).
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 const READING: &str = "GET, HEAD";

@@ -20,6 +20,7 @@ pub(crate) mod lag;
 mod lag_chart;
 mod lag_history;
 mod lag_overview;
+pub(crate) mod links;
 mod objects;
 mod openapi;
 mod operate;
@@ -125,6 +126,10 @@ pub(crate) fn exact(bytes: Vec<u8>) -> Bytes {
         false => Bytes::from(bytes),
     }
 }
+
+/// The name of whoever has signed in, put into an answer by whoever has checked that: for the log.
+#[derive(Clone, Debug)]
+pub struct SignedIn(pub std::sync::Arc<str>);
 
 /// Marks an answer whose bytes are slices of mapped files, not the server's own memory.
 #[derive(Clone, Copy, Debug)]

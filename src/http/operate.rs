@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use axum::extract::RawQuery;
 use axum::response::IntoResponse;
+use http::HeaderMap;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::accept::choose;
 use super::params::Params;
 use super::path::NoQuery;
 use super::problem::Problem;
@@ -21,7 +23,7 @@ use crate::broker::refusal::Reason;
 use crate::broker::topics::skips;
 use crate::http::Answer;
 use crate::http::app::App;
-use crate::metrics::{self, Sources};
+use crate::metrics::{self, Format, Sources};
 
 /// The version of the data directory's layout that this version writes.
 const DATA_FORMAT: u32 = 1;
@@ -145,20 +147,32 @@ async fn ready(app: App, RawQuery(query): RawQuery) -> Answer {
 }
 
 /// Every metric, for Prometheus
+///
+/// In Prometheus' classic text format, or in OpenMetrics if `Accept` asks for it.
 #[utoipa::path(get, path = "/metrics", tag = "operating",
-    responses((status = 200, description = "OpenMetrics text", body = String,
-        content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")))]
-async fn metrics_text(app: App, _: NoQuery) -> Answer {
+    responses((status = 200, description = "Metrics as text", content(
+        (String = "text/plain"), (String = "application/openmetrics-text")))))]
+async fn metrics_text(app: App, headers: HeaderMap, _: NoQuery) -> Answer {
+    // A client that accepts neither gets the classic format: it asked for metrics.
+    let formats = [
+        ("text/plain", Format::Classic),
+        ("application/openmetrics-text", Format::OpenMetrics),
+    ];
+    let format = choose(&headers, &formats).unwrap_or(Format::Classic);
     let from = Sources {
         log: app.log.clone(),
         counters: Arc::clone(&app.counters),
         lags: app.lags.clone(),
         metrics: Arc::clone(&app.metrics),
         uptime: app.uptime(),
+        // Nobody has to sign in.
+        failed_sign_ins: 0,
         body_bytes: app.body_bytes_in_flight(),
+        max_partitions: app.config.metrics_partitions,
     };
-    let text = app.blocking.run(Share::Report, || metrics::encode(from)).await?;
-    let headers = fresh("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let encode = move || metrics::encode(&from, format);
+    let text = app.blocking.run(Share::Report, encode).await?;
+    let headers = fresh(format.content_type());
     Ok((headers, exact(text.into_bytes())).into_response())
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Slot(pub(crate) usize);
 #[derive(Debug)]
 pub(crate) struct RouteTable {
     paths: Vec<String>,
+    /// By slot: whether it is a change that is worth a line in the log.
+    administrative: Box<[bool]>,
     /// By number of segments: the routes of that length, those with the earlier literals first.
     by_length: Vec<Vec<Route>>,
 }
@@ -47,7 +49,20 @@ impl RouteTable {
         for routes in &mut by_length {
             routes.sort_by_key(|route| route.segments.iter().map(Option::is_none).collect::<Vec<_>>());
         }
-        Self { paths, by_length }
+        let slots = paths
+            .iter()
+            .flat_map(|path| METHODS.map(|method| is_administrative(path, method)));
+        let administrative = std::iter::once(false).chain(slots).collect();
+        Self {
+            paths,
+            administrative,
+            by_length,
+        }
+    }
+
+    /// Whether requests of this slot change what an administrator changes.
+    pub(crate) fn is_administrative(&self, slot: Slot) -> bool {
+        self.administrative[slot.0]
     }
 
     /// How many slots there are.
@@ -86,6 +101,16 @@ impl RouteTable {
     }
 }
 
+/// Whether a request changes something and is not the daily work of producers and members: records, membership, and the
+/// offsets that a consumer commits by itself. A new route that changes something is administrative.
+fn is_administrative(path: &str, method: &str) -> bool {
+    let is_change = ["POST", "PUT", "PATCH", "DELETE"].contains(&method);
+    let is_produce = method == "POST" && path.ends_with("/records");
+    let is_member = path.starts_with("/v1/groups/{group}/members");
+    let is_commit = method == "PUT" && path.ends_with("/offsets");
+    is_change && !(is_produce || is_member || is_commit)
+}
+
 fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').skip(1)
 }
@@ -98,6 +123,27 @@ fn method_index(method: &Method) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changes_are_all_that_is_not_daily_work() {
+        for (method, path, expected) in [
+            ("PUT", "/v1/topics/{topic}", true),
+            (
+                "DELETE",
+                "/v1/topics/{topic}/partitions/{partition}/records",
+                true,
+            ),
+            ("POST", "/v1/groups/{group}/offsets/reset", true),
+            ("POST", "/v1/anything/new", true),
+            ("GET", "/v1/topics/{topic}", false),
+            ("POST", "/v1/records", false),
+            ("POST", "/v1/topics/{topic}/partitions/{partition}/records", false),
+            ("POST", "/v1/groups/{group}/members/{member}/poll", false),
+            ("PUT", "/v1/groups/{group}/offsets", false),
+        ] {
+            assert_eq!(is_administrative(path, method), expected, "{method} {path}");
+        }
+    }
 
     #[test]
     fn a_request_is_counted_under_its_template_and_a_literal_beats_a_parameter() {

@@ -22,7 +22,9 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
+use std::hash::BuildHasher;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -49,7 +51,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tower::Service;
 
-use crate::broker::caller::Caller;
+use super::observe::{self, Noted};
+use crate::broker::caller::{Caller, RequestId};
 use crate::broker::refusal::{Outcome, Reason};
 use crate::http::app::App;
 use crate::http::budget::relieved;
@@ -85,6 +88,8 @@ pub(super) struct Connections {
     requests: Arc<Requests>,
     permits: Arc<Semaphore>,
     max: u32,
+    /// A random number of this process, for the ids of requests.
+    life: u32,
     /// [`ANSWER_BYTES`], in permits of a KiB.
     answers: Arc<Semaphore>,
     /// [`WAITING_ANSWERS`].
@@ -112,6 +117,10 @@ const WRITING: u8 = 4;
 struct Connection {
     id: u64,
     caller: Caller,
+    /// How many requests it had.
+    requests: AtomicU32,
+    /// The bytes of the last request's body that were read.
+    received_bytes: AtomicU64,
     shared: Arc<Connections>,
     /// The task's waker; it never changes, so the first poll sets it.
     waker: OnceLock<Waker>,
@@ -163,6 +172,7 @@ impl Connections {
             router,
             permits: Arc::new(Semaphore::new(max as usize)),
             max,
+            life: RandomState::new().hash_one(0u8) as u32,
             answers: Arc::new(Semaphore::new(ANSWER_BYTES / 1024)),
             waiting: Semaphore::new(WAITING_ANSWERS),
             stage: AtomicU8::new(RUNNING),
@@ -181,7 +191,10 @@ impl Connections {
             id: self.next_id.fetch_add(1, Relaxed),
             caller: Caller {
                 address: stream.peer_addr().ok(),
+                request_id: RequestId::default(),
             },
+            requests: AtomicU32::new(0),
+            received_bytes: AtomicU64::new(0),
             shared: self.clone(),
             waker: OnceLock::new(),
             phase: AtomicU8::new(HEAD),
@@ -195,6 +208,7 @@ impl Connections {
         });
         self.open.lock().insert(connection.id, connection.clone());
         self.app.metrics.connections.fetch_add(1, Relaxed);
+        self.app.metrics.accepted_connections.fetch_add(1, Relaxed);
         let registered = Registered {
             connection,
             _permit: permit,
@@ -342,15 +356,28 @@ async fn answer(
     let started = shared.app.clock.monotonic();
     let slot = shared.requests.find(request.method(), request.uri().path());
     let is_safe = request.method().is_safe();
+    let request_id = RequestId {
+        life: shared.life,
+        connection: connection.id,
+        number: connection.requests.fetch_add(1, Relaxed),
+    };
+    let who = (connection.caller.address, request_id);
+    let mut noted = Noted::begin(&shared.app, &shared.requests, slot, &request, who, started);
+    connection.received_bytes.store(0, Relaxed);
     let mut request = request.map(|body| match body.is_end_stream() {
         true => Body::empty(),
         false => Body::new(RequestBody {
             body,
             is_ended: false,
+            bytes: 0,
             connection: connection.clone(),
         }),
     });
-    request.extensions_mut().insert(connection.caller);
+    let caller = Caller {
+        request_id,
+        ..connection.caller
+    };
+    request.extensions_mut().insert(caller);
     let expects_continue = request.headers().contains_key(header::EXPECT);
     let mut response = if let Some(problem) = misframed(request.headers()) {
         refuse(problem, request)
@@ -373,13 +400,19 @@ async fn answer(
     if holds_bodies {
         connection.has_answer.store(true, Relaxed);
     }
-    let (response, held) = hold(&connection, response, is_safe).await;
+    let (mut response, held) = hold(&connection, response, is_safe).await;
+    observe::problem(&shared.requests, slot, request_id, &mut response);
+    if let Some(noted) = &mut noted {
+        noted.answered(&shared.requests, &mut response);
+    }
     let duration = shared.app.clock.monotonic().since(started);
     shared.requests.observe(slot, response.status(), duration);
     Ok(response.map(|body| AnswerBody {
         body,
         held,
         holds_bodies,
+        noted,
+        is_whole: false,
         connection: connection.clone(),
     }))
 }
@@ -619,6 +652,8 @@ impl Drop for Stream {
 struct RequestBody {
     body: Incoming,
     is_ended: bool,
+    /// How much was read.
+    bytes: u64,
     connection: Arc<Connection>,
 }
 
@@ -643,6 +678,8 @@ impl http_body::Body for RequestBody {
         connection.phase.store(ANSWERING, Relaxed);
         connection.progress.fetch_add(1, Relaxed);
         this.is_ended |= frame.is_none();
+        let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+        this.bytes += data.map_or(0, |data| data.len() as u64);
         Poll::Ready(frame)
     }
 
@@ -660,6 +697,7 @@ impl Drop for RequestBody {
         if !self.is_ended && !self.body.is_end_stream() {
             self.connection.is_unread.store(true, Relaxed);
         }
+        self.connection.received_bytes.store(self.bytes, Relaxed);
         // The handler that dropped the body no longer waits for it.
         let phase = &self.connection.phase;
         let _ = phase.compare_exchange(BODY, ANSWERING, Relaxed, Relaxed);
@@ -673,6 +711,10 @@ struct AnswerBody {
     held: Option<OwnedSemaphorePermit>,
     /// A share of the bodies' bytes, held until the answer ends.
     holds_bodies: bool,
+    /// What is noted of the request, if anything.
+    noted: Option<Box<Noted>>,
+    /// All of it was given to the connection; kept only where something is noted.
+    is_whole: bool,
     connection: Arc<Connection>,
 }
 
@@ -683,6 +725,13 @@ impl http_body::Body for AnswerBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame<axum::Error> {
         let this = &mut *self;
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if let Some(noted) = &mut this.noted {
+            match &frame {
+                Some(Ok(frame)) => noted.count(frame),
+                Some(Err(_)) => {}
+                None => this.is_whole = true,
+            }
+        }
         let Some(permit) = this.held.take() else {
             return Poll::Ready(frame);
         };
@@ -713,5 +762,11 @@ impl Drop for AnswerBody {
         }
         self.connection.phase.store(IDLE, Relaxed);
         self.connection.progress.fetch_add(1, Relaxed);
+        if let Some(noted) = &mut self.noted {
+            let shared = &self.connection.shared;
+            let received_bytes = self.connection.received_bytes.load(Relaxed);
+            let is_whole = self.is_whole || self.body.is_end_stream();
+            noted.finish(&shared.app, &shared.requests, received_bytes, is_whole);
+        }
     }
 }

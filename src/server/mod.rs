@@ -10,6 +10,7 @@
 //! the groups' lag ends by itself. A crash at any point is like any other: the log recovers.
 
 mod connection;
+mod observe;
 
 use std::io;
 use std::net::SocketAddr;
@@ -216,6 +217,10 @@ impl Server {
             tracing::warn!(connections, "the drain timeout is over: what is left is cut");
             self.connections.cut();
             let _ = tokio::time::timeout(CUT_TIMEOUT, self.connections.all_closed()).await;
+        }
+        if let Some(tracer) = self.app.tracer.is_some().then(|| self.app.clone()) {
+            let flush = move || tracer.tracer.as_ref().map(|tracer| tracer.flush(CUT_TIMEOUT));
+            let _ = tokio::task::spawn_blocking(flush).await;
         }
         // This ends at once, unless it waits for a disk that does not answer.
         let _ = tokio::time::timeout(CUT_TIMEOUT, self.sampling).await;

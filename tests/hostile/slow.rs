@@ -158,7 +158,9 @@ fn clients_that_read_nothing_cost_little_each_and_are_let_go() {
     // None of them gets its whole answer: the server does not wait for ever.
     wait_until("all of them are let go", || {
         let metrics = String::from_utf8(fixture.server.connect().get("/metrics").body).expect("text");
-        metrics.contains(&format!("\nquipu_stalled_connections_total {READERS}\n"))
+        metrics.contains(&format!(
+            "\nquipu_stalled_connections_total{{listener=\"http\"}} {READERS}\n"
+        ))
     });
     let open = open_files(&fixture.server);
     assert!(open <= files + 8, "handles are not given back");

@@ -54,7 +54,7 @@ impl Fetcher {
     /// # Errors
     /// Those of [`Partition::read`].
     pub async fn read_page(&self, partition: &Arc<Partition>, limits: PageLimits) -> Result<Page, Refusal> {
-        let page = read_page(&self.log, &self.blocking, partition, limits).await?;
+        let page = read_page(&self.log, &self.blocking, &self.counters, partition, limits).await?;
         if page.stored_bytes > 0 {
             partition.count_read(page.stored_bytes);
         }
@@ -73,6 +73,7 @@ impl Fetcher {
 async fn read_page(
     log: &Log,
     blocking: &Blocking,
+    counters: &Counters,
     partition: &Arc<Partition>,
     mut limits: PageLimits,
 ) -> Result<Page, Refusal> {
@@ -89,7 +90,7 @@ async fn read_page(
             until: limits.until,
             max_bytes: usize::try_from(limits.max_bytes).unwrap_or(usize::MAX),
         };
-        let (error, damaged_until) = match read(blocking, partition, request).await? {
+        let (error, damaged_until) = match read(blocking, counters, partition, request).await? {
             Ok(fetched) => {
                 let mut page = Page::choose(fetched, &limits).map_err(unreadable)?;
                 page.gaps = gaps;
@@ -130,12 +131,15 @@ async fn read_page(
 /// Reads at once what is in memory; anything else on a blocking thread.
 async fn read(
     blocking: &Blocking,
+    counters: &Counters,
     partition: &Arc<Partition>,
     request: ReadRequest,
 ) -> Result<Result<Fetched, Error>, Refusal> {
     if let Some(read) = partition.try_read(request) {
+        counters.memory_reads.fetch_add(1, Ordering::Relaxed);
         return Ok(read);
     }
+    counters.disk_reads.fetch_add(1, Ordering::Relaxed);
     let partition = Arc::clone(partition);
     blocking.run(Share::Read, move || partition.read(request)).await
 }

@@ -180,7 +180,10 @@ mod tests {
         }
     }
 
-    fn parts(memo: &Memo) -> Vec<(String, PartitionId, Vec<(Slot, Point)>)> {
+    /// A group, a partition, and what was seen there.
+    type Row = (String, PartitionId, Vec<(Slot, Point)>);
+
+    fn parts(memo: &Memo) -> Vec<Row> {
         let groups = memo.groups.iter();
         let rows =
             groups.flat_map(|(name, tracks)| tracks.iter().map(move |(id, series)| (name, id, series)));

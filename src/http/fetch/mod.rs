@@ -14,12 +14,12 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Mapped;
 use super::accept::{Representation, negotiate};
 use super::event::EventDoc;
 use super::params::VALUE_LIMIT;
 use super::path::AtPartition;
 use super::problem::Problem;
+use super::{Mapped, links};
 use crate::broker::engine::{Log, Partition, Topic};
 use crate::broker::fetch::page::Page;
 use crate::broker::fetch::range::{FetchRange, FetchRequest};
@@ -128,7 +128,10 @@ async fn fetch(
         app.fetcher.count(page.records, page.stored_bytes);
     }
     // HEAD makes the same answer. The server then leaves out the body; most of it has not been rendered at that time.
-    answer(&topic, &partition, page, form, tag.as_ref())
+    let links = links::of(&app, [&page]);
+    let mut response = answer(&topic, &partition, page, form, tag.as_ref())?;
+    links::set(&mut response, links);
+    Ok(response)
 }
 
 /// How records are written.

@@ -41,7 +41,7 @@ use crate::http::chunks::{self, CHUNK_BYTES, Chunks, chunk_capacity};
 use crate::http::params::Params;
 use crate::http::path::{GroupName, MemberName, NoQuery};
 use crate::http::problem::Problem;
-use crate::http::{fresh, json_answer, ok};
+use crate::http::{fresh, json_answer, links, ok};
 
 const SESSION_TIMEOUT_MS: u64 = 30_000;
 const LEAST_SESSION_TIMEOUT_MS: u64 = 100;
@@ -384,11 +384,12 @@ async fn poll(
             None
         }
     };
-    answer(
-        app.groups
-            .poll(&group, &member, &wanted, outputs, joining)
-            .await?,
-    )
+    let polled = app.groups.poll(&group, &member, &wanted, outputs, joining);
+    let polled = polled.await?;
+    let links = links::of(&app, polled.pages.iter().map(Delivered::page));
+    let mut response = answer(polled)?;
+    links::set(&mut response, links);
+    Ok(response)
 }
 
 /// Keeps a member alive during long work

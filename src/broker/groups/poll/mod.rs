@@ -87,6 +87,11 @@ pub struct Delivered {
 }
 
 impl Delivered {
+    /// The records.
+    pub fn page(&self) -> &Page {
+        &self.page
+    }
+
     /// Damaged offsets that were skipped on purpose.
     pub fn gaps(&self) -> &[Gap] {
         &self.page.gaps

@@ -1,0 +1,159 @@
+//! The server's own log: a line for each change, for each answer of 500, and with `access_log` for each request.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::support::{Connection, Server};
+
+const JSON: &str = "application/json";
+
+/// Runs a server with these settings, lets `work` call it, and stops it; returns the lines of its log.
+fn lines(settings: &[(&str, &str)], work: impl FnOnce(&Server)) -> Vec<Value> {
+    let dir = TempDir::new().expect("a temporary directory");
+    let data = dir.path().join("data");
+    let settings = [&[("QUIPU_LOG_FORMAT", "json")], settings].concat();
+    let server = Server::start_with_settings(&data, &settings);
+    work(&server);
+    server.stop();
+    log(&data)
+}
+
+fn log(data: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(data.with_extension("log")).expect("the log");
+    let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
+    text.lines().map(parse).collect()
+}
+
+/// The fields of the lines with that message.
+fn with_message<'a>(lines: &'a [Value], message: &str) -> Vec<&'a Value> {
+    let fields = lines.iter().map(|line| &line["fields"]);
+    fields.filter(|fields| fields["message"] == message).collect()
+}
+
+const BODY: &[u8] = br#"{"records":[{"key":"a","value":1},{"key":"b","value":2}]}"#;
+
+fn produce(connection: &mut Connection) {
+    connection
+        .call("POST", "/v1/topics/orders/records", JSON, BODY)
+        .with_status(200);
+}
+
+#[test]
+fn a_change_is_a_line_with_request_id_and_address_and_daily_work_is_none() {
+    let mut id = String::new();
+    let lines = lines(&[], |server| {
+        server.create_topic("orders", 1);
+        let mut connection = server.connect();
+        produce(&mut connection);
+        connection.get("/v1/topics/orders").with_status(200);
+        let answer = connection.call(
+            "DELETE",
+            "/v1/topics/orders/partitions/0/records?before=1",
+            "",
+            b"",
+        );
+        id = answer
+            .header("x-request-id")
+            .expect("an answer to a change has an id")
+            .to_owned();
+        let refused = connection
+            .call("DELETE", "/v1/topics/none", "", b"")
+            .with_status(404);
+        assert_ne!(refused.header("x-request-id"), Some(&*id));
+    });
+    let changes = with_message(&lines, "a change was asked for");
+    let shown: Vec<_> = changes
+        .iter()
+        .map(|line| {
+            (
+                line["method"].as_str().unwrap(),
+                line["uri"].as_str().unwrap(),
+                line["status"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("PUT", "/v1/topics/orders", 201),
+        ("DELETE", "/v1/topics/orders/partitions/0/records?before=1", 200),
+        ("DELETE", "/v1/topics/none", 404),
+    ];
+    assert_eq!(shown, expected);
+    assert_eq!(changes[1]["request_id"], *id);
+    assert!(changes[1]["address"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert!(with_message(&lines, "a request was answered").is_empty());
+}
+
+#[test]
+fn with_an_access_log_each_request_is_a_line_with_its_route_status_duration_and_bytes() {
+    let mut id = String::new();
+    let mut sent = 0;
+    let lines = lines(&[("QUIPU_ACCESS_LOG", "on")], |server| {
+        server.create_topic("orders", 1);
+        let mut connection = server.connect();
+        produce(&mut connection);
+        let records = connection
+            .get("/v1/topics/orders/partitions/0/records?offset=0")
+            .with_status(200);
+        sent = records.body.len();
+        let problem = connection.get("/v1/groups/none").with_status(404);
+        id = problem
+            .header("x-request-id")
+            .expect("a problem has an id")
+            .to_owned();
+    });
+    let requests = with_message(&lines, "a request was answered");
+    let find = |route: &str, method: &str| {
+        let found = requests
+            .iter()
+            .find(|line| line["route"] == route && line["method"] == method);
+        *found.unwrap_or_else(|| panic!("no {method} {route} in {requests:?}"))
+    };
+    let produced = find("/v1/topics/{topic}/records", "POST");
+    assert_eq!(
+        (&produced["status"], &produced["received_bytes"]),
+        (&200.into(), &BODY.len().into())
+    );
+    assert!(produced["duration_ms"].as_f64().unwrap() > 0.0);
+    let fetched = find("/v1/topics/{topic}/partitions/{partition}/records", "GET");
+    assert_eq!(
+        (&fetched["sent_bytes"], &fetched["is_whole"]),
+        (&sent.into(), &true.into())
+    );
+    let missing = find("/v1/groups/{group}", "GET");
+    assert_eq!(
+        (&missing["status"], &missing["request_id"]),
+        (&404.into(), &(&*id).into())
+    );
+    let line = lines
+        .iter()
+        .find(|line| line["fields"]["message"] == "a request was answered");
+    assert_eq!(line.unwrap()["target"], "quipu::access");
+}
+
+#[test]
+fn an_answer_that_the_client_did_not_take_is_not_whole() {
+    let lines = lines(&[("QUIPU_ACCESS_LOG", "on")], |server| {
+        server.create_topic("orders", 1);
+        let mut connection = server.connect();
+        connection.ask("/v1/topics/orders/records?follow=true");
+        connection.answering();
+    });
+    let requests = with_message(&lines, "a request was answered");
+    let stream = requests
+        .iter()
+        .find(|line| line["route"] == "/v1/topics/{topic}/records");
+    assert_eq!(stream.expect("the stream has ended")["is_whole"], false);
+}
+
+#[test]
+fn the_level_is_a_setting() {
+    let lines = lines(
+        &[("QUIPU_LOG_LEVEL", "warn"), ("QUIPU_ACCESS_LOG", "on")],
+        |server| {
+            server.create_topic("orders", 1);
+        },
+    );
+    assert!(lines.is_empty(), "{lines:?}");
+}
