@@ -57,7 +57,7 @@ const OLD_MAX_OFFSETS: u64 = 8192;
 pub struct Unsettled {
     /// How often it was delivered.
     pub deliveries: u32,
-    /// The member that held it last has released it.
+    /// It was released, and no lease since has counted.
     pub is_released: bool,
     /// It is not leased before this time.
     pub not_before: Option<TimestampMs>,

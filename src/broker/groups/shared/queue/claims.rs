@@ -37,7 +37,7 @@ impl Claim {
 pub enum Outcome {
     /// As requested.
     Done,
-    /// Somebody else holds it, or it does not exist: nothing changed.
+    /// Somebody else holds it, it does not exist, or it was released and not surely by the claim's member: nothing changed.
     Lost,
     /// It was settled before: nothing changed.
     Settled,
