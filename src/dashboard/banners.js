@@ -109,7 +109,8 @@ async function collect(me, signal) {
     if (share < LOW || (soon !== null && soon < SOON_MS)) {
       const when = soon === null ? "" : ` At the present pace it is full in ${duration(soon)}.`;
       const text = `${bytes(disk.free_bytes)} of ${bytes(disk.total_bytes)} are free.${when}`;
-      found.push({ level: share < LOW / 2 ? "bad" : "warn", title: "Disk nearly full.", text });
+      const title = share < LOW ? "The disk is nearly full." : "The disk fills up.";
+      found.push({ level: share < LOW / 2 ? "bad" : "warn", title, text });
     }
   }
   return found;

@@ -15,6 +15,11 @@ export function full(value) {
   return value === null || value === undefined ? "" : whole.format(value);
 }
 
+/// A count in full and what it counts: `1 dead letter`, `2 dead letters`.
+export function counted(value, noun) {
+  return `${full(value)} ${noun}${Number(value) === 1 ? "" : "s"}`;
+}
+
 /// An average: events a second.
 export function rate(value) {
   if (value === null || value === undefined) return "–";

@@ -3,7 +3,7 @@
 import { at, call, curl, get, Problem } from "./api.js";
 import { chart } from "./chart.js";
 import { button, confirm, copyButton, el, go, link, put, say, select, table } from "./dom.js";
-import { ago, bytes, count, duration, full, rate, time } from "./format.js";
+import { ago, bytes, count, counted, duration, full, rate, time } from "./format.js";
 import { chip, drain, expiry, figures, meaning, number, queueWords, tiles, trend } from "./lag.js";
 
 /// Rows of partitions on a page, the furthest behind first.
@@ -58,7 +58,7 @@ export function group(context) {
 function queueLine(lag, queue) {
   if (!queue) return queueWords(lag);
   return [`${full(queue.waiting)} wait, ${full(queue.leased)} are leased, ${full(queue.delayed)} are delayed; `,
-    link(`${full(queue.dead_letters)} dead letters`, ["groups", lag.group, "dead-letters"]),
+    link(counted(queue.dead_letters, "dead letter"), ["groups", lag.group, "dead-letters"]),
     queue.full ? el("strong", { class: "warn-text" }, " A bound is reached: settle, release or reject what is leased.") : "."];
 }
 

@@ -2,7 +2,7 @@
 
 import { at, call, curl, get } from "./api.js";
 import { announce, button, confirm, copyButton, el, field, link, put, select } from "./dom.js";
-import { ago, count, full, time } from "./format.js";
+import { ago, count, counted, full, time } from "./format.js";
 import { VALUE_LIMIT, item } from "./record.js";
 
 const STATES = [["waiting", "waiting"], ["redriven", "redriven"], ["discarded", "discarded"]];
@@ -44,7 +44,7 @@ export function letters(context) {
     }
     const total = reasons.reduce((all, [, number]) => all + Number(number), 0);
     status.textContent = shown.length === 0 ? "None."
-      : `${count(shown.length)} shown${state.value === "waiting" && total > shown.length ? ` of ${full(total)}` : ""}, with ${count(reasons.length)} reasons.`;
+      : `${count(shown.length)} shown${state.value === "waiting" && total > shown.length ? ` of ${full(total)}` : ""}, with ${counted(reasons.length, "reason")}.`;
     back.disabled = trail.length < 2;
     on.disabled = next === null;
     back.hidden = on.hidden = back.disabled && on.disabled;

@@ -19,6 +19,7 @@ fn the_story_is_told_and_told_again_without_storing_twice() {
         "board-1 reads flights 0-2, board-2 reads flights 3-5.",
         " records behind",
         "none twice; both have left, and the lag is 0\n",
+        "The page, with topics, groups, lag and records:",
         "/v1/groups/arrivals-board/lag.svg",
         "events of that day",
     ] {

@@ -14,7 +14,7 @@ const MIN_RATE_SPAN: Duration = Duration::from_secs(1);
 /// The span over which the free space is watched.
 pub const SPACE_SPAN: Duration = Duration::from_mins(10);
 /// The shortest span that tells how soon the disk is full.
-const MIN_SPACE_SPAN: Duration = Duration::from_mins(1);
+const MIN_SPACE_SPAN: Duration = Duration::from_mins(5);
 
 /// What was written and read since some beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -190,11 +190,11 @@ mod tests {
         let mut space = Space::default();
         assert_eq!(space.full_in_ms(at(0), 1000), None);
         space.push(at(0), 1000);
-        assert_eq!(space.full_in_ms(at(30), 900), None, "too early to tell");
-        assert_eq!(space.full_in_ms(at(100), 900), Some(900_000));
-        assert_eq!(space.full_in_ms(at(100), 1000), None, "it does not fill");
-        assert_eq!(space.full_in_ms(at(100), 1100), None, "it empties");
-        assert_eq!(space.full_in_ms(at(100), 0), Some(0));
+        assert_eq!(space.full_in_ms(at(100), 900), None, "too early to tell");
+        assert_eq!(space.full_in_ms(at(300), 900), Some(2_700_000));
+        assert_eq!(space.full_in_ms(at(300), 1000), None, "it does not fill");
+        assert_eq!(space.full_in_ms(at(300), 1100), None, "it empties");
+        assert_eq!(space.full_in_ms(at(300), 0), Some(0));
         for minute in 1..100 {
             space.push(at(minute * 60), 1000);
         }

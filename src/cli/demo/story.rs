@@ -299,7 +299,9 @@ impl Story<'_> {
     fn addresses(&mut self) -> anyhow::Result<()> {
         let (base, narrator) = (self.client.base(), self.narrator);
         narrator.step("What to open next")?;
-        narrator.say("The group's lag as a picture, in a browser:")?;
+        narrator.say("The page, with topics, groups, lag and records:")?;
+        narrator.command(format_args!("{base}/"))?;
+        narrator.say("The group's lag as a picture:")?;
         Ok(narrator.command(format_args!("{base}/v1/groups/{GROUP}/lag.svg"))?)
     }
 
