@@ -7,12 +7,13 @@
 //! An unknown name or an invalid value stops the start: a typo must never be a silent default. Each message names the
 //! place, the setting, the value found and the allowed values.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::broker::limits::Limits;
 use crate::formats::units;
+use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 /// The value of every setting; [`SETTINGS`] describes each one.
@@ -21,6 +22,11 @@ use serde_json::{Map, Value};
 pub struct Config {
     pub data: PathBuf,
     pub listen: SocketAddr,
+    /// Whether an address beyond loopback may be open to everybody.
+    pub insecure: bool,
+    pub tls: TlsEnd,
+    /// The addresses of proxies whose word counts for where a request comes from: IP addresses and networks.
+    pub trusted_proxies: Vec<String>,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
     /// The limits of one client.
@@ -50,6 +56,15 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// The origin under which browsers reach the server through a proxy.
     pub public_url: Option<String>,
+}
+
+/// Where the TLS of clients ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsEnd {
+    /// At this server, if it has a certificate.
+    Here,
+    /// At a proxy, which passes requests on in plain HTTP.
+    Proxy,
 }
 
 /// What the server does when the log refuses appends until a restart.
@@ -90,6 +105,9 @@ impl Default for Config {
         Self {
             data: "quipu-data".into(),
             listen: ([127, 0, 0, 1], 7420).into(),
+            insecure: false,
+            tls: TlsEnd::Here,
+            trusted_proxies: Vec::new(),
             log_format: LogFormat::Text,
             log_level: LogLevel::Info,
             limits: Limits::default(),
@@ -127,6 +145,8 @@ pub enum Unit {
     Count,
     /// A text, with its kind for the help.
     Text(&'static str),
+    /// `on` or `off`; as a flag without a value it is `on`.
+    Switch,
 }
 
 impl Unit {
@@ -138,6 +158,7 @@ impl Unit {
             Self::Milliseconds => "MS",
             Self::Count => "N",
             Self::Text(name) => name,
+            Self::Switch => "ON",
         }
     }
 
@@ -149,7 +170,7 @@ impl Unit {
                 let with_unit = || units::parse_duration(text).map(millis);
                 text.parse().ok().or_else(with_unit)
             }
-            Self::Count | Self::Text(_) => text.parse().ok(),
+            Self::Count | Self::Text(_) | Self::Switch => text.parse().ok(),
         }
     }
 }
@@ -207,6 +228,13 @@ macro_rules! row {
         row!(@ $name, Unit::Text(stringify!($placeholder)), false, $help,
             Access::Text { allowed: $allowed, get: $get, set: $set })
     };
+    (switch $name:ident, $help:literal) => {
+        row!(@ $name, Unit::Switch, false, $help, Access::Text {
+            allowed: "on or off",
+            get: |c| name_in(&SWITCH, c.$name),
+            set: |c, v| set_by_name(&mut c.$name, &SWITCH, v),
+        })
+    };
     (list $name:ident: $placeholder:ident $allowed:literal, $help:literal, $fits:expr) => {
         row!(@ $name, Unit::Text(stringify!($placeholder)), false, $help,
             Access::List { allowed: $allowed, get: |c| &mut c.$name, fits: $fits })
@@ -228,6 +256,14 @@ pub static SETTINGS: &[Setting] = &[
     row!(text listen: ADDR "an IP address and a port, as in 127.0.0.1:7420 or [::1]:7420",
         "The address to listen on; port 0 picks a free one",
         |c| c.listen.to_string(), |c, v| v.parse().map(|listen| c.listen = listen).is_ok()),
+    row!(switch insecure,
+        "Whether anybody may reach an address beyond loopback, without TLS and without signing in"),
+    row!(text tls: WHERE "here or proxy",
+        "Where the TLS of clients ends: here, or at a proxy in front that trusted_proxies names",
+        |c| name_in(&TLS_ENDS, c.tls), |c, v| set_by_name(&mut c.tls, &TLS_ENDS, v)),
+    row!(list trusted_proxies: ADDRESSES "IP addresses and networks as in 10.0.0.0/8 separated by commas",
+        "Proxies whose Forwarded or X-Forwarded-For header says where a request comes from, separated by commas",
+        |text| parse_network(text).is_some()),
     row!(text log_format: FORMAT "text or json", "Format of the server's own log on standard error: text or json",
         |c| name_in(&LOG_FORMATS, c.log_format), |c, v| set_by_name(&mut c.log_format, &LOG_FORMATS, v)),
     row!(text log_level: LEVEL "error, warn, info, debug or trace",
@@ -318,7 +354,7 @@ impl Setting {
                 let unit = match self.unit {
                     Unit::Bytes => " (bytes, or with a unit as in 64MiB)",
                     Unit::Milliseconds => " (milliseconds, or with a unit as in 30s)",
-                    Unit::Count | Unit::Text(_) => "",
+                    Unit::Count | Unit::Text(_) | Unit::Switch => "",
                 };
                 format!("a whole number from {low} to {high}{unit}")
             }
@@ -450,6 +486,18 @@ impl Config {
             }
         }
         map
+    }
+
+    /// Whether requests must say who sends them.
+    #[must_use]
+    pub fn asks_for_tokens(&self) -> bool {
+        false
+    }
+
+    /// Whether the server speaks TLS itself.
+    #[must_use]
+    pub fn has_certificate(&self) -> bool {
+        false
     }
 
     /// The settings of the engine.
@@ -589,6 +637,7 @@ fn set_to<T>(field: &mut T, value: T) -> bool {
 
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const ON_LOG_FAILED: [(&str, OnLogFailed); 2] = [("stay", OnLogFailed::Stay), ("exit", OnLogFailed::Exit)];
+const TLS_ENDS: [(&str, TlsEnd); 2] = [("here", TlsEnd::Here), ("proxy", TlsEnd::Proxy)];
 const LOG_LEVELS: [(&str, LogLevel); 5] = [
     ("error", LogLevel::Error),
     ("warn", LogLevel::Warn),
@@ -643,6 +692,12 @@ fn is_origin(text: &str) -> bool {
     (is_address || is_host(host)) && port.parse::<u16>().is_ok()
 }
 
+/// The network that a text names; an address alone is a network of one.
+pub(crate) fn parse_network(text: &str) -> Option<IpNet> {
+    let alone = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| alone()).ok()
+}
+
 /// Whether the text is the name of a host, or an IPv4 address.
 fn is_host(text: &str) -> bool {
     let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
@@ -652,156 +707,4 @@ fn is_host(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(file: Option<&str>, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let env = env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
-        let flags: Vec<_> = flags.iter().map(|(n, v)| (*n, (*v).to_owned())).collect();
-        Config::load(file.map(|text| ("quipu.toml", text)), env, &flags)
-    }
-
-    fn refusal(file: Option<&str>, env: &[(&str, &str)], flags: &[(&str, &str)]) -> String {
-        load(file, env, flags).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn flags_beat_the_environment_which_beats_the_file_which_beats_the_default() {
-        let file = "max_connections = 1\nmax_partitions = 2\nmax_key_bytes = 3\n";
-        let env = [
-            ("QUIPU_MAX_PARTITIONS", "4"),
-            ("QUIPU_MAX_KEY_BYTES", "5"),
-            ("HOME", "/root"),
-        ];
-        let config = load(Some(file), &env, &[("max_key_bytes", "6")]).unwrap();
-        assert_eq!(config.limits.max_connections, 1);
-        assert_eq!(config.limits.max_partitions, 4);
-        assert_eq!(config.limits.max_key_bytes, 6);
-        assert_eq!(config.limits.max_header_bytes, Limits::default().max_header_bytes);
-    }
-
-    #[test]
-    fn an_unknown_key_in_the_file_is_named_with_its_line_and_the_nearest_setting() {
-        let error = refusal(Some("data = \"x\"\n\nmax_conections = 5\n"), &[], &[]);
-        let expected = "quipu.toml line 3: max_conections is not a setting; did you mean max_connections?";
-        assert_eq!(error, expected);
-        let error = refusal(Some("[tls]\ncert = \"x\"\n"), &[], &[]);
-        let expected = "quipu.toml line 1: tls is not a setting; settings are data, listen";
-        assert!(error.starts_with(expected), "{error}");
-    }
-
-    #[test]
-    fn an_unknown_variable_is_named_and_those_of_others_are_left_alone() {
-        let error = refusal(None, &[("QUIPU_LISTN", "x")], &[]);
-        let holds = error.contains("QUIPU_LISTN") && error.contains("did you mean listen?");
-        assert!(holds, "{error}");
-        // The last ones Kubernetes sets where Services are named quipu and quipu-lab.
-        let others = "QUIPU_SERVER QUIPU_TOKEN QUIPU_CONTEXT QUIPU_TEST_DIR QUIPU_SEED QUIPU_PORT QUIPU_PORT_7420_TCP \
-            QUIPU_PORT_7420_TCP_PROTO QUIPU_SERVICE_HOST QUIPU_SERVICE_PORT QUIPU_SERVICE_PORT_HTTP \
-            QUIPU_LAB_PORT_7420_TCP_ADDR QUIPU_LAB_SERVICE_HOST";
-        let value = |name| (name, "tcp://10.0.0.7:7420");
-        let others: Vec<_> = others.split(' ').map(value).collect();
-        assert!(load(None, &others, &[]).is_ok());
-    }
-
-    #[test]
-    fn a_wrong_value_names_the_setting_what_was_found_and_what_is_allowed() {
-        let error = refusal(Some("log_format = \"xml\""), &[], &[]);
-        let expected = "quipu.toml line 1: log_format is \"xml\", but it must be text or json";
-        assert_eq!(error, expected);
-        let error = refusal(None, &[("QUIPU_MAX_CONNECTIONS", "many")], &[]);
-        let holds = error.contains("QUIPU_MAX_CONNECTIONS") && error.contains("\"many\"");
-        assert!(holds, "{error}");
-        assert!(error.contains("a whole number from 1 to 1000000"), "{error}");
-        let error = refusal(None, &[], &[("listen", "localhost")]);
-        assert!(error.starts_with("--listen: listen is \"localhost\""), "{error}");
-        let connections = ["\"5\"", "5.0", "-5"].map(|wrong| format!("max_connections = {wrong}"));
-        for wrong in connections.into_iter().chain(["data = 3".to_owned()]) {
-            let error = load(Some(&wrong), &[], &[]).unwrap_err();
-            assert!(matches!(error, ConfigError::Value { .. }), "{wrong}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_not_toml_is_named_with_the_line() {
-        let error = refusal(Some("data = \"x\"\nlisten = \n"), &[], &[]);
-        assert!(error.starts_with("quipu.toml line 2: "), "{error}");
-    }
-
-    #[test]
-    fn values_that_do_not_go_together_are_refused() {
-        let error = refusal(None, &[], &[("max_request_bytes", "100000000")]);
-        let holds = error.contains("max_in_flight_bytes") && error.contains("100000000");
-        assert!(holds, "{error}");
-        let error = refusal(None, &[], &[("journal_file_bytes", "4194304")]);
-        assert!(error.contains("journal_file_bytes"), "{error}");
-    }
-
-    #[test]
-    fn every_setting_takes_its_default_back_as_text() {
-        for setting in SETTINGS {
-            let shown = setting.show(&Config::default());
-            let config = load(None, &[(&setting.env_name(), &shown)], &[])
-                .unwrap_or_else(|error| panic!("{}: {error}", setting.name));
-            assert_eq!(setting.show(&config), shown, "{}", setting.name);
-            if matches!(setting.access, Access::Number { .. }) {
-                let config = load(Some(&format!("{} = {shown}", setting.name)), &[], &[]).unwrap();
-                assert_eq!(setting.show(&config), shown, "{}", setting.name);
-            }
-        }
-    }
-
-    #[test]
-    fn durations_and_sizes_may_have_units_everywhere() {
-        let file = "idle_timeout_ms = \"2m\"\nmax_request_bytes = \"16MiB\"\n";
-        let env = [("QUIPU_DRAIN_TIMEOUT_MS", "30s")];
-        let config = load(Some(file), &env, &[("queue_bytes", "1GiB")]).unwrap();
-        assert_eq!(config.idle_timeout, Duration::from_secs(120));
-        assert_eq!(config.limits.max_request_bytes, 16 << 20);
-        assert_eq!(config.drain_timeout, Duration::from_secs(30));
-        assert_eq!(config.queue_bytes, 1 << 30);
-        for (name, wrong) in [
-            ("queue_bytes", "30s"),
-            ("drain_timeout_ms", "64MiB"),
-            ("max_connections", "5s"),
-        ] {
-            let error = refusal(None, &[], &[(name, wrong)]);
-            assert!(error.contains("a whole number from"), "{error}");
-        }
-    }
-
-    #[test]
-    fn origins_are_a_list_in_the_file_and_have_no_path() {
-        let file = "cors_origins = [\"https://a.example\", \"http://b:8080\"]\nallowed_hosts = [\"quipu\", \"b.\"]\n\
-            public_url = \"https://c.example/\"";
-        let config = load(Some(file), &[], &[]).unwrap();
-        assert_eq!(config.cors_origins, ["https://a.example", "http://b:8080"]);
-        assert_eq!(config.allowed_hosts, ["quipu", "b."]);
-        assert_eq!(config.public_url.as_deref(), Some("https://c.example"));
-        for right in ["http://[::1]:7420", "https://127.0.0.1", "http://localhost/", ""] {
-            assert!(load(None, &[], &[("public_url", right)]).is_ok(), "{right}");
-        }
-        let origins =
-            "https://a.example/path example.org https://u@a.example https://a?b https://a#b http://a,";
-        let hosts = "quipu:7420 http://quipu quipu/below a,,b , . a..b u@quipu";
-        let urls = "c.example https://c.example/below * https://user:word@c.example https://c.example?a=b \
-            https://c.example#part https:// https://:80 https://c.example:x ftp://c.example https://[c]";
-        for (name, all) in [
-            ("cors_origins", origins),
-            ("allowed_hosts", hosts),
-            ("public_url", urls),
-        ] {
-            for wrong in all.split(' ') {
-                let error = refusal(None, &[], &[(name, wrong)]);
-                let holds = error.contains(&format!("{name} is {wrong:?}, but it must be"));
-                assert!(holds, "{error}");
-            }
-        }
-        for empty in [
-            "allowed_hosts = [\"\"]",
-            "cors_origins = [\"https://a.example\", \" \"]",
-        ] {
-            assert!(load(Some(empty), &[], &[]).is_err(), "{empty}");
-        }
-    }
-}
+mod tests;

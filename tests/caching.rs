@@ -63,6 +63,10 @@ fn configuration(dir: &Path, modules: &str, listen: SocketAddr, upstream: Socket
                     add_header X-Cache-Status $upstream_cache_status always;
                 }}
                 location /plain/ {{ proxy_pass http://{upstream}/; }}
+                location /named/ {{
+                    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+                    proxy_pass http://{upstream}/;
+                }}
             }}
         }}"
     )
@@ -312,6 +316,15 @@ fn live_records_pass_a_proxy_with_its_defaults_as_they_come() {
             }
         }
     }
+    fixture.server.stop();
+}
+
+#[test]
+fn a_proxy_that_says_that_it_is_one_is_refused_where_nobody_signs_in() {
+    let Some(fixture) = Fixture::start(1) else { return };
+    let refused = fixture.through("/named/v1/topics", &[]);
+    refused.refusal(403, "forbidden", "none");
+    assert_eq!(fixture.through("/plain/v1/topics", &[]).status, 200);
     fixture.server.stop();
 }
 

@@ -6,10 +6,24 @@ use std::net::SocketAddr;
 /// Who calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
-    /// The other end of the connection; `None` if it is closed already.
+    /// Where the request comes from: the other end of the connection, or what a trusted proxy says it is (with port 0
+    /// if the proxy does not name it). `None` if the connection is closed already.
     pub address: Option<SocketAddr>,
     /// Names the request in answers and in the log.
     pub request_id: RequestId,
+}
+
+/// An address as it is shown: without its port if that is 0, which means unknown.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown(pub SocketAddr);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.port() {
+            0 => self.0.ip().fmt(f),
+            _ => self.0.fmt(f),
+        }
+    }
 }
 
 /// The number of a request, unique over connections and restarts. It is only written as text where it is needed.

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use anyhow::{Context, ensure};
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use quipu::server;
-use quipu::settings::{Config, LogFormat, LogLevel, SETTINGS, Setting};
+use quipu::settings::{Config, LogFormat, LogLevel, SETTINGS, Setting, Unit};
 
 use crate::cli::signal::Signals;
 
@@ -41,7 +41,14 @@ impl clap::Args for Args {
             };
             let help = format!("{} [env: {}]{default}", setting.help, setting.env_name());
             let flag = Arg::new(setting.name).long(flag.as_str()).action(ArgAction::Set);
-            flag.value_name(setting.unit.placeholder()).help(help)
+            let flag = flag.value_name(setting.unit.placeholder()).help(help);
+            match setting.unit {
+                Unit::Switch => flag
+                    .num_args(0..=1)
+                    .require_equals(true)
+                    .default_missing_value("on"),
+                _ => flag,
+            }
         };
         let config = Arg::new("config")
             .long("config")

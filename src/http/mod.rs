@@ -12,6 +12,7 @@ pub(crate) mod chunks;
 mod damage;
 mod event;
 pub(crate) mod fetch;
+pub(crate) mod forwarded;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

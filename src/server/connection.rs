@@ -57,6 +57,7 @@ use crate::broker::refusal::{Outcome, Reason};
 use crate::http::app::App;
 use crate::http::budget::relieved;
 use crate::http::chunks::PolledFrame;
+use crate::http::forwarded::Proxies;
 use crate::http::problem::Problem;
 use crate::http::{HoldsBodies, Mapped, browsers};
 use crate::metrics::Requests;
@@ -86,6 +87,7 @@ pub(super) struct Connections {
     app: App,
     router: Router,
     requests: Arc<Requests>,
+    proxies: Proxies,
     permits: Arc<Semaphore>,
     max: u32,
     /// A random number of this process, for the ids of requests.
@@ -170,6 +172,7 @@ impl Connections {
             // The router has created the rows already.
             requests: app.metrics.requests(Vec::new),
             router,
+            proxies: Proxies::of(&app.config),
             permits: Arc::new(Semaphore::new(max as usize)),
             max,
             life: RandomState::new().hash_one(0u8) as u32,
@@ -361,7 +364,10 @@ async fn answer(
         connection: connection.id,
         number: connection.requests.fetch_add(1, Relaxed),
     };
-    let who = (connection.caller.address, request_id);
+    let peer = connection.caller.address;
+    let client = shared.proxies.client(peer, request.headers());
+    let address = *client.as_ref().unwrap_or(&peer);
+    let who = (address, request_id);
     let mut noted = Noted::begin(&shared.app, &shared.requests, slot, &request, who, started);
     connection.received_bytes.store(0, Relaxed);
     let mut request = request.map(|body| match body.is_end_stream() {
@@ -373,15 +379,12 @@ async fn answer(
             connection: connection.clone(),
         }),
     });
-    let caller = Caller {
-        request_id,
-        ..connection.caller
-    };
+    let caller = Caller { address, request_id };
     request.extensions_mut().insert(caller);
     let expects_continue = request.headers().contains_key(header::EXPECT);
     let mut response = if let Some(problem) = misframed(request.headers()) {
         refuse(problem, request)
-    } else if let Err(problem) = browsers::check(&shared.app.config, &request) {
+    } else if let Err(problem) = client.and_then(|_| browsers::check(&shared.app.config, &request)) {
         drop(request);
         problem.into_response()
     } else {

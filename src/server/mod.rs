@@ -10,6 +10,7 @@
 //! the groups' lag ends by itself. A crash at any point is like any other: the log recovers.
 
 mod connection;
+mod exposure;
 mod observe;
 
 use std::io;
@@ -56,6 +57,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
+    /// The address would let in more than anybody has asked for; the message says what to set.
+    #[error("{0}")]
+    Exposed(String),
     /// The address cannot be used: choose another, or stop the process that uses it.
     #[error("cannot listen on {addr}: {source}")]
     Listen {
@@ -106,7 +110,7 @@ pub struct Server {
 /// Opens the log, recovers it, and then answers requests in tasks of the current runtime.
 ///
 /// # Errors
-/// [`ServeError::Listen`] and [`ServeError::Open`]: nothing runs, and only recovery has changed anything.
+/// [`ServeError::Exposed`], [`ServeError::Listen`] and [`ServeError::Open`]: nothing runs, and only recovery has changed anything.
 pub async fn start(config: Config) -> Result<Server, ServeError> {
     start_on(config, Arc::new(RealDisk::new()), Arc::new(SystemClock::new())).await
 }
@@ -120,6 +124,7 @@ pub async fn start_on(
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
 ) -> Result<Server, ServeError> {
+    exposure::check(&config).map_err(ServeError::Exposed)?;
     let files = Files::share(crate::broker::engine::raise_file_limit());
     config.limits.max_connections = files.limit_connections(config.limits.max_connections);
     let listen = config.listen;

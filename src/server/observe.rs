@@ -18,7 +18,7 @@ use http::header::HeaderName;
 use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body::Frame;
 
-use crate::broker::caller::RequestId;
+use crate::broker::caller::{RequestId, Shown};
 use crate::broker::engine::{Monotonic, TimestampMs};
 use crate::formats::trace_context::TraceContext;
 use crate::http::SignedIn;
@@ -86,7 +86,7 @@ impl Noted {
             let (route, method) = requests.labels(self.slot);
             tracing::info!(
                 request_id = %self.request_id,
-                address = self.address.map(tracing::field::display),
+                address = self.address.map(|address| tracing::field::display(Shown(address))),
                 principal = self.principal(),
                 method,
                 uri = self.shown(route),
@@ -109,7 +109,7 @@ impl Noted {
             tracing::info!(
                 target: "quipu::access",
                 request_id = %self.request_id,
-                address = self.address.map(tracing::field::display),
+                address = self.address.map(|address| tracing::field::display(Shown(address))),
                 principal = self.principal(),
                 method,
                 route,

@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// Address to listen on [default: 127.0.0.1:7420, or a free port if that one is taken]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// Let anybody reach an address beyond loopback, without TLS and without signing in
+    #[arg(long)]
+    insecure: bool,
     /// End after the story instead of serving on
     #[arg(long)]
     exit: bool,
@@ -49,7 +52,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         }
     };
     let runtime = Runtime::new().context("cannot start the server's threads")?;
-    let (server, taken) = start(&runtime, data, args.listen)?;
+    let (server, taken) = start(&runtime, data, (args.listen, args.insecure))?;
     let result = tell(&server, data, args.data.is_none(), taken, args.exit, &interrupt);
     let stopped = runtime.block_on(server.shutdown());
     // If the user stopped the demo or closed its output, do not report a failure.
@@ -64,10 +67,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 fn start(
     runtime: &Runtime,
     data: &Path,
-    listen: Option<SocketAddr>,
+    (listen, insecure): (Option<SocketAddr>, bool),
 ) -> anyhow::Result<(Server, Option<SocketAddr>)> {
     let mut config = Config {
         data: data.to_owned(),
+        insecure,
         ..Config::default()
     };
     let default = config.listen;

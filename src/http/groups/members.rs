@@ -19,7 +19,7 @@ use super::outputs::{ProducedBody, outputs_of};
 use super::settings::{FilterBody, order_of};
 use super::start_of;
 use super::work::PlaceBody;
-use crate::broker::caller::Caller;
+use crate::broker::caller::{Caller, Shown};
 use crate::broker::engine::TimestampMs;
 use crate::broker::engine::batch::BatchError;
 use crate::broker::fetch::unreadable;
@@ -541,7 +541,7 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
     Ok(Join {
         topics: body.topics.into_iter().collect(),
         client_id: body.client_id,
-        address: address.map(|address| address.to_string()),
+        address: address.map(|address| Shown(address).to_string()),
         session_timeout,
         start,
         kind,

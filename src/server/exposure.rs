@@ -1,0 +1,72 @@
+//! Which addresses the server may listen on, given who has to sign in and where TLS ends.
+//!
+//! Loopback is open to the users of this machine, whatever the settings. Beyond it, tokens must be asked for, and must
+//! not travel in plain text. `insecure` lifts that and nothing else.
+
+use crate::settings::{Config, TlsEnd};
+
+/// Whether the server may listen on the address of these settings.
+///
+/// # Errors
+/// The message for the operator: what is missing, and what to set. Nothing must be opened then.
+pub(super) fn check(config: &Config) -> Result<(), String> {
+    let listen = config.listen;
+    if config.insecure || listen.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    let remedy = match (config.asks_for_tokens(), config.tls) {
+        (false, _) => {
+            "nobody would have to sign in there: set auth=tokens, and tls_cert with tls_key or tls=proxy with trusted_proxies"
+        }
+        (true, TlsEnd::Proxy) if config.trusted_proxies.is_empty() => {
+            "tls=proxy needs the addresses of the proxies: set trusted_proxies"
+        }
+        (true, TlsEnd::Here) if !config.has_certificate() => {
+            "tokens would travel there in plain text: set tls_cert and tls_key, or tls=proxy and trusted_proxies if a proxy in front has TLS"
+        }
+        (true, _) => return Ok(()),
+    };
+    Err(format!(
+        "will not listen on {listen}, which is not a loopback address: {remedy}; or listen on 127.0.0.1, or accept the risk with --insecure"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(listen: &str, set: impl FnOnce(&mut Config)) -> Result<(), String> {
+        let mut config = Config {
+            listen: listen.parse().unwrap(),
+            ..Config::default()
+        };
+        set(&mut config);
+        check(&config)
+    }
+
+    #[test]
+    fn without_sign_in_only_loopback_is_listened_on() {
+        for loopback in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(found(loopback, |_| {}), Ok(()), "{loopback}");
+        }
+        for open in [
+            "0.0.0.0:1",
+            "[::]:1",
+            "192.0.2.1:1",
+            "[::ffff:0.0.0.0]:1",
+            "[2001:db8::1]:1",
+        ] {
+            let refusal = found(open, |_| {}).unwrap_err();
+            let begin = format!(
+                "will not listen on {open}, which is not a loopback address: nobody would have to sign in"
+            );
+            assert!(refusal.starts_with(&begin), "{refusal}");
+            assert_eq!(found(open, |config| config.insecure = true), Ok(()), "{open}");
+            let behind_a_proxy = |config: &mut Config| {
+                config.tls = TlsEnd::Proxy;
+                config.trusted_proxies = vec!["10.0.0.0/8".to_owned()];
+            };
+            assert!(found(open, behind_a_proxy).is_err(), "{open}");
+        }
+    }
+}
