@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use quipu::broker::caller::Caller;
 use quipu::broker::limits::Limits;
 use quipu::broker::topics::Topics;
 use quipu::broker::topics::skips::Gap;
@@ -226,7 +227,9 @@ fn what_was_skipped_on_purpose_is_a_note_and_hides_no_other_damage() {
     };
 
     let killed = change_skips(dir.path(), |topics, partition| {
-        topics.skip(partition, range, TimestampMs(1)).unwrap();
+        topics
+            .skip(&Caller::default(), partition, range, TimestampMs(1))
+            .unwrap();
     });
     for dir in [killed.path(), dir.path()] {
         for more in [&[][..], &["--repair"]] {
@@ -252,7 +255,9 @@ fn what_was_skipped_on_purpose_is_a_note_and_hides_no_other_damage() {
 
     // When the skip is taken back, the range counts as damage again.
     let killed = change_skips(dir.path(), |topics, partition| {
-        topics.take_back(partition.id(), range, TimestampMs(1)).unwrap();
+        topics
+            .take_back(&Caller::default(), partition.id(), range, TimestampMs(1))
+            .unwrap();
     });
     for dir in [killed.path(), dir.path()] {
         assert_eq!(verify(dir, &[], 1).lines("damage: ").len(), 2);

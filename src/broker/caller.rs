@@ -1,16 +1,22 @@
 //! Who calls: known when a connection is accepted, and handed on with each of its requests, whatever the wire.
+//!
+//! Every call of the broker that changes something takes a [`Caller`], so that one place can check what it may do, and
+//! can record who has done what.
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-/// Who calls.
-#[derive(Clone, Copy, Debug)]
+/// Who calls. Cheap to clone. The default is nobody in particular: the server itself, or a test.
+#[derive(Clone, Debug, Default)]
 pub struct Caller {
     /// Where the request comes from: the other end of the connection, or what a trusted proxy says it is (with port 0
     /// if the proxy does not name it). `None` if the connection is closed already.
     pub address: Option<SocketAddr>,
     /// Names the request in answers and in the log.
     pub request_id: RequestId,
+    /// The name of whoever has signed in; `None`: nobody has to.
+    pub principal: Option<Arc<str>>,
 }
 
 /// An address as it is shown: without its port if that is 0, which means unknown.

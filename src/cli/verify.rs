@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use quipu::broker::caller::Caller;
 use quipu::broker::limits::Limits;
 use quipu::broker::topics::Topics;
 use quipu::broker::topics::skips::{Gap, Skips};
@@ -171,7 +172,7 @@ fn skip(dir: &Path, skips: &[Skip]) -> anyhow::Result<()> {
         let topic = topic.with_context(|| format!("there is no topic {name}"))?;
         let partition = topic.partition(index);
         let partition = partition.with_context(|| format!("topic {name} has no partition {index}"))?;
-        let skipped = topics.skip(&partition, skip.range, now);
+        let skipped = topics.skip(&Caller::default(), &partition, skip.range, now);
         skipped.map_err(|refusal| anyhow::anyhow!("{}: {}", skip.name(), refusal.detail))?;
     }
     log.close()?;

@@ -11,6 +11,7 @@ use super::params::Params;
 use super::path::{AtPartition, NoQuery};
 use super::problem::Problem;
 use super::{Share, ok};
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Log, Offset, Partition, Topic};
 use crate::broker::topics::skips::{self, Gap};
 use crate::http::Answer;
@@ -131,6 +132,7 @@ async fn list_damage(app: App, place: AtPartition, _: NoQuery) -> Answer {
         (status = 416, description = "`offset-out-of-range`: above `end_offset`")))]
 async fn skip_damage(
     app: App,
+    caller: Caller,
     AtPartition { topic, partition }: AtPartition,
     _: NoQuery,
     JsonBody(body): JsonBody<SkipBody>,
@@ -138,7 +140,7 @@ async fn skip_damage(
     let range = range(body.damaged_offset, body.damaged_until_offset, "/")?;
     let (topics, log, now) = (app.topics.clone(), app.log.clone(), app.clock.now());
     let skip = move || {
-        topics.skip(&partition, range, now)?;
+        topics.skip(&caller, &partition, range, now)?;
         Ok(listed(&log, &topic, &partition))
     };
     ok(&app.blocking.attempt(Share::Change, skip).await?)
@@ -154,6 +156,7 @@ async fn skip_damage(
     responses((status = 200, description = "Taken back; the answer lists all known damage", body = DamageBody)))]
 async fn take_skip_back(
     app: App,
+    caller: Caller,
     AtPartition { topic, partition }: AtPartition,
     RawQuery(query): RawQuery,
 ) -> Answer {
@@ -165,7 +168,7 @@ async fn take_skip_back(
     let range = range(number("damaged_offset")?, number("damaged_until_offset")?, "")?;
     let (topics, log, now) = (app.topics.clone(), app.log.clone(), app.clock.now());
     let take_back = move || {
-        topics.take_back(partition.id(), range, now)?;
+        topics.take_back(&caller, partition.id(), range, now)?;
         Ok(listed(&log, &topic, &partition))
     };
     ok(&app.blocking.attempt(Share::Change, take_back).await?)

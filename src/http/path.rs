@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::params::Params;
 use super::problem::Problem;
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Partition, Topic};
 use crate::broker::names;
 use crate::broker::topics::{catalog, unknown_partition};
@@ -57,6 +58,10 @@ macro_rules! extract {
 }
 
 extract!(App, |_parts, app| Ok(app.clone()));
+// The connection knows who calls. Without one, as in tests of the router, it is nobody in particular.
+extract!(Caller, |parts, _app| {
+    Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+});
 extract!(TopicName, |parts, app| Ok(Self(path(parts, app, "path").await?)));
 extract!(AtTopic, |parts, app| {
     let name: String = path(parts, app, "path").await?;

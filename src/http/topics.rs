@@ -20,6 +20,7 @@ use super::path::{AtPartition, AtTopic, NoQuery, TopicName};
 use super::problem::Problem;
 use super::{Share, json_answer, ok};
 use crate::broker::Broker;
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Log, Offset, PartitionStats, TimestampMs, Topic};
 use crate::broker::names;
 use crate::broker::overview::list::{self, Listed, Sort};
@@ -208,6 +209,7 @@ struct FoundOffset {
         (status = 501, description = "`not-supported`: a configuration key of a later version")))]
 async fn create_topic(
     app: App,
+    caller: Caller,
     TopicName(name): TopicName,
     _: NoQuery,
     OptionalJson(body): OptionalJson<TopicBody, MOST_BODY_BYTES>,
@@ -216,7 +218,9 @@ async fn create_topic(
     let body = body.unwrap_or_default();
     let broker = app.broker.clone();
     let create = move || {
-        let (topic, is_new) = broker.topics.create(&name, body.partitions, &body.config)?;
+        let (topic, is_new) = broker
+            .topics
+            .create(&caller, &name, body.partitions, &body.config)?;
         Ok((describe(&broker, &topic)?, is_new))
     };
     let (described, is_new) = app.blocking.attempt(Share::Change, create).await?;
@@ -289,6 +293,7 @@ async fn describe_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer
         (status = 501, description = "`not-supported`: a configuration key of a later version")))]
 async fn alter_topic(
     app: App,
+    caller: Caller,
     AtTopic(topic): AtTopic,
     RawQuery(query): RawQuery,
     JsonBody(body): JsonBody<TopicBody, MOST_BODY_BYTES>,
@@ -307,7 +312,7 @@ async fn alter_topic(
         let (partitions, config) = (body.partitions, &body.config);
         let topic = broker
             .topics
-            .alter(topic.name(), partitions, config, if_id.as_deref())?;
+            .alter(&caller, topic.name(), partitions, config, if_id.as_deref())?;
         describe(&broker, &topic)
     };
     ok(&app.blocking.attempt(Share::Change, alter).await?)
@@ -321,14 +326,19 @@ async fn alter_topic(
         (status = 200, description = "With `dry_run`: what would go", body = DryRun),
         (status = 409, description = "`topic-protected`: it has `delete_protection`"),
         (status = 412, description = "`topic-changed`: the topic with that `id` is gone")))]
-async fn delete_topic(app: App, AtTopic(topic): AtTopic, RawQuery(query): RawQuery) -> Answer {
+async fn delete_topic(
+    app: App,
+    caller: Caller,
+    AtTopic(topic): AtTopic,
+    RawQuery(query): RawQuery,
+) -> Answer {
     let Conditions { dry_run, if_id } = Conditions::parse(query.as_deref())?;
     let broker = app.broker.clone();
     if dry_run {
         let look = move || preview::deletion(&broker.topics, &broker.groups, topic.name(), if_id.as_deref());
         return ok(&DryRun::from(app.blocking.attempt(Share::Report, look).await?));
     }
-    let delete = move || broker.topics.delete(topic.name(), if_id.as_deref());
+    let delete = move || broker.topics.delete(&caller, topic.name(), if_id.as_deref());
     app.blocking.attempt(Share::Change, delete).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -346,6 +356,7 @@ async fn delete_topic(app: App, AtTopic(topic): AtTopic, RawQuery(query): RawQue
         (status = 416, description = "`offset-out-of-range`: above `end_offset`")))]
 async fn delete_records(
     app: App,
+    caller: Caller,
     AtPartition { topic, partition }: AtPartition,
     RawQuery(query): RawQuery,
 ) -> Answer {
@@ -362,7 +373,11 @@ async fn delete_records(
         };
         return ok(&DryRun::from(app.blocking.attempt(Share::Report, look).await?));
     }
-    let trim = move || broker.topics.trim(&topic, &partition, before, if_id.as_deref());
+    let trim = move || {
+        broker
+            .topics
+            .trim(&caller, &topic, &partition, before, if_id.as_deref())
+    };
     let log_start_offset = app.blocking.attempt(Share::Change, trim).await?.get();
     ok(&LogStart { log_start_offset })
 }

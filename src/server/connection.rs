@@ -194,7 +194,7 @@ impl Connections {
             id: self.next_id.fetch_add(1, Relaxed),
             caller: Caller {
                 address: stream.peer_addr().ok(),
-                request_id: RequestId::default(),
+                ..Caller::default()
             },
             requests: AtomicU32::new(0),
             received_bytes: AtomicU64::new(0),
@@ -379,7 +379,11 @@ async fn answer(
             connection: connection.clone(),
         }),
     });
-    let caller = Caller { address, request_id };
+    let caller = Caller {
+        address,
+        request_id,
+        ..connection.caller.clone()
+    };
     request.extensions_mut().insert(caller);
     let expects_continue = request.headers().contains_key(header::EXPECT);
     let mut response = if let Some(problem) = misframed(request.headers()) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::shared::settings::{GroupValue, Order};
 use super::{Groups, append, offsets};
+use crate::broker::caller::Caller;
 use crate::broker::engine::StateChange;
 use crate::broker::filter::Filter;
 use crate::broker::refusal::{Reason, Refusal};
@@ -70,7 +71,7 @@ impl Groups {
     /// - [`Reason::GroupActive`]: another `order`, and the group has members.
     /// - [`Reason::InvalidRequest`]: a setting that is out of range, or a dead letter topic that the group reads.
     /// - Those of [`Groups::commit`].
-    pub async fn alter(&self, group: &str, alteration: &Alteration) -> Result<(), Refusal> {
+    pub async fn alter(&self, _caller: &Caller, group: &str, alteration: &Alteration) -> Result<(), Refusal> {
         // Nobody joins, and no topic is added to the group, until the change is durable and applied.
         let guard = self.alone().await;
         self.check_exists(group)?;

@@ -14,6 +14,7 @@ use super::outside::NamedCommit;
 use super::repeats::{self, Identity};
 use super::shared::settings::GroupValue;
 use super::{Commit, Groups, Subscribed};
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Log, Offset, PartitionId};
 use crate::broker::refusal::{Place, Refusal};
 
@@ -52,10 +53,10 @@ impl Groups {
     /// [`Reason::MemberSuperseded`]: crate::broker::refusal::Reason::MemberSuperseded
     pub async fn commit_as(
         &self,
+        _caller: &Caller,
         group: &str,
         member: &str,
-        epoch: u64,
-        instance: Option<&str>,
+        (epoch, instance): (u64, Option<&str>),
         offsets: &[NamedCommit],
         mut outputs: Option<Outputs>,
     ) -> Result<(Vec<Offset>, Option<Produced>), Refusal> {

@@ -14,6 +14,7 @@ use super::shared::dead_letter::DeadLetter;
 use super::shared::letters::{self, Fate, Fates, Mailbox};
 use super::shared::settings::{GroupValue, Settings};
 use crate::broker::blocking::Share;
+use crate::broker::caller::Caller;
 use crate::broker::engine::batch::{Record, SealedBatch};
 use crate::broker::engine::{
     AppendRequest, Error, Offset, Partition, PartitionId, StateChange, Ticket, TimestampMs, Topic, TopicId,
@@ -136,7 +137,12 @@ impl Groups {
     /// - [`Reason::CorruptData`]: dead letters cannot be read; skip the damage, or repair it.
     /// - [`Reason::Internal`]: what became of dead letters cannot be read.
     /// - Those of the engine's append.
-    pub async fn redrive(&self, group: &str, redrive: Redrive) -> Result<Redriven, Refusal> {
+    pub async fn redrive(
+        &self,
+        _caller: &Caller,
+        group: &str,
+        redrive: Redrive,
+    ) -> Result<Redriven, Refusal> {
         let settings = self.queue_settings(group)?;
         // Held so that the group is not deleted meanwhile.
         let guard = self.commits().await;

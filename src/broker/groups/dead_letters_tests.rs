@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::broker::Broker;
+use crate::broker::caller::Caller;
 use crate::broker::engine::sim::{SimClock, SimDisk};
 use crate::broker::engine::{Log, Options};
 use crate::broker::groups::live::GroupType;
@@ -35,7 +36,10 @@ fn open(disk: &SimDisk) -> Result<Broker, Error> {
 /// A broker whose topic `jobs` has six records in each of two partitions.
 fn new_broker(disk: &SimDisk) -> Broker {
     let broker = open(disk).unwrap();
-    broker.topics.create("jobs", Some(2), &[]).unwrap();
+    broker
+        .topics
+        .create(&Caller::default(), "jobs", Some(2), &[])
+        .unwrap();
     for partition in 0..2 {
         append(&broker, "jobs", partition, 6);
     }
@@ -98,7 +102,7 @@ async fn poll(broker: &Broker, group: &str, topics: &[&str]) -> Vec<Given> {
     };
     let polled = broker
         .groups
-        .poll(group, "m", &wanted, None, Some(join(topics)))
+        .poll(&Caller::default(), group, "m", &wanted, None, Some(join(topics)))
         .await
         .unwrap();
     let mut given = Vec::new();
@@ -130,7 +134,12 @@ async fn reject(broker: &Broker, group: &str, given: &[Given]) {
         reject: reject.collect(),
         ..Settling::default()
     };
-    let uncounted = broker.groups.settle(group, "m", settling, None).await.unwrap().0;
+    let uncounted = broker
+        .groups
+        .settle(&Caller::default(), group, "m", settling, None)
+        .await
+        .unwrap()
+        .0;
     assert_eq!(uncounted, Default::default());
 }
 
@@ -191,7 +200,11 @@ async fn the_count_of_waiting_dead_letters_follows_what_becomes_of_them() {
         kind: GroupType::Ordered,
         ..join(&["jobs"])
     };
-    broker.groups.join("ordered", None, own).await.unwrap();
+    broker
+        .groups
+        .join(&Caller::default(), "ordered", None, own)
+        .await
+        .unwrap();
     assert_eq!(broker.lags.of("ordered").dead_letters, None);
     // In turns, so that each block has dead letters of both groups.
     for _ in 0..6 {
@@ -203,17 +216,25 @@ async fn the_count_of_waiting_dead_letters_follows_what_becomes_of_them() {
     }
     let both = async |broker: &Broker| (counted(broker, "g").await, counted(broker, "h").await);
     assert_eq!(both(&broker).await, (72, 84));
-    broker.groups.redrive("g", at_most(5)).await.unwrap();
+    broker
+        .groups
+        .redrive(&Caller::default(), "g", at_most(5))
+        .await
+        .unwrap();
     let discard = Redrive {
         discard: true,
         ..at_most(70)
     };
-    broker.groups.redrive("h", discard).await.unwrap();
+    broker
+        .groups
+        .redrive(&Caller::default(), "h", discard)
+        .await
+        .unwrap();
     let dry = Redrive {
         dry_run: true,
         ..all()
     };
-    broker.groups.redrive("h", dry).await.unwrap();
+    broker.groups.redrive(&Caller::default(), "h", dry).await.unwrap();
     assert_eq!(both(&broker).await, (67, 14));
     // What was redriven is rejected again.
     assert_eq!(reject_all(&broker, "g", &["jobs"]).await.len(), 5);
@@ -226,7 +247,11 @@ async fn the_count_of_waiting_dead_letters_follows_what_becomes_of_them() {
     let before = both(&broker).await;
     let broker = open(&disk.after_kill()).unwrap();
     assert_eq!(both(&broker).await, before);
-    broker.groups.redrive("g", all()).await.unwrap();
+    broker
+        .groups
+        .redrive(&Caller::default(), "g", all())
+        .await
+        .unwrap();
     assert_eq!(both(&broker).await, (0, before.1));
 }
 
@@ -242,10 +267,24 @@ async fn dead_letters_are_given_back_once_to_their_group_alone_as_they_were() {
         (at_most(8), done(8, 0, true)),
         (at_most(4), done(0, 0, true)),
     ] {
-        assert_eq!(broker.groups.redrive("g", redrive).await.unwrap(), expected);
+        assert_eq!(
+            broker
+                .groups
+                .redrive(&Caller::default(), "g", redrive)
+                .await
+                .unwrap(),
+            expected
+        );
     }
     let broker = open(&disk.after_kill()).unwrap();
-    assert_eq!(broker.groups.redrive("g", all()).await.unwrap(), done(0, 0, true));
+    assert_eq!(
+        broker
+            .groups
+            .redrive(&Caller::default(), "g", all())
+            .await
+            .unwrap(),
+        done(0, 0, true)
+    );
     let expected: Vec<Given> = first
         .iter()
         .map(|given| Given {
@@ -267,7 +306,11 @@ async fn a_redriven_record_that_is_rejected_again_keeps_its_origin_and_one_that_
     let disk = SimDisk::new(1);
     let broker = new_broker(&disk);
     reject_all(&broker, "g", &["jobs"]).await;
-    broker.groups.redrive("g", at_most(2)).await.unwrap();
+    broker
+        .groups
+        .redrive(&Caller::default(), "g", at_most(2))
+        .await
+        .unwrap();
     let again = reject_all(&broker, "g", &["jobs"]).await;
     assert_eq!(again.len(), 2);
     let letters = waiting(&broker, "g").await;
@@ -279,7 +322,11 @@ async fn a_redriven_record_that_is_rejected_again_keeps_its_origin_and_one_that_
         (&place.topic, place.partition, place.offset)
     );
     assert_eq!(letters[11].at.offset, Offset::new(13));
-    broker.groups.redrive("g", all()).await.unwrap();
+    broker
+        .groups
+        .redrive(&Caller::default(), "g", all())
+        .await
+        .unwrap();
     let given = poll(&broker, "g", &["jobs"]).await;
     let counts = given.iter().filter(|given| given.redriven == Some(2));
     assert_eq!((given.len(), counts.count()), (12, 2));
@@ -288,7 +335,11 @@ async fn a_redriven_record_that_is_rejected_again_keeps_its_origin_and_one_that_
         ..Settling::default()
     };
     let broker = {
-        broker.groups.settle("g", "m", settling, None).await.unwrap();
+        broker
+            .groups
+            .settle(&Caller::default(), "g", "m", settling, None)
+            .await
+            .unwrap();
         open(&disk.after_kill()).unwrap()
     };
     assert!(poll(&broker, "g", &["jobs"]).await.is_empty());
@@ -311,17 +362,27 @@ async fn dead_letters_are_chosen_by_place_and_reason_counted_and_discarded() {
         dry_run: true,
         ..chosen(Some("bad 3"), None)
     };
-    assert_eq!(broker.groups.redrive("g", dry).await.unwrap(), done(2, 0, true));
+    assert_eq!(
+        broker.groups.redrive(&Caller::default(), "g", dry).await.unwrap(),
+        done(2, 0, true)
+    );
     let discard = Redrive {
         discard: true,
         ..chosen(Some("bad 3"), None)
     };
     assert_eq!(
-        broker.groups.redrive("g", discard).await.unwrap(),
+        broker
+            .groups
+            .redrive(&Caller::default(), "g", discard)
+            .await
+            .unwrap(),
         done(0, 2, true)
     );
     let two = chosen(None, Some(&[0, 7, 99]));
-    assert_eq!(broker.groups.redrive("g", two).await.unwrap(), done(2, 0, true));
+    assert_eq!(
+        broker.groups.redrive(&Caller::default(), "g", two).await.unwrap(),
+        done(2, 0, true)
+    );
     assert_eq!(poll(&broker, "g", &["jobs"]).await.len(), 2);
     assert_eq!(waiting(&broker, "g").await.len(), 8);
     let mut wanted = WantedLetters {
@@ -343,13 +404,24 @@ async fn a_group_that_is_made_again_has_none_of_the_earlier_ones_dead_letters() 
     let disk = SimDisk::new(1);
     let broker = new_broker(&disk);
     reject_all(&broker, "g", &["jobs"]).await;
-    broker.groups.leave("g", "m", None).await.unwrap();
-    broker.groups.delete("g").await.unwrap();
+    broker
+        .groups
+        .leave(&Caller::default(), "g", "m", None)
+        .await
+        .unwrap();
+    broker.groups.delete(&Caller::default(), "g").await.unwrap();
     let clock = Arc::new(SimClock::new(TimestampMs(NOW.get() + 1)));
     let broker = Broker::new(broker.log.clone(), clock, Limits::default(), None);
     assert_eq!(poll(&broker, "g", &["jobs"]).await.len(), 12);
     assert_eq!(counted(&broker, "g").await, 0);
-    assert_eq!(broker.groups.redrive("g", all()).await.unwrap(), done(0, 0, true));
+    assert_eq!(
+        broker
+            .groups
+            .redrive(&Caller::default(), "g", all())
+            .await
+            .unwrap(),
+        done(0, 0, true)
+    );
 }
 
 #[tokio::test]
@@ -358,12 +430,19 @@ async fn a_group_that_is_made_again_counts_only_its_own_dead_letters() {
     let clock = Arc::new(SimClock::new(NOW));
     let log = open(&disk).unwrap().log.clone();
     let broker = Broker::new(log, clock.clone(), Limits::default(), None);
-    broker.topics.create("jobs", Some(2), &[]).unwrap();
+    broker
+        .topics
+        .create(&Caller::default(), "jobs", Some(2), &[])
+        .unwrap();
     append(&broker, "jobs", 0, 6);
     reject_all(&broker, "g", &["jobs"]).await;
     assert_eq!(counted(&broker, "g").await, 6);
-    broker.groups.leave("g", "m", None).await.unwrap();
-    broker.groups.delete("g").await.unwrap();
+    broker
+        .groups
+        .leave(&Caller::default(), "g", "m", None)
+        .await
+        .unwrap();
+    broker.groups.delete(&Caller::default(), "g").await.unwrap();
     assert_eq!(broker.lags.of("g").dead_letters, None);
     clock.advance(Duration::from_millis(1));
     let given = poll(&broker, "g", &["jobs"]).await;
@@ -376,7 +455,10 @@ async fn a_group_that_is_made_again_counts_only_its_own_dead_letters() {
 async fn dead_letters_whose_topic_is_gone_stop_the_call_and_can_be_discarded() {
     let disk = SimDisk::new(1);
     let broker = new_broker(&disk);
-    broker.topics.create("gone", Some(1), &[]).unwrap();
+    broker
+        .topics
+        .create(&Caller::default(), "gone", Some(1), &[])
+        .unwrap();
     append(&broker, "gone", 0, 1);
     let topics = ["jobs", "gone"];
     let given = poll(&broker, "g", &topics).await;
@@ -389,9 +471,16 @@ async fn dead_letters_whose_topic_is_gone_stop_the_call_and_can_be_discarded() {
         dead_letter_topic: Some("gone.dlq".to_owned()),
         ..all()
     };
-    broker.topics.delete("gone", None).unwrap();
-    broker.topics.create("gone", Some(1), &[]).unwrap();
-    let refusal = broker.groups.redrive("g", dead.clone()).await.unwrap_err();
+    broker.topics.delete(&Caller::default(), "gone", None).unwrap();
+    broker
+        .topics
+        .create(&Caller::default(), "gone", Some(1), &[])
+        .unwrap();
+    let refusal = broker
+        .groups
+        .redrive(&Caller::default(), "g", dead.clone())
+        .await
+        .unwrap_err();
     assert_eq!(refusal.reason, Reason::UnknownTopic);
     assert_eq!(refusal.value("redriven"), Some(&Value::Number(0)));
     assert_eq!(refusal.value("dead_letter_offset"), Some(&Value::Number(0)));
@@ -400,15 +489,30 @@ async fn dead_letters_whose_topic_is_gone_stop_the_call_and_can_be_discarded() {
         ..dead
     };
     assert_eq!(
-        broker.groups.redrive("g", discard).await.unwrap(),
+        broker
+            .groups
+            .redrive(&Caller::default(), "g", discard)
+            .await
+            .unwrap(),
         done(0, 1, true)
     );
-    assert_eq!(broker.groups.redrive("g", all()).await.unwrap(), done(2, 0, true));
+    assert_eq!(
+        broker
+            .groups
+            .redrive(&Caller::default(), "g", all())
+            .await
+            .unwrap(),
+        done(2, 0, true)
+    );
     let nothing = Redrive {
         dead_letter_topic: Some("nothing".to_owned()),
         ..all()
     };
-    let refusal = broker.groups.redrive("g", nothing).await.unwrap_err();
+    let refusal = broker
+        .groups
+        .redrive(&Caller::default(), "g", nothing)
+        .await
+        .unwrap_err();
     assert_eq!(refusal.reason, Reason::UnknownTopic);
 }
 
@@ -427,7 +531,11 @@ async fn fates_that_cannot_be_read_give_nothing_back() {
             .unwrap()
             .wait()
             .unwrap();
-        let refusal = broker.groups.redrive("g", all()).await.unwrap_err();
+        let refusal = broker
+            .groups
+            .redrive(&Caller::default(), "g", all())
+            .await
+            .unwrap_err();
         assert_eq!(refusal.reason, Reason::Internal);
     }
 }
@@ -437,7 +545,11 @@ async fn a_redriven_record_whose_dead_letter_is_gone_is_settled() {
     let disk = SimDisk::new(1);
     let broker = new_broker(&disk);
     reject_all(&broker, "g", &["jobs"]).await;
-    broker.groups.redrive("g", all()).await.unwrap();
+    broker
+        .groups
+        .redrive(&Caller::default(), "g", all())
+        .await
+        .unwrap();
     let dead = broker.log.topic("jobs.dlq").unwrap().partition(0).unwrap();
     dead.trim(Offset::new(5)).unwrap();
     assert_eq!(poll(&broker, "g", &["jobs"]).await.len(), 7);
@@ -461,7 +573,11 @@ async fn damaged_dead_letters_stop_the_call_until_they_are_skipped() {
     disk.damage(Path::new(&path), reason as u64, 1);
     let broker = open(&disk).unwrap();
     for redriven in [4, 0] {
-        let refusal = broker.groups.redrive("g", all()).await.unwrap_err();
+        let refusal = broker
+            .groups
+            .redrive(&Caller::default(), "g", all())
+            .await
+            .unwrap_err();
         assert_eq!(refusal.reason, Reason::CorruptData);
         assert_eq!(refusal.value("redriven"), Some(&Value::Number(redriven)));
         let outcome = if redriven > 0 {
@@ -481,8 +597,15 @@ async fn damaged_dead_letters_stop_the_call_until_they_are_skipped() {
         from: Offset::new(4),
         until: Offset::new(6),
     };
-    broker.topics.skip(&dead, gap, NOW).unwrap();
-    assert_eq!(broker.groups.redrive("g", all()).await.unwrap(), done(6, 0, true));
+    broker.topics.skip(&Caller::default(), &dead, gap, NOW).unwrap();
+    assert_eq!(
+        broker
+            .groups
+            .redrive(&Caller::default(), "g", all())
+            .await
+            .unwrap(),
+        done(6, 0, true)
+    );
 }
 
 proptest! {
@@ -497,7 +620,7 @@ proptest! {
             let first = reject_all(&broker, "g", &["jobs"]).await;
             disk.stop_at(calls);
             let mut told = 0;
-            while let Ok(done) = broker.groups.redrive("g", at_most(max)).await {
+            while let Ok(done) = broker.groups.redrive(&Caller::default(), "g", at_most(max)).await {
                 told += done.redriven;
                 if done.at_end {
                     break;
@@ -507,7 +630,7 @@ proptest! {
             let broker = open(&disk.after_kill()).unwrap();
             let mut back = poll(&broker, "g", &["jobs"]).await;
             prop_assert!(back.len() as u64 >= told, "{} were said to be given back, {} are", told, back.len());
-            let rest = broker.groups.redrive("g", all()).await.unwrap();
+            let rest = broker.groups.redrive(&Caller::default(), "g", all()).await.unwrap();
             prop_assert_eq!(back.len() as u64 + rest.redriven, 12);
             back.extend(poll(&broker, "g", &["jobs"]).await);
             back.sort();

@@ -233,6 +233,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use crate::broker::caller::Caller;
     use crate::broker::engine::sim::{SimClock, SimDisk};
     use crate::broker::engine::{Offset, Options, PartitionId};
 
@@ -260,7 +261,10 @@ mod tests {
         fn new() -> Self {
             let (disk, clock) = (SimDisk::new(1), SimClock::new(NOW));
             let broker = Self::open(&disk, &clock);
-            broker.topics.create("orders", Some(4), &[]).unwrap();
+            broker
+                .topics
+                .create(&Caller::default(), "orders", Some(4), &[])
+                .unwrap();
             let expiry = Expiry::default();
             Self {
                 disk,
@@ -332,7 +336,10 @@ mod tests {
                 filter: None,
                 instance: None,
             };
-            self.groups().join(group, Some("a"), request).await.unwrap();
+            self.groups()
+                .join(&Caller::default(), group, Some("a"), request)
+                .await
+                .unwrap();
         }
 
         /// Checks when `passed` is over; returns the names of the expired groups.
@@ -390,7 +397,11 @@ mod tests {
         world.commit("g", 1).await;
         world.join("g", GroupType::Ordered).await;
         assert_eq!(world.look_after(DAY * 10).await, [""; 0]);
-        world.groups().leave("g", "a", None).await.unwrap();
+        world
+            .groups()
+            .leave(&Caller::default(), "g", "a", None)
+            .await
+            .unwrap();
         assert_eq!(world.look_after(DAY - MS).await, [""; 0]);
         assert_eq!(world.look_after(MS).await, ["g"]);
     }
@@ -400,7 +411,11 @@ mod tests {
         let mut world = World::new();
         world.join("g", GroupType::Ordered).await;
         assert_eq!(world.look_after(DAY * 10).await, [""; 0]);
-        world.groups().leave("g", "a", None).await.unwrap();
+        world
+            .groups()
+            .leave(&Caller::default(), "g", "a", None)
+            .await
+            .unwrap();
         assert_eq!(world.look_after(DAY - MS).await, [""; 0]);
         assert_eq!(world.look_after(MS).await, ["g"]);
         assert_eq!(world.state().0, 0, "its subscription is gone too");
@@ -485,7 +500,11 @@ mod tests {
         let world = World::new();
         world.join("g", GroupType::Ordered).await;
         world.commit("g", 4).await;
-        world.groups().leave("g", "a", None).await.unwrap();
+        world
+            .groups()
+            .leave(&Caller::default(), "g", "a", None)
+            .await
+            .unwrap();
         let coordinator = &world.broker.groups.coordinator;
         assert!(coordinator.find("g").is_some(), "a late acknowledgement is known");
         world.clock.advance(Duration::from_secs(601));

@@ -24,6 +24,7 @@ use super::shared::work::Work;
 use super::subscriptions::{has_begun, knows_pattern};
 use super::{Commit, Groups, Subscribed, generation, offsets};
 use crate::broker::blocking::Share;
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
 use crate::broker::filter::Filter;
 use crate::broker::refusal::{Reason, Refusal};
@@ -200,7 +201,13 @@ impl Groups {
     /// - [`Reason::GroupTypeMismatch`], [`Reason::GroupSettingsDiffer`]: the group has another type or other settings.
     /// - [`Reason::MemberSuperseded`]: an older process wants to take back the member that a newer one has.
     /// - Those of a commit.
-    pub async fn join(&self, group: &str, member: Option<&str>, join: Join) -> Result<Joined, Refusal> {
+    pub async fn join(
+        &self,
+        _caller: &Caller,
+        group: &str,
+        member: Option<&str>,
+        join: Join,
+    ) -> Result<Joined, Refusal> {
         for topic in join.named_topics() {
             catalog::find(&self.log, topic)?;
         }
@@ -424,6 +431,7 @@ impl Groups {
     /// this `ack` that must be refused changes nothing.
     pub(super) async fn be_member(
         &self,
+        caller: &Caller,
         group: &str,
         member: &str,
         ack: Option<&PollId>,
@@ -439,7 +447,7 @@ impl Groups {
         let subscribes = subscribes.transpose();
         let subscribes = subscribes.map_err(|error| refused(error, group, member))?;
         let (Some(cell), Some(subscribes)) = (cell, subscribes) else {
-            self.join(group, Some(member), join.clone()).await?;
+            self.join(caller, group, Some(member), join.clone()).await?;
             return Ok(());
         };
         if let Some(value) = self.value_of(group)? {
@@ -465,6 +473,7 @@ impl Groups {
     /// [`Reason::GroupTypeMismatch`] if a member of an ordered group extends.
     pub fn heartbeat(
         &self,
+        _caller: &Caller,
         group: &str,
         member: &str,
         epoch: Option<u64>,
@@ -490,7 +499,13 @@ impl Groups {
     ///
     /// # Errors
     /// [`Reason::UnknownMember`]; those of a commit or a settle: the member is still there.
-    pub async fn leave(&self, group: &str, member: &str, ack: Option<&str>) -> Result<(), Refusal> {
+    pub async fn leave(
+        &self,
+        _caller: &Caller,
+        group: &str,
+        member: &str,
+        ack: Option<&str>,
+    ) -> Result<(), Refusal> {
         let ack = read_ack(ack, group, member)?;
         let order = self.turn_of(group, member).await?;
         let cell = self.cell_of(group, member)?;

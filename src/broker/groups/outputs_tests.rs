@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::broker::Broker;
+use crate::broker::caller::Caller;
 use crate::broker::engine::sim::{Rng, SimClock, SimDisk};
 use crate::broker::engine::{Options, PartitionId, TimestampMs};
 use crate::broker::groups::live::GroupType;
@@ -90,7 +91,9 @@ fn outputs(broker: &Broker, places: &[(u32, Offset)]) -> Outputs {
         firsts: None,
     };
     let list = list("out", places);
-    let mut addressed = broker.producer.addressed("/produce", &attempt, Vec::new());
+    let mut addressed = broker
+        .producer
+        .addressed(&Caller::default(), "/produce", &attempt, Vec::new());
     let count = parse_addressed_list(&list, "/produce", |index, record| {
         addressed.add(index, &record.topic, &record.record)
     });
@@ -106,7 +109,10 @@ impl World {
         let (disk, clock) = (SimDisk::new(seed), Arc::new(SimClock::new(NOW)));
         let broker = open(&disk, &clock).unwrap();
         for topic in ["in", "out"] {
-            broker.topics.create(topic, Some(2), &[]).unwrap();
+            broker
+                .topics
+                .create(&Caller::default(), topic, Some(2), &[])
+                .unwrap();
         }
         let world = Self {
             disk,
@@ -155,6 +161,7 @@ impl World {
             What::Poll(None) => None,
             _ => Some(outputs(&self.broker, &call.outputs)),
         };
+        let nobody = Caller::default();
         match &call.what {
             What::Poll(held) => {
                 let wanted = Wanted {
@@ -178,7 +185,9 @@ impl World {
                     filter: None,
                     instance: None,
                 };
-                let polled = groups.poll("g", call.member, &wanted, given, Some(join)).await?;
+                let polled = groups
+                    .poll(&nobody, "g", call.member, &wanted, given, Some(join))
+                    .await?;
                 Ok((Some(held_of(&polled)), polled.produced))
             }
             What::Commit(epoch, places) => {
@@ -189,7 +198,7 @@ impl World {
                     metadata: None,
                 };
                 let commits: Vec<NamedCommit> = places.iter().map(commit).collect();
-                let done = groups.commit_as("g", call.member, *epoch, None, &commits, given);
+                let done = groups.commit_as(&nobody, "g", call.member, (*epoch, None), &commits, given);
                 Ok((None, done.await?.1))
             }
             What::Settle(accept, reject) => {
@@ -201,7 +210,7 @@ impl World {
                         .collect(),
                     ..Settling::default()
                 };
-                let done = groups.settle("g", call.member, settling, given);
+                let done = groups.settle(&nobody, "g", call.member, settling, given);
                 Ok((None, done.await?.1))
             }
         }
@@ -336,7 +345,11 @@ impl World {
                 10 => self.restart(),
                 11 => {
                     // Without its acknowledgement: the records come again.
-                    let _ = self.broker.groups.leave("g", member, None).await;
+                    let _ = self
+                        .broker
+                        .groups
+                        .leave(&Caller::default(), "g", member, None)
+                        .await;
                     held.insert(member, None);
                 }
                 12 => self.release_leases(),
@@ -356,7 +369,11 @@ impl World {
                     if is_draining && next.as_ref().is_none_or(|next| next.inputs.is_empty()) {
                         self.release_leases();
                         for other in members {
-                            let _ = self.broker.groups.leave("g", other, None).await;
+                            let _ = self
+                                .broker
+                                .groups
+                                .leave(&Caller::default(), "g", other, None)
+                                .await;
                         }
                         held.clear();
                         if self.is_done() {

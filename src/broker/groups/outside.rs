@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use super::subscriptions::pattern_of_key;
 use super::{Commit, Groups, MAX_METADATA_BYTES, Outside, append, finish, keys_of_group};
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Offset, StateChange};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::state_keys::topic_of;
@@ -30,7 +31,12 @@ impl Groups {
     ///
     /// # Errors
     /// [`Reason::GroupActive`]; those of [`Groups::check_commits`]: nothing was committed. Those of [`Groups::commit`].
-    pub async fn commit_outside(&self, group: &str, offsets: &[NamedCommit]) -> Result<(), Refusal> {
+    pub async fn commit_outside(
+        &self,
+        _caller: &Caller,
+        group: &str,
+        offsets: &[NamedCommit],
+    ) -> Result<(), Refusal> {
         let guard = self.commits().await;
         let outside = self.no_members(group)?;
         let commits = self.check_commits(offsets)?;
@@ -41,7 +47,7 @@ impl Groups {
     ///
     /// # Errors
     /// [`Reason::UnknownGroup`], [`Reason::GroupActive`]: nothing was changed. Those of [`Groups::commit`].
-    pub async fn delete(&self, group: &str) -> Result<(), Refusal> {
+    pub async fn delete(&self, _caller: &Caller, group: &str) -> Result<(), Refusal> {
         let guard = self.alone().await;
         self.check_exists(group)?;
         let outside = self.no_members(group)?;
@@ -55,7 +61,7 @@ impl Groups {
     /// - [`Reason::UnknownGroup`]. [`Reason::UnknownTopic`]: the group knows nothing of the topic.
     /// - [`Reason::GroupActive`]: a live member subscribes to it.
     /// - Those of [`Groups::commit`].
-    pub async fn forget_topic(&self, group: &str, topic: &str) -> Result<(), Refusal> {
+    pub async fn forget_topic(&self, _caller: &Caller, group: &str, topic: &str) -> Result<(), Refusal> {
         let guard = self.alone().await;
         self.check_exists(group)?;
         let id = self.log.topic(topic).map(|topic| topic.id());

@@ -29,6 +29,7 @@ use super::shared::codec;
 use super::shared::settings::GroupValue;
 use super::{Commit, Groups, Outside, Subscribed, append, generation};
 use crate::broker::blocking::Share;
+use crate::broker::caller::Caller;
 use crate::broker::engine::{
     Error, Log, Offset, Partition, PartitionId, Positions, StateChange, TimestampMs, Topic, TopicId,
 };
@@ -124,7 +125,7 @@ impl Groups {
     /// [`Reason::UnknownGroup`], [`Reason::UnknownTopic`], [`Reason::UnknownPartition`], [`Reason::InvalidRequest`];
     /// [`Reason::GroupActive`]: it has members, and the reset is not for live groups; [`Reason::PreviewOutdated`]: nothing
     /// was changed. Those of [`Groups::commit`].
-    pub async fn reset(&self, group: &str, reset: Reset) -> Result<Plan, Refusal> {
+    pub async fn reset(&self, _caller: &Caller, group: &str, reset: Reset) -> Result<Plan, Refusal> {
         self.check_exists(group)?;
         if let Some(preview) = &reset.preview
             && token::open(preview, BESIDE).is_none()

@@ -23,6 +23,7 @@ use super::shared::settings::GroupValue;
 use super::shared::work::{Changes, Work};
 use super::writing::Burial;
 use super::{Groups, generation};
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Offset, PartitionId, TimestampMs};
 use crate::broker::refusal::{self, Outcome as Stored, Reason, Refusal};
 use crate::broker::topics::{self, catalog};
@@ -316,6 +317,7 @@ impl Groups {
     /// - Those of an append: records whose settle was not written are as before; send the same settle again.
     pub async fn settle(
         &self,
+        caller: &Caller,
         group: &str,
         member: &str,
         mut settling: Settling,
@@ -401,7 +403,7 @@ impl Groups {
         });
         let produced = task.await.unwrap_or_else(|_| Err(Refusal::stopping()))?;
         if !rest.is_empty() {
-            let settled = Box::pin(self.settle(group, member, rest, None)).await;
+            let settled = Box::pin(self.settle(caller, group, member, rest, None)).await;
             let (uncounted, _) = settled.map_err(|refusal| match &produced {
                 Some(produced) => produced.add_to(refusal).outcome(Stored::Partial),
                 None => refusal,

@@ -23,6 +23,7 @@ use self::idempotency::First;
 use self::limits::RecordLimits;
 use self::placing::Placing;
 use super::blocking::Blocking;
+use super::caller::Caller;
 use super::counters::Counters;
 use super::engine::{Ack, AppendRequest, Appended, Clock, Log, Offset, TimestampMs, Topic, TopicSpec};
 use super::limits::Limits;
@@ -124,7 +125,7 @@ impl Producer {
     ///
     /// # Errors
     /// [`Reason::UnknownTopic`](super::refusal::Reason::UnknownTopic).
-    pub fn target(&self, name: &str) -> Result<Target, Refusal> {
+    pub fn target(&self, _caller: &Caller, name: &str) -> Result<Target, Refusal> {
         let topic = catalog::find(&self.log, name)?;
         Ok(Target {
             partitions: topic.partition_count(),

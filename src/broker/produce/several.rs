@@ -13,6 +13,7 @@ use super::limits::{Misfit, RecordLimits, check_stored_bytes};
 use super::placing::{ExtraHeader, Placement, Placer, Placing};
 use super::whole::{Attempt, Placed, PlacedTopic};
 use super::{Producer, TopicRules};
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Ack, TimestampMs, Topic, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::catalog;
@@ -198,6 +199,7 @@ impl Producer {
     /// A call that was appended before is placed as it was then, even if its topics have changed or are gone.
     pub fn addressed<'a>(
         &'a self,
+        _caller: &Caller,
         list: &'static str,
         attempt: &Attempt,
         extra_headers: Vec<ExtraHeader<'a>>,
@@ -305,7 +307,10 @@ mod tests {
         let log = Log::open_with(disk, clock.clone(), Path::new("/data"), options).unwrap();
         let broker = Broker::new(log, clock, limits, None);
         for (name, partitions) in [("a", 1), ("b", 3)] {
-            broker.topics.create(name, Some(partitions), &[]).unwrap();
+            broker
+                .topics
+                .create(&Caller::default(), name, Some(partitions), &[])
+                .unwrap();
         }
         broker
     }
@@ -323,7 +328,9 @@ mod tests {
     }
 
     fn place(broker: &Broker, attempt: &Attempt, body: &str) -> Result<Placed, Refusal> {
-        let mut list = broker.producer.addressed("/records", attempt, Vec::new());
+        let mut list = broker
+            .producer
+            .addressed(&Caller::default(), "/records", attempt, Vec::new());
         parse_addressed(body.as_bytes(), |index, addressed| {
             list.add(index, &addressed.topic, &addressed.record)
         })?;
@@ -392,7 +399,7 @@ mod tests {
         let broker = broker(Limits::default());
         let first = |partitions, unkeyed| First { partitions, unkeyed };
         let firsts = vec![first(7, Some(5)), first(4, Some(3))];
-        broker.topics.delete("a", None).unwrap();
+        broker.topics.delete(&Caller::default(), "a", None).unwrap();
         let places = place(&broker, &attempt(Some(firsts.clone())), BODY).unwrap();
         let parts = places
             .parts()
@@ -411,7 +418,10 @@ mod tests {
         let broker = broker(Limits::default());
         let written = [("ack".to_owned(), json!("written"))];
         for name in ["w", "x"] {
-            broker.topics.create(name, None, &written).unwrap();
+            broker
+                .topics
+                .create(&Caller::default(), name, None, &written)
+                .unwrap();
         }
         for (body, expected) in [
             (r#"{"records":[{"topic":"w"},{"topic":"x"}]}"#, Ack::Written),
@@ -434,7 +444,10 @@ mod tests {
             ..Limits::default()
         });
         let small = [("max_record_bytes".to_owned(), json!(4))];
-        broker.topics.create("small", None, &small).unwrap();
+        broker
+            .topics
+            .create(&Caller::default(), "small", None, &small)
+            .unwrap();
         let refused = |records: serde_json::Value| {
             let body = json!({"records": records}).to_string();
             let refusal = place(&broker, &attempt(None), &body)

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Error, Log, Offset, Partition, PartitionId, TimestampMs, Topic, TopicSpec};
 use crate::broker::limits::Limits;
 use crate::broker::refusal::{Reason, Refusal};
@@ -60,6 +61,7 @@ impl Topics {
     /// if the topic exists and differs; those of the engine.
     pub fn create(
         &self,
+        _caller: &Caller,
         name: &str,
         partitions: Option<u32>,
         config: &[(String, Value)],
@@ -131,6 +133,7 @@ impl Topics {
     /// the engine.
     pub fn alter(
         &self,
+        _caller: &Caller,
         name: &str,
         partitions: Option<u32>,
         config: &[(String, Value)],
@@ -151,7 +154,7 @@ impl Topics {
     /// # Errors
     /// [`Reason::UnknownTopic`]; [`Reason::TopicChanged`] if it does not have the id `if_id`; [`Reason::TopicProtected`];
     /// those of the engine.
-    pub fn delete(&self, name: &str, if_id: Option<&str>) -> Result<(), Refusal> {
+    pub fn delete(&self, _caller: &Caller, name: &str, if_id: Option<&str>) -> Result<(), Refusal> {
         let _one_at_a_time = self.changing.lock();
         let topic = self.may_delete(name, if_id)?;
         let state = state_keys::removals_of_topic(&self.log, topic.id());
@@ -169,6 +172,7 @@ impl Topics {
     /// [`Reason::OffsetOutOfRange`] above the end; those of [`Topics::may_trim`] and of the engine.
     pub fn trim(
         &self,
+        _caller: &Caller,
         topic: &Topic,
         partition: &Arc<Partition>,
         before: Offset,
@@ -183,7 +187,13 @@ impl Topics {
     /// # Errors
     /// [`Reason::NotDamaged`] unless each of them is damaged now: nothing is changed. Those of the engine for offsets
     /// outside of the log, and for an append.
-    pub fn skip(&self, partition: &Partition, range: Gap, now: TimestampMs) -> Result<(), Refusal> {
+    pub fn skip(
+        &self,
+        _caller: &Caller,
+        partition: &Partition,
+        range: Gap,
+        now: TimestampMs,
+    ) -> Result<(), Refusal> {
         let _one_at_a_time = self.changing.lock();
         skips::skip(&self.log, partition, range, now)?;
         tracing::warn!(
@@ -199,7 +209,13 @@ impl Topics {
     ///
     /// # Errors
     /// Those of the engine; whether the skip was undone is unknown then.
-    pub fn take_back(&self, partition: PartitionId, range: Gap, now: TimestampMs) -> Result<(), Refusal> {
+    pub fn take_back(
+        &self,
+        _caller: &Caller,
+        partition: PartitionId,
+        range: Gap,
+        now: TimestampMs,
+    ) -> Result<(), Refusal> {
         let _one_at_a_time = self.changing.lock();
         Ok(skips::take_back(&self.log, partition, range, now)?)
     }

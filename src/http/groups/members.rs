@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::Extension;
 use axum::extract::RawQuery;
 use axum::response::IntoResponse;
 use bytes::Bytes;
@@ -281,7 +280,7 @@ struct CommittedBody {
         (status = 409, description = "`group-type-mismatch`, `group-settings-differ`; `member-superseded`: another `instance` has taken the member over")))]
 async fn join_group(
     app: App,
-    caller: Option<Extension<Caller>>,
+    caller: Caller,
     _: NoQuery,
     GroupName(group): GroupName,
     JsonBody(body): JsonBody<JoinBody>,
@@ -290,8 +289,8 @@ async fn join_group(
     if let Some(member) = &member {
         MEMBER.check(member).map_err(|refusal| refusal.at("/member_id"))?;
     }
-    let join = join_of(body, caller)?;
-    let joined = app.groups.join(&group, member.as_deref(), join).await?;
+    let join = join_of(body, &caller)?;
+    let joined = app.groups.join(&caller, &group, member.as_deref(), join).await?;
     let body = JoinedBody {
         member_id: joined.member.to_string(),
         epoch: joined.epoch,
@@ -326,7 +325,7 @@ async fn join_group(
         (status = 500, description = "`corrupt-data`: only damaged records are left to read")))]
 async fn poll(
     app: App,
-    caller: Option<Extension<Caller>>,
+    caller: Caller,
     _: NoQuery,
     MemberName { group, member }: MemberName,
     HeldJson(body, held): HeldJson<PollBody>,
@@ -349,7 +348,7 @@ async fn poll(
         wait: Duration::from_millis(wait_ms),
         instance: instance_of(body.instance.clone())?,
     };
-    let outputs = outputs_of(&app, body.produce, held).await?;
+    let outputs = outputs_of(&app, &caller, body.produce, held).await?;
     let joining = match body.topics {
         Some(topics) => {
             let fields = JoinBody {
@@ -366,7 +365,7 @@ async fn poll(
                 filter: body.filter,
                 instance: body.instance,
             };
-            Some(join_of(fields, caller)?)
+            Some(join_of(fields, &caller)?)
         }
         None => {
             let fields = [
@@ -384,7 +383,9 @@ async fn poll(
             None
         }
     };
-    let polled = app.groups.poll(&group, &member, &wanted, outputs, joining);
+    let polled = app
+        .groups
+        .poll(&caller, &group, &member, &wanted, outputs, joining);
     let polled = polled.await?;
     let links = links::of(&app, polled.pages.iter().map(Delivered::page));
     let mut response = answer(polled)?;
@@ -400,6 +401,7 @@ async fn poll(
         (status = 409, description = "`fenced`: the epoch is stale, or a process of that `instance` has not polled; `member-superseded`; `group-type-mismatch`: `extend` in an ordered group")))]
 async fn heartbeat(
     app: App,
+    caller: Caller,
     _: NoQuery,
     MemberName { group, member }: MemberName,
     OptionalJson(body): OptionalJson<HeartbeatBody>,
@@ -410,9 +412,9 @@ async fn heartbeat(
         extend,
     } = body.unwrap_or_default();
     let instance = instance_of(instance)?;
-    let (epoch, state) = app
-        .groups
-        .heartbeat(&group, &member, epoch, instance.as_deref(), extend)?;
+    let (epoch, state) =
+        app.groups
+            .heartbeat(&caller, &group, &member, epoch, instance.as_deref(), extend)?;
     let state = state.name();
     ok(&HeartbeatAnswer { epoch, state })
 }
@@ -426,6 +428,7 @@ async fn heartbeat(
         (status = 409, description = "`fenced`: the epoch is stale, or the member does not have one of the partitions; with `produce` also if an offset is committed already, or is not of what the member was delivered last; `member-superseded`; nothing was committed or stored")))]
 async fn commit(
     app: App,
+    caller: Caller,
     _: NoQuery,
     MemberName { group, member }: MemberName,
     HeldJson(body, held): HeldJson<CommitBody>,
@@ -433,10 +436,15 @@ async fn commit(
     let instance = instance_of(body.instance)?;
     let (epoch, mut offsets) = (body.epoch, body.offsets);
     let commits: Vec<NamedCommit> = offsets.iter().map(NamedCommit::from).collect();
-    let outputs = outputs_of(&app, body.produce, held).await?;
-    let committed = app
-        .groups
-        .commit_as(&group, &member, epoch, instance.as_deref(), &commits, outputs);
+    let outputs = outputs_of(&app, &caller, body.produce, held).await?;
+    let committed = app.groups.commit_as(
+        &caller,
+        &group,
+        &member,
+        (epoch, instance.as_deref()),
+        &commits,
+        outputs,
+    );
     let (committed, produced) = committed.await?;
     for (row, offset) in offsets.iter_mut().zip(committed) {
         row.offset = offset.get();
@@ -457,11 +465,14 @@ async fn commit(
         (status = 409, description = "`member-superseded`: `ack` is of an older process under the member's name")))]
 async fn leave_group(
     app: App,
+    caller: Caller,
     RawQuery(query): RawQuery,
     MemberName { group, member }: MemberName,
 ) -> Answer {
     let params = Params::parse(query.as_deref(), &["ack"], &[])?;
-    app.groups.leave(&group, &member, params.get("ack")).await?;
+    app.groups
+        .leave(&caller, &group, &member, params.get("ack"))
+        .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -498,7 +509,7 @@ fn within(given: Option<u64>, pointer: &str, default: u64, most: u64) -> Result<
     }
 }
 
-fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Problem> {
+fn join_of(body: JoinBody, caller: &Caller) -> Result<Join, Problem> {
     let kind = match body.r#type.as_deref() {
         None | Some("ordered") => GroupType::Ordered,
         Some("shared") => GroupType::Shared,
@@ -537,11 +548,10 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
         let detail = || format!(r#"start is "earliest", "latest" or a time, not {value}"#);
         start_of(&value).ok_or_else(|| Problem::invalid("/start", detail()))
     })?;
-    let address = caller.and_then(|Extension(caller)| caller.address);
     Ok(Join {
         topics: body.topics.into_iter().collect(),
         client_id: body.client_id,
-        address: address.map(|address| Shown(address).to_string()),
+        address: caller.address.map(|address| Shown(address).to_string()),
         session_timeout,
         start,
         kind,

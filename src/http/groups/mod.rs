@@ -20,6 +20,7 @@ use super::params::{self, Params};
 use super::path::{AtGroup, GroupName, NoQuery};
 use super::problem::Problem;
 use super::{Share, ok};
+use crate::broker::caller::Caller;
 use crate::broker::engine::TimestampMs;
 use crate::broker::groups::Groups;
 use crate::broker::groups::live::GroupType;
@@ -155,8 +156,8 @@ async fn described(app: &App, group: String) -> Result<GroupBody, Problem> {
 /// Deletes a group with its committed offsets
 #[utoipa::path(delete, path = "/v1/groups/{group}", tag = "groups",
     responses((status = 204, description = "The group is deleted"), (status = 409, description = "`group-active`: it has members")))]
-async fn delete_group(app: App, _: NoQuery, GroupName(group): GroupName) -> Answer {
-    app.groups.delete(&group).await?;
+async fn delete_group(app: App, caller: Caller, _: NoQuery, GroupName(group): GroupName) -> Answer {
+    app.groups.delete(&caller, &group).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::broker::caller::Caller;
 use crate::broker::groups::outside::NamedCommit;
 use crate::broker::names::TOPIC;
 use crate::http::Answer;
@@ -61,12 +62,13 @@ async fn read_offsets(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
         (status = 409, description = "`group-active`: the group has members, and only they may commit; nothing was committed")))]
 async fn commit_offsets(
     app: App,
+    caller: Caller,
     _: NoQuery,
     GroupName(group): GroupName,
     JsonBody(body): JsonBody<OffsetsBody>,
 ) -> Answer {
     let offsets: Vec<NamedCommit> = body.offsets.iter().map(NamedCommit::from).collect();
-    app.groups.commit_outside(&group, &offsets).await?;
+    app.groups.commit_outside(&caller, &group, &offsets).await?;
     ok(&body)
 }
 
@@ -79,13 +81,18 @@ async fn commit_offsets(
     responses((status = 204, description = "The topic is forgotten, durably"),
         (status = 404, description = "`unknown-group`; `unknown-topic`: the group knows nothing of the topic"),
         (status = 409, description = "`group-active`: a live member subscribes to it")))]
-async fn forget_topic(app: App, RawQuery(query): RawQuery, GroupName(group): GroupName) -> Answer {
+async fn forget_topic(
+    app: App,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+    GroupName(group): GroupName,
+) -> Answer {
     let params = Params::parse(query.as_deref(), &["topic"], &[])?;
     let Some(topic) = params.get("topic") else {
         return Err(Problem::invalid("topic", "name the topic to forget"));
     };
     TOPIC.check(topic)?;
-    app.groups.forget_topic(&group, topic).await?;
+    app.groups.forget_topic(&caller, &group, topic).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::work::PlaceBody;
 use crate::broker::blocking::Share;
+use crate::broker::caller::Caller;
 use crate::broker::groups::outputs::{Held, Outputs, Produced};
 use crate::broker::groups::repeats::MAX_OUTPUTS;
 use crate::broker::produce::whole::Attempt;
@@ -51,22 +52,23 @@ impl From<Option<Produced>> for ProducedBody {
 /// answered as the first time.
 pub(super) async fn outputs_of(
     app: &App,
+    caller: &Caller,
     produce: Option<Box<RawValue>>,
     held: Option<OwnedSemaphorePermit>,
 ) -> Result<Option<Outputs>, Problem> {
     let Some(list) = produce else { return Ok(None) };
     let mut outputs = if list.get().len() <= INLINE_BYTES {
-        place(&app.producer, list.get())?
+        place(&app.producer, caller, list.get())?
     } else {
-        let producer = app.producer.clone();
-        let place = move || place(&producer, list.get());
+        let (producer, caller) = (app.producer.clone(), caller.clone());
+        let place = move || place(&producer, &caller, list.get());
         app.blocking.run(Share::Parse, place).await??
     };
     outputs.held = held.map(|held| Box::new(held) as Held);
     Ok(Some(outputs))
 }
 
-fn place(producer: &Producer, list: &str) -> Result<Outputs, Refusal> {
+fn place(producer: &Producer, caller: &Caller, list: &str) -> Result<Outputs, Refusal> {
     let attempt = Attempt {
         options: Options {
             ack: None,
@@ -76,7 +78,7 @@ fn place(producer: &Producer, list: &str) -> Result<Outputs, Refusal> {
         now: producer.now(),
         firsts: None,
     };
-    let mut addressed = producer.addressed("/produce", &attempt, Vec::new());
+    let mut addressed = producer.addressed(caller, "/produce", &attempt, Vec::new());
     let mut refused = None;
     let count = parse_addressed_list(list, "/produce", |index, record| {
         if index >= MAX_OUTPUTS {

@@ -7,6 +7,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::start_of;
+use crate::broker::caller::Caller;
 use crate::broker::engine::TimestampMs;
 use crate::broker::groups::reset::{Moved, NamedTopic, Reset, Target};
 use crate::http::Answer;
@@ -106,6 +107,7 @@ impl From<Moved> for ResetRow {
         (status = 412, description = "`preview-outdated`: a row would differ from the preview's by now; nothing was changed")))]
 async fn reset_offsets(
     app: App,
+    caller: Caller,
     _: NoQuery,
     GroupName(group): GroupName,
     JsonBody(body): JsonBody<ResetBody>,
@@ -119,7 +121,7 @@ async fn reset_offsets(
         while_active: body.while_active,
         preview: body.preview,
     };
-    let plan = app.groups.reset(&group, reset).await?;
+    let plan = app.groups.reset(&caller, &group, reset).await?;
     ok(&ResetAnswer {
         dry_run,
         preview: plan.preview,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::{GroupBody, described};
+use crate::broker::caller::Caller;
 use crate::broker::filter::Filter;
 use crate::broker::groups::alter::Alteration;
 use crate::broker::groups::shared::settings::{GroupValue, Order, Settings};
@@ -122,6 +123,7 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
         (status = 409, description = "`group-type-mismatch`: a setting of shared groups for an ordered one; `group-active`: another `order`, and the group has members")))]
 pub(super) async fn alter_group(
     app: App,
+    caller: Caller,
     _: NoQuery,
     GroupName(group): GroupName,
     JsonBody(body): JsonBody<AlterationBody>,
@@ -138,7 +140,7 @@ pub(super) async fn alter_group(
         order: body.order.map(order).transpose()?,
         filter: body.filter.map(filter).transpose()?,
     };
-    app.groups.alter(&group, &alteration).await?;
+    app.groups.alter(&caller, &group, &alteration).await?;
     ok(&described(&app, group).await?)
 }
 

@@ -11,6 +11,7 @@ use utoipa_axum::routes;
 
 use super::members::instance_of;
 use super::outputs::{ProducedBody, outputs_of};
+use crate::broker::caller::Caller;
 use crate::broker::engine::batch::{BatchError, Records, SealedBatch};
 use crate::broker::engine::{Offset, TimestampMs};
 use crate::broker::fetch::unreadable;
@@ -280,6 +281,7 @@ struct LeasesBody {
         (status = 409, description = "`group-type-mismatch`: the group is ordered; `member-superseded`: a newer process has taken the member over. `fenced`: with `produce`, it would not count for all that is accepted and rejected; `lost` and `settled` name the others, and nothing is done")))]
 async fn settle_records(
     app: App,
+    caller: Caller,
     _: NoQuery,
     MemberName { group, member }: MemberName,
     HeldJson(body, held): HeldJson<SettleBody>,
@@ -318,8 +320,8 @@ async fn settle_records(
         let place = place("reject", i, row.topic, row.partition, row.offset)?;
         settling.reject.push((place, reason));
     }
-    let outputs = outputs_of(&app, body.produce, held).await?;
-    let settled = app.groups.settle(&group, &member, settling, outputs);
+    let outputs = outputs_of(&app, &caller, body.produce, held).await?;
+    let settled = app.groups.settle(&caller, &group, &member, settling, outputs);
     let (uncounted, produced) = settled.await?;
     let rows = |places: &[Place]| places.iter().map(PlaceBody::from).collect();
     ok(&SettledBody {
@@ -339,6 +341,7 @@ async fn settle_records(
         (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
 async fn redrive_group(
     app: App,
+    caller: Caller,
     _: NoQuery,
     GroupName(group): GroupName,
     JsonBody(body): JsonBody<RedriveBody>,
@@ -370,7 +373,7 @@ async fn redrive_group(
         discard: body.discard,
         dry_run: body.dry_run,
     };
-    let done = app.groups.redrive(&group, redrive).await?;
+    let done = app.groups.redrive(&caller, &group, redrive).await?;
     ok(&RedrivenBody {
         redriven: done.redriven,
         discarded: done.discarded,

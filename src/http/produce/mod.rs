@@ -42,6 +42,7 @@ use super::params::{Params, single, values_of};
 use super::path::{not_text, parse_index};
 use super::problem::{Code, Problem};
 use super::{Share, chunks};
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Ack, Offset, TimestampMs, TopicId};
 use crate::broker::produce::idempotency::{Covered, Key};
 use crate::broker::produce::limits::check_stored_bytes;
@@ -187,11 +188,16 @@ struct ProducedDoc {
         (status = 503, description = "The server is overloaded (also by idempotency keys, which are never forgotten early) or stopping, or appends have failed"),
         (status = 507, description = "The disk is full"),
     ))]
-async fn produce(app: App, topic: Result<Path<String>, PathRejection>, request: Request) -> Response {
+async fn produce(
+    app: App,
+    caller: Caller,
+    topic: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
     let mut body = Incoming::new(&app.bodies, &parts.headers, body);
     let answer = match topic {
-        Ok(Path(topic)) => to_topic(&app.producer, &topic, &parts, &mut body).await,
+        Ok(Path(topic)) => to_topic(&app.producer, &caller, &topic, &parts, &mut body).await,
         Err(_) => Err(not_text("path")),
     };
     answer_or_drain(answer, body, &app.stopping)
@@ -237,6 +243,7 @@ enum AnyProduced {
     ))]
 async fn produce_to_partition(
     app: App,
+    caller: Caller,
     path: Result<Path<(String, String)>, PathRejection>,
     request: Request,
 ) -> Response {
@@ -244,14 +251,20 @@ async fn produce_to_partition(
     let mut body = Incoming::new(&app.bodies, &parts.headers, body);
     let answer = match path {
         Ok(Path((topic, partition))) => {
-            to_partition(&app.producer, &topic, &partition, &parts, &mut body).await
+            to_partition(&app.producer, &caller, &topic, &partition, &parts, &mut body).await
         }
         Err(_) => Err(not_text("path")),
     };
     answer_or_drain(answer, body, &app.stopping)
 }
 
-async fn to_topic(producer: &Arc<Producer>, topic: &str, parts: &Parts, body: &mut Incoming<'_>) -> Answer {
+async fn to_topic(
+    producer: &Arc<Producer>,
+    caller: &Caller,
+    topic: &str,
+    parts: &Parts,
+    body: &mut Incoming<'_>,
+) -> Answer {
     body.check_coding()?;
     let media = media_type(&parts.headers);
     if !matches!(media, Ok(Media::Event(_))) {
@@ -263,9 +276,10 @@ async fn to_topic(producer: &Arc<Producer>, topic: &str, parts: &Parts, body: &m
         let detail = format!("record batches are sent to one partition: {place}");
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
-    let target = producer.target(topic)?;
+    let target = producer.target(caller, topic)?;
     let call = TopicCall {
         producer,
+        caller,
         parts,
         target,
     };
@@ -280,6 +294,7 @@ async fn to_topic(producer: &Arc<Producer>, topic: &str, parts: &Parts, body: &m
 
 async fn to_partition(
     producer: &Arc<Producer>,
+    caller: &Caller,
     topic: &str,
     partition: &str,
     parts: &Parts,
@@ -291,9 +306,10 @@ async fn to_partition(
             theirs, and go to POST /v1/topics/{topic}/records";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
-    let target = producer.target(topic)?;
+    let target = producer.target(caller, topic)?;
     let call = TopicCall {
         producer,
+        caller,
         parts,
         target,
     };
@@ -404,6 +420,7 @@ fn not_a_type(what: &str) -> Problem {
 /// A request to produce, to a `target`.
 struct Call<'a, T> {
     producer: &'a Arc<Producer>,
+    caller: &'a Caller,
     parts: &'a Parts,
     target: T,
 }
@@ -509,10 +526,12 @@ impl<T: Clone + Send + 'static> Call<'_, T> {
         work: impl FnOnce(&Call<'_, T>) -> Result<R, Refusal> + Send + 'static,
     ) -> Result<R, Refusal> {
         let (producer, parts, target) = (Arc::clone(self.producer), self.parts.clone(), self.target.clone());
+        let caller = self.caller.clone();
         let work = move || {
-            let (producer, parts) = (&producer, &parts);
+            let (producer, caller, parts) = (&producer, &caller, &parts);
             work(&Call {
                 producer,
+                caller,
                 parts,
                 target,
             })

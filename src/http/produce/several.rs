@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::body::Incoming;
 use super::{Call, Media, ack, answer_or_drain, media_type, whole};
+use crate::broker::caller::Caller;
 use crate::broker::produce::whole::{Attempt, Placed};
 use crate::broker::produce::{Options, Producer};
 use crate::broker::refusal::Refusal;
@@ -83,14 +84,19 @@ struct ProducedDoc {
         (status = 503, description = "The server is overloaded (also by idempotency keys, which are never forgotten early) or stopping, or appends have failed"),
         (status = 507, description = "The disk is full"),
     ))]
-pub(super) async fn produce_to_topics(app: App, request: Request) -> Response {
+pub(super) async fn produce_to_topics(app: App, caller: Caller, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut body = Incoming::new(&app.bodies, &parts.headers, body);
-    let answer = produce(&app.producer, &parts, &mut body).await;
+    let answer = produce(&app.producer, &caller, &parts, &mut body).await;
     answer_or_drain(answer, body, &app.stopping)
 }
 
-async fn produce(producer: &Arc<Producer>, parts: &Parts, body: &mut Incoming<'_>) -> Answer {
+async fn produce(
+    producer: &Arc<Producer>,
+    caller: &Caller,
+    parts: &Parts,
+    body: &mut Incoming<'_>,
+) -> Answer {
     body.check_coding()?;
     if media_type(&parts.headers)? != Media::Json {
         let detail = "records of several topics are sent as application/json, {\"records\":[{\"topic\":…}, …]}; other types go \
@@ -99,6 +105,7 @@ async fn produce(producer: &Arc<Producer>, parts: &Parts, body: &mut Incoming<'_
     }
     let call = Call {
         producer,
+        caller,
         parts,
         target: (),
     };
@@ -113,7 +120,9 @@ async fn produce(producer: &Arc<Producer>, parts: &Parts, body: &mut Incoming<'_
 }
 
 fn place(call: &Call<'_, ()>, attempt: &Attempt, body: &[u8]) -> Result<Placed, Refusal> {
-    let mut list = call.producer.addressed("/records", attempt, call.extra_headers());
+    let mut list = call
+        .producer
+        .addressed(call.caller, "/records", attempt, call.extra_headers());
     parse_addressed(without_mark(body), |index, addressed| {
         list.add(index, &addressed.topic, &addressed.record)
     })?;

@@ -179,6 +179,7 @@ mod tests {
     use super::super::Acknowledging;
     use super::*;
     use crate::broker::Broker;
+    use crate::broker::caller::Caller;
     use crate::broker::engine::sim::{SimClock, SimDisk};
     use crate::broker::engine::{Log, Offset, Options, PartitionId, TimestampMs};
     use crate::broker::groups::alter::Alteration;
@@ -204,7 +205,10 @@ mod tests {
         let clock = Arc::new(clock);
         let log = Log::open_with(Arc::new(disk), clock.clone(), Path::new("/data"), options).unwrap();
         let broker = Broker::new(log, clock, Limits::default(), None);
-        broker.topics.create("orders", Some(1), &[]).unwrap();
+        broker
+            .topics
+            .create(&Caller::default(), "orders", Some(1), &[])
+            .unwrap();
         let topic = broker.log.topic("orders").unwrap().id();
         let join = Join {
             topics: ["orders".to_owned()].into(),
@@ -233,7 +237,8 @@ mod tests {
             outgoing: None,
             produced: None,
         };
-        let polling = groups.begin_poll("g", "m", &wanted, nothing, Some(join));
+        let nobody = Caller::default();
+        let polling = groups.begin_poll(&nobody, "g", "m", &wanted, nothing, Some(join));
         let polling = polling.await.unwrap();
         let position = || {
             let (_, mut core) = groups.lock(&polling.cell);
@@ -253,9 +258,15 @@ mod tests {
             filter: Some(filter),
             ..Alteration::default()
         };
-        groups.alter("g", &to(filter("a"))).await.unwrap();
+        groups
+            .alter(&Caller::default(), "g", &to(filter("a")))
+            .await
+            .unwrap();
         assert!(groups.pass_over(&polling, &old, &[range(5, 7)]).unwrap());
-        groups.alter("g", &to(filter("b"))).await.unwrap();
+        groups
+            .alter(&Caller::default(), "g", &to(filter("b")))
+            .await
+            .unwrap();
         assert!(!groups.pass_over(&polling, &old, &[range(7, 9)]).unwrap());
         let answer = groups.deliver_assigned(&polling, &old, Read::default());
         assert!(answer.unwrap().is_none());

@@ -25,6 +25,7 @@ use super::repeats;
 use super::settle::Uncounted;
 use super::shared::codec::Letter;
 use super::shared::queue::MemberKey;
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic};
 use crate::broker::fetch::page::{Page, PageLimits};
 use crate::broker::filter::Filter;
@@ -241,6 +242,7 @@ impl Groups {
     /// [`Outcome::Partial`]: what `ack` acknowledges is stored, with the outputs; nothing is delivered.
     pub async fn poll(
         &self,
+        caller: &Caller,
         group: &str,
         member: &str,
         wanted: &Wanted,
@@ -266,7 +268,7 @@ impl Groups {
         let (is_replayed, has_outputs) = (acknowledging.is_replayed(), acknowledging.outgoing.is_some());
         let produced = acknowledging.produced.clone();
         let begun = self
-            .begin_poll(group, member, wanted, acknowledging, joining)
+            .begin_poll(caller, group, member, wanted, acknowledging, joining)
             .await;
         let mut polling = match begun {
             Ok(polling) => polling,
@@ -465,6 +467,7 @@ impl Groups {
     /// Joins if needed, begins the poll, and makes durable what its `ack` acknowledges.
     async fn begin_poll<'a>(
         &'a self,
+        caller: &'a Caller,
         group: &'a str,
         member: &'a str,
         wanted: &Wanted,
@@ -474,7 +477,7 @@ impl Groups {
         let ack = acknowledging.ack;
         let (mut polling, order, commits) = loop {
             if let Some(join) = &joining {
-                self.be_member(group, member, ack, join).await?;
+                self.be_member(caller, group, member, ack, join).await?;
             }
             let instance = wanted.instance.as_deref();
             match self.enter(group, member, &mut acknowledging, instance).await {

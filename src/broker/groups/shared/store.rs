@@ -10,6 +10,7 @@ use super::codec::{self, Letter, Saved};
 use super::dead_letter::{Origin, of_record};
 use super::letters;
 use super::queue::{Queue, Written};
+use crate::broker::caller::Caller;
 use crate::broker::engine::batch::{Record, Records};
 use crate::broker::engine::{
     Ack, AppendRequest, Error, Fetched, Log, Offset, Partition, PartitionId, ReadRequest, StateChange,
@@ -154,7 +155,9 @@ pub fn dead_letter_topic(log: &Log, topics: &Topics, name: &str) -> Result<Arc<T
         return Ok(topic);
     }
     // Any topic of that name will do: this request needs no particular partitions or configuration.
-    topics.create(name, None, &[]).map(|(topic, _)| topic)
+    topics
+        .create(&Caller::default(), name, None, &[])
+        .map(|(topic, _)| topic)
 }
 
 /// Reads records to dead-letter, until their keys and values reach `max_bytes` (at least one record). `offsets` come in

@@ -9,6 +9,7 @@ use super::super::letters::{Fate, Fates, fates_prefix};
 use super::super::queue::{Acquired, Claim, Leasing, MemberKey, Moment, Now, PollNumber, Queue};
 use super::super::store::{self, Settlement, dead_letter_topic, load, read_letters, records_of};
 use super::*;
+use crate::broker::caller::Caller;
 use crate::broker::engine::batch::BatchBuilder;
 use crate::broker::engine::sim::{SimClock, SimDisk};
 use crate::broker::engine::{
@@ -49,7 +50,10 @@ fn topics(log: &Log) -> Topics {
 }
 
 fn make(log: &Log, name: &str, partitions: u32) -> Arc<Topic> {
-    topics(log).create(name, Some(partitions), &[]).unwrap().0
+    topics(log)
+        .create(&Caller::default(), name, Some(partitions), &[])
+        .unwrap()
+        .0
 }
 
 /// Appends records whose value is their number.
@@ -291,7 +295,9 @@ fn skip_damage(log: &Log, partition: &Partition) {
         from: Offset::new(3),
         until: Offset::new(6),
     };
-    topics(log).skip(partition, range, NOW).unwrap();
+    topics(log)
+        .skip(&Caller::default(), partition, range, NOW)
+        .unwrap();
 }
 
 #[test]
