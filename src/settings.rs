@@ -561,7 +561,7 @@ impl Config {
         let is_others = ["SERVER", "TOKEN", "CONTEXT", "CONFIG"].contains(&name)
             || name.starts_with("TEST_")
             || name.starts_with("SEED");
-        if is_others || is_of_a_service(name) {
+        if is_others || is_of_a_service(name, value) {
             return Ok(());
         }
         Err(unknown(&place, &name.to_ascii_lowercase()))
@@ -591,9 +591,21 @@ impl Config {
 
 /// Whether Kubernetes sets such a variable for a Service whose name is `quipu` or begins with `quipu-`:
 /// `QUIPU_SERVICE_HOST`, `QUIPU_PORT`, `QUIPU_PORT_7420_TCP_ADDR`, `QUIPU_LAB_SERVICE_PORT_HTTP`.
-fn is_of_a_service(name: &str) -> bool {
-    let mut words = name.split('_');
-    words.any(|word| word == "PORT") || name.contains("SERVICE_HOST") || name.contains("SERVICE_PORT")
+///
+/// A `…_PORT` has an address there (`tcp://10.0.0.7:7420`); with anything else it is somebody's mistake.
+fn is_of_a_service(name: &str, value: &str) -> bool {
+    let words: Vec<&str> = name.split('_').collect();
+    let is_port = |words: &[&str]| match words {
+        ["PORT"] => value.contains("://"),
+        ["PORT", number, protocol, rest @ ..] => {
+            let is_protocol = ["TCP", "UDP", "SCTP"].contains(protocol);
+            let ends = [&[][..], &["PROTO"], &["PORT"], &["ADDR"]];
+            number.parse::<u16>().is_ok() && is_protocol && ends.contains(&rest)
+        }
+        _ => false,
+    };
+    let is_service = |words: &[&str]| matches!(words, ["SERVICE", "HOST"] | ["SERVICE", "PORT", ..]);
+    (0..words.len()).any(|at| is_port(&words[at..]) || is_service(&words[at..]))
 }
 
 fn find(name: &str) -> Option<&'static Setting> {

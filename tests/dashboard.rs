@@ -27,6 +27,7 @@ async fn the_page_and_its_files_have_a_policy_a_type_and_a_tag() {
     let service = Service::start();
     for (path, content_type) in [
         ("/", "text/html; charset=utf-8"),
+        ("/docs", "text/html; charset=utf-8"),
         ("/assets/app.js", "text/javascript; charset=utf-8"),
         ("/assets/style.css", "text/css; charset=utf-8"),
         ("/assets/icon.svg", "image/svg+xml"),
@@ -171,6 +172,11 @@ fn a_thousand_topics_and_two_hundred_groups_are_shown_in_pages() {
 #[test]
 fn an_open_server_a_fault_and_a_server_that_is_gone_are_said() {
     run("warnings", "--allowed-hosts quipu.example", &[]);
+}
+
+#[test]
+fn every_call_of_the_api_is_found_and_shown_with_a_command_that_works() {
+    run("docs", "", &[]);
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod files;
 mod group;
 mod group_move;
 mod group_reset;
+mod health;
 mod history;
 mod input;
 mod inspect;
@@ -88,6 +89,8 @@ enum Command {
     /// Puts load on a server and measures how long its answers take
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Action),
+    /// Asks the server whether it is ready: ends with 0 if it is
+    Health(health::Args),
     /// Checks every byte of a data directory, offline; with --repair, makes the repairs that lose no records
     Verify(verify::Args),
     /// Prints the contents of a segment, an index or a journal file, offline
@@ -170,6 +173,7 @@ impl Cli {
             Command::Group(action) => group::run(action, &connect, is_json),
             Command::Lag(args) => lag::run(args, &connect, is_json),
             Command::Bench(action) => bench::run(action, &connect, is_json),
+            Command::Health(args) => health::run(&args, &connect, is_json),
             Command::Verify(args) => verify::run(args, is_json),
             Command::Inspect(args) => inspect::run(args, is_json),
             Command::Context(action) => connect::run(action, connect, is_json),

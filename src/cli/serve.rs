@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use anyhow::{Context, ensure};
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
-use quipu::server;
+use quipu::server::{self, notify};
 use quipu::settings::{Config, LogFormat, LogLevel, SETTINGS, Setting, Unit};
 
 use crate::cli::signal::Signals;
@@ -134,12 +134,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let data = config.data.display().to_string();
     let server = server::start(config).await?;
     announce(&format!("quipu listens on http://{}", server.addr()));
+    notify::tell(notify::State::Ready);
     tracing::info!(address = %server.addr(), data, version = env!("CARGO_PKG_VERSION"), "the server is ready");
 
     let name = tokio::select! {
         name = signals.next() => name,
         () = server.failed() => {
             tracing::error!("appends have failed: the server stops, so that whoever supervises it starts it again");
+            notify::tell(notify::State::Stopping);
             // It cannot be clean: the next start recovers.
             let _ = server.shutdown().await;
             anyhow::bail!("stopped because appends have failed (on_log_failed=exit); the next start recovers");
@@ -149,6 +151,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         signal = name,
         "the server stops; a second signal stops it at once"
     );
+    notify::tell(notify::State::Stopping);
     tokio::select! {
         result = server.shutdown() => result?,
         name = signals.next() => {

@@ -96,13 +96,13 @@ export function quoted(text) {
 }
 
 /// The command that makes the same call.
-export function curl(method, path, { query, body, accept } = {}) {
+export function curl(method, path, { query, body, accept, type = "application/json" } = {}) {
   const words = ["curl", "-s"];
   if (method !== "GET") words.push("-X", method);
   words.push(quoted(address(path, query)));
   if (needsToken) words.push("-H", '"authorization: Bearer $QUIPU_TOKEN"');
   if (accept) words.push("-H", quoted(`accept: ${accept}`));
-  if (body !== undefined) words.push("-H", quoted("content-type: application/json"), "-d", quoted(typeof body === "string" ? body : write(body)));
+  if (body !== undefined) words.push("-H", quoted(`content-type: ${type}`), type === "application/json" ? "-d" : "--data-binary", quoted(typeof body === "string" ? body : write(body)));
   return words.join(" ");
 }
 

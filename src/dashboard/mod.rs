@@ -1,10 +1,10 @@
-//! The page at `/`: its files, which are part of the binary.
+//! The page at `/`, and that of the API at `/docs`: their files, which are part of the binary.
 //!
 //! Plain HTML, CSS and JavaScript modules: no framework, no build step, nothing from the network. The page uses only the
 //! public API, so what it can do, `curl` can. `http/page.rs` serves the files. All links among them are relative, so a
 //! proxy may put the page below any path. Where to begin reading: `app.js` (routes and navigation), then one file for
 //! each view; `api.js` (calls), `json.js` (JSON whose numbers are not changed) and `dom.js` (elements with text, never
-//! markup) are what the views are built of.
+//! markup) are what the views are built of. `docs.js` shows the OpenAPI document that the server has.
 
 use std::sync::LazyLock;
 
@@ -24,9 +24,12 @@ pub(crate) struct Asset {
 /// The page itself.
 static PAGE: LazyLock<Asset> = LazyLock::new(|| asset("index.html", include_bytes!("index.html")));
 
+/// The page of the API.
+static DOCS: LazyLock<Asset> = LazyLock::new(|| asset("docs.html", include_bytes!("docs.html")));
+
 macro_rules! assets {
     ($($name:literal),* $(,)?) => {
-        /// What the page loads.
+        /// What the pages load.
         static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| vec![$(asset($name, include_bytes!($name))),*]);
     };
 }
@@ -36,6 +39,10 @@ assets!(
     "app.js",
     "banners.js",
     "chart.js",
+    "docs-call.js",
+    "docs-schema.js",
+    "docs.css",
+    "docs.js",
     "dom.js",
     "first.js",
     "format.js",
@@ -64,6 +71,11 @@ pub(crate) fn page() -> &'static Asset {
     &PAGE
 }
 
+/// The HTML page of the API.
+pub(crate) fn docs() -> &'static Asset {
+    &DOCS
+}
+
 /// The file with this name below `/assets/`.
 pub(crate) fn find(name: &str) -> Option<&'static Asset> {
     ASSETS.iter().find(|asset| asset.name == name)
@@ -90,7 +102,7 @@ mod tests {
     use super::*;
 
     fn texts() -> impl Iterator<Item = (&'static str, &'static str)> {
-        let all = ASSETS.iter().chain([page()]);
+        let all = ASSETS.iter().chain([page(), docs()]);
         all.map(|asset| (asset.name, std::str::from_utf8(asset.bytes).expect("text")))
     }
 
@@ -149,8 +161,11 @@ mod tests {
             let hosts = text.replace("http://www.w3.org/2000/svg", "");
             assert!(!hosts.contains("https://"), "{name} names a host");
         }
-        let page = std::str::from_utf8(page().bytes).expect("text");
-        assert_eq!(page.matches("<script").count(), 1);
-        assert!(page.contains("<script type=\"module\" src=\"assets/app.js\"></script>"));
+        for (page, script) in [(page(), "app.js"), (docs(), "docs.js")] {
+            let page = std::str::from_utf8(page.bytes).expect("text");
+            assert_eq!(page.matches("<script").count(), 1);
+            let script = format!("<script type=\"module\" src=\"assets/{script}\"></script>");
+            assert!(page.contains(&script));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! `GET /`: the page for people, and the files that it loads.
+//! `GET /`: the page for people; `GET /docs`: the page of the API; and the files that they load.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
@@ -16,7 +16,10 @@ use crate::http::app::App;
 const POLICY: &str = "default-src 'self'; frame-ancestors 'none'";
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(page)).routes(routes!(asset))
+    OpenApiRouter::new()
+        .routes(routes!(page))
+        .routes(routes!(docs))
+        .routes(routes!(asset))
 }
 
 /// The page for people
@@ -27,6 +30,16 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         (status = 304, description = "As `If-None-Match` has it")))]
 async fn page(_: NoQuery, headers: HeaderMap) -> Response {
     answer(dashboard::page(), &headers)
+}
+
+/// This API for people
+///
+/// Every call of `/openapi.json` in a browser, with a search and examples. It loads nothing from elsewhere.
+#[utoipa::path(get, path = "/docs", tag = "operating",
+    responses((status = 200, description = "The page", body = String, content_type = "text/html"),
+        (status = 304, description = "As `If-None-Match` has it")))]
+async fn docs(_: NoQuery, headers: HeaderMap) -> Response {
+    answer(dashboard::docs(), &headers)
 }
 
 /// A file of the page

@@ -11,6 +11,7 @@
 
 mod connection;
 mod exposure;
+pub mod notify;
 mod observe;
 
 use std::io;

@@ -49,6 +49,14 @@ fn an_unknown_variable_is_named_and_those_of_others_are_left_alone() {
     let value = |name| (name, "tcp://10.0.0.7:7420");
     let others: Vec<_> = others.split(' ').map(value).collect();
     assert!(load(None, &others, &[]).is_ok());
+    for typo in [
+        "QUIPU_PORT",
+        "QUIPU_LISTEN_PORT",
+        "QUIPU_PORT_7420",
+        "QUIPU_SERVICE",
+    ] {
+        assert!(refusal(None, &[(typo, "7420")], &[]).contains(typo));
+    }
 }
 
 #[test]

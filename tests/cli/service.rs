@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::fake::{Fake, fine, problem};
 use crate::support::Server;
 use crate::{Ended, Running, command, ended, file, quipu, run};
 
@@ -525,4 +526,28 @@ fn lag_watch_continues_until_it_is_interrupted_or_nobody_reads_it() {
     service.fails("lag none --watch", "unknown-group");
     let nobody = run("http://127.0.0.1:1", "lag --watch");
     assert!(nobody.failed().contains("cannot reach"));
+}
+
+#[test]
+fn health_ends_with_0_when_the_server_is_ready_and_else_with_1_and_a_line() {
+    let service = Service::start();
+    assert_eq!(service.ok("health"), "ready\n");
+    assert_eq!(service.ok("health --for writes"), "ready\n");
+    assert_eq!(
+        service.json("health --for writes"),
+        json!({"status": "ready", "degraded": []})
+    );
+    let wrong = service.run("health --for reads");
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
+
+    let fake = Fake::start(|request, _| match request.line.as_str() {
+        "GET /health/ready" => {
+            fine(r#"{"status":"degraded","degraded":[{"what":"log-failed","detail":"x"}]}"#)
+        }
+        "GET /health/ready?for=writes" => problem(503, r#""code":"log-failed","detail":"appends stopped""#),
+        other => panic!("{other}"),
+    });
+    assert_eq!(run(&fake.url, "health").ok(), "degraded: log-failed\n");
+    run(&fake.url, "health --for writes").fails_as("quipu: log-failed: appends stopped\n");
+    run("http://127.0.0.1:1", "health").fails_with("cannot reach http://127.0.0.1:1");
 }

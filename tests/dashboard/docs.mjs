@@ -1,0 +1,87 @@
+// The page of the API: every call is listed and can be opened, the search finds, and the commands work.
+
+import { execFile } from "node:child_process";
+import path from "node:path";
+import { promisify } from "node:util";
+import { assert, begin, fits, isAccessible, isWell } from "./harness.mjs";
+
+const METHODS = ["get", "put", "post", "patch", "delete"];
+
+export default async function run(server, screenshots) {
+  const tools = await begin(server);
+  const document = await tools.api("GET", "/openapi.json");
+  const calls = Object.entries(document.paths).flatMap(([at, item]) => METHODS.filter((method) => item[method]).map((method) => `${method.toUpperCase()} ${at}`));
+  assert.ok(calls.length > 40, `${calls.length} calls`);
+
+  // From the start page, by its link.
+  const page = await tools.open();
+  await page.getByRole("link", { name: "API" }).click();
+  await page.getByRole("heading", { name: "API", level: 1 }).waitFor();
+  await page.getByText(`entries`).first().waitFor();
+  const lines = page.locator(".calls > li > details > summary");
+  const listed = (await lines.evaluateAll((all) => all.map((line) => [...line.children].slice(0, 2).map((part) => part.textContent).join(" ")))).sort();
+  const types = Object.keys(document.components.schemas).map((name) => `type ${name}`);
+  assert.deepEqual(listed, [...calls, ...types].sort(), "every call and every type is listed once");
+
+  // Everything can be opened, and the nested fields too; nothing is left undefined.
+  await page.evaluate(() => document.querySelectorAll(".calls > li > details").forEach((each) => { each.open = true; }));
+  await page.waitForFunction(() => [...document.querySelectorAll(".calls .call")].every((place) => place.childElementCount > 0));
+  for (let deep = 0; deep < 2; deep += 1) {
+    await page.evaluate(() => document.querySelectorAll(".fields details:not([open])").forEach((each) => { each.open = true; }));
+    await page.waitForFunction(() => [...document.querySelectorAll(".fields details[open] > .fields")].every((list) => list.childElementCount > 0));
+  }
+  const words = await page.locator("main").innerText();
+  for (const wrong of ["undefined", "[object", "NaN"]) assert.ok(!words.includes(wrong), `${wrong} near: ${words.split(wrong)[0].slice(-200)}`);
+  const commands = await page.locator('pre[aria-label="Command"]').allInnerTexts();
+  assert.equal(commands.length, calls.length);
+  assert.ok(commands.every((command) => command.startsWith("curl -s ") && command.includes(tools.base)), commands.join("\n"));
+
+  // By keyboard: / goes to the search, which looks at all words; Escape shows everything again.
+  await page.goto(`${tools.base}docs`);
+  await page.getByText("entries").first().waitFor();
+  await page.keyboard.press("/");
+  const input = page.getByLabel("Find a call");
+  assert.ok(await input.evaluate((element) => element === document.activeElement), "/ goes to the search");
+  await page.keyboard.type("topics put PARTITIONS");
+  const shown = () => lines.evaluateAll((all) => all.filter((line) => line.checkVisibility()).map((line) => [...line.children].slice(0, 2).map((part) => part.textContent).join(" ")));
+  assert.ok((await shown()).includes("PUT /v1/topics/{topic}"), (await shown()).join("\n"));
+  assert.ok((await shown()).length < 10, "the search leaves out the rest");
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter");
+  assert.equal(await page.evaluate(() => document.activeElement.tagName), "SUMMARY");
+  await page.locator('details[open] pre[aria-label="Command"]').waitFor();
+  await input.fill("xyzzy plugh");
+  await page.getByText(/^0 of /).waitFor();
+  await input.press("Escape");
+  assert.equal((await shown()).length, listed.length);
+
+  // An address of the page opens a call, and its command does what it says.
+  const command = async (call) => {
+    await page.goto(`${tools.base}docs#${call}`);
+    await page.reload();
+    const place = page.locator("details[open]").filter({ has: page.getByRole("link", { name: "Link to this call" }) });
+    const text = await place.locator('pre[aria-label="Command"]').innerText();
+    const { stdout } = await promisify(execFile)("sh", ["-c", text.replace("curl -s", "curl -s -w '%{http_code}'")]);
+    return { text, answer: stdout };
+  };
+  const made = await command("put/v1/topics/{topic}");
+  assert.match(made.answer, /201$/, made.text);
+  const stored = await command("post/v1/topics/{topic}/records");
+  assert.match(stored.answer, /20[01]$/, stored.text);
+  const listing = await command("get/v1/topics");
+  assert.match(listing.answer, /"orders"[^]*200$/, listing.text);
+  await page.screenshot({ path: path.join(screenshots, "docs-light.png") });
+  await isAccessible(page, "docs");
+  isWell(page);
+
+  for (const [mode, options] of [["dark", { colorScheme: "dark" }], ["narrow", { viewport: { width: 360, height: 740 } }]]) {
+    const other = await tools.open("docs#post/v1/groups/{group}/members/{member}/poll", options);
+    await other.locator('details[open] pre[aria-label="Command"]').waitFor();
+    await other.screenshot({ path: path.join(screenshots, `docs-${mode}.png`) });
+    await isAccessible(other, `docs, ${mode}`);
+    await fits(other, `docs, ${mode}`);
+    isWell(other);
+    await other.close();
+  }
+  await tools.close();
+}
