@@ -7,7 +7,7 @@ use crate::append::request::AppendRequest;
 use crate::commit::Committer;
 use crate::engine::{Counters, Engine};
 use crate::error::{At, Error, Result};
-use crate::files::description::TopicSpec;
+use crate::files::description::{TopicSettings, TopicSpec};
 use crate::files::layout::Layout;
 use crate::files::memo;
 use crate::files::state::{RESERVED_PREFIX, StateChange, StateEntry};
@@ -22,7 +22,7 @@ use crate::recover::identity::identify;
 use crate::segment::damage::DamagedRange;
 use crate::ticket::{Appended, Ticket};
 use crate::topic::Topic;
-use crate::topic::catalog::{INTERNAL_PREFIX, is_internal};
+use crate::topic::catalog::{INTERNAL_PREFIX, KEYS, is_internal};
 use crate::types::TopicId;
 
 /// An open data directory. Cheap to clone: all clones are the same log.
@@ -74,6 +74,8 @@ pub struct DiskUsage {
     pub journal_bytes: u64,
     /// The remembered idempotency keys.
     pub keys_bytes: u64,
+    /// The records of other internal topics ([`Log::internal_topic`]).
+    pub internal_bytes: u64,
     /// The checkpoints, and the snapshots of the state.
     pub state_bytes: u64,
 }
@@ -230,6 +232,33 @@ impl Log {
         self.engine().delete_topic(name, state)
     }
 
+    /// An internal topic of the caller's, with one partition: makes it, if it is not there yet. Its name begins with `__`;
+    /// [`Log::topics`] and all lookups leave it out, and it cannot be altered or deleted. Blocks for a few syncs the first
+    /// time.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another name, or that of one of the log's own; those of [`Log::create_topic`].
+    pub fn prepare_topic(&self, name: &str, settings: TopicSettings) -> Result<Arc<Topic>> {
+        if !is_internal(name) || name == KEYS {
+            return Err(Error::Invalid(format!(
+                "{name} cannot be an internal topic of a caller"
+            )));
+        }
+        match self.internal_topic(name) {
+            Some(topic) => Ok(topic),
+            None => match self.engine().create_topic(name, TopicSpec::new(1, settings)) {
+                Err(Error::TopicExists(_)) => self.internal_topic(name).ok_or(Error::Closed),
+                other => other,
+            },
+        }
+    }
+
+    /// An internal topic that [`Log::prepare_topic`] has made.
+    pub fn internal_topic(&self, name: &str) -> Option<Arc<Topic>> {
+        let topic = self.engine().catalog.get(name);
+        topic.filter(|_| is_internal(name) && name != KEYS)
+    }
+
     /// Keeps bytes beside the log, in place of those kept under this name before (`a` to `z` and `-`). They may be lost: the
     /// caller can do without them. Blocks for a sync.
     ///
@@ -330,8 +359,8 @@ impl Log {
     pub fn disk_usage(&self) -> DiskUsage {
         let engine = self.engine();
         let topics = engine.catalog.list();
-        let size = |is_own: bool| -> u64 {
-            let topics = topics.iter().filter(|topic| is_internal(topic.name()) == is_own);
+        let size = |is_counted: fn(&str) -> bool| -> u64 {
+            let topics = topics.iter().filter(|topic| is_counted(topic.name()));
             let sizes = topics.map(|topic| topic.partitions().iter().map(|it| it.size_bytes()).sum::<u64>());
             sizes.sum()
         };
@@ -345,9 +374,10 @@ impl Log {
         DiskUsage {
             free_bytes: engine.disk.free_bytes(&layout.topics_dir()),
             total_bytes: engine.disk.total_bytes(&layout.topics_dir()),
-            topics_bytes: size(false),
+            topics_bytes: size(|name| !is_internal(name)),
             journal_bytes: files(&layout.journal_dir(), &[""]),
-            keys_bytes: size(true),
+            keys_bytes: size(|name| name == KEYS),
+            internal_bytes: size(|name| is_internal(name) && name != KEYS),
             state_bytes: files(&layout.root, &["state.", "checkpoint."]),
         }
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use quipu_segments::batch::Batches;
 use quipu_segments::{
     Ack, AppendRequest, Error, Log, Offset, Options, Part, Partition, ReadRequest, Receipt, StateChange,
-    TopicSpec,
+    TopicSettings, TopicSpec,
 };
 use support::{NOW, append_one, partition, records, roomy_options as options, store};
 use tempfile::TempDir;
@@ -262,6 +262,52 @@ fn trimmed_segments_are_gone_and_offsets_go_on() {
     assert_eq!(partition.positions().log_start_offset.get(), 500);
     assert_eq!(append(&log, &partition, "next").unwrap(), 500);
     assert_eq!(read_all(&partition), [(500, "next".to_owned())]);
+}
+
+#[test]
+fn a_trim_changes_the_state_with_it_or_not_at_all() {
+    let (dir, log, first) = orders(1);
+    fill(&log, &first, 0, 10);
+    let change = |value: &[u8]| vec![StateChange::set("why", value)];
+    assert_eq!(
+        first.trim_with(Offset::new(4), change(b"asked")).unwrap().get(),
+        4
+    );
+    assert!(first.trim_with(Offset::new(11), change(b"refused")).is_err());
+    drop((log, first));
+    let log = open(dir.path());
+    assert_eq!(log.state_get(b"why").as_deref(), Some(&b"asked"[..]));
+    assert_eq!(partition(&log, 0).positions().log_start_offset.get(), 4);
+}
+
+#[test]
+fn an_internal_topic_of_a_caller_is_kept_and_not_listed() {
+    let (dir, log, _) = orders(1);
+    for name in ["orders", "__keys", "notes"] {
+        assert!(
+            log.prepare_topic(name, TopicSettings::default()).is_err(),
+            "{name}"
+        );
+    }
+    assert!(log.internal_topic("__notes").is_none());
+    let topic = log.prepare_topic("__notes", TopicSettings::default()).unwrap();
+    assert_eq!(
+        log.prepare_topic("__notes", TopicSettings::default())
+            .unwrap()
+            .id(),
+        topic.id()
+    );
+    append(&log, &topic.partition(0).unwrap(), "a note").unwrap();
+    assert!(log.disk_usage().internal_bytes > 0);
+    assert_eq!(log.disk_usage().keys_bytes, 0);
+    drop((log, topic));
+    let log = open(dir.path());
+    assert_eq!(log.topics().len(), 1);
+    assert!(log.topic("__notes").is_none());
+    assert!(log.delete_topic("__notes", Vec::new()).is_err());
+    assert!(log.internal_topic("orders").is_none());
+    let topic = log.internal_topic("__notes").unwrap();
+    assert_eq!(read_all(&topic.partition(0).unwrap()), [(0, "a note".to_owned())]);
 }
 
 #[test]

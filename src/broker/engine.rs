@@ -30,7 +30,7 @@ pub const TOPIC: &[&str] = &[
 
 /// The methods of a [`Partition`] that the service calls: its identity and its ends; reading from memory (`try_read`)
 /// or from the disk (`read`), and waiting for records; finding an offset by time, and the bytes behind an offset
-/// (`locate`, `relocate`); damage, sizes, and deletion (`trim`, and what retention would delete); how many bytes were appended and read.
+/// (`locate`, `relocate`); damage, sizes, and deletion (`trim_with`, and what retention would delete); how many bytes were appended and read.
 pub const PARTITION: &[&str] = &[
     "id",
     "name",
@@ -45,7 +45,7 @@ pub const PARTITION: &[&str] = &[
     "damaged_ranges",
     "stats",
     "size_bytes",
-    "trim",
+    "trim_with",
     "would_start",
     "traffic",
     "count_read",
@@ -115,6 +115,16 @@ impl Log {
     /// Deletes a topic with its data, and changes the state in the same round. Blocks until that is durable.
     pub fn delete_topic(&self, name: &str, state: Vec<StateChange>) -> Result<()> {
         self.0.delete_topic(name, state)
+    }
+
+    /// An internal topic with one partition, made if it is not there. Blocks.
+    pub fn prepare_topic(&self, name: &str, settings: TopicSettings) -> Result<Arc<Topic>> {
+        self.0.prepare_topic(name, settings)
+    }
+
+    /// An internal topic that was made.
+    pub fn internal_topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.0.internal_topic(name)
     }
 
     /// Keeps bytes beside the log that the service can do without. Blocks.

@@ -23,6 +23,7 @@ pub(crate) enum Operation {
     Trim {
         partition: Arc<Partition>,
         before: Offset,
+        state: Vec<StateChange>,
     },
     DeleteTopic {
         topic: Arc<Topic>,
@@ -262,8 +263,14 @@ impl Queue {
 }
 
 impl TrimQueue for Queue {
-    fn trim(&self, partition: Arc<Partition>, before: Offset) -> Result<Ticket> {
-        let ticket = self.submit(Operation::Trim { partition, before }, ITEM_OVERHEAD_BYTES as u64)?;
+    fn trim(&self, partition: Arc<Partition>, before: Offset, state: Vec<StateChange>) -> Result<Ticket> {
+        let bytes = state_bytes(&state)? + ITEM_OVERHEAD_BYTES;
+        let operation = Operation::Trim {
+            partition,
+            before,
+            state,
+        };
+        let ticket = self.submit(operation, bytes as u64)?;
         self.drive()?;
         Ok(ticket)
     }

@@ -181,10 +181,15 @@ impl Planner<'_> {
                 (ack, has_records) = (request.ack, !request.parts.is_empty());
                 self.append(request).unwrap_or_else(|error| (Err(error), false))
             }
-            Operation::Trim { partition, before } => {
+            Operation::Trim {
+                partition,
+                before,
+                state,
+            } => {
                 let result = plan_trim(&partition, before, &self.deleting);
                 if result.is_ok() {
                     self.controls.push(Control::LogStart(partition, before));
+                    self.change(state);
                 }
                 (result, false)
             }
@@ -219,9 +224,14 @@ impl Planner<'_> {
         // Readers have the topic until the deletion is durable; later requests to it in this round are refused.
         self.deleting.push(topic.id());
         self.controls.push(Control::DeleteTopic(topic));
+        self.change(state);
+        Ok(Appended::default())
+    }
+
+    /// Adds changes of a request without records.
+    fn change(&mut self, state: Vec<StateChange>) {
         self.controls
             .extend(state.into_iter().map(|change| Control::State(change, false)));
-        Ok(Appended::default())
     }
 
     /// Plans one append: looks for a repetition, then checks all of its conditions, and only then assigns offsets.

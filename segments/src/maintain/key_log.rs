@@ -13,12 +13,11 @@ use crate::error::{Error, Result};
 use crate::files::description::{TopicSettings, TopicSpec};
 use crate::segment::read::{Fetched, ReadRequest};
 use crate::ticket::{Appended, Ticket};
-use crate::topic::catalog::Catalog;
+use crate::topic::catalog::{Catalog, KEYS};
 use crate::topic::partition::{Partition, TrimQueue};
 use crate::types::{Offset, TopicId};
 
 /// The internal topic.
-const TOPIC: &str = "__keys";
 /// From this size on the log is shortened, by appending its needed records again…
 const LONG_LOG_BYTES: u64 = 8 << 20;
 /// …if less than one of this many bytes is still needed.
@@ -48,7 +47,7 @@ impl Lost {
 
 /// The partition of the internal topic, if the topic exists.
 fn find(catalog: &Catalog) -> Option<Arc<Partition>> {
-    catalog.get(TOPIC)?.partition(0)
+    catalog.get(KEYS)?.partition(0)
 }
 
 impl Engine {
@@ -59,7 +58,7 @@ impl Engine {
         }
         let settings = TopicSettings::segments_of(self.long_log_bytes() / 2);
         let spec = TopicSpec::new(1, settings);
-        match self.create_topic(TOPIC, spec) {
+        match self.create_topic(KEYS, spec) {
             Ok(_) | Err(Error::TopicExists(_)) => {
                 *self.key_log.write() = find(&self.catalog);
                 Ok(())
@@ -158,7 +157,7 @@ impl Engine {
             return;
         };
         let what = format!(
-            "idempotency keys in {TOPIC}/0 are lost (places: {places}, the first: {first}): a request with one of them is appended again"
+            "idempotency keys in {KEYS}/0 are lost (places: {places}, the first: {first}): a request with one of them is appended again"
         );
         tracing::error!(
             damage = what,
@@ -191,7 +190,7 @@ impl Engine {
         if let Some(start) = start
             && start > view.log_start_offset
         {
-            tickets.push(self.queue.trim(Arc::clone(&partition), start)?);
+            tickets.push(self.queue.trim(Arc::clone(&partition), start, Vec::new())?);
         }
         let kept: Vec<(Offset, u64)> = view
             .segments

@@ -90,7 +90,7 @@ impl Engine {
                         log_start_offset = start.get(),
                         "retention deletes old segments"
                     );
-                    tickets.push(self.queue.trim(Arc::clone(partition), start)?);
+                    tickets.push(self.queue.trim(Arc::clone(partition), start, Vec::new())?);
                 }
             }
         }

@@ -16,6 +16,9 @@ pub(crate) fn is_internal(name: &str) -> bool {
     name.starts_with(INTERNAL_PREFIX)
 }
 
+/// The internal topic of the idempotency keys.
+pub(crate) const KEYS: &str = "__keys";
+
 /// The topics that exist.
 pub(crate) struct Catalog {
     pub(crate) topics: RwLock<BTreeMap<String, Arc<Topic>>>,

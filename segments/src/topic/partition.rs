@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 use crate::error::{Error, Result};
 use crate::files::checkpoint::Entry;
 use crate::files::description::TopicSettings;
+use crate::files::state::StateChange;
 use crate::io::disk::DiskFile;
 use crate::io::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::io::sync::{Mutex, RwLock};
@@ -55,11 +56,12 @@ pub struct Partition {
 /// Queues a move of a partition's log start. The queue implements it: with the trait, partitions need not know the
 /// queue, whose requests hold partitions.
 pub(crate) trait TrimQueue: Send + Sync {
-    /// Queues a move of the log start up to `before`; the ticket is answered when it is durable.
+    /// Queues a move of the log start up to `before`, with changes of the state; the ticket is answered when both are
+    /// durable.
     ///
     /// # Errors
     /// Those of the queue: nothing is queued then.
-    fn trim(&self, partition: Arc<Partition>, before: Offset) -> Result<Ticket>;
+    fn trim(&self, partition: Arc<Partition>, before: Offset, state: Vec<StateChange>) -> Result<Ticket>;
 }
 
 /// The write side of a partition.
@@ -500,14 +502,23 @@ impl Partition {
         }
     }
 
-    /// Moves the log start up to `before`, durably, and returns where it is then (never lower than it was). Blocks.
+    /// [`Partition::trim_with`] without changes of the state.
+    ///
+    /// # Errors
+    /// Those of [`Partition::trim_with`].
+    pub fn trim(self: &Arc<Self>, before: Offset) -> Result<Offset> {
+        self.trim_with(before, Vec::new())
+    }
+
+    /// Moves the log start up to `before` and changes the state in the same journal round, durably; returns where the log
+    /// starts then (never lower than it did). Blocks.
     ///
     /// # Errors
     /// - [`Error::OutOfRange`] above `end_offset`: nothing was moved.
     /// - [`Error::NotFound`], [`Error::Closed`], [`Error::Overloaded`], [`Error::StorageFull`]: nothing was moved.
     /// - [`Error::LogFailed`]: nothing was moved; if `in_flight`, it may be after a restart.
-    pub fn trim(self: &Arc<Self>, before: Offset) -> Result<Offset> {
-        let ticket = self.trims.trim(Arc::clone(self), before)?;
+    pub fn trim_with(self: &Arc<Self>, before: Offset, state: Vec<StateChange>) -> Result<Offset> {
+        let ticket = self.trims.trim(Arc::clone(self), before, state)?;
         block_on(ticket)?;
         Ok(self.view.lock().log_start_offset)
     }

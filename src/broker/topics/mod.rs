@@ -179,7 +179,7 @@ impl Topics {
         if_id: Option<&str>,
     ) -> Result<Offset, Refusal> {
         self.may_trim(topic, if_id)?;
-        Ok(partition.trim(before)?)
+        Ok(partition.trim_with(before, Vec::new())?)
     }
 
     /// Makes consumers skip damaged offsets.
