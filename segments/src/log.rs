@@ -23,7 +23,7 @@ use crate::segment::damage::DamagedRange;
 use crate::ticket::{Appended, Ticket};
 use crate::topic::Topic;
 use crate::topic::catalog::{INTERNAL_PREFIX, KEYS, is_internal};
-use crate::types::TopicId;
+use crate::types::{TimestampMs, TopicId};
 
 /// An open data directory. Cheap to clone: all clones are the same log.
 ///
@@ -177,6 +177,11 @@ impl Log {
     /// The id of the data directory, which no other has: 16 hexadecimal digits, chosen when the directory was made.
     pub fn directory_id(&self) -> String {
         format!("{:016x}", self.engine().directory_id)
+    }
+
+    /// The wall clock, as appends and retention see it.
+    pub fn now(&self) -> TimestampMs {
+        self.engine().clock.now()
     }
 
     /// The topics, sorted by name. Internal topics, whose names begin with `__`, are left out here and in all lookups.

@@ -30,7 +30,7 @@ pub const TOPIC: &[&str] = &[
 
 /// The methods of a [`Partition`] that the service calls: its identity and its ends; reading from memory (`try_read`)
 /// or from the disk (`read`), and waiting for records; finding an offset by time, and the bytes behind an offset
-/// (`locate`, `relocate`); damage, sizes, and deletion (`trim_with`, and what retention would delete); how many bytes were appended and read.
+/// (`locate`, `relocate`); damage, sizes, and deletion (`trim`, with changes of the state `trim_with`, and what retention would delete); how many bytes were appended and read.
 pub const PARTITION: &[&str] = &[
     "id",
     "name",
@@ -45,6 +45,7 @@ pub const PARTITION: &[&str] = &[
     "damaged_ranges",
     "stats",
     "size_bytes",
+    "trim",
     "trim_with",
     "would_start",
     "traffic",
@@ -80,6 +81,11 @@ impl Log {
     /// Ends it: what is queued is answered, and everything is synced. Blocks.
     pub fn close(&self) -> Result<()> {
         self.0.close()
+    }
+
+    /// The time of the wall clock that the engine uses.
+    pub fn now(&self) -> TimestampMs {
+        self.0.now()
     }
 
     /// The identity of the data directory.

@@ -1,5 +1,6 @@
 //! Everything the service decides, for any wire: it knows no HTTP, no status code and no HTML.
 
+pub mod audit;
 pub mod blocking;
 pub mod caller;
 pub mod counters;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use self::audit::Audit;
 use self::blocking::Blocking;
 use self::counters::Counters;
 use self::engine::{Clock, Log, Monotonic};
@@ -44,6 +46,8 @@ pub struct Parts {
     pub log: Log,
     /// The clock that the engine uses too.
     pub clock: Arc<dyn Clock>,
+    /// What was changed, by whom.
+    pub audit: Audit,
     /// The topics, and the only way to change them.
     pub topics: Topics,
     /// The threads for work that blocks.
@@ -98,6 +102,7 @@ impl Broker {
         };
         let groups = Groups::new(uses, limits.max_queue_records);
         Self(Arc::new(Parts {
+            audit: Audit::new(log.clone(), blocking.clone()),
             lags: Lags::new(log.clone(), Arc::clone(&clock), groups.clone()),
             traffic: Traffic::new(log.clone(), Arc::clone(&clock)),
             groups,

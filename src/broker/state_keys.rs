@@ -10,6 +10,7 @@
 //! 'R' group 0x00 topic_id:u64 partition:u32      redriven records                  groups/shared/codec
 //! 'a' group 0x00 member 0x00 slot:u8              what an acknowledgement produced    groups/repeats
 //! 'v' group                                      a group's generation               groups/generation
+//! 'A' time_ms:u64 …                               an entry of the audit log        audit
 //! 'd' topic_id:u64 partition:u32 offset:u64      damage that is skipped             topics/skips
 //! "keyed-elsewhere/" topic_id:u64                a record not where its key says    formats/partitioner
 //! ```
@@ -29,6 +30,7 @@ pub(super) const RETURNED: u8 = b'R';
 pub(super) const PRODUCED: u8 = b'a';
 pub(super) const GENERATION: u8 = b'v';
 pub(super) const SKIP: u8 = b'd';
+pub(super) const AUDIT: u8 = b'A';
 
 /// The topic that a key belongs to; `None` for a key that belongs to no topic.
 pub fn topic_of(key: &[u8]) -> Option<TopicId> {
@@ -71,6 +73,7 @@ mod tests {
             (b"pgroup\0", None),
             (b"agroup\0", None),
             (b"vgroup\0", None),
+            (b"A", None),
             (b"keyed-nowhere/", None),
         ] {
             assert_eq!(topic_of(&[prefix, seven].concat()), expected, "{prefix:?}");

@@ -24,7 +24,7 @@ struct Status {
     degraded: Vec<Degraded>,
     disk: DiskStatus,
     /// Milliseconds until the disk is full, at the pace of the last ten minutes; null if that never comes, or in the first
-    /// minute.
+    /// five minutes.
     full_in_ms: Option<u64>,
     rates: ServerRates,
 }
@@ -36,8 +36,8 @@ struct DiskStatus {
     free_bytes: Option<u64>,
     /// The size of the file system; null if the system does not say.
     total_bytes: Option<u64>,
-    /// The data directory's part: `topics` (records, without indexes), `journal`, `idempotency_keys`, `state`
-    /// (checkpoints, groups and offsets).
+    /// The data directory's part: `topics` (records, without indexes), `journal`, `idempotency_keys`, `audit`,
+    /// `state` (checkpoints, groups and offsets).
     used_bytes: BTreeMap<&'static str, u64>,
 }
 
@@ -70,6 +70,7 @@ async fn status(app: App, _: NoQuery) -> Answer {
                     ("topics", usage.topics_bytes),
                     ("journal", usage.journal_bytes),
                     ("idempotency_keys", usage.keys_bytes),
+                    ("audit", usage.internal_bytes),
                     ("state", usage.state_bytes),
                 ]),
             },

@@ -186,10 +186,11 @@ fn disk(out: &mut Text, log: &Log) {
     let usage = log.disk_usage();
     let free = usage.free_bytes.into_iter().map(|bytes| ([], bytes));
     let total = usage.total_bytes.into_iter().map(|bytes| ([], bytes));
-    let used: [([Pair<'_>; 1], u64); 4] = [
+    let used: [([Pair<'_>; 1], u64); 5] = [
         ([("use", "topics".into())], usage.topics_bytes),
         ([("use", "journal".into())], usage.journal_bytes),
         ([("use", "keys".into())], usage.keys_bytes),
+        ([("use", "audit".into())], usage.internal_bytes),
         ([("use", "state".into())], usage.state_bytes),
     ];
     families! { out:

@@ -169,6 +169,7 @@ pub async fn start_on(
     // These end by themselves when the server stops.
     drop(tokio::spawn(app.groups.clone().end_sessions()));
     drop(tokio::spawn(groups::repeats::run(app.groups.clone())));
+    drop(tokio::spawn(app.audit.clone().run(app.stopping.subscribe())));
     let expiry = groups::expiry::run(app.groups.clone(), app.offsets_retention);
     drop(tokio::spawn(expiry));
     drop(tokio::spawn(overview::traffic::run(

@@ -425,7 +425,7 @@ async fn a_member_that_joins_while_its_group_is_deleted_makes_it_again() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    let deleted = service.app.groups.remove((guard, outside), "billing").await;
+    let deleted = service.app.groups.remove((guard, outside), "billing", None).await;
     deleted.unwrap();
     assert_eq!(joining.await.unwrap().unwrap().status(), 201);
     let group = service.get("/v1/groups/billing").await.ok();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::shared::settings::{GroupValue, Order};
-use super::{Groups, append, offsets};
+use super::{Groups, append, audited, offsets};
 use crate::broker::caller::Caller;
 use crate::broker::engine::StateChange;
 use crate::broker::filter::Filter;
@@ -71,7 +71,7 @@ impl Groups {
     /// - [`Reason::GroupActive`]: another `order`, and the group has members.
     /// - [`Reason::InvalidRequest`]: a setting that is out of range, or a dead letter topic that the group reads.
     /// - Those of [`Groups::commit`].
-    pub async fn alter(&self, _caller: &Caller, group: &str, alteration: &Alteration) -> Result<(), Refusal> {
+    pub async fn alter(&self, caller: &Caller, group: &str, alteration: &Alteration) -> Result<(), Refusal> {
         // Nobody joins, and no topic is added to the group, until the change is durable and applied.
         let guard = self.alone().await;
         self.check_exists(group)?;
@@ -89,9 +89,13 @@ impl Groups {
         // Without members, the queue is forgotten afterwards and loaded again in its new order.
         let outside = (order(&after) != order(&before)).then(|| self.no_members(group));
         let outside = outside.transpose()?;
+        let entry = audited(&self.log, caller, "group.alter", group, "", "");
         let (groups, group) = (self.clone(), group.to_owned());
         let task = tokio::spawn(async move {
-            let state = vec![StateChange::set(offsets::group_key(&group), after.encode())];
+            let state = vec![
+                StateChange::set(offsets::group_key(&group), after.encode()),
+                entry,
+            ];
             append(&groups.log, state).await?;
             // The cell reads the stored settings under its lock, so one that is made from here on has them.
             if let Some(cell) = groups.coordinator.find(&group) {

@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Groups;
 use super::settle::is_ordered;
 use super::shared::codec::{self, Letter, Unsettled};
 use super::shared::dead_letter::DeadLetter;
 use super::shared::letters::{self, Fate, Fates, Mailbox};
 use super::shared::settings::{GroupValue, Settings};
+use super::{Groups, audited};
 use crate::broker::blocking::Share;
 use crate::broker::caller::Caller;
 use crate::broker::engine::batch::{Record, SealedBatch};
@@ -137,15 +137,16 @@ impl Groups {
     /// - [`Reason::CorruptData`]: dead letters cannot be read; skip the damage, or repair it.
     /// - [`Reason::Internal`]: what became of dead letters cannot be read.
     /// - Those of the engine's append.
-    pub async fn redrive(
-        &self,
-        _caller: &Caller,
-        group: &str,
-        redrive: Redrive,
-    ) -> Result<Redriven, Refusal> {
+    pub async fn redrive(&self, caller: &Caller, group: &str, redrive: Redrive) -> Result<Redriven, Refusal> {
         let settings = self.queue_settings(group)?;
         // Held so that the group is not deleted meanwhile.
         let guard = self.commits().await;
+        let action = if redrive.discard {
+            "group.discard"
+        } else {
+            "group.redrive"
+        };
+        let entry = audited(&self.log, caller, action, group, "/dead-letters", "");
         let (groups, group) = (self.clone(), group.to_owned());
         let run = move || {
             let _guard = guard;
@@ -157,6 +158,7 @@ impl Groups {
                 redrive: &redrive,
                 done: Redriven::default(),
                 touched: BTreeSet::new(),
+                entry: Some(entry),
             };
             let ended = run.all();
             let (done, touched) = (run.done, run.touched);
@@ -355,6 +357,8 @@ struct Run<'a> {
     done: Redriven,
     /// Topics with entries that were written.
     touched: BTreeSet<TopicId>,
+    /// Of the audit log, until the first append.
+    entry: Option<StateChange>,
 }
 
 impl Run<'_> {
@@ -486,6 +490,7 @@ impl Run<'_> {
             ));
             self.touched.insert(id.topic);
         }
+        state.extend(self.entry.take());
         let request = AppendRequest::of_state(state);
         let written = self.groups.log.append(request).and_then(Ticket::wait);
         written.map_err(|error| {

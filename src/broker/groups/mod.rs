@@ -59,7 +59,9 @@ use shared::settings::GroupValue;
 use shared::waiting::WaitingLetters;
 use shared::{codec, letters};
 
+use crate::broker::audit;
 use crate::broker::blocking::Blocking;
+use crate::broker::caller::Caller;
 use crate::broker::counters::Counters;
 use crate::broker::engine::{
     AppendRequest, Clock, Error, Log, Offset, Partition, PartitionId, StateChange, StateEntry, Topic, TopicId,
@@ -281,7 +283,8 @@ impl Groups {
     /// Commits all of `commits` or none, for nobody who is a member, creates the group if it does not exist, and returns
     /// when that is durable. An ordered group begins a new [generation].
     ///
-    /// `guard` is, or contains, a [`CommitGuard`] or [`ExclusiveGuard`], taken before the commits were decided.
+    /// `guard` is, or contains, a [`CommitGuard`] or [`ExclusiveGuard`], taken before the commits were decided. `entry` is
+    /// that of the audit log.
     ///
     /// # Errors
     /// Those of [`Log::append`] and its ticket: nothing is committed, unless the error says that nobody can know. If a
@@ -291,6 +294,7 @@ impl Groups {
         guard: G,
         group: &str,
         commits: Vec<Commit>,
+        entry: Option<StateChange>,
     ) -> Result<(), Error> {
         let is_ordered_before = matches!(self.value_of(group), Ok(Some(GroupValue::Ordered(_))));
         let (mut state, touched) =
@@ -298,6 +302,7 @@ impl Groups {
         if is_ordered_before {
             state.push(generation::begin(group));
         }
+        state.extend(entry);
         let groups = self.clone();
         finish(guard, async move {
             append(&groups.log, state).await?;
@@ -387,8 +392,14 @@ impl Groups {
     ///
     /// # Errors
     /// As [`Groups::commit`].
-    pub async fn remove<G: Send + 'static>(&self, guard: G, group: &str) -> Result<(), Error> {
-        let (log, state) = (self.log.clone(), changes_for_deleted_group(&self.log, group));
+    pub async fn remove<G: Send + 'static>(
+        &self,
+        guard: G,
+        group: &str,
+        entry: Option<StateChange>,
+    ) -> Result<(), Error> {
+        let (log, mut state) = (self.log.clone(), changes_for_deleted_group(&self.log, group));
+        state.extend(entry);
         finish(guard, async move { append(&log, state).await }).await
     }
 }
@@ -501,6 +512,18 @@ fn committed(log: &Log, group: &str) -> BTreeMap<PartitionId, Committed> {
         .into_iter()
         .filter_map(read)
         .collect()
+}
+
+/// An entry of the audit log for what was done to a group; `part` of it may be empty.
+fn audited(
+    log: &Log,
+    caller: &Caller,
+    action: &str,
+    group: &str,
+    part: &str,
+    detail: impl Into<String>,
+) -> StateChange {
+    audit::entry(log, caller, action, &format!("groups/{group}{part}"), detail)
 }
 
 async fn append(log: &Log, state: Vec<StateChange>) -> Result<(), Error> {

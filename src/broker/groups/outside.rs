@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::subscriptions::pattern_of_key;
-use super::{Commit, Groups, MAX_METADATA_BYTES, Outside, append, finish, keys_of_group};
+use super::{Commit, Groups, MAX_METADATA_BYTES, Outside, append, audited, finish, keys_of_group};
 use crate::broker::caller::Caller;
 use crate::broker::engine::{Offset, StateChange};
 use crate::broker::refusal::{Reason, Refusal};
@@ -33,25 +33,28 @@ impl Groups {
     /// [`Reason::GroupActive`]; those of [`Groups::check_commits`]: nothing was committed. Those of [`Groups::commit`].
     pub async fn commit_outside(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         group: &str,
         offsets: &[NamedCommit],
     ) -> Result<(), Refusal> {
         let guard = self.commits().await;
         let outside = self.no_members(group)?;
         let commits = self.check_commits(offsets)?;
-        Ok(self.commit((guard, outside), group, commits).await?)
+        let detail = format!("offsets of {} partitions", commits.len());
+        let entry = audited(&self.log, caller, "offsets.commit", group, "/offsets", detail);
+        Ok(self.commit((guard, outside), group, commits, Some(entry)).await?)
     }
 
     /// Deletes a group without members, with everything it committed; durable when this returns.
     ///
     /// # Errors
     /// [`Reason::UnknownGroup`], [`Reason::GroupActive`]: nothing was changed. Those of [`Groups::commit`].
-    pub async fn delete(&self, _caller: &Caller, group: &str) -> Result<(), Refusal> {
+    pub async fn delete(&self, caller: &Caller, group: &str) -> Result<(), Refusal> {
         let guard = self.alone().await;
         self.check_exists(group)?;
         let outside = self.no_members(group)?;
-        Ok(self.remove((guard, outside), group).await?)
+        let entry = audited(&self.log, caller, "group.delete", group, "", "");
+        Ok(self.remove((guard, outside), group, Some(entry)).await?)
     }
 
     /// Forgets a topic that the group has given up: its committed offsets, its subscription, the patterns that match it,
@@ -61,7 +64,7 @@ impl Groups {
     /// - [`Reason::UnknownGroup`]. [`Reason::UnknownTopic`]: the group knows nothing of the topic.
     /// - [`Reason::GroupActive`]: a live member subscribes to it.
     /// - Those of [`Groups::commit`].
-    pub async fn forget_topic(&self, _caller: &Caller, group: &str, topic: &str) -> Result<(), Refusal> {
+    pub async fn forget_topic(&self, caller: &Caller, group: &str, topic: &str) -> Result<(), Refusal> {
         let guard = self.alone().await;
         self.check_exists(group)?;
         let id = self.log.topic(topic).map(|topic| topic.id());
@@ -79,11 +82,20 @@ impl Groups {
             id.is_some() && topic_of(key) == id
                 || pattern.is_some_and(|pattern| pattern.matches(topic.as_bytes()))
         });
-        let state: Vec<StateChange> = of_topic.map(StateChange::remove).collect();
+        let mut state: Vec<StateChange> = of_topic.map(StateChange::remove).collect();
         if state.is_empty() {
             let detail = format!("the group {group} knows nothing of a topic {topic}");
             return Err(Refusal::new(Reason::UnknownTopic, detail));
         }
+        let detail = format!("topic {topic}");
+        state.push(audited(
+            &self.log,
+            caller,
+            "offsets.delete",
+            group,
+            "/offsets",
+            detail,
+        ));
         let log = self.log.clone();
         Ok(finish(guard, async move { append(&log, state).await }).await?)
     }

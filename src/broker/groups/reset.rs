@@ -27,7 +27,7 @@ use super::offsets::Committed;
 use super::ordered::partitions::passed::Seen;
 use super::shared::codec;
 use super::shared::settings::GroupValue;
-use super::{Commit, Groups, Outside, Subscribed, append, generation};
+use super::{Commit, Groups, Outside, Subscribed, append, audited, generation};
 use crate::broker::blocking::Share;
 use crate::broker::caller::Caller;
 use crate::broker::engine::{
@@ -125,7 +125,7 @@ impl Groups {
     /// [`Reason::UnknownGroup`], [`Reason::UnknownTopic`], [`Reason::UnknownPartition`], [`Reason::InvalidRequest`];
     /// [`Reason::GroupActive`]: it has members, and the reset is not for live groups; [`Reason::PreviewOutdated`]: nothing
     /// was changed. Those of [`Groups::commit`].
-    pub async fn reset(&self, _caller: &Caller, group: &str, reset: Reset) -> Result<Plan, Refusal> {
+    pub async fn reset(&self, caller: &Caller, group: &str, reset: Reset) -> Result<Plan, Refusal> {
         self.check_exists(group)?;
         if let Some(preview) = &reset.preview
             && token::open(preview, BESIDE).is_none()
@@ -161,9 +161,11 @@ impl Groups {
         let Some((guard, (mut outside, turns))) = keeps else {
             return Ok(plan);
         };
+        let detail = format!("{} partitions", plan.moved.len());
+        let entry = audited(&self.log, caller, "group.reset", group, "/offsets", detail);
         let (groups, group) = (self.clone(), group.to_owned());
         let task = tokio::spawn(async move {
-            let touched = groups.append_reset(&group, &plan.moved).await?;
+            let touched = groups.append_reset(&group, &plan.moved, entry).await?;
             groups.move_in_memory(&mut outside, &plan.moved);
             groups.remove_orphans(touched).await?;
             drop((turns, outside, guard));
@@ -200,7 +202,12 @@ impl Groups {
 
     /// Appends the new offsets, and returns the topics that it names. What a queue remembers of the partitions goes: from the
     /// new offset on, nothing is settled.
-    async fn append_reset(&self, group: &str, moved: &[Moved]) -> Result<BTreeSet<TopicId>, Error> {
+    async fn append_reset(
+        &self,
+        group: &str,
+        moved: &[Moved],
+        entry: StateChange,
+    ) -> Result<BTreeSet<TopicId>, Error> {
         let commits = moved.iter().map(Moved::commit).collect();
         let value = self.value_of(group).ok().flatten().unwrap_or_default();
         let (mut state, touched) = self.changes_for(group, &value, &Subscribed::default(), commits);
@@ -213,6 +220,7 @@ impl Groups {
                 }
             }
         }
+        state.push(entry);
         append(&self.log, state).await?;
         Ok(touched)
     }

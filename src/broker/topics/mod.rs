@@ -17,8 +17,11 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::broker::audit;
 use crate::broker::caller::Caller;
-use crate::broker::engine::{Error, Log, Offset, Partition, PartitionId, TimestampMs, Topic, TopicSpec};
+use crate::broker::engine::{
+    Error, Log, Offset, Partition, PartitionId, StateChange, TimestampMs, Topic, TopicSpec,
+};
 use crate::broker::limits::Limits;
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::state_keys;
@@ -61,7 +64,7 @@ impl Topics {
     /// if the topic exists and differs; those of the engine.
     pub fn create(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         name: &str,
         partitions: Option<u32>,
         config: &[(String, Value)],
@@ -72,6 +75,9 @@ impl Topics {
             catalog::compare(&topic, partitions, config)?;
             return Ok((topic, false));
         }
+        let detail = format!("partitions {}{}", new.partitions, listed(config));
+        let entry = audit::entry(&self.log, caller, "topic.create", &path(name), detail);
+        audit::store(&self.log, entry)?;
         let topic = self.log.create_topic(name, new)?;
         self.announce();
         Ok((topic, true))
@@ -133,7 +139,7 @@ impl Topics {
     /// the engine.
     pub fn alter(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         name: &str,
         partitions: Option<u32>,
         config: &[(String, Value)],
@@ -144,6 +150,9 @@ impl Topics {
         let Some(changed) = changed else {
             return Ok(topic);
         };
+        let detail = format!("partitions {}{}", changed.partitions, listed(config));
+        let entry = audit::entry(&self.log, caller, "topic.alter", &path(name), detail);
+        audit::store(&self.log, entry)?;
         let topic = self.log.alter_topic(name, changed)?;
         self.announce();
         Ok(topic)
@@ -154,10 +163,18 @@ impl Topics {
     /// # Errors
     /// [`Reason::UnknownTopic`]; [`Reason::TopicChanged`] if it does not have the id `if_id`; [`Reason::TopicProtected`];
     /// those of the engine.
-    pub fn delete(&self, _caller: &Caller, name: &str, if_id: Option<&str>) -> Result<(), Refusal> {
+    pub fn delete(&self, caller: &Caller, name: &str, if_id: Option<&str>) -> Result<(), Refusal> {
         let _one_at_a_time = self.changing.lock();
         let topic = self.may_delete(name, if_id)?;
-        let state = state_keys::removals_of_topic(&self.log, topic.id());
+        let mut state = state_keys::removals_of_topic(&self.log, topic.id());
+        let detail = format!("id {}", topic.id().0);
+        state.push(audit::entry(
+            &self.log,
+            caller,
+            "topic.delete",
+            &path(name),
+            detail,
+        ));
         match self.log.delete_topic(name, state) {
             Err(Error::NotFound(_)) => return Err(catalog::unknown_topic(name)),
             other => other?,
@@ -172,14 +189,21 @@ impl Topics {
     /// [`Reason::OffsetOutOfRange`] above the end; those of [`Topics::may_trim`] and of the engine.
     pub fn trim(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         topic: &Topic,
         partition: &Arc<Partition>,
         before: Offset,
         if_id: Option<&str>,
     ) -> Result<Offset, Refusal> {
         self.may_trim(topic, if_id)?;
-        Ok(partition.trim_with(before, Vec::new())?)
+        let resource = format!(
+            "{}/partitions/{}/records",
+            path(topic.name()),
+            partition.id().index
+        );
+        let detail = format!("before {before}");
+        let entry = audit::entry(&self.log, caller, "records.delete", &resource, detail);
+        Ok(partition.trim_with(before, vec![entry])?)
     }
 
     /// Makes consumers skip damaged offsets.
@@ -189,13 +213,14 @@ impl Topics {
     /// outside of the log, and for an append.
     pub fn skip(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         partition: &Partition,
         range: Gap,
         now: TimestampMs,
     ) -> Result<(), Refusal> {
         let _one_at_a_time = self.changing.lock();
-        skips::skip(&self.log, partition, range, now)?;
+        let entry = damage_entry(&self.log, caller, "damage.skip", partition.name(), range);
+        skips::skip(&self.log, partition, range, now, entry)?;
         tracing::warn!(
             partition = partition.name(),
             damaged_offset = range.from.get(),
@@ -211,19 +236,43 @@ impl Topics {
     /// Those of the engine; whether the skip was undone is unknown then.
     pub fn take_back(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         partition: PartitionId,
         range: Gap,
         now: TimestampMs,
     ) -> Result<(), Refusal> {
         let _one_at_a_time = self.changing.lock();
-        Ok(skips::take_back(&self.log, partition, range, now)?)
+        let name = self.log.topic_by_id(partition.topic);
+        let name = name.map_or_else(String::new, |topic| {
+            format!("{}/{}", topic.name(), partition.index)
+        });
+        let entry = damage_entry(&self.log, caller, "damage.unskip", &name, range);
+        Ok(skips::take_back(&self.log, partition, range, now, entry)?)
     }
 
     /// Raises the number of the last change: those who watch topics look again.
     pub fn announce(&self) {
         self.feed.send_modify(|change| *change += 1);
     }
+}
+
+fn path(topic: &str) -> String {
+    format!("topics/{topic}")
+}
+
+/// The settings of a request, as an entry of the audit log shows them.
+fn listed(config: &[(String, Value)]) -> String {
+    config
+        .iter()
+        .map(|(key, value)| format!(", {key} {value}"))
+        .collect()
+}
+
+/// `name`: topic, slash, partition.
+fn damage_entry(log: &Log, caller: &Caller, action: &str, name: &str, range: Gap) -> StateChange {
+    let name = name.replace('/', "/partitions/");
+    let detail = format!("offsets {} until {}", range.from, range.until);
+    audit::entry(log, caller, action, &format!("topics/{name}/damage"), detail)
 }
 
 /// The partition of a topic.

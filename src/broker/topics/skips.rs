@@ -148,7 +148,13 @@ pub fn look_again(log: &Log) {
 }
 
 /// [`super::Topics::skip`], one at a time.
-pub(super) fn skip(log: &Log, partition: &Partition, range: Gap, now: TimestampMs) -> Result<(), Refusal> {
+pub(super) fn skip(
+    log: &Log,
+    partition: &Partition,
+    range: Gap,
+    now: TimestampMs,
+    entry: StateChange,
+) -> Result<(), Refusal> {
     check_damaged(partition, range)?;
     let id = partition.id();
     if Skips::of(log, id).covers(range) {
@@ -159,7 +165,7 @@ pub(super) fn skip(log: &Log, partition: &Partition, range: Gap, now: TimestampM
         .iter()
         .filter(|gap| gap.from == range.from)
         .fold(range.until, |until, gap| until.max(gap.until));
-    append(log, vec![put(id, Gap { until, ..range }, now)])?;
+    append(log, vec![put(id, Gap { until, ..range }, now), entry])?;
     if log.topic_by_id(id.topic).is_none() {
         // The topic was deleted meanwhile: a skip written after its deletion would never be removed.
         append(log, removals_of_topic(log, id.topic))?;
@@ -173,6 +179,7 @@ pub(super) fn take_back(
     partition: PartitionId,
     range: Gap,
     now: TimestampMs,
+    entry: StateChange,
 ) -> Result<(), Error> {
     let mut changes = Vec::new();
     for gap in Skips::of(log, partition).0 {
@@ -185,6 +192,9 @@ pub(super) fn take_back(
                 changes.push(put(partition, Gap { from, until }, now));
             }
         }
+    }
+    if !changes.is_empty() {
+        changes.push(entry);
     }
     append(log, changes)
 }
