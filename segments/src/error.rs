@@ -50,6 +50,12 @@ pub enum Error {
         /// The partition's next offset, which is its durable `end_offset` when this error is answered.
         end_offset: Offset,
     },
+    /// A backup of that name is there already.
+    #[error("the backup {0} exists already")]
+    BackupExists(String),
+    /// A backup was cancelled, because the process is to end.
+    #[error("the backup was cancelled")]
+    Cancelled,
     /// The offset lies below the log start: go on from `log_start_offset`.
     #[error("offset {offset} has been trimmed: the log starts at {log_start_offset}")]
     Trimmed {
@@ -181,13 +187,16 @@ impl Error {
             Self::RecordTooLarge { .. } | Self::RequestTooLarge { .. } => ErrorKind::TooLarge,
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::TopicExists(_)
+            | Self::BackupExists(_)
             | Self::OffsetMismatch { .. }
             | Self::KeyReused
             | Self::OutOfOrderSequence { .. }
             | Self::ProducerFenced { .. } => ErrorKind::Conflict,
             Self::Trimmed { .. } | Self::OutOfRange { .. } => ErrorKind::OutOfRange,
             Self::Damaged { .. } => ErrorKind::Damaged,
-            Self::Overloaded { .. } | Self::TooManyKeys { .. } | Self::Closed => ErrorKind::Busy,
+            Self::Overloaded { .. } | Self::TooManyKeys { .. } | Self::Closed | Self::Cancelled => {
+                ErrorKind::Busy
+            },
             Self::StorageFull => ErrorKind::Full,
             Self::PartitionFailed(_) | Self::KeysFailed(_) | Self::LogFailed { .. } | Self::Io { .. } => {
                 ErrorKind::Failed

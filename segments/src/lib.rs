@@ -55,6 +55,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `log` | the open log, as callers see it |
+//! | `backup` | copies of an open log, and data directories made of them |
 //! | `recover`, `offline` | opening after a crash; checking and repairing a directory that is not open |
 //! | `commit` | the rounds: plan, write, journal, sync, publish |
 //! | `maintain` | syncs in the background, checkpoints, retention, making and deleting topics |
@@ -79,6 +80,7 @@
 )]
 
 mod append;
+mod backup;
 pub mod batch;
 mod commit;
 mod engine;
@@ -102,6 +104,9 @@ mod topic;
 mod types;
 
 pub use append::request::{AppendRequest, Once, Part, Receipt, Records};
+pub use backup::manifest::{Backup, BackupState};
+pub use backup::progress::Progress;
+pub use backup::restore::{Restored, restore, restore_on};
 pub use bytes::Bytes;
 pub use engine::{Counters, JOURNAL_SYNC_BOUNDS_US};
 pub use error::{Error, ErrorKind, Result};

@@ -4,6 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::append::request::AppendRequest;
+use crate::backup;
+use crate::backup::manifest::Backup;
+use crate::backup::progress::Progress;
 use crate::commit::Committer;
 use crate::engine::{Counters, Engine};
 use crate::error::{At, Error, Result};
@@ -423,6 +426,54 @@ impl Log {
             open_files: engine.open_files.load(Ordering::Relaxed) as u64,
             ..engine.stats.read()
         }
+    }
+
+    /// Copies everything that is durable into `dir/name`, while appends go on. Blocks until the copy is whole and durable.
+    ///
+    /// The copy is a state between two rounds, not before this call. What has not changed since the newest other backup
+    /// in `dir`, or lies on the same file system, is linked and not copied. [`restore`](crate::restore) makes a data
+    /// directory of it. Call it only once at a time for each `dir`.
+    ///
+    /// # Errors
+    /// - [`Error::Invalid`] (the name: 1 to 100 of `A-Z a-z 0-9 . _ -`, not beginning with a dot),
+    ///   [`Error::BackupExists`], [`Error::Directory`] (something else lies there): nothing was done.
+    /// - [`Error::StorageFull`], [`Error::PartitionFailed`], [`Error::Cancelled`], [`Error::Io`] and others: there is no
+    ///   copy; the log is as before.
+    pub fn backup(&self, dir: &Path, name: &str, progress: &Progress) -> Result<Backup> {
+        let Owner {
+            engine, committer, ..
+        } = &*self.owner;
+        let capture = || {
+            let _changing = engine.catalog.changing.lock();
+            committer.between_rounds(|| backup::capture::capture(engine))
+        };
+        backup::write::write(engine, &capture, dir, name, progress)
+    }
+
+    /// The backups in `dir`, sorted by name; none if there is no such directory. A backup that was interrupted (by a
+    /// crash) counts as failed; so does one that another thread is still writing.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the directory cannot be read.
+    pub fn backups(&self, dir: &Path) -> Result<Vec<Backup>> {
+        backup::manifest::list(&*self.engine().disk, dir)
+    }
+
+    /// One of the backups in `dir`, as [`Log::backups`] has it.
+    ///
+    /// # Errors
+    /// As for [`Log::backups`]; [`Error::Invalid`] for the name.
+    pub fn find_backup(&self, dir: &Path, name: &str) -> Result<Option<Backup>> {
+        backup::manifest::check_name(name)?;
+        backup::manifest::find(&*self.engine().disk, dir, name)
+    }
+
+    /// Removes a backup, whole or not. Other backups lose nothing, although they share files with it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Invalid`] for the name; [`Error::Io`]: it may be gone, or a part of its files.
+    pub fn remove_backup(&self, dir: &Path, name: &str) -> Result<()> {
+        backup::write::remove(&*self.engine().disk, dir, name)
     }
 
     /// Runs one round of the committer; `false` if nothing was queued. For logs without threads of their own.

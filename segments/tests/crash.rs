@@ -99,6 +99,9 @@ fn promises_hold_through_crashes_and_faults_of_any_seed() {
         assert!(sum.failed_calls > seeds / 8, "{sum:?}");
         assert!(sum.full > seeds / 8, "{sum:?}");
         assert!(sum.unknown > seeds / 4, "{sum:?}");
+        assert!(sum.backups > seeds / 2, "{sum:?}");
+        assert!(sum.failed_backups > seeds / 16, "{sum:?}");
+        assert!(sum.restored > seeds / 2, "{sum:?}");
     }
 }
 

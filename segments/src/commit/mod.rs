@@ -127,6 +127,12 @@ impl Committer {
     pub(crate) fn run_round(&self) -> Result<bool> {
         self.engine.run_round(&mut self.scratch.lock())
     }
+
+    /// Calls `look` between two rounds: no round begins until it returns, and what is published does not change.
+    pub(crate) fn between_rounds<T>(&self, look: impl FnOnce() -> T) -> T {
+        let _scratch = self.scratch.lock();
+        look()
+    }
 }
 
 impl Engine {

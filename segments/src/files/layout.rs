@@ -12,6 +12,7 @@
 //!   staging/{id}/              a topic that is being made
 //!   deleted/{id}/              a topic that is being removed
 //!   memos/{name}               what the service can do without
+//!   RESTORING                  only while a copy is being restored: what is there is not whole
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -75,6 +76,10 @@ impl Layout {
         self.root.join("memos")
     }
 
+    pub(crate) fn restoring(&self) -> PathBuf {
+        self.root.join("RESTORING")
+    }
+
     pub(crate) fn deleted(&self, id: TopicId) -> PathBuf {
         self.deleted_dir().join(id.0.to_string())
     }
@@ -84,6 +89,9 @@ impl Layout {
 pub(crate) const TOPIC_FILE: &str = "topic.json";
 /// A second copy of it.
 pub(crate) const TOPIC_COPY: &str = "topic.copy.json";
+
+/// The file that says what a copy of a log is, in the copy's directory (see `backup`).
+pub(crate) const BACKUP_FILE: &str = "backup.json";
 
 /// The base offset of a log file's name; `None` for any other file.
 pub(crate) fn parse_log_name(name: &str) -> Option<Offset> {

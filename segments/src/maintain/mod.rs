@@ -7,4 +7,4 @@
 mod key_log;
 mod retention;
 mod syncer;
-mod topics;
+pub(crate) mod topics;

@@ -237,7 +237,7 @@ impl Engine {
     }
 }
 
-fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let is_known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let fits = (1..=MAX_NAME_BYTES).contains(&name.len()) && name != "." && name != "..";
     if fits && name.bytes().all(is_known) {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{At, Error, Result};
 use crate::files::checkpoint::{self, Checkpoint};
 use crate::files::description::{TOPIC_MAGIC, TopicBody};
-use crate::files::layout::{Layout, TOPIC_FILE, parse_journal_name};
+use crate::files::layout::{BACKUP_FILE, Layout, TOPIC_FILE, parse_journal_name};
 use crate::files::sealed::{self, SealError, keep_aside, replace_file, seal_json, unseal_json};
 use crate::files::slots::{Slots, list_if_exists, read_if_exists};
 use crate::io::clock::Clock;
@@ -44,6 +44,13 @@ pub(crate) struct Identity {
 /// # Errors
 /// [`Error::Directory`] for a version that this program does not know; [`Error::Io`] if a file cannot be read.
 pub(crate) fn find(disk: &dyn Disk, layout: &Layout) -> Result<Option<Identity>> {
+    let restoring = layout.restoring();
+    if disk.exists(&restoring).at("looking for", &restoring)? {
+        return Err(Error::Directory(format!(
+            "a restore into {} was not finished: remove what is in it, and restore again",
+            layout.root.display()
+        )));
+    }
     let said = read_format(disk, layout)?;
     let evidence = evidence(disk, layout)?;
     let path = layout.format();
@@ -100,6 +107,11 @@ pub(crate) fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> R
     let entries = disk
         .list(&layout.root)
         .map_err(|error| Error::io(format!("listing {root}"), error))?;
+    if entries.iter().any(|entry| entry.name == BACKUP_FILE) {
+        return Err(Error::Directory(format!(
+            "{root} is a backup, which no server opens: make a data directory of it with quipu restore {root} --data DIR"
+        )));
+    }
     if let Some(entry) = entries
         .iter()
         .find(|entry| !matches!(&*entry.name, "LOCK" | "FORMAT.new" | "lost+found"))
@@ -110,11 +122,16 @@ pub(crate) fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> R
         )));
     }
     sync_ancestors(disk, &layout.root)?;
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_i64(clock.now().get());
-    let id = hasher.finish();
+    let id = chosen(clock);
     write(disk, clock.now(), layout, id)?;
     Ok((id, None))
+}
+
+/// An id that no other data directory has.
+pub(crate) fn chosen(clock: &dyn Clock) -> u64 {
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_i64(clock.now().get());
+    hasher.finish()
 }
 
 /// Keeps the damaged `FORMAT` aside and writes it again; says where it is kept.
@@ -127,7 +144,7 @@ pub(crate) fn mend(disk: &dyn Disk, now: TimestampMs, layout: &Layout, id: u64) 
     Ok(kept)
 }
 
-fn write(disk: &dyn Disk, now: TimestampMs, layout: &Layout, id: u64) -> Result<()> {
+pub(crate) fn write(disk: &dyn Disk, now: TimestampMs, layout: &Layout, id: u64) -> Result<()> {
     let path = layout.format();
     let format = Format {
         id: format!("{id:016x}"),
@@ -212,9 +229,9 @@ fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>> {
     Ok(entries.map(|entry| entry.name).collect())
 }
 
-/// Makes the name of a new data directory durable, and those of the directories that were made for it: otherwise a
+/// Makes the name of a new directory durable, and those of the directories that were made for it: otherwise a
 /// power cut could remove all of it. Done before FORMAT exists, so that a start that was cut short repeats it.
-fn sync_ancestors(disk: &dyn Disk, root: &Path) -> Result<()> {
+pub(crate) fn sync_ancestors(disk: &dyn Disk, root: &Path) -> Result<()> {
     for dir in root.ancestors().skip(1) {
         let dir = if dir.as_os_str().is_empty() {
             Path::new(".")

@@ -87,6 +87,13 @@ impl Disk for SimDisk {
         state.end(alive)
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.0.lock();
+        let alive = state.begin_whole(IoKind::Create, to)?;
+        state.tree.hard_link(from, to)?;
+        state.end(alive)
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
         let alive = state.begin_whole(IoKind::Remove, path)?;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::io::disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
+use crate::types::TimestampMs;
 
 /// What a disk on top of another one changes.
 pub trait DiskLayer: Send + Sync + 'static {
@@ -48,6 +49,10 @@ impl<L: DiskLayer> Disk for Layered<L> {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.0.before_change()?;
         self.0.below().rename(from, to)
+    }
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.before_change()?;
+        self.0.below().hard_link(from, to)
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.0.before_change()?;
@@ -118,6 +123,9 @@ impl<L: FileLayer> DiskFile for LayeredFile<L> {
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+    fn set_modified(&self, time: TimestampMs) {
+        self.0.below().set_modified(time);
     }
     fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>> {
         self.0.map(len)

@@ -219,6 +219,21 @@ impl Tree {
         Ok(ino)
     }
 
+    /// Gives a file a second name. Not for files that are renamed: of those, a power cut leaves one name.
+    pub(super) fn hard_link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let ino = match self.look_up(from)? {
+            Some(Found::File(ino)) => ino,
+            Some(Found::Dir(_)) => return Err(io::Error::from(io::ErrorKind::PermissionDenied)),
+            None => return Err(not_found(from)),
+        };
+        if self.look_up(to)?.is_some() {
+            return Err(io::Error::from(io::ErrorKind::AlreadyExists));
+        }
+        let (dir, name) = self.parent_and_name(to)?;
+        self.apply(vec![Edit::new(dir, name, None, Some(ino))]);
+        Ok(())
+    }
+
     pub(super) fn create_dir_all(&mut self, path: &Path) -> io::Result<()> {
         let mut at = ROOT;
         for name in names(path)? {
@@ -433,10 +448,14 @@ impl Tree {
                 }
             }
         }
-        self.files.retain(|ino, _| named.contains(ino));
         self.dirs.retain(|ino, _| named.contains(ino));
-        for file in self.files.values_mut() {
-            file.links = 1;
+        let mut links: BTreeMap<Ino, u32> = BTreeMap::new();
+        for ino in self.dirs.values().flat_map(|dir| dir.current.values()) {
+            *links.entry(*ino).or_default() += 1;
+        }
+        self.files.retain(|ino, _| links.contains_key(ino));
+        for (ino, file) in &mut self.files {
+            file.links = links[ino];
         }
     }
 }

@@ -6,6 +6,7 @@ use quipu_segments::{Error, Log, Options, Ticket, TimestampMs};
 use super::check::Restart;
 use super::hook::HookedDisk;
 use super::model::{Model, RequestId};
+use backup::Taken;
 use once::{Client, Key};
 
 const DIR: &str = "/quipu/data";
@@ -29,6 +30,10 @@ pub(crate) struct Tally {
     pub(crate) expired: u64,
     /// Repetitions of a request that the same round stored.
     pub(crate) repeated_at_once: u64,
+    /// Backups that were finished, those that were not, and those of both that were restored and compared.
+    pub(crate) backups: u64,
+    pub(crate) failed_backups: u64,
+    pub(crate) restored: u64,
     /// Reads or openings that met a flipped bit and reported it.
     pub(crate) reported: u64,
     pub(crate) calls: u64,
@@ -49,6 +54,9 @@ impl Tally {
         self.repeated_batches += other.repeated_batches;
         self.expired += other.expired;
         self.repeated_at_once += other.repeated_at_once;
+        self.backups += other.backups;
+        self.failed_backups += other.failed_backups;
+        self.restored += other.restored;
         self.reported += other.reported;
         self.calls += other.calls;
         // The order in which runs end must not matter.
@@ -90,6 +98,8 @@ pub(crate) enum Sabotage {
     KeyLookup,
     /// The record that makes a key durable.
     KeyEntry,
+    /// The syncs of a backup's files.
+    BackupSync,
 }
 
 struct Waiting {
@@ -120,6 +130,8 @@ pub(crate) struct Driver {
     clients: Vec<Client>,
     /// What happened since the log was last open and whole.
     restart: Restart,
+    /// The backups that were taken, or begun.
+    backups: Vec<Taken>,
     tally: Tally,
 }
 
@@ -135,6 +147,7 @@ macro_rules! say {
 }
 
 mod append;
+mod backup;
 mod excuse;
 mod faults;
 mod observe;
@@ -202,6 +215,7 @@ impl Driver {
         let disk = SimDisk::new(rng.next_u64());
         match plan.sabotage {
             Some(Sabotage::JournalSync) => disk.lie(Lie::Sync("/journal/".into())),
+            Some(Sabotage::BackupSync) => disk.lie(Lie::Sync("/backups/".into())),
             Some(Sabotage::SyncAfterRename) => disk.lie(Lie::SyncDirAfterRename),
             Some(Sabotage::TornRounds | Sabotage::KeyLookup | Sabotage::KeyEntry) | None => {}
         }
@@ -223,6 +237,7 @@ impl Driver {
             keys: Vec::new(),
             clients: Vec::new(),
             restart: Restart::Close,
+            backups: Vec::new(),
             tally: Tally::default(),
             rng,
         };
@@ -252,6 +267,7 @@ impl Driver {
         self.append();
         self.run_rounds();
         self.observe();
+        self.restore_backups();
         self.count_calls();
     }
 
@@ -267,7 +283,8 @@ impl Driver {
 
     fn step(&mut self) {
         let random = self.plan.stop_at.is_none();
-        match self.rng.below(100) {
+        match self.rng.below(104) {
+            100..104 => self.backup(),
             0..45 => {
                 for _ in 0..self.rng.between(1, 5) {
                     self.append();
@@ -300,6 +317,8 @@ impl Driver {
             }
             95..98 if random => self.plan_fault(),
             98..100 if random => self.fill_up(),
+            // With every call tried as a stop, also a stop in a backup.
+            91..95 => self.backup(),
             _ => {}
         }
         if self.full && self.rng.chance(1, 8) {

@@ -1,4 +1,5 @@
 //! A disk that does something just before each sync of the journal: something that the syncer's thread could do then.
+//! And something while a backup is taken: what other threads do.
 
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -24,6 +25,8 @@ impl Hook {
 pub(crate) struct Hooked {
     disk: SimDisk,
     hook: Hook,
+    /// Runs when a file of a backup is opened.
+    in_backup: Hook,
 }
 
 pub(crate) type HookedDisk = Layered<Hooked>;
@@ -32,6 +35,7 @@ pub(crate) fn hooked(disk: SimDisk) -> HookedDisk {
     Layered(Hooked {
         disk,
         hook: Hook::default(),
+        in_backup: Hook::default(),
     })
 }
 
@@ -41,9 +45,20 @@ impl Hooked {
         *self.hook.run() = Some(Box::new(hook));
     }
 
-    /// Drops the hook, and everything that it holds.
+    /// Runs `hook` whenever a file of a backup is opened.
+    pub(crate) fn in_backup(&self, hook: impl FnMut() -> bool + Send + 'static) {
+        *self.in_backup.run() = Some(Box::new(hook));
+    }
+
+    /// Drops the hook of backups, and everything that it holds.
+    pub(crate) fn after_backup(&self) {
+        self.in_backup.run().take();
+    }
+
+    /// Drops the hooks, and everything that they hold.
     pub(crate) fn unhook(&self) {
         self.hook.run().take();
+        self.after_backup();
     }
 }
 
@@ -53,11 +68,20 @@ impl DiskLayer for Hooked {
     }
     fn wrap(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
         if !is_journal(path) {
+            let run = self.in_backup.run().take_if(|_| is_backup(path));
+            if let Some(mut run) = run {
+                run();
+                *self.in_backup.run() = Some(run);
+            }
             return file;
         }
         let (hook, is_round) = (self.hook.clone(), AtomicBool::new(false));
         Arc::new(LayeredFile(HookedFile { file, hook, is_round }))
     }
+}
+
+fn is_backup(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str() == "backups")
 }
 
 struct HookedFile {

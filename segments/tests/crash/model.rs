@@ -241,7 +241,7 @@ pub(crate) fn retains(spec: &TopicSpec) -> bool {
     spec.settings.retention_ms.is_some() || spec.settings.retention_bytes.is_some()
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Model {
     pub(crate) next_request: RequestId,
     pub(crate) requests: BTreeMap<RequestId, Request>,

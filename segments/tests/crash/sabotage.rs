@@ -28,6 +28,7 @@ fn the_loss_of_a_precaution_is_noticed() {
         Sabotage::KeyLookup,
         Sabotage::KeyEntry,
         Sabotage::TornRounds,
+        Sabotage::BackupSync,
     ] {
         assert_noticed(sabotage);
     }

@@ -55,6 +55,13 @@ pub trait Disk: Send + Sync + 'static {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
     /// Renames a file or a directory; a file at `to` is replaced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file a second name. Both are the same file from then on.
+    ///
+    /// # Errors
+    /// Among others if `to` lies on another file system, or if that file system has no such links: nothing was done.
+    fn hard_link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes a directory with all that is in it.
@@ -96,6 +103,8 @@ pub trait DiskFile: Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// Cuts or extends the file.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Sets the time that [`DirEntry::modified`] shows; only a hint.
+    fn set_modified(&self, _time: TimestampMs) {}
     /// Maps the first `len` bytes for reading; `len` may be beyond the file's end, for a file that grows.
     fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>>;
 }

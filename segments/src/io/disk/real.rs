@@ -7,6 +7,7 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
@@ -16,6 +17,7 @@ use rustix::process::{Resource, Rlimit};
 use super::map::FileMap;
 use super::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
 use crate::io::clock::wall_time;
+use crate::types::TimestampMs;
 
 /// How many buffers Linux takes in one vectored call.
 const IOV_MAX: usize = 1024;
@@ -95,6 +97,10 @@ impl Disk for RealDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -187,6 +193,19 @@ impl DiskFile for RealFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
+    }
+
+    fn set_modified(&self, time: TimestampMs) {
+        let since_epoch = Duration::from_millis(time.get().unsigned_abs());
+        let time = match time.get() {
+            0.. => SystemTime::UNIX_EPOCH.checked_add(since_epoch),
+            _ => SystemTime::UNIX_EPOCH.checked_sub(since_epoch),
+        };
+        if let Some(time) = time
+            && let Err(error) = self.file.set_modified(time)
+        {
+            tracing::debug!(%error, "the time of a file could not be set");
+        }
     }
 
     fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>> {

@@ -1,0 +1,314 @@
+//! Makes a data directory of a copy. Nothing has either of them open.
+//!
+//! Every file of the copy is compared with its checksum before anything is written, and every file of the new directory
+//! before it is released. The new directory has an id of its own: what clients were given by the log that was copied is
+//! told from what this one gives them. The numbers of new topics begin higher than they would have in the copied log, so
+//! that no topic that it made after the copy has the number of one that is made here.
+//!
+//! Crash: the file `RESTORING` is there, durably, from before the first other file until all of them are durable. No log
+//! opens a directory with that file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::files::{copy, sum_of};
+use super::manifest::{Contents, FileContents, STATE_FILE, Sum, TOPICS_DIR, TopicContents, damaged, read};
+use super::progress::Progress;
+use super::write::place;
+use crate::error::{At, Error, Result};
+use crate::files::checkpoint::{self, Checkpoint, Entry};
+use crate::files::codec::unframe;
+use crate::files::description::{TopicSpec, description};
+use crate::files::layout::{Layout, TOPIC_COPY, TOPIC_FILE, parse_log_name};
+use crate::files::sealed::replace_file;
+use crate::files::slots::{Slots, list_if_exists, read_if_exists};
+use crate::files::state::{self, State};
+use crate::io::clock::{Clock, SystemClock};
+use crate::io::disk::{Disk, OpenMode, RealDisk};
+use crate::maintain::topics::check_name;
+use crate::recover::identity::{self, chosen, sync_ancestors};
+use crate::topic::catalog::is_internal;
+use crate::types::{FilePos, Offset, PartitionId, TimestampMs};
+
+/// The next topic id rises by this much, and by less than as much again: more topics than were made since the copy.
+const TOPIC_IDS: u64 = 1 << 24;
+
+/// What was restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// The id of the new data directory.
+    pub directory_id: String,
+    /// When the copy was begun: it holds everything that was acknowledged before that.
+    pub taken: TimestampMs,
+    /// How many topics there are, internal ones not counted.
+    pub topics: usize,
+    /// How many files of segments and indexes.
+    pub files: u64,
+    /// The bytes of these files.
+    pub bytes: u64,
+}
+
+/// Makes a data directory at `data`, which is empty or missing, of the backup at `backup`.
+///
+/// `progress` counts the bytes of three passes: over the backup, over it again while it is copied, over the new files.
+///
+/// # Errors
+/// - [`Error::Directory`]: the backup is not whole or is damaged, or `data` holds something or is in use: nothing was
+///   changed. Or a file of `data` is not what was written to it.
+/// - [`Error::StorageFull`], [`Error::Io`], [`Error::Cancelled`]: what is in `data` must be removed before the next try.
+pub fn restore(backup: &Path, data: &Path, progress: &Progress) -> Result<Restored> {
+    restore_on(Arc::new(RealDisk::new()), &SystemClock::new(), backup, data, progress)
+}
+
+/// The same on any disk and clock.
+///
+/// # Errors
+/// As for [`restore`].
+pub fn restore_on(
+    disk: Arc<dyn Disk>,
+    clock: &dyn Clock,
+    backup: &Path,
+    data: &Path,
+    progress: &Progress,
+) -> Result<Restored> {
+    let Some(said) = read(&*disk, backup)? else {
+        return Err(Error::Directory(format!("{} is not a backup", backup.display())));
+    };
+    let contents = said.read_contents(&*disk, backup)?;
+    let state = check_copy(&*disk, backup, &contents, progress)?;
+    let layout = Layout::new(data);
+    let is_there = disk.exists(data).at("looking for", data)?;
+    if is_there {
+        check_empty(&*disk, data)?;
+    }
+    disk.create_dir_all(data).at("making", data)?;
+    let lock = disk.lock(&layout.lock()).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => {
+            Error::Directory(format!("{} is in use by another process", data.display()))
+        }
+        _ => Error::io(format!("locking {}", data.display()), error),
+    })?;
+    // Again, now that no server can begin to use it.
+    check_empty(&*disk, data)?;
+    sync_ancestors(&*disk, data)?;
+    let marker = layout.restoring();
+    disk.open(&marker, OpenMode::Create)
+        .and_then(|file| file.sync_data())
+        .and_then(|()| disk.sync_dir(data))
+        .at("making", &marker)?;
+    let id = chosen(clock);
+    let new = New {
+        disk: &disk,
+        layout: &layout,
+        backup,
+        contents: &contents,
+        progress,
+    };
+    new.topics()?;
+    new.snapshots(id, &state)?;
+    identity::write(&*disk, clock.now(), &layout, id)?;
+    new.check()?;
+    disk.remove_file(&marker)
+        .and_then(|()| disk.sync_dir(data))
+        .at("removing", &marker)?;
+    drop(lock);
+    let is_visible = |topic: &&TopicContents| !is_internal(&topic.description.name);
+    let files = contents.topics.iter().flat_map(|topic| &topic.partitions);
+    let files = files.flat_map(|partition| &partition.files);
+    Ok(Restored {
+        directory_id: format!("{id:016x}"),
+        taken: said.started,
+        topics: contents.topics.iter().filter(is_visible).count(),
+        files: files.clone().count() as u64,
+        bytes: files.map(|file| file.sum.bytes).sum(),
+    })
+}
+
+fn check_empty(disk: &dyn Disk, data: &Path) -> Result<()> {
+    let entries = list_if_exists(disk, data)?;
+    let is_foreign = |name: &str| !matches!(name, "LOCK" | "lost+found");
+    match entries.iter().find(|entry| is_foreign(&entry.name)) {
+        None => Ok(()),
+        Some(entry) => Err(Error::Directory(format!(
+            "{} is not empty (it has {}): choose an empty directory",
+            data.display(),
+            entry.name
+        ))),
+    }
+}
+
+/// Compares every file of a copy with its checksum; returns the state.
+fn check_copy(disk: &dyn Disk, backup: &Path, contents: &Contents, progress: &Progress) -> Result<Vec<u8>> {
+    let path = backup.join(STATE_FILE);
+    let framed = read_if_exists(disk, &path)?.unwrap_or_default();
+    if Sum::of(&framed) != contents.state {
+        return Err(damaged(&path, "its checksum is not what contents.json says"));
+    }
+    let payload = match unframe(state::MAGIC, state::VERSION, &framed) {
+        Ok((_, payload)) if State::decode(payload).is_some() => payload.to_vec(),
+        _ => return Err(damaged(&path, "it is not a snapshot that this program can read")),
+    };
+    for topic in &contents.topics {
+        let description = &topic.description;
+        check_name(&description.name)?;
+        if topic.partitions.len() != description.partitions as usize {
+            return Err(damaged(backup, "a topic has more or fewer partitions than it says"));
+        }
+        for (index, partition) in topic.partitions.iter().enumerate() {
+            let is_number = |offset: Offset| Offset::try_new(offset.get()).is_some();
+            let ends = partition.log_start_offset <= partition.next_offset && is_number(partition.next_offset);
+            if !ends {
+                return Err(damaged(backup, "the offsets of a partition are in disorder"));
+            }
+            let dir = backup.join(TOPICS_DIR).join(place(description.id.0, index));
+            for file in &partition.files {
+                let path = dir.join(file_name(file).ok_or_else(|| damaged(backup, "a file has a strange name"))?);
+                match sum_of(disk, &path, progress) {
+                    Ok(sum) if sum == file.sum => {}
+                    Ok(_) => return Err(damaged(&path, "its checksum is not what contents.json says")),
+                    Err(error @ Error::Cancelled) => return Err(error),
+                    Err(error) => return Err(damaged(&path, &error.to_string())),
+                }
+            }
+        }
+    }
+    Ok(payload)
+}
+
+/// The name of a file of a segment; `None` for any other.
+fn file_name(file: &FileContents) -> Option<&str> {
+    let (base, extension) = file.name.split_once('.')?;
+    let is_known = matches!(extension, "log" | "index" | "timeindex");
+    (is_known && parse_log_name(&format!("{base}.log")).is_some()).then_some(&file.name)
+}
+
+/// A data directory that is being made.
+struct New<'a> {
+    disk: &'a Arc<dyn Disk>,
+    layout: &'a Layout,
+    backup: &'a Path,
+    contents: &'a Contents,
+    progress: &'a Progress,
+}
+
+impl New<'_> {
+    /// Every file: where it is in the copy, where it goes, and what it must hold.
+    fn files(&self) -> impl Iterator<Item = (PathBuf, PathBuf, &FileContents)> {
+        self.contents.topics.iter().flat_map(move |topic| {
+            let description = &topic.description;
+            topic.partitions.iter().enumerate().flat_map(move |(index, partition)| {
+                let from = self.backup.join(TOPICS_DIR).join(place(description.id.0, index));
+                let to = self.layout.topic_dir(&description.name).join(index.to_string());
+                let files = partition.files.iter();
+                files.map(move |file| (from.join(&file.name), to.join(&file.name), file))
+            })
+        })
+    }
+
+    /// Writes the topics with their segments; they are durable when this returns.
+    fn topics(&self) -> Result<()> {
+        let disk = &**self.disk;
+        let topics_dir = self.layout.topics_dir();
+        disk.create_dir_all(&topics_dir).at("making", &topics_dir)?;
+        for topic in &self.contents.topics {
+            let body = &topic.description;
+            let dir = self.layout.topic_dir(&body.name);
+            disk.create_dir_all(&dir).at("making", &dir)?;
+            let spec = TopicSpec {
+                partitions: body.partitions,
+                settings: body.settings.clone(),
+                properties: body.properties.clone(),
+            };
+            let sealed = description(&body.name, body.id, &spec);
+            for name in [TOPIC_FILE, TOPIC_COPY] {
+                let path = dir.join(name);
+                replace_file(disk, &path, &sealed).at("writing", &path)?;
+            }
+            for (index, partition) in topic.partitions.iter().enumerate() {
+                if partition.files.is_empty() {
+                    continue;
+                }
+                let dir = dir.join(index.to_string());
+                disk.create_dir_all(&dir).at("making", &dir)?;
+            }
+        }
+        for (from, to, file) in self.files() {
+            let Some((_, made)) = copy(disk, &from, &to, u64::MAX, self.progress)? else {
+                return Err(damaged(&from, "it has vanished"));
+            };
+            if let Some(modified) = file.modified {
+                made.set_modified(modified);
+            }
+            made.sync_data().at("syncing", &to)?;
+        }
+        for topic in &self.contents.topics {
+            let dir = self.layout.topic_dir(&topic.description.name);
+            for (index, partition) in topic.partitions.iter().enumerate() {
+                if !partition.files.is_empty() {
+                    let dir = dir.join(index.to_string());
+                    disk.sync_dir(&dir).at("syncing", &dir)?;
+                }
+            }
+            disk.sync_dir(&dir).at("syncing", &dir)?;
+        }
+        disk.sync_dir(&topics_dir).at("syncing", &topics_dir)
+    }
+
+    /// Writes the state, and a checkpoint that needs no journal: as if the log had been closed at that moment.
+    fn snapshots(&self, directory_id: u64, state: &[u8]) -> Result<()> {
+        let layout = self.layout;
+        let open = |paths, magic, version| -> Result<Slots> {
+            let (slots, _) = Slots::open(Arc::clone(self.disk), paths, magic, version)?;
+            slots.reserve()?;
+            Ok(slots)
+        };
+        let paths = [layout.state(0), layout.state(1)];
+        let mut slots = open(paths, state::MAGIC, state::VERSION)?;
+        slots.write(state)?;
+        let state_generation = slots.generation();
+        slots.write(state)?;
+        let round = self.contents.round;
+        let entries = self.contents.topics.iter().flat_map(|topic| {
+            let id = topic.description.id;
+            (0..).zip(&topic.partitions).map(move |(index, partition)| Entry {
+                id: PartitionId::new(id, index),
+                log_start_offset: partition.log_start_offset,
+                active: partition
+                    .active
+                    .as_ref()
+                    .map(|active| (active.base_offset, FilePos(active.position), active.made)),
+                next_offset: partition.next_offset,
+                round,
+            })
+        });
+        let checkpoint = Checkpoint {
+            directory_id,
+            next_topic_id: self.contents.next_topic_id + TOPIC_IDS + directory_id % TOPIC_IDS,
+            sequence: 1,
+            round,
+            journal_expected: false,
+            deleting: Vec::new(),
+            partitions: entries.collect(),
+            state_generation: Some(state_generation),
+        };
+        let paths = [layout.checkpoint(0), layout.checkpoint(1)];
+        let mut slots = open(paths, checkpoint::MAGIC, checkpoint::VERSION)?;
+        let payload = checkpoint.encode();
+        slots.write(&payload)?;
+        slots.write(&payload)
+    }
+
+    /// Compares every new file with what it must hold.
+    fn check(&self) -> Result<()> {
+        for (_, to, file) in self.files() {
+            if sum_of(&**self.disk, &to, self.progress)? != file.sum {
+                return Err(Error::Directory(format!(
+                    "{} is not what was written to it: remove what is in {}, and restore to a healthy disk",
+                    to.display(),
+                    self.layout.root.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
