@@ -196,7 +196,7 @@ impl Error {
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::Overloaded { .. } | Self::TooManyKeys { .. } | Self::Closed | Self::Cancelled => {
                 ErrorKind::Busy
-            },
+            }
             Self::StorageFull => ErrorKind::Full,
             Self::PartitionFailed(_) | Self::KeysFailed(_) | Self::LogFailed { .. } | Self::Io { .. } => {
                 ErrorKind::Failed

@@ -93,6 +93,11 @@ impl Log {
         self.0.directory_id()
     }
 
+    /// The same as a number.
+    pub fn directory_number(&self) -> u64 {
+        u64::from_str_radix(&self.directory_id(), 16).expect("the engine gives 16 hexadecimal digits")
+    }
+
     /// All topics, sorted by name.
     pub fn topics(&self) -> Vec<Arc<Topic>> {
         self.0.topics()

@@ -53,8 +53,10 @@ pub enum Reason {
     OffsetTrimmed,
     /// The offset lies above the end.
     OffsetOutOfRange,
-    /// A cursor names a topic that is gone.
+    /// A cursor names a topic that is gone, or the data directory was restored from a backup since.
     CursorExpired,
+    /// The data directory was restored from a backup since the poll that is acknowledged.
+    PollExpired,
     /// One record is above its topic's limit.
     RecordTooLarge,
     /// The request is above the limit.

@@ -1,6 +1,6 @@
 //! The files of a copy: each is linked, or copied and synced, and its checksum is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
@@ -25,8 +25,8 @@ pub(super) struct Files<'a> {
     /// What is there already, from an earlier moment of the same copy.
     pub(super) done: Known,
     pub(super) progress: &'a Progress,
-    /// The bytes that were written.
-    pub(super) copied_bytes: u64,
+    /// Those of them that share nothing with other files.
+    pub(super) copied: BTreeSet<PathBuf>,
 }
 
 /// A file to be copied.
@@ -50,9 +50,8 @@ impl Files<'_> {
         self.progress.check()?;
         let to = self.to.join(source.place);
         // A file only grows, and the same length was never written twice at one time: so this is the same content.
-        let is_same = |known: &&FileContents| {
-            known.sum.bytes == source.bytes && known.modified == source.modified
-        };
+        let is_same =
+            |known: &&FileContents| known.sum.bytes == source.bytes && known.modified == source.modified;
         if let Some(made) = self.done.get(source.place) {
             if is_same(&made) {
                 self.progress.add(made.sum.bytes);
@@ -60,6 +59,7 @@ impl Files<'_> {
             }
             self.disk.remove_file(&to).at("removing", &to)?;
             self.done.remove(source.place);
+            self.copied.remove(source.place);
         }
         let known = self.previous.as_ref().and_then(|(dir, files)| {
             let known = files.get(source.place).filter(is_same)?;
@@ -73,7 +73,7 @@ impl Files<'_> {
                         file.set_modified(modified);
                     }
                     file.sync_data().at("syncing", &to)?;
-                    self.copied_bytes += sum.bytes;
+                    self.copied.insert(source.place.to_path_buf());
                     sum
                 }
                 None => return Ok(None),
@@ -87,6 +87,24 @@ impl Files<'_> {
         };
         self.done.insert(source.place.to_path_buf(), made.clone());
         Ok(Some(made))
+    }
+
+    /// Removes the files that are not kept: of segments that were trimmed after they were copied. Returns how many bytes
+    /// of the others share nothing.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(super) fn keep_only(&mut self, kept: &BTreeSet<PathBuf>) -> Result<u64> {
+        let mut copied_bytes = 0;
+        for (place, file) in &self.done {
+            if !kept.contains(place) {
+                let path = self.to.join(place);
+                self.disk.remove_file(&path).at("removing", &path)?;
+            } else if self.copied.contains(place) {
+                copied_bytes += file.sum.bytes;
+            }
+        }
+        Ok(copied_bytes)
     }
 
     /// Links the source, or the same file in the other copy; `None` if neither can be done.
@@ -131,7 +149,8 @@ pub(super) fn copy(
     let file = disk.open(to, OpenMode::Create).at("making", to)?;
     file.set_len(0).at("making", to)?;
     let sum = walk(&*source, from, bytes, progress, |position, chunk| {
-        file.write_all_at(&[IoSlice::new(chunk)], position).at("writing", to)
+        file.write_all_at(&[IoSlice::new(chunk)], position)
+            .at("writing", to)
     })?;
     Ok(Some((sum, file)))
 }

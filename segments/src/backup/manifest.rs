@@ -1,6 +1,6 @@
 //! The two files that say what a copy is: `backup.json` and `contents.json`, sealed as `files/sealed` has it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -94,6 +94,23 @@ pub(super) struct TopicContents {
     pub(super) description: TopicBody,
     /// One for each partition, in order.
     pub(super) partitions: Vec<PartitionContents>,
+}
+
+impl TopicContents {
+    /// Every file with its place below the directory of topics.
+    pub(super) fn places(&self) -> impl Iterator<Item = (PathBuf, &FileContents)> + Clone {
+        let id = self.description.id.0;
+        let partitions = self.partitions.iter().enumerate();
+        partitions.flat_map(move |(index, partition)| {
+            let files = partition.files.iter();
+            files.map(move |file| (place(id, index).join(&file.name), file))
+        })
+    }
+}
+
+/// The directory of a partition in a copy.
+pub(super) fn place(topic: u64, partition: usize) -> PathBuf {
+    Path::new(&topic.to_string()).join(partition.to_string())
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,7 +229,9 @@ pub(super) fn read(disk: &dyn Disk, copy: &Path) -> Result<Option<Backup>> {
     let Some(bytes) = read_if_exists(disk, &path)? else {
         return Ok(None);
     };
-    unseal_json(MAGIC, &bytes).map(Some).map_err(|error| refusal(&path, error))
+    unseal_json(MAGIC, &bytes)
+        .map(Some)
+        .map_err(|error| refusal(&path, error))
 }
 
 /// A backup in `dir`. One that says that it is running is not finished by anybody who could be asked: it has failed.

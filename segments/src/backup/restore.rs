@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::{copy, sum_of};
-use super::manifest::{Contents, FileContents, STATE_FILE, Sum, TOPICS_DIR, TopicContents, damaged, read};
+use super::manifest::{
+    Contents, FileContents, STATE_FILE, Sum, TOPICS_DIR, TopicContents, damaged, place, read,
+};
 use super::progress::Progress;
-use super::write::place;
 use crate::error::{At, Error, Result};
 use crate::files::checkpoint::{self, Checkpoint, Entry};
 use crate::files::codec::unframe;
@@ -57,7 +58,13 @@ pub struct Restored {
 ///   changed. Or a file of `data` is not what was written to it.
 /// - [`Error::StorageFull`], [`Error::Io`], [`Error::Cancelled`]: what is in `data` must be removed before the next try.
 pub fn restore(backup: &Path, data: &Path, progress: &Progress) -> Result<Restored> {
-    restore_on(Arc::new(RealDisk::new()), &SystemClock::new(), backup, data, progress)
+    restore_on(
+        Arc::new(RealDisk::new()),
+        &SystemClock::new(),
+        backup,
+        data,
+        progress,
+    )
 }
 
 /// The same on any disk and clock.
@@ -152,17 +159,22 @@ fn check_copy(disk: &dyn Disk, backup: &Path, contents: &Contents, progress: &Pr
         let description = &topic.description;
         check_name(&description.name)?;
         if topic.partitions.len() != description.partitions as usize {
-            return Err(damaged(backup, "a topic has more or fewer partitions than it says"));
+            return Err(damaged(
+                backup,
+                "a topic has more or fewer partitions than it says",
+            ));
         }
         for (index, partition) in topic.partitions.iter().enumerate() {
             let is_number = |offset: Offset| Offset::try_new(offset.get()).is_some();
-            let ends = partition.log_start_offset <= partition.next_offset && is_number(partition.next_offset);
+            let ends =
+                partition.log_start_offset <= partition.next_offset && is_number(partition.next_offset);
             if !ends {
                 return Err(damaged(backup, "the offsets of a partition are in disorder"));
             }
             let dir = backup.join(TOPICS_DIR).join(place(description.id.0, index));
             for file in &partition.files {
-                let path = dir.join(file_name(file).ok_or_else(|| damaged(backup, "a file has a strange name"))?);
+                let path =
+                    dir.join(file_name(file).ok_or_else(|| damaged(backup, "a file has a strange name"))?);
                 match sum_of(disk, &path, progress) {
                     Ok(sum) if sum == file.sum => {}
                     Ok(_) => return Err(damaged(&path, "its checksum is not what contents.json says")),
@@ -196,12 +208,16 @@ impl New<'_> {
     fn files(&self) -> impl Iterator<Item = (PathBuf, PathBuf, &FileContents)> {
         self.contents.topics.iter().flat_map(move |topic| {
             let description = &topic.description;
-            topic.partitions.iter().enumerate().flat_map(move |(index, partition)| {
-                let from = self.backup.join(TOPICS_DIR).join(place(description.id.0, index));
-                let to = self.layout.topic_dir(&description.name).join(index.to_string());
-                let files = partition.files.iter();
-                files.map(move |file| (from.join(&file.name), to.join(&file.name), file))
-            })
+            topic
+                .partitions
+                .iter()
+                .enumerate()
+                .flat_map(move |(index, partition)| {
+                    let from = self.backup.join(TOPICS_DIR).join(place(description.id.0, index));
+                    let to = self.layout.topic_dir(&description.name).join(index.to_string());
+                    let files = partition.files.iter();
+                    files.map(move |file| (from.join(&file.name), to.join(&file.name), file))
+                })
         })
     }
 

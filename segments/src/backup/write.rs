@@ -1,13 +1,14 @@
 //! Writes a copy of an open log, and removes copies.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
 use super::capture::{Capture, CapturedPartition, CapturedTopic};
 use super::files::{Files, Known, Source};
 use super::manifest::{
-    ActiveContents, Backup, BackupState, Contents, FileContents, PartitionContents, REMOVING, STATE_FILE, Sum,
-    TOPICS_DIR, TopicContents, check_name, list, read,
+    ActiveContents, Backup, BackupState, Contents, PartitionContents, REMOVING, STATE_FILE, Sum, TOPICS_DIR,
+    TopicContents, check_name, list, place, read,
 };
 use super::progress::Progress;
 use crate::engine::Engine;
@@ -19,7 +20,7 @@ use crate::files::slots::list_if_exists;
 use crate::files::state;
 use crate::io::disk::{DirEntry, Disk, OpenMode};
 use crate::recover::identity::sync_ancestors;
-use crate::topic::catalog::is_internal;
+use crate::topic::catalog::KEYS;
 
 /// How often a copy goes on with a newer moment because a topic was deleted.
 const MOST_ATTEMPTS: usize = 20;
@@ -131,9 +132,14 @@ fn fill(
         previous: previous(disk, dir, &backup.directory_id),
         done: Known::new(),
         progress,
-        copied_bytes: 0,
+        copied: BTreeSet::new(),
     };
     let (taken, topics) = take(capture, &mut files, backup)?;
+    let kept = topics
+        .iter()
+        .flat_map(TopicContents::places)
+        .map(|(place, _)| place);
+    let copied_bytes = files.keep_only(&kept.collect())?;
     let framed = frame(state::MAGIC, state::VERSION, 0, &taken.state);
     let path = copy.join(STATE_FILE);
     let file = disk.open(&path, OpenMode::Create).at("making", &path)?;
@@ -151,18 +157,11 @@ fn fill(
     sync_dirs(disk, &contents, &files.to)?;
     disk.sync_dir(copy).at("syncing", copy)?;
 
-    let made = contents.files();
+    let made = contents.topics.iter().flat_map(TopicContents::places);
     backup.files = made.clone().count() as u64;
-    backup.bytes = made.map(|file| file.sum.bytes).sum::<u64>() + framed.len() as u64;
-    backup.copied_bytes = files.copied_bytes + framed.len() as u64;
+    backup.bytes = made.map(|(_, file)| file.sum.bytes).sum::<u64>() + framed.len() as u64;
+    backup.copied_bytes = copied_bytes + framed.len() as u64;
     Ok(())
-}
-
-impl Contents {
-    fn files(&self) -> impl Iterator<Item = &FileContents> + Clone {
-        let partitions = self.topics.iter().flat_map(|topic| &topic.partitions);
-        partitions.flat_map(|partition| &partition.files)
-    }
 }
 
 /// The files of the newest whole copy of the same data directory. Those of another one may differ at the same offsets.
@@ -177,18 +176,10 @@ fn previous(disk: &dyn Disk, dir: &Path, directory_id: &str) -> Option<(PathBuf,
         .inspect_err(|error| tracing::warn!(backup = newest.name, %error, "an earlier backup cannot be used"))
         .ok()?;
     let mut known = Known::new();
-    for topic in contents.topics {
-        for (index, partition) in topic.partitions.into_iter().enumerate() {
-            let place = place(topic.description.id.0, index);
-            known.extend(partition.files.into_iter().map(|file| (place.join(&file.name), file)));
-        }
+    for topic in &contents.topics {
+        known.extend(topic.places().map(|(place, file)| (place, file.clone())));
     }
     Some((copy.join(TOPICS_DIR), known))
-}
-
-/// The directory of a partition in a copy.
-pub(super) fn place(topic: u64, partition: usize) -> PathBuf {
-    Path::new(&topic.to_string()).join(partition.to_string())
 }
 
 /// What ended the copying of one moment.
@@ -232,7 +223,7 @@ fn copy_topics(taken: &Capture, files: &mut Files<'_>) -> Result<Ended> {
             let copied = copy_partition(partition, &place(topic.id().0, index), files)?;
             // Idempotency keys that are still needed are stored again before their partition is trimmed: behind what
             // this moment has.
-            let is_short = is_internal(topic.name()) && copied.log_start_offset > partition.log_start_offset;
+            let is_short = topic.name() == KEYS && copied.log_start_offset > partition.log_start_offset;
             // Looked at after the files were: while it was not deleted, its files had its name.
             if topic.is_deleted() || is_short {
                 forget(files, topic.id().0)?;
@@ -293,7 +284,9 @@ fn copy_partition(
     let from = partition.dir();
     let listed = list_if_exists(files.disk, from)?;
     let entry = |name: &str| -> Option<&DirEntry> {
-        let index = listed.binary_search_by(|entry| entry.name.as_str().cmp(name)).ok()?;
+        let index = listed
+            .binary_search_by(|entry| entry.name.as_str().cmp(name))
+            .ok()?;
         listed.get(index)
     };
     let to = files.to.join(place);
@@ -314,10 +307,16 @@ fn copy_partition(
             if partition.positions().log_start_offset >= segment.end {
                 // Trimmed since. The segments before it are, too.
                 contents.log_start_offset = contents.log_start_offset.max(segment.end);
-                contents.active.take_if(|active| active.base_offset == segment.base);
+                contents
+                    .active
+                    .take_if(|active| active.base_offset == segment.base);
                 contents.files.clear();
             } else {
-                tracing::warn!(partition = partition.name(), file = name, "a segment is missing in a backup, as it is in the log");
+                tracing::warn!(
+                    partition = partition.name(),
+                    file = name,
+                    "a segment is missing in a backup, as it is in the log"
+                );
             }
             continue;
         };
@@ -390,7 +389,10 @@ pub(crate) fn remove(disk: &dyn Disk, dir: &Path, name: &str) -> Result<()> {
     }
     let entries = list_if_exists(disk, &copy)?;
     if !entries.is_empty() && !entries.iter().any(|entry| entry.name.starts_with("backup.")) {
-        return Err(Error::Directory(format!("{} has no {BACKUP_FILE}", copy.display())));
+        return Err(Error::Directory(format!(
+            "{} has no {BACKUP_FILE}",
+            copy.display()
+        )));
     }
     let away = dir.join(format!("{REMOVING}{name}"));
     if is_there(&away)? {

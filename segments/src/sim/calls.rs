@@ -90,6 +90,10 @@ impl Disk for SimDisk {
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
         let alive = state.begin_whole(IoKind::Create, to)?;
+        let device = |path: &Path| path.components().nth(1).map(|part| part.as_os_str().to_owned());
+        if device(from) != device(to) {
+            return Err(rustix::io::Errno::XDEV.into());
+        }
         state.tree.hard_link(from, to)?;
         state.end(alive)
     }

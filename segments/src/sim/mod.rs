@@ -10,6 +10,7 @@
 //! - A failed sync drops dirty pages: reads still show them, later syncs succeed, and the medium never has them.
 //! - A bit may be flipped when a page comes into memory; the page cache shows it to everybody until it reads the page again.
 //! - A full disk fails a write in the middle.
+//! - Every directory of the root counts as a file system of its own for hard links, and only for these.
 //!
 //! All chance comes from the seed and the order of calls: an engine that makes the same calls meets the same faults.
 //!

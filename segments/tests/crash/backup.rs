@@ -10,7 +10,8 @@ use super::Driver;
 use crate::check::{self, Restart};
 use crate::model::{Fate, Model};
 
-const BACKUPS: &str = "/quipu/backups";
+/// On the file system of the log, where files can be linked, and on another one.
+const BACKUPS: [&str; 2] = ["/quipu/backups", "/other/backups"];
 
 /// A backup that was begun.
 pub(crate) struct Taken {
@@ -25,6 +26,10 @@ pub(crate) struct Taken {
 type Trims = Arc<Mutex<Vec<(PartitionId, u64)>>>;
 
 impl Driver {
+    fn backup_dir(&self) -> &'static Path {
+        Path::new(BACKUPS[(self.plan.seed % 2) as usize])
+    }
+
     pub(super) fn backup(&mut self) {
         let trims = Trims::default();
         let removes = self.rng.chance(1, 3);
@@ -53,7 +58,7 @@ impl Driver {
             });
         }
         let since = self.failures_so_far();
-        let result = log.backup(Path::new(BACKUPS), &name, &Progress::default());
+        let result = log.backup(self.backup_dir(), &name, &Progress::default());
         if let Some(disk) = &self.hooked {
             disk.0.after_backup();
         }
@@ -106,13 +111,14 @@ impl Driver {
         self.disk.clear_faults();
         self.disk.set_capacity(None);
         self.full = false;
-        let listed = self.log().backups(Path::new(BACKUPS)).expect("no call fails");
+        let listed = self.log().backups(self.backup_dir()).expect("no call fails");
         for taken in std::mem::take(&mut self.backups) {
             let said = listed.iter().find(|backup| backup.name == taken.name);
             let is_whole = said.is_some_and(|backup: &Backup| backup.state == BackupState::Done);
             assert!(is_whole || !taken.is_done, "{} is lost: {said:?}", taken.name);
             self.restore(&taken);
         }
+        self.open_halves();
     }
 
     /// Makes a data directory of a backup, opens it, and compares everything.
@@ -120,29 +126,24 @@ impl Driver {
         if self.full {
             return;
         }
-        let data = PathBuf::from("/quipu/restored");
+        self.restores += 1;
+        let data = PathBuf::from(format!("/quipu/restored-{}", self.restores));
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let copy = Path::new(BACKUPS).join(&taken.name);
+        let copy = self.backup_dir().join(&taken.name);
         let result = restore_on(Arc::clone(&disk), &self.clock, &copy, &data, &Progress::default());
         if self.disk.is_off() {
+            self.halves.push((data, taken.model.clone()));
             return;
         }
         match result {
             Ok(restored) => {
                 self.tally.restored += 1;
                 say!(self, "restored {}: {restored:?}", taken.name);
-                let mut options = self.options.clone();
-                options.journal_files = 2;
-                let log = Log::open_with(Arc::clone(&disk), Arc::new(self.clock.clone()), &data, options);
+                let log = self.open_restored(&data);
                 if !self.disk.is_off() {
                     let log = log.unwrap_or_else(|error| panic!("{} cannot be opened: {error}", taken.name));
                     assert_ne!(log.directory_id(), self.log().directory_id());
-                    let mut model = taken.model.clone();
-                    let checked = check::after_restart(&log, &mut model, Restart::PowerCut);
-                    assert!(checked.is_ok() || self.disk.is_off(), "{}: {checked:?}", taken.name);
-                    if !self.disk.is_off() {
-                        check_keys(&log, &model, &taken.name);
-                    }
+                    self.compare(&log, &taken.model, &taken.name);
                 }
             }
             // Half a copy is refused.
@@ -154,6 +155,39 @@ impl Driver {
         if !self.disk.is_off() && disk.exists(&data).unwrap_or_default() {
             let removed = disk.remove_dir_all(&data);
             assert!(removed.is_ok() || self.disk.is_off(), "{removed:?}");
+        }
+    }
+
+    fn open_restored(&self, data: &Path) -> Result<Log, Error> {
+        let options = quipu_segments::Options {
+            journal_files: 2,
+            ..self.options.clone()
+        };
+        let disk = Arc::new(self.disk.clone());
+        Log::open_with(disk, Arc::new(self.clock.clone()), data, options)
+    }
+
+    fn compare(&self, log: &Log, model: &Model, name: &str) {
+        let mut model = model.clone();
+        // Keys expire while a backup lies there.
+        model.latest = self.model.latest;
+        let checked = check::after_restart(log, &mut model, Restart::PowerCut);
+        assert!(checked.is_ok() || self.disk.is_off(), "{name}: {checked:?}");
+        if !self.disk.is_off() {
+            check_keys(log, &model, name);
+        }
+    }
+
+    /// Opens what restores have left that were cut short by a stop: nobody serves a part of a backup.
+    fn open_halves(&mut self) {
+        for (data, model) in std::mem::take(&mut self.halves) {
+            match self.open_restored(&data) {
+                Err(Error::Directory(_)) => {}
+                Err(error) => panic!("{}: {error}", data.display()),
+                // Its beginning was lost, or it was whole.
+                Ok(log) if log.topics().is_empty() => {}
+                Ok(log) => self.compare(&log, &model, "what a stop has left of a restore"),
+            }
         }
     }
 }
@@ -201,6 +235,9 @@ fn check_keys(log: &Log, model: &Model, name: &str) {
             continue;
         }
         let recalled = log.recall(once.topic, &once.key, &[once.fingerprint; 16]);
-        assert!(recalled.is_some(), "{name} has request {id} and has forgotten its key");
+        assert!(
+            recalled.is_some(),
+            "{name} has request {id} and has forgotten its key"
+        );
     }
 }

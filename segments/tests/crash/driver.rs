@@ -132,6 +132,9 @@ pub(crate) struct Driver {
     restart: Restart,
     /// The backups that were taken, or begun.
     backups: Vec<Taken>,
+    restores: u64,
+    /// Where restores were cut short, each with what its backup had to hold.
+    halves: Vec<(std::path::PathBuf, Model)>,
     tally: Tally,
 }
 
@@ -238,6 +241,8 @@ impl Driver {
             clients: Vec::new(),
             restart: Restart::Close,
             backups: Vec::new(),
+            restores: 0,
+            halves: Vec::new(),
             tally: Tally::default(),
             rng,
         };

@@ -39,6 +39,8 @@ const MAX_MEMBERS: usize = 100_000;
 pub(crate) struct Coordinator {
     /// Identifies this process in `poll_id`s.
     life: u64,
+    /// The data directory, as each `poll_id` has it.
+    directory: u64,
     /// At least as large as any number a forgotten cell gave.
     numbers: AtomicU64,
     cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
@@ -171,10 +173,16 @@ impl Drop for Locked<'_> {
 impl Coordinator {
     /// No groups. The numbers start above those of earlier processes, which gave fewer than a thousand numbers a
     /// millisecond: so an old epoch is never mistaken for a current one. The numbers fit JSON's exact range.
-    pub(crate) fn new(now: TimestampMs, topics: watch::Receiver<u64>, max_unsettled: usize) -> Self {
+    pub(crate) fn new(
+        directory: u64,
+        now: TimestampMs,
+        topics: watch::Receiver<u64>,
+        max_unsettled: usize,
+    ) -> Self {
         let first = u64::try_from(now.get()).unwrap_or(0).saturating_mul(1000);
         Self {
             life: RandomState::new().hash_one("life"),
+            directory,
             numbers: AtomicU64::new(first),
             cells: Mutex::default(),
             members: AtomicUsize::new(0),
@@ -190,6 +198,11 @@ impl Coordinator {
     /// A number that is hard to guess, for names.
     pub(crate) fn random() -> u64 {
         RandomState::new().hash_one("member")
+    }
+
+    /// Names the data directory in `poll_id`s.
+    pub(crate) fn directory(&self) -> u64 {
+        self.directory
     }
 
     /// Names this process in `poll_id`s.

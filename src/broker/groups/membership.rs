@@ -17,7 +17,7 @@ use super::coordinator::{Cell, Coordinator, Kind, Locked};
 use super::live::{GroupState, GroupType};
 use super::members::{Joining, Ms, Refused};
 use super::patterns::{Candidates, is_pattern};
-use super::poll_id::PollId;
+use super::poll_id::{PollId, Unreadable};
 use super::settle::is_ordered;
 use super::shared::settings::{GroupValue, Order, Settings};
 use super::shared::work::Work;
@@ -494,6 +494,32 @@ impl Groups {
         Ok((epoch, core.state()))
     }
 
+    /// Reads an `ack`.
+    ///
+    /// # Errors
+    /// [`Reason::InvalidRequest`]: it is not a `poll_id` of this member. [`Reason::PollExpired`]: it is, from before the
+    /// data directory was restored from a backup.
+    pub(super) fn read_ack(
+        &self,
+        ack: Option<&str>,
+        group: &str,
+        member: &str,
+    ) -> Result<Option<PollId>, Refusal> {
+        let Some(text) = ack else { return Ok(None) };
+        match PollId::decode(text, self.coordinator.directory(), group, member) {
+            Ok(id) => Ok(Some(id)),
+            Err(Unreadable::Foreign) => Err(Refusal::invalid(
+                "/ack",
+                format!("ack is not a poll_id that {member} was given in the group {group}"),
+            )),
+            Err(Unreadable::OtherDirectory) => Err(Refusal::new(
+                Reason::PollExpired,
+                "the server was restored from a backup since ack was given: poll with ack null, which goes on from the group's committed offsets",
+            )
+            .at("/ack")),
+        }
+    }
+
     /// Leaves the group. First commits the records that the poll named by `ack` delivered; in a shared group, accepts
     /// those of them that are not settled.
     ///
@@ -506,7 +532,7 @@ impl Groups {
         member: &str,
         ack: Option<&str>,
     ) -> Result<(), Refusal> {
-        let ack = read_ack(ack, group, member)?;
+        let ack = self.read_ack(ack, group, member)?;
         let order = self.turn_of(group, member).await?;
         let cell = self.cell_of(group, member)?;
         let (commits, is_shared) = {
@@ -605,19 +631,4 @@ pub struct Described {
     pub assignment: Vec<(Arc<str>, u32)>,
     /// In a shared group, how many records are leased to it.
     pub leased: Option<usize>,
-}
-
-/// Reads an `ack`.
-///
-/// # Errors
-/// [`Reason::InvalidRequest`]: it is not a `poll_id` of this member.
-pub(super) fn read_ack(ack: Option<&str>, group: &str, member: &str) -> Result<Option<PollId>, Refusal> {
-    let Some(text) = ack else { return Ok(None) };
-    match PollId::decode(text, group, member) {
-        Some(id) => Ok(Some(id)),
-        None => Err(Refusal::invalid(
-            "/ack",
-            format!("ack is not a poll_id that {member} was given in the group {group}"),
-        )),
-    }
 }

@@ -137,7 +137,12 @@ impl Groups {
     /// `max_queue_records` unsettled ones.
     pub fn new(uses: Uses, max_queue_records: usize) -> Self {
         Self(Arc::new(Parts {
-            coordinator: Coordinator::new(uses.clock.now(), uses.topics.changes(), max_queue_records),
+            coordinator: Coordinator::new(
+                uses.log.directory_number(),
+                uses.clock.now(),
+                uses.topics.changes(),
+                max_queue_records,
+            ),
             last_calls: parking_lot::Mutex::new(LastCalls::load(&uses.log)),
             uses,
             changes: Arc::default(),

@@ -3,7 +3,7 @@
 //! The string holds everything, so an `ack` sent before a restart still works after it. It is a [`token`] of:
 //!
 //! ```text
-//! version=1  life:u64  generation:u64  epoch:varint  number:varint  count:varint  { topic_id:varint partition:varint base:varint next_offset-base:varint }  leases  crc32:u32
+//! version=1  directory:u64  life:u64  generation:u64  epoch:varint  number:varint  count:varint  { topic_id:varint partition:varint base:varint next_offset-base:varint }  leases  crc32:u32
 //! leases     { topic_id:varint partition:varint count:varint { gap:varint length:varint deliveries:varint } }
 //! ```
 //!
@@ -15,6 +15,10 @@
 //!
 //! `generation` is the group's at delivery: if it is another by now, the group was made again or its offsets were set from
 //! outside. Strings of earlier versions, whose checksum covers other names, lack it: it is 0, as in groups of that time.
+//!
+//! `directory` is the identity of the data directory, which changes when a backup is restored: what was delivered after the
+//! backup may be other records by now, so such a string has expired. Strings of earlier versions lack it; they are older
+//! than any backup.
 //!
 //! `life` names the server's process, `epoch` is the member's epoch at delivery. The checksum also covers the names of
 //! the group and the member, which the string omits: no member can acknowledge another's poll by mistake. It does not
@@ -69,6 +73,15 @@ pub struct PollId {
     pub leased: Vec<LeasedRange>,
 }
 
+/// Why a string is not taken for a `poll_id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It was not made for this member.
+    Foreign,
+    /// It was made for this member of this group, by the server of another data directory.
+    OtherDirectory,
+}
+
 impl PollId {
     /// Whether anything was delivered.
     pub fn has_records(&self) -> bool {
@@ -76,9 +89,10 @@ impl PollId {
     }
 
     /// Encodes the string for a member of a group.
-    pub fn encode(&self, group: &str, member: &str) -> String {
-        let mut bytes = Vec::with_capacity(32 + self.reach.len() * 8);
+    pub fn encode(&self, directory: u64, group: &str, member: &str) -> String {
+        let mut bytes = Vec::with_capacity(40 + self.reach.len() * 8);
         bytes.push(VERSION);
+        bytes.extend_from_slice(&directory.to_be_bytes());
         bytes.extend_from_slice(&self.life.to_be_bytes());
         bytes.extend_from_slice(&self.generation.to_be_bytes());
         for number in [self.epoch, self.number, self.reach.len() as u64] {
@@ -119,16 +133,33 @@ impl PollId {
         token::seal(bytes, &names(group, member))
     }
 
-    /// Decodes the string; `None` if it was not made for this member.
-    pub fn decode(text: &str, group: &str, member: &str) -> Option<Self> {
+    /// Decodes the string.
+    ///
+    /// # Errors
+    /// Why it is none of this member's, in this data directory.
+    pub fn decode(text: &str, directory: u64, group: &str, member: &str) -> Result<Self, Unreadable> {
         let names = names(group, member);
-        let (life, with_generation) = match token::open(text, &names) {
-            Some((life, rest)) => (life, rest),
-            None => {
-                let (life, rest) = token::open(text, &names[..3])?;
-                (life, [&[0; 8], &rest[..]].concat())
-            }
+        let (life, rest) = match token::open(text, &names) {
+            Some((of, rest)) => match rest.split_first_chunk::<8>() {
+                Some(_) if of != directory => return Err(Unreadable::OtherDirectory),
+                Some((life, rest)) => (u64::from_be_bytes(*life), rest.to_vec()),
+                None => return Err(Unreadable::Foreign),
+            },
+            None => Self::open_earlier(text, &names).ok_or(Unreadable::Foreign)?,
         };
+        Self::read(life, &rest).ok_or(Unreadable::Foreign)
+    }
+
+    /// Opens a string of an earlier version: without the directory, and at first without the generation, too.
+    fn open_earlier(text: &str, names: &[&[u8]]) -> Option<(u64, Vec<u8>)> {
+        if let Some(found) = token::open(text, &names[..4]) {
+            return Some(found);
+        }
+        let (life, rest) = token::open(text, &names[..3])?;
+        Some((life, [&[0; 8], &rest[..]].concat()))
+    }
+
+    fn read(life: u64, with_generation: &[u8]) -> Option<Self> {
         let (generation, mut rest) = with_generation.split_first_chunk::<8>()?;
         let generation = u64::from_be_bytes(*generation);
         let epoch = take_varint(&mut rest)?;
@@ -188,9 +219,9 @@ fn take_leased(mut rest: &[u8]) -> Option<Vec<LeasedRange>> {
 }
 
 /// The names that the checksum covers, separated so that member `c` of group `ab` is not member `bc` of group `a`. Without
-/// the last byte: those of strings that lack the generation.
-fn names<'a>(group: &'a str, member: &'a str) -> [&'a [u8]; 4] {
-    [group.as_bytes(), &[0], member.as_bytes(), &[0]]
+/// the last byte: those of strings that lack the directory. Without the last two: of those that lack the generation, too.
+fn names<'a>(group: &'a str, member: &'a str) -> [&'a [u8]; 5] {
+    [group.as_bytes(), &[0], member.as_bytes(), &[0], &[1]]
 }
 
 #[cfg(test)]
@@ -198,6 +229,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const DIRECTORY: u64 = 0x1234_5678_9abc_def0;
 
     fn poll_id() -> impl Strategy<Value = PollId> {
         let partition = (any::<u64>(), any::<u32>(), 0_u64..(1 << 61), 0_u64..(1 << 61));
@@ -252,16 +285,21 @@ mod tests {
     proptest! {
         #[test]
         fn a_poll_id_decodes_for_its_own_member_only(id in prop_oneof![poll_id(), leased()], cut in any::<prop::sample::Index>()) {
-            let text = id.encode("billing", "a");
-            prop_assert_eq!(PollId::decode(&text, "billing", "a"), Some(id));
-            prop_assert_eq!(PollId::decode(&text, "billing", "b"), None);
-            prop_assert_eq!(PollId::decode(&text, "billin", "ga"), None);
-            prop_assert_eq!(PollId::decode(&text[..cut.index(text.len())], "billing", "a"), None);
+            let text = id.encode(DIRECTORY, "billing", "a");
+            let decode = |text: &str, group, member| PollId::decode(text, DIRECTORY, group, member);
+            prop_assert_eq!(decode(&text, "billing", "a"), Ok(id));
+            prop_assert_eq!(decode(&text, "billing", "b"), Err(Unreadable::Foreign));
+            prop_assert_eq!(decode(&text, "billin", "ga"), Err(Unreadable::Foreign));
+            prop_assert_eq!(decode(&text[..cut.index(text.len())], "billing", "a"), Err(Unreadable::Foreign));
+            let elsewhere = PollId::decode(&text, DIRECTORY + 1, "billing", "a");
+            prop_assert_eq!(elsewhere, Err(Unreadable::OtherDirectory));
+            let of_another = PollId::decode(&text, DIRECTORY + 1, "billing", "b");
+            prop_assert_eq!(of_another, Err(Unreadable::Foreign));
         }
 
         #[test]
         fn any_other_string_decodes_to_none_without_a_panic(text in ".{0,80}") {
-            prop_assert_eq!(PollId::decode(&text, "billing", "a"), None);
+            prop_assert_eq!(PollId::decode(&text, DIRECTORY, "billing", "a"), Err(Unreadable::Foreign));
         }
     }
 
@@ -285,8 +323,25 @@ mod tests {
             reach: vec![reach],
             leased: Vec::new(),
         };
-        assert_eq!(PollId::decode(&text, "billing", "a"), Some(expected));
-        assert_eq!(PollId::decode(&text, "billing", "b"), None);
+        assert_eq!(PollId::decode(&text, DIRECTORY, "billing", "a"), Ok(expected));
+        let of_another = PollId::decode(&text, DIRECTORY, "billing", "b");
+        assert_eq!(of_another, Err(Unreadable::Foreign));
+    }
+
+    #[test]
+    fn a_poll_id_of_the_version_before_this_one_is_of_every_directory() {
+        let mut bytes = vec![VERSION];
+        bytes.extend_from_slice(&7_u64.to_be_bytes());
+        bytes.extend_from_slice(&5_u64.to_be_bytes());
+        for number in [11, 12, 0] {
+            push_varint(&mut bytes, number);
+        }
+        let text = token::seal(bytes, &names("billing", "a")[..4]);
+        let found = PollId::decode(&text, DIRECTORY, "billing", "a").unwrap();
+        assert_eq!(
+            (found.life, found.generation, found.epoch, found.number),
+            (7, 5, 11, 12)
+        );
     }
 
     #[test]
@@ -310,7 +365,7 @@ mod tests {
                 reach: Vec::new(),
                 leased: lengths.iter().map(range).collect(),
             };
-            PollId::decode(&id.encode("g", "m"), "g", "m").is_some()
+            PollId::decode(&id.encode(DIRECTORY, "g", "m"), DIRECTORY, "g", "m").is_ok()
         };
         assert!(of(&[1000]) && of(&[400, 600]));
         assert!(!of(&[1001]) && !of(&[400, 601]) && !of(&[1 << 50]));
@@ -342,9 +397,9 @@ mod tests {
             ..id.clone()
         };
         for id in [id, one] {
-            let text = id.encode("group", "member");
+            let text = id.encode(u64::MAX, "group", "member");
             assert!(text.len() <= 8192, "{} bytes", text.len());
-            assert_eq!(PollId::decode(&text, "group", "member"), Some(id));
+            assert_eq!(PollId::decode(&text, u64::MAX, "group", "member"), Ok(id));
         }
     }
 }

@@ -90,7 +90,7 @@ impl Lanes {
     ///
     /// # Errors
     /// `UnknownTopic`, `UnknownPartition`; `InvalidRequest` for too many partitions or another stream's cursor;
-    /// `CursorExpired` if the cursor's topic is gone; `OffsetOutOfRange` if the cursor is beyond the end; `CorruptData`
+    /// `CursorExpired` if the cursor's topic or data directory is gone; `OffsetOutOfRange` if the cursor is beyond the end; `CorruptData`
     /// if damage hides the offset of a time.
     pub(super) async fn open(
         fetcher: &Fetcher,
@@ -354,7 +354,11 @@ fn reached(cursor: &Cursor, topic: &Topic, partition: u32) -> Option<Offset> {
 
 fn check_cursor(fetcher: &Fetcher, pointer: &str, cursor: &Cursor) -> Result<(), Refusal> {
     if cursor.directory != directory(fetcher) {
-        return Err(wrong_cursor(pointer, "it is of another data directory"));
+        return Err(Refusal::new(
+            Reason::CursorExpired,
+            "the cursor is of another data directory, perhaps from before this one was restored from a backup: begin without it",
+        )
+        .at(pointer));
     }
     if cursor
         .topics
@@ -375,5 +379,5 @@ fn wrong_cursor(pointer: &str, what: &str) -> Refusal {
 
 /// The data directory's identity, as cursors have it.
 pub(super) fn directory(fetcher: &Fetcher) -> u64 {
-    u64::from_str_radix(&fetcher.log.directory_id(), 16).expect("the engine gives 16 hexadecimal digits")
+    fetcher.log.directory_number()
 }

@@ -83,7 +83,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         (status = 400, description = "`invalid-request`; `pointer` names the parameter, or `Last-Event-ID`"),
         (status = 404, description = "`unknown-topic`, `unknown-partition`"),
         (status = 406, description = "`not-acceptable`; also for `application/json` with `follow`"),
-        (status = 410, description = "`cursor-expired`: the cursor's topic was deleted; `offset-trimmed` (NDJSON): records after the cursor have been deleted"),
+        (status = 410, description = "`cursor-expired`: the cursor's topic was deleted, or the server was restored from a backup since; `offset-trimmed` (NDJSON): records after the cursor have been deleted"),
         (status = 416, description = "`offset-out-of-range`: the cursor is after the end"),
         (status = 500, description = "`corrupt-data` (NDJSON): records cannot be read"),
         (status = 503, description = "`shutting-down`, `overloaded`"),

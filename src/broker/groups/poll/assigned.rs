@@ -97,7 +97,9 @@ impl Groups {
             all.into_iter().collect()
         };
         Ok(answer.map(|answer| Polled {
-            poll_id: answer.poll_id.encode(polling.group, polling.member),
+            poll_id: answer
+                .poll_id
+                .encode(self.coordinator.directory(), polling.group, polling.member),
             epoch: answer.epoch,
             assignment: self.named(&answer.assignment),
             lease_expires: None,

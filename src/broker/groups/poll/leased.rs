@@ -331,7 +331,7 @@ impl Groups {
             leased: delivered,
         };
         Ok(Polled {
-            poll_id: poll_id.encode(polling.group, polling.member),
+            poll_id: poll_id.encode(self.coordinator.directory(), polling.group, polling.member),
             epoch,
             assignment: Vec::new(),
             lease_expires: Some(leases.expires),

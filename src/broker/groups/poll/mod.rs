@@ -18,7 +18,7 @@ use super::Groups;
 use super::commit::BegunCommits;
 use super::coordinator::{Cell, Kind};
 use super::members::{Ms, Refused};
-use super::membership::{Join, read_ack, refused};
+use super::membership::{Join, refused};
 use super::outputs::{Outgoing, Outputs, Produced};
 use super::poll_id::PollId;
 use super::repeats;
@@ -249,7 +249,7 @@ impl Groups {
         mut outputs: Option<Outputs>,
         joining: Option<Join>,
     ) -> Result<Polled, Refusal> {
-        let ack = read_ack(wanted.ack.as_deref(), group, member)?;
+        let ack = self.read_ack(wanted.ack.as_deref(), group, member)?;
         let acknowledges = ack.as_ref().is_some_and(PollId::has_records);
         let nothing = Outputs::without_input(&mut outputs, acknowledges)?;
         let identity = outputs.as_ref().and(wanted.ack.as_deref()).map(repeats::of_poll);
@@ -323,7 +323,7 @@ impl Groups {
             leased: Vec::new(),
         };
         Polled {
-            poll_id: poll_id.encode(group, member),
+            poll_id: poll_id.encode(self.coordinator.directory(), group, member),
             epoch,
             assignment: self.named(&held),
             lease_expires: None,
