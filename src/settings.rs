@@ -25,6 +25,11 @@ pub struct Config {
     /// Whether an address beyond loopback may be open to everybody.
     pub insecure: bool,
     pub tls: TlsEnd,
+    /// The certificate chain in PEM; with it the server speaks TLS.
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    /// The authorities of client certificates.
+    pub tls_client_ca: Option<PathBuf>,
     /// The addresses of proxies whose word counts for where a request comes from: IP addresses and networks.
     pub trusted_proxies: Vec<String>,
     pub log_format: LogFormat,
@@ -107,6 +112,9 @@ impl Default for Config {
             listen: ([127, 0, 0, 1], 7420).into(),
             insecure: false,
             tls: TlsEnd::Here,
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
             trusted_proxies: Vec::new(),
             log_format: LogFormat::Text,
             log_level: LogLevel::Info,
@@ -228,6 +236,13 @@ macro_rules! row {
         row!(@ $name, Unit::Text(stringify!($placeholder)), false, $help,
             Access::Text { allowed: $allowed, get: $get, set: $set })
     };
+    (path $name:ident: $help:literal) => {
+        row!(@ $name, Unit::Text("FILE"), false, $help, Access::Text {
+            allowed: "the path of a file, or nothing",
+            get: |c| c.$name.as_ref().map_or_else(String::new, |path| path.display().to_string()),
+            set: |c, v| set_to(&mut c.$name, Some(v).filter(|v| !v.is_empty()).map(PathBuf::from)),
+        })
+    };
     (switch $name:ident, $help:literal) => {
         row!(@ $name, Unit::Switch, false, $help, Access::Text {
             allowed: "on or off",
@@ -261,6 +276,9 @@ pub static SETTINGS: &[Setting] = &[
     row!(text tls: WHERE "here or proxy",
         "Where the TLS of clients ends: here, or at a proxy in front that trusted_proxies names",
         |c| name_in(&TLS_ENDS, c.tls), |c, v| set_by_name(&mut c.tls, &TLS_ENDS, v)),
+    row!(path tls_cert: "The server's certificate chain in PEM, read again every 10 s; with it the server speaks TLS"),
+    row!(path tls_key: "The private key of tls_cert in PEM, read again every 10 s"),
+    row!(path tls_client_ca: "Certificates in PEM of the authorities whose client certificates are accepted"),
     row!(list trusted_proxies: ADDRESSES "IP addresses and networks as in 10.0.0.0/8 separated by commas",
         "Proxies whose Forwarded or X-Forwarded-For header says where a request comes from, separated by commas",
         |text| parse_network(text).is_some()),
@@ -451,7 +469,7 @@ impl Config {
     /// the flags (a setting's name and the value given).
     ///
     /// Variables of the environment that do not begin with `QUIPU_` are ignored, and so are those of the clients
-    /// (`QUIPU_SERVER`, `QUIPU_TOKEN`, `QUIPU_CONTEXT`), `QUIPU_CONFIG`, `QUIPU_TEST_…`, `QUIPU_SEED…`, and those that
+    /// (`QUIPU_SERVER`, `QUIPU_TOKEN`, `QUIPU_CONTEXT`, `QUIPU_CA_FILE`, `QUIPU_CERT`, `QUIPU_CERT_KEY`), `QUIPU_CONFIG`, `QUIPU_TEST_…`, `QUIPU_SEED…`, and those that
     /// Kubernetes sets for a Service named `quipu`.
     ///
     /// # Errors
@@ -497,7 +515,7 @@ impl Config {
     /// Whether the server speaks TLS itself.
     #[must_use]
     pub fn has_certificate(&self) -> bool {
-        false
+        self.tls_cert.is_some()
     }
 
     /// The settings of the engine.
@@ -558,7 +576,10 @@ impl Config {
         if let Some(setting) = SETTINGS.iter().find(|setting| setting.env_name() == variable) {
             return setting.set(self, &place, value);
         }
-        let is_others = ["SERVER", "TOKEN", "CONTEXT", "CONFIG"].contains(&name)
+        let is_others = [
+            "SERVER", "TOKEN", "CONTEXT", "CA_FILE", "CERT", "CERT_KEY", "CONFIG",
+        ]
+        .contains(&name)
             || name.starts_with("TEST_")
             || name.starts_with("SEED");
         if is_others || is_of_a_service(name, value) {
@@ -569,6 +590,18 @@ impl Config {
 
     /// Checks settings against each other.
     fn check(&self) -> Result<(), ConfigError> {
+        let conflict = match (&self.tls_cert, &self.tls_key, &self.tls_client_ca, self.tls) {
+            (Some(_), None, ..) => Some("tls_cert is set, but tls_key is not"),
+            (None, Some(_), ..) => Some("tls_key is set, but tls_cert is not"),
+            (None, None, Some(_), _) => Some("tls_client_ca is set, but tls_cert and tls_key are not"),
+            (Some(_), _, _, TlsEnd::Proxy) => {
+                Some("tls=proxy says that the proxy has the certificate, but tls_cert is set")
+            }
+            _ => None,
+        };
+        if let Some(conflict) = conflict {
+            return Err(ConfigError::Conflict(conflict.to_owned()));
+        }
         let request = self.limits.max_request_bytes as u64;
         let (in_flight, journal) = (self.limits.max_in_flight_bytes, self.journal_file_bytes);
         // A request grows by its headers in record batch format, and a journal file has its own header.

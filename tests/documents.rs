@@ -219,6 +219,9 @@ fn run(page: &str, document: &str, address: &str) -> Result<(), String> {
     }
     let script = script.replace("localhost:7420", address);
     let script = script.replace("127.0.0.1:7420", address);
+    // Of a certificate that the page makes.
+    let host = address.split(':').next().unwrap_or_default();
+    let script = script.replace("IP:127.0.0.1", &format!("IP:{host}"));
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new("timeout");
     command.args(["300", "bash", "-c", &script]);

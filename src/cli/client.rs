@@ -16,6 +16,7 @@ use super::Usage;
 use super::failure::one_line;
 pub(crate) use super::failure::{Failure, Problem};
 pub(crate) use super::route::Route;
+use super::trust::{self, Trust};
 
 /// Longest silence of the server in an answer to a read, beyond what the read itself asked to wait.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
@@ -63,6 +64,12 @@ impl Client {
     /// A client for the server at `server` (`http://` may be left out).
     /// Errors: [`Usage`] for an address or a token that cannot work.
     pub(crate) fn new(server: &str, token: Option<&str>) -> Result<Self, Usage> {
+        Self::with(server, token, &Trust::default())
+    }
+
+    /// The same with files for TLS, which are read only for a server with `https://`.
+    /// Errors: Also [`Usage`] for a file that cannot be used.
+    pub(crate) fn with(server: &str, token: Option<&str>, trust: &Trust) -> Result<Self, Usage> {
         let base = base_address(server)?;
         let authorization = match token.map(str::trim) {
             None | Some("") => None,
@@ -79,10 +86,13 @@ impl Client {
             .user_agent(concat!("quipu/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(Duration::from_secs(10)))
             .max_idle_connections(128)
-            .max_idle_connections_per_host(128)
-            .build();
+            .max_idle_connections_per_host(128);
+        let config = match base.starts_with("https://") {
+            true => config.tls_config(trust.config()?),
+            false => config,
+        };
         Ok(Self {
-            agent: config.new_agent(),
+            agent: config.build().new_agent(),
             base,
             authorization,
             limit: None,
@@ -246,6 +256,14 @@ impl Client {
         let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());
         let retry_after = seconds.map(Duration::from_secs);
         let members = serde_json::from_slice(&body).unwrap_or_default();
+        let is_tls = head.status == StatusCode::BAD_REQUEST && body.starts_with(b"this port speaks TLS");
+        if is_tls && self.base.starts_with("http://") {
+            let (server, reason) = (
+                self.base.clone(),
+                "it speaks TLS: use https:// instead of http://".to_owned(),
+            );
+            return Err(Failure::Tls { server, reason });
+        }
         Err(match Problem::of(members, retry_after) {
             Some(problem) => Failure::Problem(Box::new(problem)),
             None => Failure::Status {
@@ -258,12 +276,17 @@ impl Client {
 
     fn failure(&self, error: &ureq::Error) -> Failure {
         let server = self.base.clone();
+        if let Some(reason) = trust::explain(error) {
+            let reason = one_line(&reason);
+            return Failure::Tls { server, reason };
+        }
         let reason = match error {
             ureq::Error::Protocol(reason) => return self.unexpected(reason),
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 let uri = self.base.parse::<http::Uri>();
                 let port = match uri.is_ok_and(|uri| uri.port().is_some()) {
                     true => "",
+                    false if self.base.starts_with("https://") => " at port 443, as the address names none",
                     false => " at port 80, as the address names none",
                 };
                 format!("connection refused{port}; is `quipu serve` running there?")
@@ -299,25 +322,21 @@ fn broken(error: &io::Error) -> String {
     }
 }
 
-/// The address of a server as requests have it, `http://HOST[:PORT][/PATH]` without a slash at its end.
+/// The address of a server as requests have it, `http[s]://HOST[:PORT][/PATH]` without a slash at its end.
 /// Errors: [`Usage`] for an address that cannot work.
 pub(crate) fn base_address(server: &str) -> Result<String, Usage> {
     let text = server.trim().trim_end_matches('/');
     let lower = text.to_ascii_lowercase();
-    if lower.starts_with("https://") {
-        let wrong =
-            format!("this build of quipu speaks no TLS, so it cannot use {text}; give an http:// address");
-        return Err(Usage(wrong));
-    }
     let text = match text.split_once("://") {
         None => format!("http://{text}"),
         Some((_, rest)) if lower.starts_with("http://") => format!("http://{rest}"),
+        Some((_, rest)) if lower.starts_with("https://") => format!("https://{rest}"),
         Some((scheme, _)) => {
-            let wrong = format!("--server must be an http:// address, not {scheme}://");
+            let wrong = format!("--server must be an http:// or https:// address, not {scheme}://");
             return Err(Usage(wrong));
         }
     };
-    let rest = &text["http://".len()..];
+    let rest = text.split_once("://").map_or("", |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     // The colons of `[::1]` and of user-info begin no port.
     let after_host = authority.rsplit(']').next().unwrap_or_default();
@@ -353,10 +372,13 @@ mod tests {
             ("[::1]", "http://[::1]"),
             ("http://host/below", "http://host/below"),
             ("host/a:b", "http://host/a:b"),
+            ("https://host", "https://host"),
+            ("HTTPS://host:1/below/", "https://host:1/below"),
         ] {
             assert_eq!(base_address(given).unwrap(), used);
         }
-        let wrong = "|http://|ftp://host|https://host|http://a b|http://h?x=1|http://u:p@h|u@h|h:|h:/x|::1|h:1:2|h#x:1";
+        let wrong =
+            "|http://|https://|ftp://host|http://a b|http://h?x=1|http://u:p@h|u@h|h:|h:/x|::1|h:1:2|h#x:1";
         for wrong in wrong.split('|') {
             let error = base_address(wrong).unwrap_err().to_string();
             assert!(!error.contains("is not a port"), "{wrong}: {error}");
@@ -375,7 +397,11 @@ mod tests {
             assert_eq!(error, expected);
         }
         let refused = ureq::Error::Io(io::ErrorKind::ConnectionRefused.into());
-        for (server, port) in [("[::1]", " at port 80, as the address names none;"), ("h:1", ";")] {
+        for (server, port) in [
+            ("[::1]", " at port 80, as the address names none;"),
+            ("https://h", " at port 443, as the address names none;"),
+            ("h:1", ";"),
+        ] {
             let error = Client::new(server, None).unwrap().failure(&refused).to_string();
             assert!(error.contains(&format!("connection refused{port}")), "{error}");
         }

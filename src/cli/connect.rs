@@ -19,7 +19,16 @@ use super::Usage;
 use super::client::Client;
 use super::files;
 use super::output::{self, Table};
+use super::trust::Trust;
 
+const VARIABLES: [&str; 6] = [
+    "QUIPU_SERVER",
+    "QUIPU_TOKEN",
+    "QUIPU_CONTEXT",
+    "QUIPU_CA_FILE",
+    "QUIPU_CERT",
+    "QUIPU_CERT_KEY",
+];
 const DEFAULT_SERVER: &str = "http://127.0.0.1:7420";
 
 /// The flags that every client command has.
@@ -35,14 +44,40 @@ pub(crate) struct Connect {
     /// Name of a context: a server and token saved with `quipu context set` [env: QUIPU_CONTEXT]
     #[arg(long, value_name = "NAME", global = true, conflicts_with = "server")]
     pub(super) context: Option<String>,
+    /// Certificates in PEM of the authorities to trust, for https:// [env: QUIPU_CA_FILE] [default: the system's]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) ca_file: Option<PathBuf>,
+    /// Certificate in PEM to show to the server, for https:// [env: QUIPU_CERT]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) cert: Option<PathBuf>,
+    /// Private key of --cert in PEM [env: QUIPU_CERT_KEY]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) cert_key: Option<PathBuf>,
 }
 
-/// The server and the token of a context.
+/// The server, the token and the files of a context.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Named {
     server: String,
     token: Option<String>,
+    ca_file: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    cert_key: Option<PathBuf>,
+}
+
+impl Named {
+    fn client(&self) -> Result<Client, Usage> {
+        Client::with(&self.server, self.token.as_deref(), &self.trust())
+    }
+
+    fn trust(&self) -> Trust {
+        Trust {
+            ca_file: self.ca_file.clone(),
+            cert: self.cert.clone(),
+            key: self.cert_key.clone(),
+        }
+    }
 }
 
 /// The file `contexts.toml` in the user's configuration directory.
@@ -62,30 +97,45 @@ impl Connect {
             server,
             token,
             context,
+            ca_file: None,
+            cert: None,
+            cert_key: None,
         }
     }
+
     /// A client for the chosen server; nothing is sent yet.
     /// Errors: [`Usage`] for an address, a token or a context that cannot work; a file of contexts that cannot be read.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        for name in ["QUIPU_SERVER", "QUIPU_TOKEN", "QUIPU_CONTEXT"] {
+        Ok(self.named()?.client()?)
+    }
+
+    fn named(&self) -> anyhow::Result<Named> {
+        for name in VARIABLES {
             // A value that cannot be read must not silently mean another server.
             if let Err(VarError::NotUnicode(_)) = std::env::var(name) {
                 return Err(Usage(format!("{name} is not UTF-8")).into());
             }
         }
-        let named = self.resolve(&|name| std::env::var(name).ok(), Contexts::read)?;
-        Ok(Client::new(&named.server, named.token.as_deref())?)
+        self.resolve(&|name| std::env::var(name).ok(), Contexts::read)
     }
 
-    /// A client for the server at `uri`; it sends the token only if that is the server the command talks to.
+    /// A client for the server at `uri`; it sends the token, and shows the certificate, only if that is the server the
+    /// command talks to.
     /// Errors: As [`Self::client`].
     pub(crate) fn client_of(&self, uri: &http::Uri) -> anyhow::Result<Client> {
         let authority = uri.authority().map_or("", |authority| authority.as_str());
-        let own = self.client()?;
-        if own.base().strip_prefix("http://") == Some(authority) {
+        let server = format!("{}://{authority}", uri.scheme_str().unwrap_or("http"));
+        let named = self.named()?;
+        let own = named.client()?;
+        if own.base() == server {
             return Ok(own);
         }
-        Ok(Client::new(authority, None)?)
+        let ca_file = named.ca_file;
+        let trust = Trust {
+            ca_file,
+            ..Trust::default()
+        };
+        Ok(Client::with(&server, None, &trust)?)
     }
 
     fn resolve(
@@ -99,9 +149,18 @@ impl Connect {
             Some(_) => None,
             None => self.server.clone().or_else(|| variable("QUIPU_SERVER")),
         };
+        let file = |flag: &Option<PathBuf>, name| flag.clone().or_else(|| variable(name).map(PathBuf::from));
+        let ca_file = file(&self.ca_file, "QUIPU_CA_FILE");
+        let (cert, key) = (
+            file(&self.cert, "QUIPU_CERT"),
+            file(&self.cert_key, "QUIPU_CERT_KEY"),
+        );
         let at = |server| Named {
             server,
             token: own_token(),
+            ca_file: ca_file.clone(),
+            cert: cert.clone(),
+            cert_key: key.clone(),
         };
         if let Some(server) = server {
             return Ok(at(server));
@@ -112,14 +171,19 @@ impl Connect {
             return Ok(at(DEFAULT_SERVER.to_owned()));
         };
         let named = contexts.contexts.remove(&name);
-        let Named { server, token } = named.ok_or_else(|| Usage(contexts.unknown(&name)))?;
+        let named = named.ok_or_else(|| Usage(contexts.unknown(&name)))?;
         // With --context both server and token are the context's; only --token replaces the token.
         let own = match &self.context {
             Some(_) => self.token.clone(),
             None => own_token(),
         };
-        let token = own.or(token);
-        Ok(Named { server, token })
+        Ok(Named {
+            server: named.server,
+            token: own.or(named.token),
+            ca_file: ca_file.or(named.ca_file),
+            cert: cert.or(named.cert),
+            cert_key: key.or(named.cert_key),
+        })
     }
 }
 
@@ -169,7 +233,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Saves the --server and --token under a name
+    /// Saves the --server under a name, with --token, --ca-file, --cert and --cert-key
     #[command(
         after_help = "Examples:\n  quipu context set prod --server http://quipu.example:7420 --token TOKEN"
     )]
@@ -200,12 +264,17 @@ pub(crate) fn run(action: Action, connect: Connect, is_json: bool) -> anyhow::Re
             let Some(server) = connect.server else {
                 return Err(Usage::of("give --server URL; QUIPU_SERVER is not saved"));
             };
-            let client = Client::new(&server, connect.token.as_deref())?;
-            let server = client.base().to_owned();
+            let named = Named {
+                server,
+                token: connect.token,
+                ca_file: absolute(connect.ca_file)?,
+                cert: absolute(connect.cert)?,
+                cert_key: absolute(connect.cert_key)?,
+            };
+            let server = named.client()?.base().to_owned();
             let answer = json!({"context": name, "server": server});
             let text = format!("context {name} is {server}");
-            let token = connect.token;
-            contexts.contexts.insert(name, Named { server, token });
+            contexts.contexts.insert(name, Named { server, ..named });
             (text, answer)
         }
         Action::Use(Name { name }) => {
@@ -228,6 +297,12 @@ pub(crate) fn run(action: Action, connect: Connect, is_json: bool) -> anyhow::Re
     };
     contexts.write()?;
     output::done(&answer, &text, is_json)
+}
+
+/// The path that a context keeps: it must mean the same file from any directory.
+fn absolute(path: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
+    let path = path.map(std::path::absolute).transpose();
+    path.context("cannot tell the current directory")
 }
 
 /// The names of all contexts.

@@ -19,6 +19,9 @@ pub(crate) enum Failure {
     /// No connection: the server has not received any of the request.
     #[error("cannot reach {server}: {reason}")]
     NotSent { server: String, reason: String },
+    /// TLS with the server is impossible: one of them does not trust the other, or does not speak it.
+    #[error("cannot reach {server}: {reason}")]
+    Tls { server: String, reason: String },
     /// The connection broke or went silent: the request may or may not have been carried out.
     #[error("the connection to {server} broke: {reason}")]
     Lost { server: String, reason: String },
@@ -50,7 +53,7 @@ impl Failure {
             Self::Problem(problem) => problem.passes(),
             Self::NotSent { .. } | Self::Lost { .. } => true,
             Self::Status { status, .. } => matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504),
-            Self::Unexpected { .. } => false,
+            Self::Unexpected { .. } | Self::Tls { .. } => false,
         }
     }
 
@@ -77,7 +80,7 @@ impl Failure {
     /// Whether it is certain that the request stored nothing.
     pub(crate) fn stored_nothing(&self) -> bool {
         match self {
-            Self::NotSent { .. } => true,
+            Self::NotSent { .. } | Self::Tls { .. } => true,
             Self::Problem(problem) => problem.outcome() == Some("none"),
             _ => false,
         }

@@ -36,6 +36,7 @@ mod sse;
 mod stdout;
 mod stream;
 mod topic;
+mod trust;
 mod verify;
 
 use std::io;

@@ -133,7 +133,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let data = config.data.display().to_string();
     let server = server::start(config).await?;
-    announce(&format!("quipu listens on http://{}", server.addr()));
+    announce(&format!(
+        "quipu listens on {}://{}",
+        server.scheme(),
+        server.addr()
+    ));
     notify::tell(notify::State::Ready);
     tracing::info!(address = %server.addr(), data, version = env!("CARGO_PKG_VERSION"), "the server is ready");
 

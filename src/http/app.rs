@@ -36,12 +36,23 @@ impl App {
     /// Builds the service's state.
     #[must_use]
     pub fn new(log: impl Into<Log>, config: Config, clock: Arc<dyn Clock>) -> Self {
+        Self::with_metrics(log, config, clock, Arc::new(Metrics::new()))
+    }
+
+    /// The same, with counters that others count in already.
+    #[must_use]
+    pub(crate) fn with_metrics(
+        log: impl Into<Log>,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let broker = Broker::new(log, clock, config.limits.clone(), config.offsets_retention);
         let start = |endpoint: &String| Tracer::start(endpoint, &broker.counters);
         Self(Arc::new(Inner {
             tracer: config.otlp_endpoint.as_ref().and_then(start),
             broker,
-            metrics: Arc::new(Metrics::new()),
+            metrics,
             bodies: Pool::new(config.limits.max_in_flight_bytes),
             openapi: OnceLock::new(),
             config,

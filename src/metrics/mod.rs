@@ -45,6 +45,8 @@ pub struct Metrics {
     pub refused_connections: AtomicU64,
     /// Connections closed because the client read nothing of its answer.
     pub stalled_connections: AtomicU64,
+    /// TLS handshakes that failed, or were not finished in time.
+    pub failed_handshakes: AtomicU64,
     /// Until when the certificate of the server's TLS is valid, in milliseconds; 0 without one.
     pub certificate_expires_ms: AtomicI64,
     requests: OnceLock<Arc<Requests>>,
@@ -210,6 +212,8 @@ fn protection(out: &mut Text, from: &Sources) {
     families! { out:
         gauges "quipu_certificate_expires_timestamp_seconds", time(&from.metrics.certificate_expires_ms),
             "When the server's certificate expires, in seconds since the Unix epoch; no row without TLS";
+        counter "quipu_failed_handshakes", count(&from.metrics.failed_handshakes),
+            "TLS handshakes that failed or were not finished in time";
         gauges "quipu_last_backup_timestamp_seconds", time(&from.counters.last_backup_ms),
             "When the newest complete backup was begun, in seconds since the Unix epoch; no row before the first";
         counter "quipu_failed_backups", count(&from.counters.failed_backups), "Backups that failed";

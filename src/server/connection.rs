@@ -49,9 +49,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
 use tower::Service;
 
 use super::observe::{self, Noted};
+use super::socket::{Socket, say_and_close};
+use super::tls::{self, Tls};
 use crate::broker::caller::{Caller, RequestId};
 use crate::broker::refusal::{Outcome, Reason};
 use crate::http::app::App;
@@ -88,6 +91,8 @@ pub(super) struct Connections {
     router: Router,
     requests: Arc<Requests>,
     proxies: Proxies,
+    /// `None`: connections are plain.
+    tls: Option<Arc<Tls>>,
     permits: Arc<Semaphore>,
     max: u32,
     /// A random number of this process, for the ids of requests.
@@ -145,7 +150,7 @@ struct Connection {
 
 impl Connection {
     /// Notes whether the socket accepted the written bytes.
-    fn note_write(&self, written: &Poll<io::Result<usize>>) {
+    fn note_write<T>(&self, written: &Poll<io::Result<T>>) {
         let is_blocked = written.is_pending();
         if is_blocked == self.is_blocked.load(Relaxed) {
             return;
@@ -166,13 +171,14 @@ impl Connection {
 }
 
 impl Connections {
-    pub(super) fn new(app: App, router: Router) -> Self {
+    pub(super) fn new(app: App, router: Router, tls: Option<Arc<Tls>>) -> Self {
         let max = u32::try_from(app.config.limits.max_connections).unwrap_or(u32::MAX);
         Self {
             // The router has created the rows already.
             requests: app.metrics.requests(Vec::new),
             router,
             proxies: Proxies::of(&app.config),
+            tls,
             permits: Arc::new(Semaphore::new(max as usize)),
             max,
             life: RandomState::new().hash_one(0u8) as u32,
@@ -218,6 +224,10 @@ impl Connections {
         };
         tokio::spawn(serve(stream, registered));
         Ok(())
+    }
+
+    pub(super) fn tls(&self) -> Option<&Arc<Tls>> {
+        self.tls.as_ref()
     }
 
     pub(super) fn count_refused(&self) {
@@ -296,8 +306,16 @@ impl Drop for Registered {
 async fn serve(stream: TcpStream, registered: Registered) {
     let connection = registered.connection.clone();
     let shared = connection.shared.clone();
+    let socket = match &shared.tls {
+        None => Socket::Plain(stream),
+        // Boxed, so that it takes no memory when it is over.
+        Some(tls) => match Box::pin(shake_hands(stream, tls, &connection)).await {
+            Some(stream) => Socket::Tls(stream),
+            None => return,
+        },
+    };
     let io = TokioIo::new(Stream {
-        stream,
+        stream: socket,
         connection: connection.clone(),
         linger: None,
         is_shut: false,
@@ -345,6 +363,48 @@ async fn serve(stream: TcpStream, registered: Registered) {
         }
     })
     .await;
+}
+
+/// The stream after the TLS handshake; `None`: there is none, and the connection is over. A client has as much time for
+/// all of it as for the head of a request.
+async fn shake_hands(
+    stream: TcpStream,
+    tls: &Tls,
+    connection: &Connection,
+) -> Option<Box<TlsStream<TcpStream>>> {
+    let shared = &*connection.shared;
+    let timeout = shared.app.config.header_read_timeout;
+    let handshake = async {
+        let mut first = [0];
+        match stream.peek(&mut first).await {
+            // Probes of the port connect, and send nothing.
+            Ok(0) | Err(_) => return Ok(None),
+            Ok(_) if tls::is_plain_http(first[0]) => {
+                let said = say_and_close(stream, tls::PLAIN_HTTP.as_bytes()).await;
+                return said.and(Err(io::Error::other("plain HTTP instead of TLS")));
+            }
+            Ok(_) => {}
+        }
+        let stream = tls.acceptor().accept(stream).await?;
+        Ok(Some(Box::new(stream)))
+    };
+    let mut handshake = pin!(tokio::time::timeout(timeout, handshake));
+    let ended = std::future::poll_fn(|cx| {
+        // Before the stage is read, so that no change is missed.
+        connection.waker.get_or_init(|| cx.waker().clone());
+        match handshake.as_mut().poll(cx) {
+            Poll::Pending if shared.stage.load(SeqCst) != RUNNING => Poll::Ready(None),
+            ended => ended.map(Some),
+        }
+    });
+    let error = match ended.await? {
+        Ok(Ok(stream)) => return stream,
+        Ok(Err(error)) => error,
+        Err(_) => io::ErrorKind::TimedOut.into(),
+    };
+    shared.app.metrics.failed_handshakes.fetch_add(1, Relaxed);
+    tls::log_failure(&error);
+    None
 }
 
 /// Answers one request: counts it, and turns a panic into an answer.
@@ -571,7 +631,7 @@ impl Watch {
 
 /// The socket: notes received and sent bytes, and lingers if it closes with unread bytes.
 struct Stream {
-    stream: TcpStream,
+    stream: Socket,
     connection: Arc<Connection>,
     linger: Option<Pin<Box<Sleep>>>,
     is_shut: bool,
@@ -616,7 +676,12 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        // TLS has a buffer of its own, whose last bytes only a flush sends. A plain stream is always flushed.
+        if let Socket::Tls(_) = self.stream {
+            self.connection.note_write(&flushed);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -650,7 +715,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         if self.connection.is_blocked.load(Relaxed) {
             // The client reads nothing: the kernel need not keep sending the rest.
-            let _ = self.stream.set_zero_linger();
+            let _ = self.stream.tcp().set_zero_linger();
         }
     }
 }

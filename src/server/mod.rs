@@ -13,6 +13,8 @@ mod connection;
 mod exposure;
 pub mod notify;
 mod observe;
+mod socket;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +24,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -33,8 +34,11 @@ use crate::broker::refusal::Reason;
 use crate::broker::{groups, lag, overview};
 use crate::http;
 use crate::http::app::App;
+use crate::metrics::Metrics;
 use crate::settings::{Config, OnLogFailed};
 use connection::Connections;
+use socket::say_and_close;
+use tls::Tls;
 
 /// Connections in the kernel's queue until they are accepted.
 const BACKLOG: u32 = 4096;
@@ -69,6 +73,9 @@ pub enum ServeError {
         /// The operating system's error.
         source: io::Error,
     },
+    /// The certificate, its key or the authorities of client certificates cannot be used.
+    #[error("{0}")]
+    Tls(String),
     /// The data directory cannot be opened.
     #[error("cannot open the data directory {}: {source}{}", dir.display(), hint(source, *journal_bytes))]
     Open {
@@ -101,6 +108,7 @@ fn hint(source: &Error, journal_bytes: u64) -> String {
 pub struct Server {
     addr: SocketAddr,
     app: App,
+    tls: Option<Arc<Tls>>,
     connections: Arc<Connections>,
     stop_accepting: watch::Sender<bool>,
     accepting: JoinHandle<()>,
@@ -111,7 +119,7 @@ pub struct Server {
 /// Opens the log, recovers it, and then answers requests in tasks of the current runtime.
 ///
 /// # Errors
-/// [`ServeError::Exposed`], [`ServeError::Listen`] and [`ServeError::Open`]: nothing runs, and only recovery has changed anything.
+/// [`ServeError::Exposed`], [`ServeError::Tls`], [`ServeError::Listen`] and [`ServeError::Open`]: nothing runs, and only recovery has changed anything.
 pub async fn start(config: Config) -> Result<Server, ServeError> {
     start_on(config, Arc::new(RealDisk::new()), Arc::new(SystemClock::new())).await
 }
@@ -126,6 +134,9 @@ pub async fn start_on(
     clock: Arc<dyn Clock>,
 ) -> Result<Server, ServeError> {
     exposure::check(&config).map_err(ServeError::Exposed)?;
+    let metrics = Arc::new(Metrics::new());
+    let tls = Tls::load(&config, metrics.clone()).map_err(ServeError::Tls)?;
+    let tls = tls.map(Arc::new);
     let files = Files::share(crate::broker::engine::raise_file_limit());
     config.limits.max_connections = files.limit_connections(config.limits.max_connections);
     let listen = config.listen;
@@ -148,7 +159,7 @@ pub async fn start_on(
     });
     let log = opened.await??;
 
-    let app = App::new(log, config, clock);
+    let app = App::with_metrics(log, config, clock, metrics);
     let listening = socket
         .listen(BACKLOG)
         .and_then(|listener| Ok((listener.local_addr()?, listener)));
@@ -159,7 +170,8 @@ pub async fn start_on(
             return Err(ServeError::Listen { addr: listen, source });
         }
     };
-    let connections = Arc::new(Connections::new(app.clone(), http::router(app.clone())));
+    let router = http::router(app.clone());
+    let connections = Arc::new(Connections::new(app.clone(), router, tls.clone()));
     let stalled = Arc::downgrade(&connections);
     app.bodies.set_relief(move || {
         if let Some(connections) = stalled.upgrade() {
@@ -176,12 +188,16 @@ pub async fn start_on(
         app.traffic.clone(),
         app.stopping.subscribe(),
     )));
+    if let Some(tls) = tls.clone() {
+        drop(tokio::spawn(tls::watch(tls, app.stopping.subscribe())));
+    }
     let (stop_accepting, stopped) = watch::channel(false);
     let accepting = tokio::spawn(accept(listener, connections.clone(), files.refusals, stopped));
     let sampling = tokio::spawn(lag::sampler::run(app.lags.clone(), app.stopping.subscribe()));
     Ok(Server {
         addr,
         app,
+        tls,
         connections,
         stop_accepting,
         accepting,
@@ -193,6 +209,19 @@ impl Server {
     /// The address in use, with the chosen port for port 0.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// The scheme of the server's addresses.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// Reads again the files that settings name, now rather than at their next look: the certificate with its key, and
+    /// the authorities of client certificates. What is wrong with them is logged, and the old stays in force.
+    pub async fn reload(&self) {
+        if let Some(tls) = self.tls.clone() {
+            let _ = tokio::task::spawn_blocking(move || tls.reload()).await;
+        }
     }
 
     /// Returns when the log refuses appends until a restart, if that is to end the server (`on_log_failed=exit`).
@@ -281,8 +310,9 @@ async fn accept(
         if let Err(stream) = connections.spawn(stream) {
             connections.count_refused();
             if let Ok(permit) = refusers.clone().try_acquire_owned() {
+                let tls = connections.tls().cloned();
                 tokio::spawn(async move {
-                    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refuse(stream)).await;
+                    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refuse(stream, tls)).await;
                     drop(permit);
                 });
             }
@@ -299,7 +329,7 @@ fn keepalive() -> TcpKeepalive {
 }
 
 /// Answers `overloaded` to any request, and closes such that the client can read it.
-async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+async fn refuse(stream: TcpStream, tls: Option<Arc<Tls>>) -> io::Result<()> {
     let detail = "the server has as many connections as it takes; try again";
     let problem = http::problem::Problem::new(Reason::Overloaded, detail);
     let body = format!("{}\n", problem.to_json());
@@ -308,12 +338,14 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
          retry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
-    stream.write_all((head + &body).as_bytes()).await?;
-    stream.shutdown().await?;
-    // Closing with unread bytes would reset the connection, and the answer could be lost.
-    let mut sink = [0; 1024];
-    while stream.read(&mut sink).await? > 0 {}
-    Ok(())
+    let answer = head + &body;
+    match tls {
+        None => say_and_close(stream, answer.as_bytes()).await,
+        Some(tls) => {
+            let stream = tls.acceptor().accept(stream).await?;
+            say_and_close(stream, answer.as_bytes()).await
+        }
+    }
 }
 
 /// How the process's open files are shared out.
