@@ -24,6 +24,7 @@ mod history;
 mod input;
 mod inspect;
 mod lag;
+mod logging;
 mod output;
 mod position;
 mod produce;

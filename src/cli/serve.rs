@@ -1,7 +1,8 @@
 //! `quipu serve`: runs the service until a signal stops it.
 //!
-//! The flags are made from the table of settings, so that each is described once. The first SIGTERM, SIGINT or SIGHUP stops in
-//! order, the second at once; the log recovers from that as from a crash.
+//! The flags are made from the table of settings, so that each is described once. The first SIGTERM or SIGINT stops in
+//! order, the second at once; the log recovers from that as from a crash. SIGHUP reads again what can change while the
+//! server runs; if the process was started on a terminal it stops, because then it means that the terminal has closed.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -9,10 +10,11 @@ use std::sync::LazyLock;
 
 use anyhow::{Context, ensure};
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
-use quipu::server::{self, notify};
-use quipu::settings::{Config, LogFormat, LogLevel, SETTINGS, Setting, Unit};
+use quipu::server::{self, Server, notify};
+use quipu::settings::{Config, SETTINGS, Setting, Unit};
 
-use crate::cli::signal::Signals;
+use super::logging::Logging;
+use super::signal::{HANGUP, Signals};
 
 /// The flag of each setting, in the order of the table.
 static FLAGS: LazyLock<Vec<String>> =
@@ -117,22 +119,24 @@ impl Args {
 /// Runs the service.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let config = args.load()?;
-    start_logging(&config);
+    let logging = Logging::start(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(serve(&args, config, &logging));
     // What still runs belongs to connections that were cut; the log is closed, or recovers.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(args: &Args, config: Config, logging: &Logging) -> anyhow::Result<()> {
     // Before anything is opened, so that a signal during recovery is not the default one that kills.
     let mut signals = Signals::listen().context("cannot listen for signals")?;
+    // When the terminal has closed it can no longer be asked for.
+    let stops_on_hangup = has_terminal();
     let data = config.data.display().to_string();
-    let server = server::start(config).await?;
+    let server = server::start(config.clone()).await?;
     announce(&format!(
         "quipu listens on {}://{}",
         server.scheme(),
@@ -142,7 +146,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(address = %server.addr(), data, version = env!("CARGO_PKG_VERSION"), "the server is ready");
 
     let name = tokio::select! {
-        name = signals.next() => name,
+        name = async {
+            loop {
+                match signals.next().await {
+                    HANGUP if !stops_on_hangup => reload(args, &config, &server, logging).await,
+                    name => break name,
+                }
+            }
+        } => name,
         () = server.failed() => {
             tracing::error!("appends have failed: the server stops, so that whoever supervises it starts it again");
             notify::tell(notify::State::Stopping);
@@ -158,7 +169,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     notify::tell(notify::State::Stopping);
     tokio::select! {
         result = server.shutdown() => result?,
-        name = signals.next() => {
+        name = async {
+            loop {
+                match signals.next().await {
+                    HANGUP if !stops_on_hangup => {}
+                    name => break name,
+                }
+            }
+        } => {
             anyhow::bail!("stopped at once by a second signal, {name}; the next start recovers");
         }
     }
@@ -166,28 +184,38 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Reads again what can change while the server runs: the log's level, and the files that settings name.
+async fn reload(args: &Args, config: &Config, server: &Server, logging: &Logging) {
+    notify::tell(notify::State::Reloading);
+    match args.load() {
+        Ok(new) => {
+            logging.set_level(new.log_level);
+            let others = SETTINGS.iter().filter(|setting| setting.name != "log_level");
+            for setting in others.filter(|setting| setting.show(config) != setting.show(&new)) {
+                tracing::warn!(
+                    setting = setting.name,
+                    "the setting has another value by now; a restart puts it in force"
+                );
+            }
+        }
+        Err(error) => tracing::error!(
+            error = format!("{error:#}"),
+            "the settings cannot be read again, so the log's level stays"
+        ),
+    }
+    server.reload().await;
+    tracing::info!(signal = HANGUP, "the server has read its files again");
+    notify::tell(notify::State::Ready);
+}
+
+/// Whether the process has a controlling terminal.
+#[allow(clippy::disallowed_methods, reason = "a terminal is no storage")]
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
 /// Prints the line that says that the server is ready. Standard output may be closed or full: that stops nothing.
 fn announce(line: &str) {
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-}
-
-fn start_logging(config: &Config) {
-    let level = match config.log_level {
-        LogLevel::Error => tracing::Level::ERROR,
-        LogLevel::Warn => tracing::Level::WARN,
-        LogLevel::Info => tracing::Level::INFO,
-        LogLevel::Debug => tracing::Level::DEBUG,
-        LogLevel::Trace => tracing::Level::TRACE,
-    };
-    // A failing standard error must not end the process, as reporting that on standard error would.
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .log_internal_errors(false);
-    match config.log_format {
-        LogFormat::Text => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }

@@ -13,3 +13,4 @@ mod handshakes;
 mod open;
 mod reload;
 mod secure;
+mod signals;
