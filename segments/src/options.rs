@@ -11,6 +11,9 @@ use crate::journal::replay::Decode;
 pub struct Options {
     /// Length of each journal file in bytes. It must hold the largest request. Default: 64 MiB.
     pub journal_file_bytes: u64,
+    /// Length of the very first journal file, if that is less than `journal_file_bytes`: a new log opens as soon as this
+    /// file is written, and the others are made meanwhile. A multiple of 4096, at least 64 KiB. Default: 4 MiB.
+    pub first_journal_file_bytes: u64,
     /// Number of journal files, at least 2: one is written while another's segments are synced. Default: 3.
     pub journal_files: u32,
     /// The largest request, in bytes of record batch format. Default: 33 MiB.
@@ -52,6 +55,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             journal_file_bytes: 64 << 20,
+            first_journal_file_bytes: 4 << 20,
             journal_files: 3,
             max_request_bytes: 33 << 20,
             queue_bytes: 64 << 20,
@@ -114,6 +118,12 @@ impl Options {
                 "journal_file_bytes is {}, but the largest request needs {needed}",
                 self.journal_file_bytes
             )));
+        }
+        let first = self.first_journal_file_bytes;
+        if !first.is_multiple_of(4096) || first < JOURNAL_SLACK_BYTES {
+            return Err(Error::Invalid(
+                "first_journal_file_bytes must be a multiple of 4096, at least 64 KiB".into(),
+            ));
         }
         if !self.journal_file_bytes.is_multiple_of(4096) || self.journal_file_bytes > u64::from(u32::MAX) {
             return Err(Error::Invalid(

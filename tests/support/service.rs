@@ -300,6 +300,7 @@ fn open(dir: &Path, config: &Config, clock: &Arc<HandClock>) -> Log {
 fn try_open(dir: &Path, config: &Config, clock: &Arc<HandClock>, begin: Instant) -> Option<Log> {
     let options = Options {
         journal_file_bytes: 8 << 20,
+        first_journal_file_bytes: 8 << 20,
         journal_files: 2,
         max_request_bytes: 4 << 20,
         ..config.log_options()

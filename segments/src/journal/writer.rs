@@ -4,6 +4,10 @@
 //! nothing but data blocks, and a sync of it is one write to the device. Full files become spare again (renamed to a
 //! new sequence, header rewritten and synced) once a durable checkpoint no longer needs them.
 //!
+//! Without files from before, the first file is short, so that a new log is open at once: the others are made meanwhile.
+//! The next one has its space from the start, though not its zeros, so that two files are enough even if the disk gets
+//! full. A short file is removed when it is no longer needed.
+//!
 //! Before the first round of the next file is written, an end mark is made durable in the file before it, so that
 //! recovery notices if the next file is missing or was cut.
 //!
@@ -12,7 +16,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::format::{BLOCK_BYTES, FileHeader, RoundBuilder};
@@ -28,6 +32,8 @@ const END_MARK_BYTES: u64 = BLOCK_BYTES;
 struct Current {
     sequence: u64,
     file: Arc<dyn DiskFile>,
+    /// Its length.
+    file_bytes: u64,
     position: u64,
     next_round: u64,
 }
@@ -46,6 +52,10 @@ struct Pool {
     /// Files left by an earlier run, of the right length, which hold nothing that is needed.
     leftovers: Vec<PathBuf>,
     next_sequence: u64,
+    /// The short file, until it is removed.
+    short: Option<u64>,
+    /// The sequence whose file has its space already.
+    reserved: Option<u64>,
     /// Why no spare can be made, while that is so.
     failed: Option<Error>,
     /// Whether full files stay, because a failed partition needs their rounds at the next start.
@@ -79,37 +89,40 @@ pub(crate) struct Journal {
 
 impl Journal {
     /// Begins a journal after recovery: `next` has a sequence and a round above all that were ever used, and
-    /// `leftovers` are files that hold nothing that is needed any more.
+    /// `leftovers` are files that hold nothing that is needed any more; without one, the first file has `first_bytes`.
     pub(crate) fn start(
         disk: Arc<dyn Disk>,
         layout: Layout,
         directory_id: u64,
         file_bytes: u64,
+        first_bytes: u64,
         next: Mark,
         leftovers: Vec<PathBuf>,
     ) -> Result<Self> {
+        let is_short = leftovers.is_empty() && first_bytes < file_bytes;
+        let first_bytes = if is_short { first_bytes } else { file_bytes };
         let mut pool = Pool {
             spares: VecDeque::new(),
             full: VecDeque::new(),
             leftovers,
             next_sequence: next.sequence + 1,
+            short: is_short.then_some(next.sequence),
+            reserved: None,
             failed: None,
             is_pinned: false,
             has_doubtful_names: false,
         };
         let mut reuse = pool.leftovers.pop();
-        let file = make(
-            &*disk,
-            &layout,
+        let header = FileHeader {
+            sequence: next.sequence,
             directory_id,
-            file_bytes,
-            next.sequence,
-            &mut reuse,
-            &mut Names::Unchanged,
-        )?;
+            file_bytes: first_bytes,
+        };
+        let file = make(&*disk, &layout, header, false, &mut reuse, &mut Names::Unchanged)?;
         let current = Current {
             sequence: next.sequence,
             file,
+            file_bytes: first_bytes,
             position: BLOCK_BYTES,
             next_round: next.round,
         };
@@ -132,7 +145,8 @@ impl Journal {
 
     /// Whether a round of that many bytes needs the next file.
     pub(crate) fn is_full_for(&self, round_bytes: u64) -> bool {
-        self.current.lock().position + round_bytes + END_MARK_BYTES > self.file_bytes
+        let current = self.current.lock();
+        current.position + round_bytes + END_MARK_BYTES > current.file_bytes
     }
 
     /// Switches to the next file; `false` if no spare is there (see [`Journal::wait_for_spare`]).
@@ -160,6 +174,7 @@ impl Journal {
         pool.full.push_back((current.sequence, current.next_round));
         current.sequence = spare.sequence;
         current.file = spare.file;
+        current.file_bytes = self.file_bytes;
         current.position = BLOCK_BYTES;
         Ok(true)
     }
@@ -206,9 +221,9 @@ impl Journal {
         let (position, round) = (current.position, current.next_round);
         let bytes = builder.file_bytes();
         assert!(
-            position + bytes <= self.file_bytes,
+            position + bytes <= current.file_bytes,
             "{position} + {bytes} is beyond {}",
-            self.file_bytes
+            current.file_bytes
         );
         builder.finish(current.sequence, round, |slices| {
             current.file.write_all_at(slices, position)
@@ -261,6 +276,41 @@ impl Journal {
         }
     }
 
+    /// Makes sure that there is space for a second file: makes it, or, while the first is short, takes the space that
+    /// it is going to need. Called once, at the start. Two files are enough for ever: with them, a full disk does not
+    /// stop operations that need no other space.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`] if there is too little space and the first file is short; a long one is used alone.
+    pub(crate) fn secure_second(&self) -> Result<()> {
+        let sequence = {
+            let pool = self.pool.lock();
+            pool.short.map(|_| pool.next_sequence)
+        };
+        let Some(sequence) = sequence else {
+            return match self.add_spare(1) {
+                Err(Error::StorageFull) => {
+                    tracing::warn!("the disk is full: there is one journal file only");
+                    Ok(())
+                }
+                added => added.map(drop),
+            };
+        };
+        let path = self.layout.journal(sequence);
+        let file = self.disk.open(&path, OpenMode::Create);
+        match file.and_then(|file| file.reserve(self.file_bytes)) {
+            Ok(true) => {
+                self.pool.lock().reserved = Some(sequence);
+                Ok(())
+            }
+            Ok(false) => self.add_spare(1).map(drop),
+            Err(error) => {
+                remove(&*self.disk, &path);
+                Err(Error::io(format!("making {}", path.display()), error))
+            }
+        }
+    }
+
     /// Makes one spare, from a leftover or anew, if spare and full files are fewer than `spares`; else returns `false`.
     pub(crate) fn add_spare(&self, spares: usize) -> Result<bool> {
         let (sequence, reuse) = {
@@ -297,6 +347,12 @@ impl Journal {
                 let Some((old, _)) = pool.full.remove(index) else {
                     return Ok(());
                 };
+                if pool.short == Some(old) {
+                    pool.short = None;
+                    drop(pool);
+                    remove(&*self.disk, &self.layout.journal(old));
+                    continue;
+                }
                 pool.next_sequence += 1;
                 // A file that failed to become a spare may have the next spare's name already. It is used first (`pop`
                 // takes the last one), so that no other file is renamed over it.
@@ -311,12 +367,21 @@ impl Journal {
     /// for another.
     fn make_spare(&self, sequence: u64, mut reuse: Option<PathBuf>) -> Result<()> {
         let mut names = Names::Unchanged;
+        let is_reserved = self
+            .pool
+            .lock()
+            .reserved
+            .take_if(|reserved| *reserved == sequence);
+        let header = FileHeader {
+            sequence,
+            directory_id: self.directory_id,
+            file_bytes: self.file_bytes,
+        };
         let made = make(
             &*self.disk,
             &self.layout,
-            self.directory_id,
-            self.file_bytes,
-            sequence,
+            header,
+            is_reserved.is_some(),
             &mut reuse,
             &mut names,
         );
@@ -358,25 +423,20 @@ enum Names {
     Doubtful,
 }
 
-/// Makes a journal file of a sequence, ready to be written: by renaming `reuse`, which holds nothing that is needed, or
-/// by writing zeros. After an error `reuse` says where the old file is now. A new one that could not be made is
+/// Makes the journal file of a header, ready to be written: by renaming `reuse`, which holds nothing that is needed, or
+/// by writing zeros, for which it may have the space already. After an error `reuse` says where the old file is now. A new one that could not be made is
 /// removed: making it is tried again and again, and each try would take the space of a file.
 fn make(
     disk: &dyn Disk,
     layout: &Layout,
-    directory_id: u64,
-    file_bytes: u64,
-    sequence: u64,
+    header: FileHeader,
+    is_reserved: bool,
     reuse: &mut Option<PathBuf>,
     names: &mut Names,
 ) -> Result<Arc<dyn DiskFile>> {
-    let path = layout.journal(sequence);
-    let header = FileHeader {
-        sequence,
-        directory_id,
-        file_bytes,
-    }
-    .encode();
+    let path = layout.journal(header.sequence);
+    let file_bytes = header.file_bytes;
+    let header = header.encode();
     let made = (|| {
         if let Some(old) = reuse {
             disk.rename(old, &path)?;
@@ -386,7 +446,9 @@ fn make(
         if reuse.is_none() {
             // All of the space or none: if the disk has too little left, writing zeros would take the space that
             // appends need, at every try.
-            file.reserve(file_bytes)?;
+            if !is_reserved {
+                file.reserve(file_bytes)?;
+            }
             write_zeros(&*file, file_bytes)?;
         }
         file.write_all_at(&[IoSlice::new(&header)], 0)?;
@@ -400,20 +462,24 @@ fn make(
         Ok(file)
     })();
     made.map_err(|error| {
-        if reuse.is_none()
-            && let Err(error) = disk.remove_file(&path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "a journal file that could not be made stays until the next start");
+        if reuse.is_none() {
+            remove(disk, &path);
         }
         Error::io(format!("making {}", path.display()), error)
     })
 }
 
+/// Removes a file that has nothing that is needed. If that fails, the next start does it.
+fn remove(disk: &dyn Disk, path: &Path) {
+    if let Err(error) = disk.remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "a journal file that is not needed stays until the next start");
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::sim::{Fault, IoKind, SimDisk};
 
@@ -444,6 +510,7 @@ mod tests {
             layout.clone(),
             7,
             FILE_BYTES,
+            FILE_BYTES,
             next,
             Vec::new(),
         );
@@ -469,5 +536,52 @@ mod tests {
         let scan = crate::journal::replay::scan(&disk, &layout, 7, written[0].0, written[0].1, true).unwrap();
         assert_eq!(scan.damage, Vec::<String>::new());
         assert_eq!(scan.next_round, written[1].1 + 1);
+    }
+
+    #[test]
+    fn a_new_journal_begins_with_a_short_file_which_is_not_used_again() {
+        let disk = SimDisk::new(0);
+        let layout = Layout {
+            root: Path::new("/quipu").into(),
+        };
+        disk.create_dir_all(&layout.journal_dir()).unwrap();
+        let next = Mark {
+            round: 1,
+            sequence: 1,
+        };
+        let start = |next, leftovers| {
+            let (disk, layout) = (Arc::new(disk.clone()), layout.clone());
+            Journal::start(disk, layout, 7, FILE_BYTES, FILE_BYTES / 4, next, leftovers).unwrap()
+        };
+        let lengths = || {
+            let files = disk.list(&layout.journal_dir()).unwrap().into_iter();
+            let mut files: Vec<_> = files.map(|file| (file.name, file.len)).collect();
+            files.sort();
+            files.into_iter().map(|(_, length)| length).collect::<Vec<u64>>()
+        };
+        let journal = start(next, Vec::new());
+        journal.secure_second().unwrap();
+        assert_eq!(lengths(), [FILE_BYTES / 4, 0]);
+        assert!(!journal.has_spare(), "its space is there, and no zeros");
+        assert!(journal.is_full_for(FILE_BYTES / 4));
+        write(&journal, b"first");
+        assert!(journal.add_spare(2).unwrap());
+        assert_eq!(lengths(), [FILE_BYTES / 4, FILE_BYTES]);
+        assert!(journal.switch().unwrap());
+        assert!(!journal.is_full_for(FILE_BYTES / 4));
+        let last = write(&journal, b"second");
+        let scan = crate::journal::replay::scan(&disk, &layout, 7, 1, 1, true).unwrap();
+        assert_eq!((scan.damage, scan.next_round), (Vec::new(), last + 1));
+
+        journal.recycle(journal.published(), None).unwrap();
+        assert_eq!(lengths(), [FILE_BYTES], "the short one is gone");
+        assert!(journal.add_spare(2).unwrap());
+        assert_eq!(lengths(), [FILE_BYTES; 2]);
+        let again = Mark {
+            round: last + 1,
+            sequence: 4,
+        };
+        let journal = start(again, vec![layout.journal(3)]);
+        assert!(!journal.is_full_for(FILE_BYTES / 4), "files from before are long");
     }
 }

@@ -97,15 +97,11 @@ pub(super) fn begin(
         layout.clone(),
         directory_id,
         options.journal_file_bytes,
+        options.first_journal_file_bytes,
         next,
         leftovers,
     )?;
-    // Two journal files are enough for ever: with the second one made now, a full disk does not stop operations that
-    // need no other space.
-    match journal.add_spare(1) {
-        Err(Error::StorageFull) => tracing::warn!("the disk is full: there is one journal file only"),
-        added => drop(added?),
-    }
+    journal.secure_second()?;
     // The journal file exists now: with a checkpoint that expects it, its loss will be noticed.
     snapshots.checkpoint.write(
         &Checkpoint {

@@ -237,6 +237,11 @@ impl DiskFile for SimFile {
         self.state.lock().write(self.ino, &bytes, position, &self.path)
     }
 
+    fn reserve(&self, len: u64) -> io::Result<bool> {
+        self.check_writable()?;
+        self.state.lock().reserve(self.ino, len)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         let verdict = state.begin(IoKind::Sync, &self.path, (0, 0))?;

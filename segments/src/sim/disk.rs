@@ -136,6 +136,26 @@ impl State {
         result
     }
 
+    /// Gives a file its space, all of it or none. It changes nothing that a crash shows, so it is no call that can fail.
+    pub(super) fn reserve(&mut self, ino: Ino, len: u64) -> io::Result<bool> {
+        let len = to_index(len)?;
+        let file = self.tree.file_mut(ino);
+        let wanted = file.pages_wanted(0, len);
+        if let Some(capacity) = self.capacity_bytes
+            && wanted
+                > usize::try_from(capacity / PAGE as u64)
+                    .unwrap_or(usize::MAX)
+                    .saturating_sub(self.used_pages)
+        {
+            return Err(rustix::io::Errno::NOSPC.into());
+        }
+        file.reserve(len.div_ceil(PAGE));
+        if file.links > 0 {
+            self.used_pages += wanted;
+        }
+        Ok(true)
+    }
+
     /// How many bytes of an interrupted write are done: none, all, or a part.
     fn some_of(&mut self, len: usize) -> usize {
         match self.rng.below(3) {

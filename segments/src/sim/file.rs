@@ -82,6 +82,13 @@ impl FileData {
             .count()
     }
 
+    /// Gives the first pages their space.
+    pub(super) fn reserve(&mut self, pages: usize) {
+        for page in 0..pages {
+            self.allocated.insert(page);
+        }
+    }
+
     /// Brings a range into memory. For each page that was not there, `draw` gets its length, and returns the byte and
     /// the mask of a bit to flip, if any.
     pub(super) fn load(

@@ -115,6 +115,9 @@ impl<L: FileLayer> DiskFile for LayeredFile<L> {
     fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()> {
         self.0.write_all_at(buffers, position)
     }
+    fn reserve(&self, len: u64) -> io::Result<bool> {
+        self.0.below().reserve(len)
+    }
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }

@@ -202,6 +202,7 @@ impl Driver {
         let journal_file_bytes = [256 << 10, 512 << 10, 1 << 20][rng.index(3)];
         let options = Options {
             journal_file_bytes,
+            first_journal_file_bytes: [64 << 10, 4 << 20][(plan.seed % 2) as usize],
             journal_files: rng.between(2, 4) as u32,
             max_request_bytes: (journal_file_bytes / 2) as usize,
             queue_bytes: 4 << 20,

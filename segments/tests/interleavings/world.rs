@@ -221,6 +221,7 @@ impl Default for Setup {
         Self {
             options: Options {
                 journal_file_bytes: 72 << 10,
+                first_journal_file_bytes: 64 << 10,
                 journal_files: 2,
                 max_request_bytes: 8 << 10,
                 max_open_files: Some(64),

@@ -90,10 +90,10 @@ pub trait DiskFile: Send + Sync {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
     /// Writes all of `buffers`, one after the other, at `position`. After an error any part of it may be written.
     fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()>;
-    /// Allocates the space of `len` bytes at once, if the file system can do that. Too little space is an error, and
-    /// then the remaining space stays free for others. Neither contents nor length change.
-    fn reserve(&self, _len: u64) -> io::Result<()> {
-        Ok(())
+    /// Allocates the space of `len` bytes at once; `false` if the file system cannot do that. Too little space is an
+    /// error, and then the remaining space stays free for others. Neither contents nor length change.
+    fn reserve(&self, _len: u64) -> io::Result<bool> {
+        Ok(false)
     }
     /// Makes the contents (and the length) durable. After an error nothing is known: do not try again.
     fn sync_data(&self) -> io::Result<()>;

@@ -166,7 +166,7 @@ impl DiskFile for RealFile {
         Ok(())
     }
 
-    fn reserve(&self, len: u64) -> io::Result<()> {
+    fn reserve(&self, len: u64) -> io::Result<bool> {
         // Check first: with too little space, fallocate takes all of it before it fails, and others meet a full disk.
         if let Ok(free) = rustix::fs::fstatvfs(&self.file)
             && free.f_bfree.saturating_mul(free.f_frsize) < len
@@ -174,9 +174,9 @@ impl DiskFile for RealFile {
             return Err(Errno::NOSPC.into());
         }
         match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, len) {
-            // Not every file system can do this, and a signal may interrupt it: it is only a hint.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(()),
-            result => Ok(result?),
+            // Not every file system can do this, and a signal may interrupt it.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(false),
+            result => Ok(result.map(|()| true)?),
         }
     }
 
