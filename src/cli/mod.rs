@@ -25,6 +25,7 @@ mod input;
 mod inspect;
 mod lag;
 mod logging;
+mod man;
 mod output;
 mod position;
 mod produce;
@@ -104,10 +105,21 @@ enum Command {
     Completions(completions::Args),
     #[command(hide = true)]
     Complete(completions::Words),
+    /// Writes the man pages
+    #[command(hide = true)]
+    Man(man::Args),
 }
 
 /// Commands that use no server, or start their own: they take no flags that choose a server, and their help hides them.
-const OFFLINE: [&str; 6] = ["serve", "demo", "verify", "inspect", "completions", "complete"];
+const OFFLINE: [&str; 7] = [
+    "serve",
+    "demo",
+    "verify",
+    "inspect",
+    "completions",
+    "complete",
+    "man",
+];
 
 /// Whether a command takes this flag of [`Connect`] or [`Output`].
 fn takes(command: &str, flag: &str) -> bool {
@@ -181,6 +193,7 @@ impl Cli {
             Command::Context(action) => connect::run(action, connect, is_json),
             Command::Completions(args) => completions::run(&args, command()),
             Command::Complete(words) => completions::complete(&words, &command()),
+            Command::Man(args) => man::run(&args, command()),
         }
     }
 }
