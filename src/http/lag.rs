@@ -22,6 +22,7 @@ pub(super) struct GroupLagBody {
     /// The group.
     group: String,
     /// `empty`: no members; `stable`: every member has its final assignment; `rebalancing`.
+    #[schema(pattern = "^(empty|stable|rebalancing)$")]
     state: &'static str,
     /// Its members.
     members: usize,

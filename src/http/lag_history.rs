@@ -87,8 +87,8 @@ pub(super) struct Columns {
 
 /// A group's lag over up to 24 hours
 #[utoipa::path(get, path = "/v1/groups/{group}/lag/history", tag = "lag",
-    params(("window_ms" = Option<u64>, Query, description = "How far back (3600000; 60000 to 86400000)"),
-        ("by" = Option<String>, Query, description = "A series for each `partition` (the default), `topic`, or the `group`"),
+    params(("window_ms" = Option<u64>, Query, minimum = 60000, maximum = 86400000, description = "How far back (3600000; 60000 to 86400000)"),
+        ("by" = Option<String>, Query, pattern = "^(group|topic|partition)$", description = "A series for each `partition` (the default), `topic`, or the `group`"),
         ("topic" = Option<String>, Query, description = "Only this topic"),
         ("partition" = Option<u32>, Query, description = "Only this partition of `topic`")),
     responses((status = 200, description = "The history of up to 24 hours, over restarts; it has a gap while the server was down", body = HistoryBody),
@@ -119,12 +119,12 @@ async fn lag_history(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGrou
 
 /// A chart of a group's lag
 #[utoipa::path(get, path = "/v1/groups/{group}/lag.svg", tag = "lag",
-    params(("window_ms" = Option<u64>, Query, description = "How far back (3600000; 60000 to 86400000)"),
-        ("metric" = Option<String>, Query, description = "`lag` (the default), `lag_ms` or `lag_bytes`"),
-        ("by" = Option<String>, Query, description = "A line for each `partition` (the default), `topic`, or the `group`"),
+    params(("window_ms" = Option<u64>, Query, minimum = 60000, maximum = 86400000, description = "How far back (3600000; 60000 to 86400000)"),
+        ("metric" = Option<String>, Query, pattern = "^(lag|lag_ms|lag_bytes)$", description = "`lag` (the default), `lag_ms` or `lag_bytes`"),
+        ("by" = Option<String>, Query, pattern = "^(group|topic|partition)$", description = "A line for each `partition` (the default), `topic`, or the `group`"),
         ("topic" = Option<String>, Query, description = "Only this topic"),
         ("partition" = Option<u32>, Query, description = "Only this partition of `topic`"),
-        ("theme" = Option<String>, Query, description = "`auto` (the default: as the reader's system is), `light` or `dark`")),
+        ("theme" = Option<String>, Query, pattern = "^(auto|light|dark)$", description = "`auto` (the default: as the reader's system is), `light` or `dark`")),
     responses((status = 200, description = "The worst eight lines, and the others together", body = String,
             content_type = "image/svg+xml"),
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`")))]

@@ -10,6 +10,7 @@ use super::lag::{GroupLagBody, group_body};
 use super::lag_history::{
     Columns, MAX_POINTS, MAX_SERIES, MAX_STEPS, MAX_WINDOW_MS, MIN_WINDOW_MS, WINDOW_MS,
 };
+use super::openapi::shapes;
 use super::params::Params;
 use super::problem::Problem;
 use super::{Share, ok};
@@ -66,7 +67,7 @@ struct GroupSeriesBody {
 /// How far every group is behind, with a summary of each
 #[utoipa::path(get, path = "/v1/lag", tag = "lag",
     params(("topic" = Option<String>, Query, description = "Only groups that have subscribed to this topic, or committed in it"),
-        ("status" = Option<String>, Query, pattern = "^(ok|behind|stalled|losing)(,(ok|behind|stalled|losing))*$", description = "Only groups with this status: `ok`, `behind`, `stalled` or `losing`; several with commas"),
+        ("status" = Option<Vec<shapes::LagStatus>>, Query, style = Form, explode = false, description = "Only groups with this status: `ok`, `behind`, `stalled` or `losing`; several with commas"),
         ("q" = Option<String>, Query, description = "Only groups with this in their names, in large or small letters"),
         ("sort" = Option<String>, Query, pattern = "^(name|lag|lag_ms|expires_ms)$", description = "`lag` (the most records first), `lag_ms` (the oldest first) or `expires_ms` (what expires soonest first); by default by name"),
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 10000, description = "The largest number of groups (default 100)"),

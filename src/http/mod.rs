@@ -11,7 +11,6 @@ pub(crate) mod browsers;
 pub(crate) mod budget;
 pub(crate) mod chunks;
 mod damage;
-mod event;
 pub(crate) mod fetch;
 pub(crate) mod forwarded;
 #[cfg(feature = "fuzzing")]

@@ -1,8 +1,9 @@
-//! Refuses a JSON array in place of an object.
+//! Refuses a JSON array in place of an object, and takes whole numbers however they are written.
 //!
 //! Serde also fills a struct from an array, field by field in the order of the code: `[3]` would be a topic with 3
 //! partitions. [`Objects`] wraps a deserializer and all deserializers inside it, so that a struct at any depth is read
-//! from an object only.
+//! from an object only. JSON has one kind of number: `5.0` is 5, and some languages write it so. Large numbers are refused in
+//! that spelling, because they may have lost digits on the way.
 
 use std::fmt;
 
@@ -55,6 +56,10 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Objects<D> {
     }
 }
 
+/// Up to here a float that was read from JSON, which may round its last bit, is whole only if it was written so: a tenth of
+/// the largest number that a float counts to.
+const LARGEST_COUNTED: f64 = 900_719_925_474_099.0;
+
 macro_rules! visit {
     ($($name:ident($value:ty))*) => {
         $(fn $name<E: serde::de::Error>(self, value: $value) -> Result<V::Value, E> {
@@ -71,8 +76,18 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Objects<V> {
     }
 
     visit! {
-        visit_bool(bool) visit_i64(i64) visit_u64(u64) visit_f64(f64) visit_str(&str) visit_borrowed_str(&'de str)
+        visit_bool(bool) visit_i64(i64) visit_u64(u64) visit_str(&str) visit_borrowed_str(&'de str)
         visit_string(String)
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<V::Value, E> {
+        if value.fract() != 0.0 || value.abs() > LARGEST_COUNTED {
+            return self.0.visit_f64(value);
+        }
+        match value < 0.0 {
+            true => self.0.visit_i64(value as i64),
+            false => self.0.visit_u64(value as u64),
+        }
     }
 
     fn visit_none<E: serde::de::Error>(self) -> Result<V::Value, E> {

@@ -46,6 +46,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[derive(Debug, Serialize, ToSchema)]
 struct LiveBody {
     /// `live`.
+    #[schema(pattern = "^(live)$")]
     status: &'static str,
 }
 
@@ -53,6 +54,7 @@ struct LiveBody {
 #[derive(Debug, Serialize, ToSchema)]
 struct ReadyBody {
     /// `ready`, or `degraded`: some requests fail.
+    #[schema(pattern = "^(ready|degraded)$")]
     status: &'static str,
     /// The faults.
     degraded: Vec<Degraded>,
@@ -122,7 +124,7 @@ async fn live(_: NoQuery) -> Answer {
 /// It is ready when it has recovered. `degraded` lists what is wrong while the rest works: reads go on when appends have
 /// failed, or the disk is full. With `for=writes` it is not ready then.
 #[utoipa::path(get, path = "/health/ready", tag = "operating",
-    params(("for" = Option<String>, Query, pattern = "^writes$", description = "`writes`: only ready if it takes appends too")),
+    params(("for" = Option<String>, Query, pattern = "^(writes)$", description = "`writes`: only ready if it takes appends too")),
     responses((status = 200, description = "The server takes requests; `degraded` lists its faults", body = ReadyBody),
         (status = 503, description = "`shutting-down`; with `for=writes` also `log-failed`"),
         (status = 507, description = "With `for=writes`: `storage-full`")))]

@@ -44,8 +44,8 @@ async fn docs(_: NoQuery, headers: HeaderMap) -> Response {
 
 /// A file of the page
 #[utoipa::path(get, path = "/assets/{file}", tag = "operating",
-    params(("file" = String, Path, description = "The file's name")),
-    responses((status = 200, description = "The file", body = String, content_type = "text/javascript"),
+    params(("file" = String, Path, pattern = "^[A-Za-z0-9._-]{1,100}$", description = "The file's name")),
+    responses((status = 200, description = "The file", content((String = "text/javascript"), (String = "text/css"), (String = "image/svg+xml"))),
         (status = 304, description = "As `If-None-Match` has it"),
         (status = 404, description = "`not-found`")))]
 async fn asset(FileName(file): FileName, _: NoQuery, headers: HeaderMap) -> Answer {

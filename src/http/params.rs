@@ -372,6 +372,39 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_number_may_have_a_fraction_of_zero() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Body {
+            count: u64,
+            shift: i64,
+            ratio: f64,
+            any: serde_json::Value,
+        }
+        let body = br#"{"count":5.0,"shift":-3.00,"ratio":2.0,"any":[7e1,0.5]}"#;
+        let any = serde_json::json!([70, 0.5]);
+        let (count, shift, ratio) = (5, -3, 2.0);
+        let expected = Body {
+            count,
+            shift,
+            ratio,
+            any,
+        };
+        assert_eq!(json_body::<Body>(body).unwrap(), expected);
+        for wrong in [
+            "5.5",
+            "-1.0",
+            "900719925474100.0",
+            "9007199254740993.0",
+            "18446744073709551616",
+        ] {
+            let body = format!(r#"{{"count":{wrong},"shift":0,"ratio":0,"any":0}}"#);
+            let problem = json_body::<Body>(body.as_bytes()).unwrap_err().to_json();
+            assert_eq!(problem["pointer"], "/count", "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_field_that_is_wrong_is_named_with_what_it_must_be_in_words_of_json() {
         #[derive(Debug, serde::Deserialize)]
         #[serde(deny_unknown_fields)]

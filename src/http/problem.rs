@@ -39,6 +39,50 @@ impl From<Reason> for Code {
 }
 
 impl Code {
+    /// Every code, in the order of the table.
+    #[rustfmt::skip]
+    pub const ALL: &[Self] = &[
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::NotAcceptable,
+        Self::RequestTimeout,
+        Self::UnsupportedMediaType,
+        Self::Refused(Reason::InvalidRequest),
+        Self::Refused(Reason::UnknownTopic),
+        Self::Refused(Reason::UnknownPartition),
+        Self::Refused(Reason::UnknownGroup),
+        Self::Refused(Reason::UnknownMember),
+        Self::Refused(Reason::TopicExists),
+        Self::Refused(Reason::TopicProtected),
+        Self::Refused(Reason::PartitionsCannotShrink),
+        Self::Refused(Reason::GroupActive),
+        Self::Refused(Reason::Fenced),
+        Self::Refused(Reason::PollSuperseded),
+        Self::Refused(Reason::MemberSuperseded),
+        Self::Refused(Reason::GroupTypeMismatch),
+        Self::Refused(Reason::GroupSettingsDiffer),
+        Self::Refused(Reason::OutOfOrderSequence),
+        Self::Refused(Reason::NotDamaged),
+        Self::Refused(Reason::OffsetTrimmed),
+        Self::Refused(Reason::CursorExpired),
+        Self::Refused(Reason::PollExpired),
+        Self::Refused(Reason::TopicChanged),
+        Self::Refused(Reason::OffsetMismatch),
+        Self::Refused(Reason::PreviewOutdated),
+        Self::Refused(Reason::RecordTooLarge),
+        Self::Refused(Reason::RequestTooLarge),
+        Self::Refused(Reason::OffsetOutOfRange),
+        Self::Refused(Reason::IdempotencyKeyReused),
+        Self::Refused(Reason::CorruptData),
+        Self::Refused(Reason::Internal),
+        Self::Refused(Reason::NotSupported),
+        Self::Refused(Reason::Overloaded),
+        Self::Refused(Reason::ShuttingDown),
+        Self::Refused(Reason::LogFailed),
+        Self::Refused(Reason::StorageFull),
+    ];
+
     /// Its status, its name in a problem, its title, and whether the same request may succeed later.
     #[must_use]
     #[rustfmt::skip]
@@ -214,6 +258,17 @@ mod tests {
     use crate::broker::engine::Offset;
 
     use super::*;
+
+    #[test]
+    fn the_list_of_codes_has_every_row_of_the_table() {
+        let rows = include_str!("problem.rs").lines();
+        let is_row = |line: &str| line.trim_start().starts_with(['S', 'R']) && line.contains("=> (");
+        let rows = rows.filter(|line| is_row(line)).count();
+        let mut names: Vec<&str> = Code::ALL.iter().map(|code| code.row().1).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!((names.len(), Code::ALL.len()), (rows, rows));
+    }
 
     #[test]
     fn a_problem_carries_its_code_status_and_members() {

@@ -15,6 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::body::{JsonBody, OptionalJson};
+use super::openapi::shapes;
 use super::params::{Params, not_a_time, start};
 use super::path::{AtPartition, AtTopic, NoQuery, TopicName};
 use super::problem::Problem;
@@ -48,10 +49,11 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[serde(deny_unknown_fields)]
 struct TopicBody {
     /// The number of partitions; default 1 for a new topic.
+    #[schema(minimum = 1)]
     partitions: Option<u32>,
     /// Configuration keys with their values; null means the default.
     #[serde(default, deserialize_with = "config_changes")]
-    #[schema(value_type = Option<std::collections::HashMap<String, Value>>)]
+    #[schema(value_type = Option<shapes::ConfigChanges>)]
     config: ConfigChanges,
 }
 
@@ -140,6 +142,28 @@ impl Conditions {
     }
 }
 
+/// The answer to a change, or to its dry run.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes the answers in the OpenAPI document")]
+enum Altered {
+    /// The topic as it is now.
+    Topic(TopicDescription),
+    /// With `dry_run`.
+    DryRun(DryRun),
+}
+
+/// The answer to a deletion of records, or to its dry run.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes the answers in the OpenAPI document")]
+enum Trimmed {
+    /// The log start as it is now.
+    LogStart(LogStart),
+    /// With `dry_run`.
+    DryRun(DryRun),
+}
+
 /// The positions and the size of a partition.
 #[derive(Debug, Serialize, ToSchema)]
 struct PartitionDescription {
@@ -203,7 +227,8 @@ struct FoundOffset {
 /// the answer is 200. Settings that the body leaves out are not compared.
 #[utoipa::path(put, path = "/v1/topics/{topic}", tag = "topics", request_body = Option<TopicBody>,
     params(("topic" = String, Path, description = "1 to 249 of `A-Z a-z 0-9 . _ -`; not `.` or `..`, not beginning with `__`")),
-    responses((status = 201, description = "The topic is created", body = TopicDescription),
+    responses((status = 201, description = "The topic is created", body = TopicDescription,
+            headers(("Location" = String, description = "The topic's path"))),
         (status = 200, description = "The topic exists already", body = TopicDescription),
         (status = 409, description = "`topic-exists`: the topic exists with another number of partitions or another configuration"),
         (status = 501, description = "`not-supported`: a configuration key of a later version")))]
@@ -287,7 +312,7 @@ async fn describe_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer
     params(("dry_run" = Option<bool>, Query, description = "Say what would go, and change nothing"),
         ("if_id" = Option<String>, Query, description = "Only if the topic has this `id`")),
     responses((status = 200, description = "The topic as it is now; with `dry_run`, what would go",
-            content((TopicDescription = "application/json"))),
+            body = inline(Altered)),
         (status = 409, description = "`partitions-cannot-shrink`; `topic-protected`: it has `delete_protection`, and retention would be lowered"),
         (status = 412, description = "`topic-changed`: the topic with that `id` is gone"),
         (status = 501, description = "`not-supported`: a configuration key of a later version")))]
@@ -350,7 +375,7 @@ async fn delete_topic(
     params(("before" = u64, Query, description = "The first offset to keep; at most the end offset"),
         ("dry_run" = Option<bool>, Query, description = "Say what would go, and delete nothing"),
         ("if_id" = Option<String>, Query, description = "Only if the topic has this `id`")),
-    responses((status = 200, description = "The log start as it is now; with `dry_run`, what would go", body = LogStart),
+    responses((status = 200, description = "The log start as it is now; with `dry_run`, what would go", body = inline(Trimmed)),
         (status = 409, description = "`topic-protected`: the topic has `delete_protection`"),
         (status = 412, description = "`topic-changed`: the topic with that `id` is gone"),
         (status = 416, description = "`offset-out-of-range`: above `end_offset`")))]
@@ -387,7 +412,7 @@ async fn delete_records(
 /// Finds the first record whose timestamp is at or after the time; timestamps need not be in order. If all records are
 /// earlier, the answer is the end offset with a null timestamp.
 #[utoipa::path(get, path = "/v1/topics/{topic}/partitions/{partition}/offsets", tag = "topics",
-    params(("at" = String, Query, description = "`earliest`, `latest`, or a time in milliseconds or RFC 3339", example = "latest")),
+    params(("at" = shapes::Start, Query, description = "`earliest`, `latest`, or a time in milliseconds or RFC 3339", example = "latest")),
     responses((status = 200, description = "The offset", body = FoundOffset)))]
 async fn find_offset(
     app: App,

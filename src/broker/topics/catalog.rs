@@ -24,20 +24,27 @@ pub struct ConfigKey {
     pub name: &'static str,
     /// What it does, with the unit.
     pub about: &'static str,
-    kind: Kind,
+    /// The values that it takes.
+    pub kind: Kind,
 }
 
+/// The values of a configuration key.
 #[derive(Debug)]
-enum Kind {
+pub enum Kind {
     /// A whole number in `low..=high`; without a default it may be missing, and is shown as null.
     Number {
+        /// The smallest.
         low: u64,
+        /// The largest.
         high: u64,
+        /// The value if it is not set.
         default: Option<u64>,
     },
     /// One of a list of words.
     Word {
+        /// The words.
         allowed: &'static [&'static str],
+        /// The value if it is not set.
         default: &'static str,
     },
     /// True or false; false unless set.

@@ -515,6 +515,15 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_number_may_have_a_fraction_of_zeros() {
+        let record = parse(r#"{"partition":10.00,"timestamp":5.0}"#);
+        assert_eq!(
+            (record.partition, record.timestamp),
+            (Some(10), Some(TimestampMs(5)))
+        );
+    }
+
+    #[test]
     fn every_field_is_read() {
         let json = r#" {"partition":3,"offset":1042,"timestamp":1357035420000,"key":"N14228","value":{ "event" : "FlightDeparted"},"headers":{"type":"FlightDeparted"},"topic":"t"} "#;
         let record = parse(json);
@@ -630,7 +639,7 @@ mod tests {
             r#"/value {"value":1,"value":2} {"value":1,"v\u0061lue":2} {"value_base64":"YQ==","value":1} {"value":1"#,
             r#"/value {"value":NaN} {"value":01} {"value":{"a":}} {"value":"\q"} {"value":}"#,
             r#"/value_base64 {"value_base64":7}"#,
-            r#"/partition {"partition":-1} {"partition":"1"} {"partition":1.0}"#,
+            r#"/partition {"partition":-1} {"partition":"1"} {"partition":1.5} {"partition":1.01} {"partition":1.} {"partition":1.0e1} {"partition":01.0}"#,
             r#"/headers {"headers":[]}"#,
             r#"/headers/a {"headers":{"a":1}} {"headers":{"a":"1","a":"2"}} {"headers":{"a":{"base64":"","x":1}}}"#,
             r#"/headers/a/0 {"headers":{"a":[]}}"#,

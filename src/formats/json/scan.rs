@@ -366,7 +366,8 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// A number of digits only, saturating at the maximum; `None` for anything else.
+    /// A whole number, saturating at the maximum: digits, and perhaps a fraction of zeros, as `5.0` is 5 in JSON; `None`
+    /// for anything else.
     #[inline]
     pub(crate) fn whole_number(&mut self) -> Option<u64> {
         let from = self.pos;
@@ -375,11 +376,16 @@ impl<'a> Scanner<'a> {
             number = number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
             self.pos += 1;
         }
-        let is_whole = match self.since(from) {
-            [] => false,
-            [b'0', _, ..] => false,
-            _ => !matches!(self.peek(), Some(b'.' | b'e' | b'E')),
-        };
+        let mut is_whole = !matches!(self.since(from), [] | [b'0', _, ..]);
+        if self.peek() == Some(b'.') {
+            let point = self.pos;
+            self.pos += 1;
+            while self.peek() == Some(b'0') {
+                self.pos += 1;
+            }
+            is_whole &= self.pos > point + 1 && !matches!(self.peek(), Some(b'1'..=b'9'));
+        }
+        is_whole &= !matches!(self.peek(), Some(b'e' | b'E'));
         is_whole.then_some(number)
     }
 

@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::accept::{Representation, negotiate};
-use super::event::EventDoc;
+use super::openapi::shapes;
 use super::params::VALUE_LIMIT;
 use super::path::AtPartition;
 use super::problem::Problem;
@@ -43,7 +43,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(fetch))
 }
 
-/// Fetches records of one partition.
+/// Fetches records of one partition
 ///
 /// The answer holds the available records within the limits; at the end of the log it has none. `next_offset` is where
 /// the next fetch begins. With `wait_ms` the fetch waits until `min_bytes` are there.
@@ -58,25 +58,24 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// the problem says where to continue. Damage that the operator has skipped is reported as a gap.
 #[utoipa::path(get, path = "/v1/topics/{topic}/partitions/{partition}/records", tag = "records",
     params(
-        ("offset" = Option<String>, Query, description = "Where to begin: a number, `earliest` (the log start) or `latest` (the end). Exactly one of `offset` and `from` is needed.", example = "earliest"),
-        ("from" = Option<String>, Query, description = "Where to begin: the first record whose timestamp is at or after this time, in milliseconds or RFC 3339"),
+        ("offset" = Option<shapes::FetchStart>, Query, description = "Where to begin: a number, `earliest` (the log start) or `latest` (the end). Exactly one of `offset` and `from` is needed.", example = "earliest"),
+        ("from" = Option<shapes::Time>, Query, description = "Where to begin: the first record whose timestamp is at or after this time, in milliseconds or RFC 3339"),
         ("until_offset" = Option<u64>, Query, description = "The answer ends before this offset"),
-        ("until" = Option<String>, Query, description = "The answer ends before the first record whose timestamp is at or after this time"),
+        ("until" = Option<shapes::Time>, Query, description = "The answer ends before the first record whose timestamp is at or after this time"),
         ("max_records" = Option<u64>, Query, minimum = 1, description = "The largest number of records: default 500, maximum 100000 (a larger value counts as 100000). Batches are not cut: the batch that reaches the limit is the last one."),
         ("max_bytes" = Option<u64>, Query, minimum = 1, description = "The largest number of stored bytes: default 1048576, maximum 33554432 (a larger value counts as 33554432). At least one record, or batch, is returned if there is one, whatever its size."),
         ("wait_ms" = Option<u64>, Query, maximum = 60000, description = "How long to wait for `min_bytes`, in milliseconds: default 0, maximum 60000"),
         ("min_bytes" = Option<u64>, Query, description = "Stored bytes to wait for: default 1"),
         ("value_limit" = Option<u64>, Query, description = "Of a longer value only its first bytes, as `value_text`, with `value_bytes` and `truncated`. Not for batches and CloudEvents"),
-        ("Accept" = Option<String>, Header, description = "`application/json`, `application/x-ndjson`, `application/cloudevents-batch+json` or `application/vnd.apache.kafka.record-batch`"),
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an answer that the client already has"),
     ),
     responses(
         (status = 200, description = "The records. Lines, events and batches come without the other members of the JSON document: `next_offset` and the rest are then in the headers only. Batches are sent as they are stored: the first may begin before `offset`, and the last may end after `until_offset`.",
             content(
                 (FetchedRecords = "application/json"),
-                (String = "application/x-ndjson"),
-                (Vec<EventDoc> = "application/cloudevents-batch+json"),
-                (Vec<u8> = "application/vnd.apache.kafka.record-batch"),
+                (Vec<JsonRecord> = "application/x-ndjson"),
+                (Vec<shapes::CloudEvent> = "application/cloudevents-batch+json"),
+                (shapes::RecordBatches = "application/vnd.apache.kafka.record-batch"),
             ),
             headers(
                 ("Next-Offset" = u64, description = "Where the next fetch begins"),
@@ -86,7 +85,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
                 ("ETag" = String, description = "Only on an answer that never changes"),
                 ("Cache-Control" = String, description = "`private, no-cache` on an answer that never changes, else `no-store`"),
             )),
-        (status = 304, description = "The client already has this answer"),
+        (status = 304, description = "The client already has this answer",
+            headers(("ETag" = String, description = "As `If-None-Match` has it"))),
         (status = 400, description = "`invalid-request`; `pointer` names the parameter"),
         (status = 406, description = "`not-acceptable`"),
         (status = 410, description = "`offset-trimmed`: below `log_start_offset`"),
@@ -263,7 +263,7 @@ struct FetchedGap {
     offset: u64,
     /// Exclusive.
     until_offset: u64,
-    #[schema(example = "damaged", pattern = "^damaged$")]
+    #[schema(pattern = "^(damaged)$")]
     reason: String,
 }
 
@@ -294,7 +294,7 @@ pub(super) struct JsonRecord {
     truncated: Option<bool>,
     /// Each value is a string, `{"base64":"…"}` if its bytes are not UTF-8, null if the header has no value, or an
     /// array of these if a name repeats.
-    #[schema(value_type = Object)]
+    #[schema(value_type = std::collections::HashMap<String, shapes::HeaderValues>)]
     headers: serde_json::Value,
 }
 

@@ -37,6 +37,7 @@ use crate::http::Answer;
 use crate::http::app::App;
 use crate::http::body::{HeldJson, JsonBody, OptionalJson};
 use crate::http::chunks::{self, CHUNK_BYTES, Chunks, chunk_capacity};
+use crate::http::openapi::shapes;
 use crate::http::params::Params;
 use crate::http::path::{GroupName, MemberName, NoQuery};
 use crate::http::problem::Problem;
@@ -96,7 +97,7 @@ pub(super) struct MemberBody {
 
 /// Declares a body that has the fields of a join, and fields of its own.
 macro_rules! with_fields_of_a_join {
-    ($(#[$about:meta])* struct $name:ident { topics: [$($topics:tt)+], $($own:tt)* }) => {
+    ($(#[$about:meta])* struct $name:ident { topics: [$($topics:tt)+] as $doc:ty, $($own:tt)* }) => {
         $(#[$about])*
         #[derive(Debug, Deserialize, ToSchema)]
         #[serde(deny_unknown_fields)]
@@ -104,6 +105,7 @@ macro_rules! with_fields_of_a_join {
             /// The topics to read, 1 to 1000: names of topics, which must exist, or patterns. In a pattern, `*` stands for
             /// one word between dots and `#` for any number of words: `orders.*`. A pattern also brings topics that are
             /// made later, from their beginning, but no dead-letter topics. It may match nothing yet.
+            #[schema(value_type = $doc, min_items = 1, max_items = 1000)]
             topics: $($topics)+,
             /// `ordered` (the default): each partition is read by one member, in order. `shared`: a work queue, in
             /// which each record is leased to one member.
@@ -115,24 +117,28 @@ macro_rules! with_fields_of_a_join {
             client_id: Option<String>,
             /// How long the member may be silent before its partitions and leases go to others, in milliseconds:
             /// default 30000; from 100 to 86400000. While a poll waits, the member is not silent.
+            #[schema(minimum = 100, maximum = 86_400_000)]
             session_timeout_ms: Option<u64>,
             /// Where to begin in a topic without committed offsets: `earliest` (the default), `latest` or a time.
             #[serde(default)]
-            #[schema(value_type = Value)]
+            #[schema(value_type = Option<shapes::Start>)]
             start: Option<Value>,
             /// Shared groups: how long a record is leased, in milliseconds: default 30000; from 100 to 43200000.
+            #[schema(minimum = 100, maximum = 43_200_000)]
             lease_ms: Option<u32>,
             /// Shared groups: unsettled deliveries before a record becomes a dead letter: default 5; from 1 to 1000.
+            #[schema(minimum = 1, maximum = 1000)]
             max_deliveries: Option<u32>,
             /// Shared groups: the topic of dead letters, created when first needed; default `{topic}.dlq`.
             dead_letter_topic: Option<String>,
             /// Shared groups: `key`: within a partition a key's next record is leased only when the one before it is
             /// settled, while other keys and records without key go on. By default there is no order.
+            #[schema(pattern = "^(key)$")]
             order: Option<String>,
             /// The group gets only records for which every field matches one of its patterns:
             /// `{"header.type":["order.*","invoice.paid"],"key":["c7"]}`. In a pattern, `*` stands for one word between
             /// dots and `#` for any number of words. At most 100 patterns. By default the group gets all records.
-            #[schema(value_type = Option<Object>)]
+            #[schema(value_type = Option<shapes::GroupFilter>)]
             filter: Option<FilterBody>,
             /// The process, by any name that it chose when it started: 1 to 255 visible ASCII characters. If a process
             /// with another `instance` joins or polls under this member's name, the older one is refused with 409
@@ -145,27 +151,30 @@ macro_rules! with_fields_of_a_join {
 
 with_fields_of_a_join! {
     /// A member that joins.
-    struct JoinBody { topics: [Vec<String>], }
+    struct JoinBody { topics: [Vec<String>] as Vec<shapes::TopicOrPattern>, }
 }
 
 with_fields_of_a_join! {
     /// A poll. If it has `topics` (and other fields of a join) and the member is unknown, it joins first.
     struct PollBody {
-        topics: [Option<Vec<String>>],
+        topics: [Option<Vec<String>>] as Option<Vec<shapes::TopicOrPattern>>,
         /// The `poll_id` of the answer whose records the member has finished. Their offsets are committed; in a shared
         /// group, those of its records that are not settled are accepted. Null: nothing is acknowledged.
         ack: Option<String>,
         /// Most records in the answer: default 500; from 1 to 100000 (a larger value counts as 100000). In a shared group:
         /// default 16, but no more than what waits divided by the members; at most 1000.
+        #[schema(minimum = 1)]
         max_records: Option<u64>,
         /// The largest number of stored bytes in the answer: default 1048576; from 1 to 33554432 (a larger value counts
         /// as that). One record is always delivered, whatever its size.
+        #[schema(minimum = 1)]
         max_bytes: Option<u64>,
         /// How long to wait for a record, in milliseconds: default 5000; from 0 to 60000.
+        #[schema(maximum = 60000)]
         wait_ms: Option<u64>,
         /// Records that came of those that `ack` acknowledges, each with its `topic`; at most 100000. They are appended
         /// with the acknowledgement: after a crash both are there, or neither.
-        #[schema(value_type = Option<Vec<Object>>)]
+        #[schema(value_type = Option<Vec<shapes::NewTopicRecord>>, max_items = 100_000)]
         produce: Option<Box<RawValue>>,
     }
 }
@@ -194,17 +203,15 @@ struct PolledBody {
     /// Records as in a fetch, each with its `topic`; within a partition in the order of their offsets. In a shared
     /// group each record also has `delivery_count` (1 the first time) and `lease_expires` (the time at which this
     /// member's lease ends, in milliseconds since the Unix epoch), and one that was redriven has `redriven` (how often).
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<shapes::DeliveredRecord>)]
     records: Vec<Value>,
     /// Damaged offsets that the operator has skipped; left out if there are none.
-    #[schema(value_type = Option<Vec<Object>>)]
-    gaps: Option<Vec<Value>>,
+    gaps: Option<Vec<GapBody>>,
     /// For whom `ack` did not count; left out if there are none. Ordered groups: the partitions in which it could no longer
     /// commit, because they are another member's by now or the group was reset; their records are delivered again, to
     /// whoever has the partition. Shared groups: the records, with their `offset`, that another member holds now, or that were leased
     /// before a reset.
-    #[schema(value_type = Option<Vec<Object>>)]
-    lost: Option<Vec<Value>>,
+    lost: Option<Vec<LostBody>>,
     /// Shared groups: records for which `ack` did not count, because they were settled before; left out if there are
     /// none.
     settled: Option<Vec<PlaceBody>>,
@@ -212,6 +219,38 @@ struct PolledBody {
     produced: Option<Vec<PlaceBody>>,
     /// `true` if an earlier poll with this `ack` has stored them: `produced` is of that poll.
     replayed: Option<bool>,
+}
+
+/// Offsets that a poll passes over.
+#[derive(ToSchema)]
+#[schema(as = PolledGap)]
+#[expect(dead_code, reason = "describes what is written by hand")]
+struct GapBody {
+    /// The topic.
+    topic: String,
+    /// The partition.
+    partition: u32,
+    /// The first offset.
+    offset: u64,
+    /// One past the last offset.
+    until_offset: u64,
+    /// Why they are passed over.
+    #[schema(pattern = "^(damaged)$")]
+    reason: String,
+}
+
+/// A partition or a record for which an acknowledgement did not count.
+#[derive(ToSchema)]
+#[schema(as = LostPlace)]
+#[expect(dead_code, reason = "describes what is written by hand")]
+struct LostBody {
+    /// The topic.
+    topic: String,
+    /// The partition.
+    partition: u32,
+    /// Shared groups: the record's offset.
+    #[schema(nullable = false)]
+    offset: Option<u64>,
 }
 
 /// A heartbeat.
@@ -235,6 +274,7 @@ struct HeartbeatAnswer {
     /// The member's epoch.
     epoch: u64,
     /// `stable`; or `rebalancing`: others wait for partitions, so poll as soon as you have finished your records.
+    #[schema(pattern = "^(stable|rebalancing)$")]
     state: &'static str,
 }
 
@@ -252,7 +292,7 @@ struct CommitBody {
     /// Records that came of those below these offsets, each with its `topic`; at most 100000. They are appended with the
     /// commit: after a crash both are there, or neither.
     #[serde(default)]
-    #[schema(value_type = Option<Vec<Object>>)]
+    #[schema(value_type = Option<Vec<shapes::NewTopicRecord>>, max_items = 100_000)]
     produce: Option<Box<RawValue>>,
 }
 
@@ -322,6 +362,7 @@ async fn join_group(
     responses((status = 200, description = "The records; none if the wait has ended or the assignment has changed", body = PolledBody),
         (status = 404, description = "`unknown-member`; `unknown-topic`: it does not exist, or a topic that the member reads was deleted (poll with other `topics`)"),
         (status = 409, description = "`poll-superseded`: a newer poll of this member has replaced this one, or `ack` was acknowledged before the last one, so this is a late duplicate; it delivers nothing. `member-superseded`: a newer process polls under this member's name; this one must stop. `fenced`: with `produce`, `ack` can no longer acknowledge all of its records, which `lost` and `settled` name, and nothing is stored. `group-type-mismatch`, `group-settings-differ`"),
+        (status = 410, description = "`poll-expired`: `ack` is of a poll from before the server was restored from a backup"),
         (status = 500, description = "`corrupt-data`: only damaged records are left to read")))]
 async fn poll(
     app: App,
@@ -462,6 +503,7 @@ async fn commit(
 #[utoipa::path(delete, path = "/v1/groups/{group}/members/{member}", tag = "groups",
     params(("ack" = Option<String>, Query, description = "The `poll_id` of the answer whose records the member has finished: they are committed (in a shared group: accepted) before it leaves")),
     responses((status = 204, description = "The member has left"),
+        (status = 410, description = "`poll-expired`: `ack` is of a poll from before the server was restored from a backup"),
         (status = 409, description = "`member-superseded`: `ack` is of an older process under the member's name")))]
 async fn leave_group(
     app: App,

@@ -47,8 +47,10 @@ struct GroupRow {
     /// The group's name.
     group: String,
     /// `empty`: no members; `stable`; or `rebalancing`: partitions wait until their owners give them up.
+    #[schema(pattern = "^(empty|stable|rebalancing)$")]
     state: &'static str,
     /// `ordered`: each partition is read by one member, in order; `shared`: a work queue.
+    #[schema(pattern = "^(ordered|shared)$")]
     r#type: &'static str,
     /// The number of members.
     members: usize,
@@ -70,12 +72,15 @@ struct GroupBody {
     /// The group's name.
     group: String,
     /// `empty`: no members; `stable`; or `rebalancing`: partitions wait until their owners give them up.
+    #[schema(pattern = "^(empty|stable|rebalancing)$")]
     state: &'static str,
     /// `ordered`: each partition is read by one member, in order; `shared`: a work queue.
+    #[schema(pattern = "^(ordered|shared)$")]
     r#type: &'static str,
     /// The members, sorted by name.
     members: Vec<MemberBody>,
     /// The settings that the first member chose for all, or that were changed since.
+    #[schema(value_type = settings::SettingsDoc)]
     settings: SettingsBody,
     /// Shared groups: what the queue holds, over all partitions.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,7 +106,7 @@ struct QueueBody {
 
 /// Groups, sorted by name
 #[utoipa::path(get, path = "/v1/groups", tag = "groups",
-    params(("limit" = Option<u64>, Query, description = "The largest number of groups (default 100)"),
+    params(("limit" = Option<u64>, Query, minimum = 1, maximum = 10000, description = "The largest number of groups (default 100)"),
         ("after" = Option<String>, Query, description = "Groups after this name")),
     responses((status = 200, description = "The groups", body = GroupList)))]
 async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {

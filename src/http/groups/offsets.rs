@@ -35,6 +35,7 @@ pub(super) struct OffsetBody {
     pub(super) offset: u64,
     /// A note of the consumer, stored with the offset: at most 4096 bytes.
     #[serde(default)]
+    #[schema(max_length = 4096)]
     pub(super) metadata: Option<String>,
 }
 

@@ -14,6 +14,7 @@ use crate::http::Answer;
 use crate::http::app::App;
 use crate::http::body::JsonBody;
 use crate::http::ok;
+use crate::http::openapi::shapes;
 use crate::http::path::{GroupName, NoQuery};
 use crate::http::problem::Problem;
 
@@ -27,15 +28,17 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 struct ResetBody {
     /// The topics; by default all that the group has subscribed to or committed in.
     #[serde(default)]
+    #[schema(min_items = 1)]
     topics: Option<Vec<String>>,
     /// One topic, instead of `topics`.
     #[serde(default)]
     topic: Option<String>,
     /// The partitions, of one topic; by default all.
     #[serde(default)]
+    #[schema(min_items = 1)]
     partitions: Option<Vec<u32>>,
     /// `"earliest"`, `"latest"`, a time, `{"offset":N}`, or `{"shift":N}` from the committed offset (or the log start).
-    #[schema(value_type = Value)]
+    #[schema(value_type = shapes::ResetTarget)]
     to: Value,
     /// Change nothing; only answer with what a reset would do. Works with live members too.
     #[serde(default)]

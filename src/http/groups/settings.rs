@@ -16,6 +16,7 @@ use crate::broker::groups::shared::settings::{GroupValue, Order, Settings};
 use crate::broker::refusal::Refusal;
 use crate::http::app::App;
 use crate::http::body::JsonBody;
+use crate::http::openapi::shapes;
 use crate::http::path::{GroupName, NoQuery};
 use crate::http::problem::Problem;
 use crate::http::{Answer, ok};
@@ -85,11 +86,11 @@ pub(super) fn order_of(text: &str) -> Result<Order, Problem> {
 pub(super) struct AlterationBody {
     /// Shared groups: how long new leases last, in milliseconds: default 30000; from 100 to 43200000.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<u32>)]
+    #[schema(value_type = Option<u32>, minimum = 100, maximum = 43_200_000)]
     lease_ms: Option<Option<u32>>,
     /// Shared groups: unsettled deliveries before a record becomes a dead letter: default 5; from 1 to 1000.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<u32>)]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1000)]
     max_deliveries: Option<Option<u32>>,
     /// Shared groups: the topic of dead letters, none that the group reads; by default `{topic}.dlq`. Earlier dead
     /// letters stay where they are.
@@ -98,11 +99,11 @@ pub(super) struct AlterationBody {
     dead_letter_topic: Option<Option<String>>,
     /// Shared groups: `key`, or null for no order. Only while the group has no members.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, pattern = "^(key)$")]
     order: Option<Option<String>>,
     /// The records that the group gets, as in a join; null: all. Records that were passed over before stay passed over.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<shapes::GroupFilter>)]
     filter: Option<Option<FilterBody>>,
 }
 
@@ -145,7 +146,7 @@ pub(super) async fn alter_group(
 }
 
 /// The settings of a group.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(super) struct SettingsBody {
     /// The settings that only shared groups have.
     #[serde(flatten)]
@@ -154,8 +155,30 @@ pub(super) struct SettingsBody {
     filter: Option<FilterBody>,
 }
 
+/// The settings of a group, as the document shows them.
+#[derive(ToSchema)]
+#[schema(as = GroupSettings)]
+#[expect(dead_code, reason = "describes the answers in the OpenAPI document")]
+pub(super) struct SettingsDoc {
+    /// Shared groups: how long a record is leased, in milliseconds.
+    #[schema(nullable = false)]
+    lease_ms: Option<u32>,
+    /// Shared groups: how often a record is delivered without being settled before it becomes a dead letter.
+    #[schema(nullable = false)]
+    max_deliveries: Option<u32>,
+    /// Shared groups: the topic of dead letters; null: `{topic}.dlq`.
+    dead_letter_topic: Option<String>,
+    /// Shared groups: `key`: within a partition a key's next record is leased only when the one before it is settled;
+    /// null: no order.
+    #[schema(pattern = "^(key)$")]
+    order: Option<String>,
+    /// The records that the group gets; null: all.
+    #[schema(required = true)]
+    filter: Option<FilterBody>,
+}
+
 /// The settings that only shared groups have.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 struct QueueSettingsBody {
     /// How long a record is leased, in milliseconds.
     lease_ms: u32,

@@ -23,7 +23,9 @@ use crate::formats::render::{Layout, RecordRenderer};
 use crate::http::Answer;
 use crate::http::app::App;
 use crate::http::body::{HeldJson, JsonBody};
+use crate::http::fetch::JsonRecord;
 use crate::http::ok;
+use crate::http::openapi::shapes;
 use crate::http::params::{Params, VALUE_LIMIT};
 use crate::http::path::{GroupName, MemberName, NoQuery};
 use crate::http::problem::Problem;
@@ -88,6 +90,7 @@ struct ReleaseBody {
     offset: u64,
     /// The shortest time until it is delivered again, in milliseconds: default 0; from 0 to 86400000.
     #[serde(default)]
+    #[schema(maximum = 86_400_000)]
     delay_ms: u64,
     /// Whether the lease that ends counts as a delivery; default true.
     #[serde(default = "counts")]
@@ -119,15 +122,19 @@ struct RejectBody {
 struct SettleBody {
     /// Accept: these records are done.
     #[serde(default)]
+    #[schema(max_items = 100_000)]
     accept: Vec<PlaceBody>,
     /// Release: deliver these records again.
     #[serde(default)]
+    #[schema(max_items = 100_000)]
     release: Vec<ReleaseBody>,
     /// Reject: make these records dead letters.
     #[serde(default)]
+    #[schema(max_items = 100_000)]
     reject: Vec<RejectBody>,
     /// Extend the leases of these records: they end `lease_ms` from now. A lease that has ended begins again.
     #[serde(default)]
+    #[schema(max_items = 100_000)]
     extend: Vec<PlaceBody>,
     /// The process, as in its polls. One from which a newer process has taken the member over is refused.
     #[serde(default)]
@@ -135,7 +142,7 @@ struct SettleBody {
     /// Records that came of what is accepted and rejected, each with its `topic`; at most 100000. They are appended with
     /// that: after a crash both are there, or neither.
     #[serde(default)]
-    #[schema(value_type = Option<Vec<Object>>)]
+    #[schema(value_type = Option<Vec<shapes::NewTopicRecord>>, max_items = 100_000)]
     produce: Option<Box<RawValue>>,
 }
 
@@ -159,6 +166,7 @@ struct RedriveBody {
     dead_letter_topic: Option<String>,
     /// The largest number of dead letters: default 1000000; from 1 to 1000000.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 1_000_000)]
     max_records: Option<u64>,
     /// Only these dead letters, which needs `dead_letter_topic`; by default all.
     #[serde(default)]
@@ -227,7 +235,7 @@ struct DeadLetterBody {
     /// Where its record was first.
     origin: OriginBody,
     /// The dead letter as it is stored, as in a fetch.
-    #[schema(value_type = Object)]
+    #[schema(value_type = JsonRecord)]
     record: Box<RawValue>,
 }
 
@@ -383,10 +391,9 @@ async fn redrive_group(
 
 /// The dead letters of a shared group
 #[utoipa::path(get, path = "/v1/groups/{group}/dead-letters", tag = "groups",
-    params(("group" = String, Path, description = "The group's name"),
-        ("state" = Option<String>, Query, description = "`waiting` (the default), `redriven` or `discarded`"),
+    params(("state" = Option<String>, Query, pattern = "^(waiting|redriven|discarded)$", description = "`waiting` (the default), `redriven` or `discarded`"),
         ("reason" = Option<String>, Query, description = "Only those whose reason begins with this"),
-        ("limit" = Option<u64>, Query, description = "The largest number of dead letters (default 100)"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 10000, description = "The largest number of dead letters (default 100)"),
         ("value_limit" = Option<u64>, Query, description = "Of a longer value only its first bytes, as `value_text`, with `value_bytes` and `truncated`"),
         ("after" = Option<String>, Query, description = "Dead letters behind this one: `next` of the last answer")),
     responses((status = 200, description = "The dead letters", body = DeadLettersBody),
@@ -437,8 +444,7 @@ async fn list_dead_letters(app: App, RawQuery(query): RawQuery, GroupName(group)
 
 /// The leases of a shared group
 #[utoipa::path(get, path = "/v1/groups/{group}/leases", tag = "groups",
-    params(("group" = String, Path, description = "The group's name"),
-        ("limit" = Option<u64>, Query, description = "The largest number of leases (default 100)"),
+    params(("limit" = Option<u64>, Query, minimum = 1, maximum = 10000, description = "The largest number of leases (default 100)"),
         ("after" = Option<String>, Query, description = "Leases behind this one: `next` of the last answer")),
     responses((status = 200, description = "The leases", body = LeasesBody),
         (status = 409, description = "`group-type-mismatch`: the group is ordered")))]

@@ -37,7 +37,7 @@ use utoipa_axum::routes;
 
 use self::body::Incoming;
 use self::cloudevents::Mode;
-use super::event::EventDoc;
+use super::openapi::shapes;
 use super::params::{Params, single, values_of};
 use super::path::{not_text, parse_index};
 use super::problem::{Code, Problem};
@@ -74,52 +74,15 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(several::produce_to_topics))
 }
 
-/// A record as a producer sends it.
-#[derive(ToSchema)]
-#[schema(as = NewRecord)]
-#[allow(dead_code, reason = "describes the body in the OpenAPI document")]
-struct RecordDoc {
-    /// Any JSON value, kept byte for byte; absent or null: the record is a tombstone.
-    value: Option<serde_json::Value>,
-    /// The value in base64, if it is not JSON; used instead of `value`.
-    value_base64: Option<String>,
-    /// The key; absent or null: the record has no key.
-    key: Option<String>,
-    /// The key in base64, if it is not UTF-8; used instead of `key`.
-    key_base64: Option<String>,
-    /// By name: a string, `{"base64": "…"}`, null, or an array of these.
-    headers: Option<std::collections::BTreeMap<String, serde_json::Value>>,
-    /// Milliseconds since the Unix epoch, or RFC 3339; absent: the time of the append.
-    #[schema(value_type = Option<TimeDoc>)]
-    timestamp: Option<serde_json::Value>,
-    /// The partition; absent: chosen by the key. Records without a key go to one that changes from request to request.
-    partition: Option<u32>,
-    /// Ignored.
-    offset: Option<serde_json::Value>,
-    /// Ignored.
-    topic: Option<serde_json::Value>,
-}
-
-/// A time: milliseconds since the Unix epoch, or RFC 3339.
-#[derive(ToSchema)]
-#[schema(as = Time)]
-#[serde(untagged)]
-#[allow(dead_code, reason = "describes the body in the OpenAPI document")]
-enum TimeDoc {
-    /// Milliseconds since the Unix epoch.
-    Milliseconds(u64),
-    /// RFC 3339.
-    Rfc3339(String),
-}
-
 /// The body of a produce request.
 #[derive(ToSchema)]
 #[schema(as = NewRecords)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the body in the OpenAPI document")]
 struct RecordsDoc {
     /// At least one record.
-    #[schema(min_items = 1)]
-    records: Vec<RecordDoc>,
+    #[schema(min_items = 1, value_type = Vec<shapes::NewRecord>)]
+    records: Vec<serde_json::Value>,
 }
 
 /// Where a record is stored.
@@ -154,39 +117,39 @@ struct ProducedDoc {
 /// `partitionkey` also becomes the key, and `time` the timestamp.
 #[utoipa::path(post, path = "/v1/topics/{topic}/records", tag = "records",
     params(
-        ("ack" = Option<String>, Query, description = "When the request is answered: `durable` (the records are on stable storage) or `written` (the operating system has them); default: the topic's `ack`"),
+        ("ack" = Option<String>, Query, pattern = "^(durable|written)$", description = "When the request is answered: `durable` (the records are on stable storage) or `written` (the operating system has them); default: the topic's `ack`"),
         ("expected_offset" = Option<u64>, Query, description = "Append only if this is the partition's next offset; all records must go to one partition"),
         ("repartition" = Option<bool>, Query, description = "JSON and NDJSON: ignore the records' `partition`"),
         ("key" = Option<String>, Query, description = "Raw bodies: the record's key"),
         ("partition" = Option<u32>, Query, description = "Raw bodies and CloudEvents: the partition"),
-        ("timestamp" = Option<String>, Query, description = "Raw bodies: the record's time, in milliseconds or RFC 3339"),
-        ("ce-specversion" = Option<String>, Header, description = "`1.0`: the body is the data of a CloudEvent in binary mode"),
-        ("ce-id" = Option<String>, Header, description = "Binary mode: the event's `id`; other attributes and extensions have such headers too, percent-encoded"),
-        ("ce-source" = Option<String>, Header, description = "Binary mode: the event's `source`"),
-        ("ce-type" = Option<String>, Header, description = "Binary mode: the event's `type`"),
+        ("timestamp" = Option<shapes::Time>, Query, description = "Raw bodies: the record's time, in milliseconds or RFC 3339"),
+        ("ce-specversion" = Option<String>, Header, pattern = "^(1.0)$", description = "`1.0`: the body is the data of a CloudEvent in binary mode"),
+        ("ce-id" = Option<String>, Header, min_length = 1, description = "Binary mode: the event's `id`; other attributes and extensions have such headers too, percent-encoded"),
+        ("ce-source" = Option<String>, Header, min_length = 1, description = "Binary mode: the event's `source`"),
+        ("ce-type" = Option<String>, Header, min_length = 1, description = "Binary mode: the event's `type`"),
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$", description = "If the same request with the same key is repeated within the topic's `dedupe_window_ms`, it appends nothing and gets the first answer. NDJSON does this for each unit, so a retry of an interrupted request stores the missing units"),
-        ("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
+        ("content-encoding" = Option<String>, Header, pattern = "^(gzip|zstd|identity)$", description = "`gzip` or `zstd`"),
         ("traceparent" = Option<String>, Header, description = "Stored as a header of every record that has no header with this name"),
     ),
     request_body(description = "The records", content(
             (RecordsDoc = "application/json"),
-            (String = "application/x-ndjson"),
-            (EventDoc = "application/cloudevents+json"),
-            (Vec<EventDoc> = "application/cloudevents-batch+json"),
-            (String = "*/*"),
+            (Vec<shapes::NewRecord> = "application/x-ndjson"),
+            (shapes::CloudEvent = "application/cloudevents+json"),
+            (shapes::CloudEventBatch = "application/cloudevents-batch+json"),
+            (shapes::AnyBytes = "*/*"),
         )),
     responses(
         (status = 200, description = "The records are stored; for NDJSON the answer is StreamProduced", content_type = "application/json", body = inline(AnyProduced),
-            headers(("Idempotency-Replayed" = String, description = "`true` if all records had been appended before"))),
-        (status = 400, description = "The request is not valid; `pointer` names the field (NDJSON: and `line`, `accepted`)"),
-        (status = 404, description = "The topic or the partition does not exist"),
-        (status = 408, description = "The body did not arrive whole"),
-        (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`"),
-        (status = 413, description = "A record or the request is too large"),
-        (status = 415, description = "The body's type or coding is not supported here"),
+            headers(("Idempotency-Replayed" = bool, description = "`true` if all records had been appended before"))),
+        (status = 400, description = "`invalid-request`; `pointer` names the field (NDJSON: and `line`, `accepted`)"),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
+        (status = 408, description = "`request-timeout`: the body did not arrive whole"),
+        (status = 412, description = "`offset-mismatch`: `expected_offset` is not the next offset, which is `end_offset`"),
+        (status = 413, description = "`record-too-large`, `request-too-large`"),
+        (status = 415, description = "`unsupported-media-type`: the body's type or coding is not supported here"),
         (status = 422, description = "`idempotency-key-reused`: the key was used for a request with another query, type or body"),
-        (status = 503, description = "The server is overloaded (also by idempotency keys, which are never forgotten early) or stopping, or appends have failed"),
-        (status = 507, description = "The disk is full"),
+        (status = 503, description = "`overloaded` (also by idempotency keys, which are never forgotten early), `shutting-down`, `log-failed`"),
+        (status = 507, description = "`storage-full`"),
     ))]
 async fn produce(
     app: App,
@@ -220,26 +183,26 @@ enum AnyProduced {
 /// producer id must be the only one in its body: it is appended once, in its producer's order, as in Kafka.
 #[utoipa::path(post, path = "/v1/topics/{topic}/partitions/{partition}/records", tag = "records",
     params(
-        ("ack" = Option<String>, Query, description = "As for records in JSON"),
+        ("ack" = Option<String>, Query, pattern = "^(durable|written)$", description = "As for records in JSON"),
         ("expected_offset" = Option<u64>, Query, description = "Append only if this is the partition's next offset"),
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$", description = "If the same request with the same key is repeated within the topic's `dedupe_window_ms`, it appends nothing and gets the first answer. NDJSON does this for each unit, so a retry of an interrupted request stores the missing units"),
-        ("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
+        ("content-encoding" = Option<String>, Header, pattern = "^(gzip|zstd|identity)$", description = "`gzip` or `zstd`"),
     ),
-    request_body(description = "Record batches back to back", content((Vec<u8> = "application/vnd.apache.kafka.record-batch"))),
+    request_body(description = "Record batches back to back", content((shapes::RecordBatches = "application/vnd.apache.kafka.record-batch"))),
     responses(
         (status = 200, description = "Stored", content_type = "application/json", body = record_batch::BatchesDoc,
-            headers(("Idempotency-Replayed" = String, description = "`true` if the batches had been appended before: by their idempotency key, or by their producer's sequence"))),
-        (status = 400, description = "The bytes are not valid batches, or the request is not valid"),
-        (status = 404, description = "The topic or the partition does not exist"),
-        (status = 408, description = "The body did not arrive whole"),
+            headers(("Idempotency-Replayed" = bool, description = "`true` if the batches had been appended before: by their idempotency key, or by their producer's sequence"))),
+        (status = 400, description = "`invalid-request`: the bytes are not valid batches, or the request is not valid"),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
+        (status = 408, description = "`request-timeout`: the body did not arrive whole"),
         (status = 409, description = "`out-of-order-sequence`, `fenced`: the batch does not follow on its producer's last one, or a newer instance has replaced its producer"),
-        (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`"),
-        (status = 413, description = "A record or the request is too large"),
-        (status = 415, description = "Only record batches are accepted here"),
+        (status = 412, description = "`offset-mismatch`: `expected_offset` is not the next offset, which is `end_offset`"),
+        (status = 413, description = "`record-too-large`, `request-too-large`"),
+        (status = 415, description = "`unsupported-media-type`: only record batches are accepted here"),
         (status = 422, description = "`idempotency-key-reused`: the key was used for a request with another query, path, type or body"),
-        (status = 501, description = "Not supported by this version: compressed, transactional or control batches"),
-        (status = 503, description = "The server is overloaded (also by idempotency keys, which are never forgotten early) or stopping, or appends have failed"),
-        (status = 507, description = "The disk is full"),
+        (status = 501, description = "`not-supported` by this version: compressed, transactional or control batches"),
+        (status = 503, description = "`overloaded` (also by idempotency keys, which are never forgotten early), `shutting-down`, `log-failed`"),
+        (status = 507, description = "`storage-full`"),
     ))]
 async fn produce_to_partition(
     app: App,

@@ -17,28 +17,19 @@ use crate::broker::refusal::Refusal;
 use crate::formats::json::{parse_addressed, without_mark};
 use crate::http::Answer;
 use crate::http::app::App;
+use crate::http::openapi::shapes;
 use crate::http::params::Params;
 use crate::http::problem::{Code, Problem};
-
-/// A record with its topic. The other fields are those of `NewRecord`.
-#[derive(ToSchema)]
-#[schema(as = NewTopicRecord)]
-#[allow(dead_code, reason = "describes the body in the OpenAPI document")]
-struct RecordDoc {
-    /// The topic's name.
-    topic: String,
-    #[serde(flatten)]
-    record: super::RecordDoc,
-}
 
 /// The body of a request for several topics.
 #[derive(ToSchema)]
 #[schema(as = NewTopicRecords)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the body in the OpenAPI document")]
 struct RecordsDoc {
     /// At least one record.
-    #[schema(min_items = 1)]
-    records: Vec<RecordDoc>,
+    #[schema(min_items = 1, value_type = Vec<shapes::NewTopicRecord>)]
+    records: Vec<serde_json::Value>,
 }
 
 /// Where a record is stored.
@@ -66,23 +57,23 @@ struct ProducedDoc {
 /// Each record names its topic. The records of all topics are one request: after a crash all of them are there, or none.
 #[utoipa::path(post, path = "/v1/records", tag = "records",
     params(
-        ("ack" = Option<String>, Query, description = "When the request is answered: `durable` (the records are on stable storage) or `written` (the operating system has them); default: `written` if that is the `ack` of all its topics"),
+        ("ack" = Option<String>, Query, pattern = "^(durable|written)$", description = "When the request is answered: `durable` (the records are on stable storage) or `written` (the operating system has them); default: `written` if that is the `ack` of all its topics"),
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$", description = "If the same request with the same key is repeated within the longest `dedupe_window_ms` of its topics, it appends nothing and gets the first answer. Such a key belongs to the server, not to a topic"),
-        ("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
+        ("content-encoding" = Option<String>, Header, pattern = "^(gzip|zstd|identity)$", description = "`gzip` or `zstd`"),
         ("traceparent" = Option<String>, Header, description = "Stored as a header of every record that has no header with this name"),
     ),
     request_body(description = "The records", content((RecordsDoc = "application/json"))),
     responses(
         (status = 200, description = "The records are stored", content_type = "application/json", body = ProducedDoc,
-            headers(("Idempotency-Replayed" = String, description = "`true` if the records had been appended before"))),
-        (status = 400, description = "The request is not valid; `pointer` names the field"),
+            headers(("Idempotency-Replayed" = bool, description = "`true` if the records had been appended before"))),
+        (status = 400, description = "`invalid-request`; `pointer` names the field"),
         (status = 404, description = "`unknown-topic`, `unknown-partition`: a topic or a partition that a record names does not exist; `pointer` names the field"),
-        (status = 408, description = "The body did not arrive whole"),
-        (status = 413, description = "A record or the request is too large"),
-        (status = 415, description = "The body is not `application/json`, or its coding is not supported"),
+        (status = 408, description = "`request-timeout`: the body did not arrive whole"),
+        (status = 413, description = "`record-too-large`, `request-too-large`"),
+        (status = 415, description = "`unsupported-media-type`: the body is not `application/json`, or its coding is not supported"),
         (status = 422, description = "`idempotency-key-reused`: the key was used for a request with another query, type or body"),
-        (status = 503, description = "The server is overloaded (also by idempotency keys, which are never forgotten early) or stopping, or appends have failed"),
-        (status = 507, description = "The disk is full"),
+        (status = 503, description = "`overloaded` (also by idempotency keys, which are never forgotten early), `shutting-down`, `log-failed`"),
+        (status = 507, description = "`storage-full`"),
     ))]
 pub(super) async fn produce_to_topics(app: App, caller: Caller, request: Request) -> Response {
     let (parts, body) = request.into_parts();

@@ -19,8 +19,8 @@ use utoipa_axum::routes;
 use self::output::{BrowsedRecords, Format, Output};
 use self::query::StreamQuery;
 use super::chunks;
-use super::fetch::JsonRecord;
 use super::fresh;
+use super::openapi::shapes;
 use super::path::TopicName;
 use crate::broker::refusal::Refusal;
 use crate::broker::stream::run::{Cut, OpenStream};
@@ -54,31 +54,31 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// To browse: `last`, then its cursor as `until`, pages back from the newest records; `search` finds a text. `max_records`,
 /// `max_scan_bytes` and `max_scan_ms` bound how far one request looks. With `Accept: application/json` the answer is one
 /// document that says why it `ended` and where to go on (`cursor`): with `last` that is the page's beginning, for `until`,
-/// else its end, for `from`. As Server-Sent Events, an event `progress` says each second how far a search is, and the
+/// else its end, for `from`. (`application/json` beside `*/*` gets NDJSON; with `application/cloudevents+json` beside a type,
+/// records come as structured CloudEvents.) As Server-Sent Events, an event `progress` says each second how far a search is, and the
 /// event `end` has the same members. Whoever closes the connection ends the search.
 #[utoipa::path(get, path = "/v1/topics/{topic}/records", tag = "records",
     params(
-        ("from" = Option<String>, Query, description = "Where to begin: `earliest` (the log start, the default), `latest` (the end), the first record at or after a time in milliseconds or RFC 3339, or a cursor (the `id` of an event)", example = "earliest"),
-        ("until" = Option<String>, Query, description = "Where to end: each partition before its first record at or after this time; `latest`: at its end at the time of the request; a cursor: at the cursor's offset"),
+        ("from" = Option<shapes::StreamStart>, Query, description = "Where to begin: `earliest` (the log start, the default), `latest` (the end), the first record at or after a time in milliseconds or RFC 3339, or a cursor (the `id` of an event)", example = "earliest"),
+        ("until" = Option<shapes::StreamEnd>, Query, description = "Where to end: each partition before its first record at or after this time; `latest`: at its end at the time of the request; a cursor: at the cursor's offset"),
         ("last" = Option<u64>, Query, minimum = 1, maximum = 100000, description = "Only this many of the newest records, over all partitions. They are chosen by timestamp among the matching records between `from` and `until`; of each partition the last matching ones are taken, with none left out between them. With `follow` the stream continues from there. In Server-Sent Events an `id` comes before the first record: a request with that `id` as `until` gets the records before it, one page back."),
         ("key" = Option<String>, Query, description = "Only records with this key. If it is certain that the topic placed all its records by key, only that key's partition is read."),
-        ("partitions" = Option<String>, Query, description = "Only these partitions, separated by commas; a stream has at most 256", example = "0,3"),
-        ("header.NAME" = Option<String>, Query, description = "Only records that have a header NAME with a value that matches this pattern, as in `header.type=OrderPaid` or `header.type=order.*`: words between dots, `*` for one word, `#` (in a URL `%23`) for any number of words, also none. If it is repeated for a header, one of its patterns must match; different headers must all match. If a record repeats a header, one of its values must match."),
+        ("partitions" = Option<Vec<u32>>, Query, style = Form, explode = false, max_items = 256, description = "Only these partitions, separated by commas, each once; a stream has at most 256"),
+        ("headers" = Option<shapes::HeaderPatterns>, Query, style = Form, explode, description = "Only records that have a header NAME with a value that matches this pattern, as in `header.type=OrderPaid` or `header.type=order.*`: words between dots, `*` for one word, `#` (in a URL `%23`) for any number of words, also none. If it is repeated for a header, one of its patterns must match; different headers must all match. If a record repeats a header, one of its values must match."),
         ("follow" = Option<bool>, Query, description = "Continue with records as they arrive, and with partitions as they are added; with `until`, up to that time"),
-        ("order" = Option<String>, Query, description = "`none`, or `timestamp`: merges the partitions by their next records' timestamps", example = "timestamp"),
-        ("speed" = Option<f64>, Query, description = "Replays this many times as fast as the records' timestamps advance; implies `order=timestamp`", example = 60),
-        ("data" = Option<String>, Query, description = "`records`, or `cloudevents`: each line, or the data of each event, is a structured CloudEvent", example = "cloudevents"),
+        ("order" = Option<String>, Query, pattern = "^(none|timestamp)$", description = "`none`, or `timestamp`: merges the partitions by their next records' timestamps", example = "timestamp"),
+        ("speed" = Option<f64>, Query, exclusive_minimum = 0, description = "Replays this many times as fast as the records' timestamps advance; implies `order=timestamp`", example = 60),
+        ("data" = Option<String>, Query, pattern = "^(records|cloudevents)$", description = "`records`, or `cloudevents`: each line, or the data of each event, is a structured CloudEvent", example = "cloudevents"),
         ("search" = Option<String>, Query, min_length = 1, max_length = 1024, description = "Only records that contain this text: in the key, the value, or a name or value of the headers. Bytes are compared as they are stored: upper and lower case are told apart, and escapes in JSON stay escapes."),
         ("max_records" = Option<u64>, Query, minimum = 1, maximum = 100000, description = "The stream ends after so many records; one JSON document has 500 unless it says otherwise, or `last` does"),
         ("max_scan_bytes" = Option<u64>, Query, minimum = 1, maximum = 1125899906842624_u64, description = "The stream ends when it has looked at so many stored bytes, but looks at a record of each partition at least. Default 256 MiB for one JSON document, and for a search in Server-Sent Events. Not with `follow` or `speed`"),
         ("max_scan_ms" = Option<u64>, Query, minimum = 1, maximum = 600000, description = "The stream ends after so many milliseconds. Default 10000, where `max_scan_bytes` has one. Not with `follow` or `speed`"),
         ("value_limit" = Option<u64>, Query, description = "Of a longer value only its first bytes, as `value_text`, with `value_bytes` and `truncated`. Not for CloudEvents"),
-        ("Accept" = Option<String>, Header, description = "`application/x-ndjson`, `text/event-stream`, or `application/json` for one document (not beside `*/*`, which gets NDJSON); with `application/cloudevents+json` beside it, records come as structured CloudEvents"),
         ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that was received: the stream continues after it; `from` and `last` are ignored"),
     ),
     responses(
         (status = 200, description = "The records, one per line or event",
-            content((JsonRecord = "application/x-ndjson"), (String = "text/event-stream"), (BrowsedRecords = "application/json"))),
+            content((Vec<shapes::StreamLine> = "application/x-ndjson"), (shapes::StreamEvent = "text/event-stream"), (BrowsedRecords = "application/json"))),
         (status = 204, description = "There is nothing after `Last-Event-ID`, and the stream does not follow: do not ask again"),
         (status = 400, description = "`invalid-request`; `pointer` names the parameter, or `Last-Event-ID`"),
         (status = 404, description = "`unknown-topic`, `unknown-partition`"),
@@ -103,11 +103,11 @@ async fn stream_topic(
 ///
 /// As for one topic; each record has its `topic`.
 #[utoipa::path(get, path = "/v1/records", tag = "records",
-    params(("topics" = String, Query, description = "The topics' names, separated by commas", example = "orders,payments"),
-        ("partitions" = Option<String>, Query, description = "As for one topic; only if `topics` names a single topic"),
+    params(("topics" = Vec<String>, Query, style = Form, explode = false, max_items = 256, description = "The topics' names, separated by commas, each once"),
+        ("partitions" = Option<Vec<u32>>, Query, style = Form, explode = false, max_items = 256, description = "As for one topic; only if `topics` names a single topic"),
         ("Last-Event-ID" = Option<String>, Header, description = "As for one topic: the `id` of an event of a stream over the same topics")),
     responses((status = 200, description = "The records, one per line or event",
-        content((JsonRecord = "application/x-ndjson"), (String = "text/event-stream"), (BrowsedRecords = "application/json")))))]
+        content((Vec<shapes::StreamLine> = "application/x-ndjson"), (shapes::StreamEvent = "text/event-stream"), (BrowsedRecords = "application/json")))))]
 async fn stream_topics(app: App, method: Method, RawQuery(query): RawQuery, headers: HeaderMap) -> Answer {
     let query = StreamQuery::parse(query.as_deref(), &headers, true)?;
     let names = query.topics.clone();

@@ -32,8 +32,8 @@ use crate::formats::cursor::{CursorText, Reached};
 use crate::formats::render::{Layout, RecordRenderer};
 use crate::http::accept::{choose, takes_all};
 use crate::http::chunks::{CHUNK_BYTES, Chunks, chunk_capacity};
-use crate::http::fetch::JsonRecord;
 use crate::http::fetch::body::RecordText;
+use crate::http::openapi::shapes;
 use crate::http::problem::Problem;
 
 /// Tells a client how long to wait before it connects again.
@@ -110,7 +110,8 @@ pub(super) struct Progress<'a> {
 #[expect(dead_code, reason = "only described: it is written record by record")]
 pub(super) struct BrowsedRecords<'a> {
     /// The records.
-    records: Vec<JsonRecord>,
+    #[schema(value_type = Vec<shapes::StreamLine>)]
+    records: Vec<serde_json::Value>,
     /// How far it has looked.
     #[serde(flatten)]
     progress: Progress<'a>,

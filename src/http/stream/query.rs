@@ -305,7 +305,7 @@ fn speed(params: &Params) -> Result<Option<f64>, Problem> {
     let Some(text) = params.get("speed") else {
         return Ok(None);
     };
-    let is_plain = text.bytes().all(|byte| b"0123456789.eE-".contains(&byte));
+    let is_plain = text.bytes().all(|byte| b"0123456789.eE-+".contains(&byte)) && !text.starts_with('+');
     match text.parse::<f64>() {
         Ok(speed) if is_plain && speed > 0.0 && speed.is_finite() => Ok(Some(speed)),
         _ => {
@@ -364,6 +364,7 @@ mod tests {
         // A key is compared as it is.
         assert_eq!(parse("key=a*").unwrap().filter.key(), Some("a*"));
         assert!(parse("speed=60").unwrap().by_time);
+        assert_eq!(parse("speed=1e%2B3").unwrap().speed, Some(1000.0));
         let expected = Some(Ending::Latest);
         assert_eq!(parse("from=latest&until=latest").unwrap().until, expected);
         let query = parse(&format!("from={0}&until={0}&follow=true", cursor().encode())).unwrap();
@@ -406,7 +407,10 @@ mod tests {
             ),
             ("follow", "follow=1 follow"),
             ("order", "order=time order=none&speed=1"),
-            ("speed", "speed=0 speed=-1 speed=inf speed=NaN speed=1e999 speed="),
+            (
+                "speed",
+                "speed=0 speed=-1 speed=inf speed=NaN speed=1e999 speed=%2B1 speed=",
+            ),
             ("header.", "header.=x"),
             (
                 "header.a",
