@@ -52,6 +52,8 @@ pub struct Config {
     pub access_log: bool,
     /// Where spans are sent to; `None`: requests are not traced.
     pub otlp_endpoint: Option<String>,
+    /// Where backups are made; `None`: nowhere.
+    pub backup_dir: Option<PathBuf>,
     pub retention_interval: Duration,
     pub on_log_failed: OnLogFailed,
     /// How long a group without members keeps its committed offsets; `None`: for ever.
@@ -132,6 +134,7 @@ impl Default for Config {
             metrics_partitions: 2000,
             access_log: false,
             otlp_endpoint: None,
+            backup_dir: None,
             retention_interval: Duration::from_secs(10),
             on_log_failed: OnLogFailed::Stay,
             offsets_retention: None,
@@ -331,6 +334,10 @@ pub static SETTINGS: &[Setting] = &[
         "http:// and a host, perhaps with a port and a path, as in http://localhost:4318; or nothing",
         "The OpenTelemetry collector that traces are sent to, by OTLP over HTTP",
         |c| c.otlp_endpoint.clone().unwrap_or_default(), set_otlp_endpoint),
+    row!(text backup_dir: DIR "a directory outside of the data directory, or nothing",
+        "Where POST /v1/backups and quipu backup make copies of the data, created if missing; on another disk than the data",
+        |c| c.backup_dir.as_ref().map(|dir| dir.display().to_string()).unwrap_or_default(),
+        |c, v| set_to(&mut c.backup_dir, (!v.is_empty()).then(|| v.into()))),
     row!(number retention_interval_ms: Milliseconds (10, DAY_MS), retention_interval as millis,
         "How often retention looks for segments to delete"),
     row!(text on_log_failed: WORD "stay or exit",
@@ -601,6 +608,14 @@ impl Config {
         };
         if let Some(conflict) = conflict {
             return Err(ConfigError::Conflict(conflict.to_owned()));
+        }
+        let absolute = |path| std::path::absolute(path).ok();
+        if let Some(backups) = self.backup_dir.as_ref().and_then(absolute)
+            && absolute(&self.data).is_some_and(|data| backups.starts_with(data))
+        {
+            let message =
+                "backup_dir is in the data directory: choose a directory outside of it, best on another disk";
+            return Err(ConfigError::Conflict(message.to_owned()));
         }
         let request = self.limits.max_request_bytes as u64;
         let (in_flight, journal) = (self.limits.max_in_flight_bytes, self.journal_file_bytes);

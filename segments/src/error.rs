@@ -204,6 +204,15 @@ impl Error {
         }
     }
 
+    /// The message without the names of files.
+    pub fn without_path(&self) -> String {
+        match self {
+            Self::StorageFull => "the disk is full".into(),
+            Self::Io { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the cause passes by itself, so that the same call may work later without a restart.
     pub(crate) fn is_passing(&self) -> bool {
         matches!(self.kind(), ErrorKind::Full | ErrorKind::Busy)

@@ -450,6 +450,12 @@ impl Log {
         backup::write::write(engine, &capture, dir, name, progress)
     }
 
+    /// What [`Log::backup`] begins with: a backup of that name that is running.
+    pub fn begun_backup(&self, name: &str) -> Backup {
+        let engine = self.engine();
+        Backup::begun(name, engine.directory_id, engine.clock.now())
+    }
+
     /// The backups in `dir`, sorted by name; none if there is no such directory. A backup that was interrupted (by a
     /// crash) counts as failed; so does one that another thread is still writing.
     ///

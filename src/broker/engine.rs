@@ -10,11 +10,11 @@ use std::sync::Arc;
 #[cfg(test)]
 pub use quipu_segments::sim;
 pub use quipu_segments::{
-    Ack, AppendRequest, Appended, Clock, Counters, DamagedRange, Disk, DiskUsage, Error, Fetched, Health,
-    JOURNAL_SYNC_BOUNDS_US, Located, Monotonic, Offset, Once, Options, Part, Partition, PartitionId,
-    PartitionStats, Positions, ReadRequest, RealDisk, Receipt, Records, Run, StateChange, StateEntry,
-    SystemClock, Ticket, TimestampMs, Topic, TopicId, TopicSettings, TopicSpec, WaitForData, batch,
-    raise_file_limit,
+    Ack, AppendRequest, Appended, Backup, BackupState, Clock, Counters, DamagedRange, Disk, DiskUsage, Error,
+    Fetched, Health, JOURNAL_SYNC_BOUNDS_US, Located, Monotonic, Offset, Once, Options, Part, Partition,
+    PartitionId, PartitionStats, Positions, Progress, ReadRequest, RealDisk, Receipt, Records, Run,
+    StateChange, StateEntry, SystemClock, Ticket, TimestampMs, Topic, TopicId, TopicSettings, TopicSpec,
+    WaitForData, batch, raise_file_limit,
 };
 
 /// The methods of a [`Topic`] that the service calls: its name, its identity, its settings and its partitions.
@@ -86,6 +86,31 @@ impl Log {
     /// The time of the wall clock that the engine uses.
     pub fn now(&self) -> TimestampMs {
         self.0.now()
+    }
+
+    /// Copies everything that is durable into `dir/name`. Blocks for as long as that takes.
+    pub fn backup(&self, dir: &Path, name: &str, progress: &Progress) -> Result<Backup> {
+        self.0.backup(dir, name, progress)
+    }
+
+    /// What a backup of that name begins with.
+    pub fn begun_backup(&self, name: &str) -> Backup {
+        self.0.begun_backup(name)
+    }
+
+    /// The backups in a directory. Blocks.
+    pub fn backups(&self, dir: &Path) -> Result<Vec<Backup>> {
+        self.0.backups(dir)
+    }
+
+    /// One of them. Blocks.
+    pub fn find_backup(&self, dir: &Path, name: &str) -> Result<Option<Backup>> {
+        self.0.find_backup(dir, name)
+    }
+
+    /// Removes a backup. Blocks.
+    pub fn remove_backup(&self, dir: &Path, name: &str) -> Result<()> {
+        self.0.remove_backup(dir, name)
     }
 
     /// The identity of the data directory.

@@ -1,6 +1,7 @@
 //! Everything the service decides, for any wire: it knows no HTTP, no status code and no HTML.
 
 pub mod audit;
+pub mod backups;
 pub mod blocking;
 pub mod caller;
 pub mod counters;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use self::audit::Audit;
+use self::backups::Backups;
 use self::blocking::Blocking;
 use self::counters::Counters;
 use self::engine::{Clock, Log, Monotonic};
@@ -48,6 +50,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// What was changed, by whom.
     pub audit: Audit,
+    /// Copies of the log.
+    pub backups: Backups,
     /// The topics, and the only way to change them.
     pub topics: Topics,
     /// The threads for work that blocks.
@@ -103,6 +107,7 @@ impl Broker {
         let groups = Groups::new(uses, limits.max_queue_records);
         Self(Arc::new(Parts {
             audit: Audit::new(log.clone(), blocking.clone()),
+            backups: Backups::new(log.clone(), Arc::clone(&counters)),
             lags: Lags::new(log.clone(), Arc::clone(&clock), groups.clone()),
             traffic: Traffic::new(log.clone(), Arc::clone(&clock)),
             groups,

@@ -21,6 +21,12 @@ pub enum Reason {
     UnknownGroup,
     /// The group has no such member.
     UnknownMember,
+    /// There is no backup of that name.
+    UnknownBackup,
+    /// A backup of that name exists.
+    BackupExists,
+    /// A backup is being made, and only one is at a time.
+    BackupRunning,
     /// A topic of that name exists and differs.
     TopicExists,
     /// Another topic has the name by now.

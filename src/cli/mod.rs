@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "clients use the real clock and files")]
 
 mod api;
+mod backup;
 mod bench;
 mod client;
 mod completions;
@@ -92,6 +93,10 @@ enum Command {
     /// Puts load on a server and measures how long its answers take
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Action),
+    /// Has the server copy its data below its backup_dir, and waits until that is done
+    Backup(backup::Args),
+    /// Makes a data directory of a backup, offline
+    Restore(backup::RestoreArgs),
     /// Asks the server whether it is ready: ends with 0 if it is
     Health(health::Args),
     /// Checks every byte of a data directory, offline; with --repair, makes the repairs that lose no records
@@ -111,9 +116,10 @@ enum Command {
 }
 
 /// Commands that use no server, or start their own: they take no flags that choose a server, and their help hides them.
-const OFFLINE: [&str; 7] = [
+const OFFLINE: [&str; 8] = [
     "serve",
     "demo",
+    "restore",
     "verify",
     "inspect",
     "completions",
@@ -123,7 +129,7 @@ const OFFLINE: [&str; 7] = [
 
 /// Whether a command takes this flag of [`Connect`] or [`Output`].
 fn takes(command: &str, flag: &str) -> bool {
-    let prints_results = ["verify", "inspect"].contains(&command);
+    let prints_results = ["restore", "verify", "inspect"].contains(&command);
     !OFFLINE.contains(&command) || (prints_results && flag == "output")
 }
 
@@ -187,6 +193,8 @@ impl Cli {
             Command::Group(action) => group::run(action, &connect, is_json),
             Command::Lag(args) => lag::run(args, &connect, is_json),
             Command::Bench(action) => bench::run(action, &connect, is_json),
+            Command::Backup(args) => backup::run(&args, &connect, is_json),
+            Command::Restore(args) => backup::restore(&args, is_json),
             Command::Health(args) => health::run(&args, &connect, is_json),
             Command::Verify(args) => verify::run(args, is_json),
             Command::Inspect(args) => inspect::run(args, is_json),

@@ -48,6 +48,9 @@ impl App {
         metrics: Arc<Metrics>,
     ) -> Self {
         let broker = Broker::new(log, clock, config.limits.clone(), config.offsets_retention);
+        if let Some(dir) = &config.backup_dir {
+            broker.backups.keep_in(dir.clone());
+        }
         let start = |endpoint: &String| Tracer::start(endpoint, &broker.counters);
         Self(Arc::new(Inner {
             tracer: config.otlp_endpoint.as_ref().and_then(start),

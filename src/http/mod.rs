@@ -6,6 +6,7 @@
 mod accept;
 pub mod app;
 mod audit;
+mod backups;
 pub(crate) mod body;
 pub(crate) mod browsers;
 pub(crate) mod budget;
@@ -60,6 +61,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(stream::routes())
         .merge(operate::routes())
         .merge(status::routes())
+        .merge(backups::routes())
         .merge(audit::routes())
         .merge(openapi::routes())
         .merge(page::routes())

@@ -32,7 +32,7 @@ const DATA_FORMAT: u32 = 1;
 const FEATURES: &str = "topics produce-json produce-ndjson produce-raw produce-cloudevents produce-record-batch \
     produce-several-topics request-gzip request-zstd ack-written expected-offset idempotency-key producer-sequence \
     fetch-json fetch-ndjson fetch-cloudevents fetch-record-batch fetch-wait history-etag stream-ndjson stream-sse \
-    header-patterns browse damage-skip group-offsets group-reset group-members group-shared lag lag-history lag-svg";
+    header-patterns browse damage-skip group-offsets group-reset group-members group-shared lag lag-history lag-svg backups";
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()

@@ -38,6 +38,9 @@ pub(super) struct MemberName {
     pub(super) member: String,
 }
 
+/// The name in `/backups/{name}`, not checked.
+pub(super) struct BackupName(pub(super) String);
+
 /// The name in `/assets/{file}`, not checked.
 pub(super) struct FileName(pub(super) String);
 
@@ -90,6 +93,7 @@ extract!(MemberName, |parts, app| {
     names::MEMBER.check(&member)?;
     Ok(Self { group, member })
 });
+extract!(BackupName, |parts, app| Ok(Self(path(parts, app, "name").await?)));
 extract!(FileName, |parts, app| Ok(Self(path(parts, app, "file").await?)));
 extract!(NoQuery, |parts, _app| {
     Params::parse(parts.uri.query(), &[], &[]).map(|_| Self)

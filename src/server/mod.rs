@@ -181,6 +181,9 @@ pub async fn start_on(
     // These end by themselves when the server stops.
     drop(tokio::spawn(app.groups.clone().end_sessions()));
     drop(tokio::spawn(groups::repeats::run(app.groups.clone())));
+    let backups = app.backups.clone();
+    let look_back = move || backups.look_back();
+    drop(tokio::task::spawn_blocking(look_back));
     drop(tokio::spawn(app.audit.clone().run(app.stopping.subscribe())));
     let expiry = groups::expiry::run(app.groups.clone(), app.offsets_retention);
     drop(tokio::spawn(expiry));
@@ -258,6 +261,9 @@ impl Server {
             let flush = move || tracer.tracer.as_ref().map(|tracer| tracer.flush(CUT_TIMEOUT));
             let _ = tokio::task::spawn_blocking(flush).await;
         }
+        let backups = self.app.backups.clone();
+        let stop = tokio::task::spawn_blocking(move || backups.stop());
+        let _ = tokio::time::timeout(CUT_TIMEOUT, stop).await;
         // This ends at once, unless it waits for a disk that does not answer.
         let _ = tokio::time::timeout(CUT_TIMEOUT, self.sampling).await;
         close(&self.app).await

@@ -140,7 +140,7 @@ pub(super) struct FileContents {
 
 impl Backup {
     /// A copy that begins now.
-    pub(super) fn begun(name: &str, directory_id: u64, now: TimestampMs) -> Self {
+    pub(crate) fn begun(name: &str, directory_id: u64, now: TimestampMs) -> Self {
         Self {
             name: name.to_owned(),
             state: BackupState::Running,
@@ -250,8 +250,8 @@ pub(crate) fn find(disk: &dyn Disk, dir: &Path, name: &str) -> Result<Option<Bac
             error: Some("it was interrupted as it began".into()),
             ..interrupted()
         },
-        Err(error @ Error::Directory(_)) => Backup {
-            error: Some(error.to_string()),
+        Err(Error::Directory(_)) => Backup {
+            error: Some("its backup.json is damaged, or of another version".into()),
             ..interrupted()
         },
         Err(error) => return Err(error),

@@ -103,7 +103,7 @@ fn give_up(engine: &Engine, copy: &Path, mut backup: Backup, error: &Error) {
     }
     backup.state = BackupState::Failed;
     backup.finished = Some(engine.clock.now());
-    backup.error = Some(error.to_string());
+    backup.error = Some(error.without_path());
     if let Err(error) = backup
         .write(disk, copy)
         .and_then(|()| disk.sync_dir(copy).at("syncing", copy))
