@@ -76,6 +76,7 @@ impl Named {
             ca_file: self.ca_file.clone(),
             cert: self.cert.clone(),
             key: self.cert_key.clone(),
+            any: false,
         }
     }
 }
@@ -101,6 +102,13 @@ impl Connect {
             cert: None,
             cert_key: None,
         }
+    }
+
+    /// Whether the command line or the environment says which server is meant.
+    pub(crate) fn is_named(&self) -> bool {
+        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let by_flag = self.server.is_some() || self.context.is_some();
+        by_flag || is_set("QUIPU_SERVER") || is_set("QUIPU_CONTEXT")
     }
 
     /// A client for the chosen server; nothing is sent yet.

@@ -116,6 +116,16 @@ impl Args {
     }
 }
 
+/// The settings that a server would have here with this file: those of the file and the environment.
+/// Errors: The file cannot be read, or a setting is wrong.
+pub(crate) fn settings(file: Option<PathBuf>) -> anyhow::Result<Config> {
+    let args = Args {
+        config: file,
+        settings: Vec::new(),
+    };
+    args.load()
+}
+
 /// Runs the service.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let config = args.load()?;

@@ -20,12 +20,19 @@ pub(crate) struct Trust {
     /// The client's own certificate chain and its key, in PEM.
     pub(crate) cert: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
+    /// Whether any certificate will do: only for a server on this machine that is sent no secret.
+    pub(crate) any: bool,
 }
 
 impl Trust {
     /// How connections are made to servers with `https://`. Reads the files.
     /// Errors: [`Usage`] for a file that cannot be read or has not what it should have.
     pub(crate) fn config(&self) -> Result<TlsConfig, Usage> {
+        let provider = Arc::new(ring::default_provider());
+        if self.any {
+            let config = TlsConfig::builder().unversioned_rustls_crypto_provider(provider);
+            return Ok(config.disable_verification(true).build());
+        }
         let roots = match &self.ca_file {
             Some(path) => certificates("--ca-file", path)?,
             // Errors are of single files there: what could be read is trusted.
@@ -33,7 +40,6 @@ impl Trust {
         };
         let certificate = |der: &CertificateDer<'_>| Certificate::from_der(der).to_owned();
         let roots: Vec<_> = roots.iter().map(certificate).collect();
-        let provider = Arc::new(ring::default_provider());
         let own = match (&self.cert, &self.key) {
             (None, None) => None,
             (Some(cert), Some(key)) => {

@@ -8,6 +8,7 @@
 )]
 
 mod debian;
+mod image;
 mod systemd;
 
 use std::ffi::OsString;
