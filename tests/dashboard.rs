@@ -127,10 +127,15 @@ fn run(script: &str, flags: &str, settings: &[(&str, &str)]) {
     let Some(browser) = browser() else {
         return;
     };
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let flags = format!("--journal-file-bytes 4194304 --max-request-bytes 1048576 {flags}");
     let server = Server::start_with_flags(&dir.path().join("data"), &flags, settings);
+    run_against(&browser, &server, script);
+}
+
+#[track_caller]
+fn run_against(browser: &Browser, server: &Server, script: &str) {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let screenshots = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("screenshots");
     std::fs::create_dir_all(&screenshots).expect("a directory for screenshots");
     let output = Command::new(&browser.node)
@@ -172,6 +177,28 @@ fn a_thousand_topics_and_two_hundred_groups_are_shown_in_pages() {
 #[test]
 fn an_open_server_a_fault_and_a_server_that_is_gone_are_said() {
     run("warnings", "--allowed-hosts quipu.example", &[]);
+}
+
+#[test]
+fn values_of_every_kind_are_text_and_none_of_them_stops_the_page() {
+    run("values", "", &[]);
+}
+
+#[test]
+fn a_refresh_takes_no_focus_and_a_dialog_acts_on_what_it_was_opened_for() {
+    run("refresh", "", &[]);
+}
+
+#[test]
+fn a_full_disk_is_said_and_what_is_deleted_on_the_page_makes_room() {
+    let Some(browser) = browser() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    // No file may be larger than 10 MiB: beyond that a write fails, as on a full disk.
+    let mut shell = Command::new("sh");
+    let exec = "trap '' XFSZ; ulimit -f 20480; exec \"$0\" \"$@\" --journal-file-bytes 4194304 --max-request-bytes 1048576";
+    shell.args(["-c", exec, env!("CARGO_BIN_EXE_quipu")]);
+    let server = Server::try_start(&dir.path().join("data"), shell).expect("it starts");
+    run_against(&browser, &server, "full");
 }
 
 #[test]

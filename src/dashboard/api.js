@@ -55,6 +55,11 @@ async function problemOf(response) {
   return problem;
 }
 
+/// What a request that has no answer, or only a part of one, throws.
+function broken(error) {
+  return error.name === "AbortError" ? error : new Problem(0, { detail: "the server does not answer", code: "unreachable" });
+}
+
 /// The answer to a request, which is not read yet.
 export async function open(method, path, { query, body, accept = "application/json", signal, headers } = {}) {
   const request = { method, headers: { Accept: accept, ...headers }, signal, credentials: "same-origin", cache: "no-cache" };
@@ -66,8 +71,7 @@ export async function open(method, path, { query, body, accept = "application/js
   try {
     response = await fetch(withQuery(path, query), request);
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Problem(0, { detail: "the server does not answer", code: "unreachable" });
+    throw broken(error);
   }
   if (!response.ok) throw await problemOf(response);
   return response;
@@ -76,7 +80,7 @@ export async function open(method, path, { query, body, accept = "application/js
 /// Calls and reads the answer; null if it has no body. `records`: the answer has records, whose values stay text.
 export async function call(method, path, { records = false, ...options } = {}) {
   const response = await open(method, path, options);
-  const text = await response.text();
+  const text = await response.text().catch((error) => { throw broken(error); });
   return text.trim() === "" ? null : read(text, records);
 }
 

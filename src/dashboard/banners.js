@@ -76,7 +76,7 @@ async function collect(me, signal) {
     info ??= await optional(at("v1", "info"), signal);
     if (info) foot(status);
   } catch (error) {
-    if (signal.aborted || !(error instanceof Problem)) throw error;
+    if (!(error instanceof Problem)) throw error;
     if (error.status === 401) return found;
     if (error.status === 503) ready = error.fields;
     const title = error.status === 0 ? "No answer." : "Not ready.";

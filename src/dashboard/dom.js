@@ -2,6 +2,11 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+/// What of `children`, which may be nested lists, is something.
+function flat(children) {
+  return children.flat(2).filter((child) => child !== null && child !== undefined && child !== false);
+}
+
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes ?? {})) {
     if (value === undefined || value === null || value === false) continue;
@@ -9,7 +14,8 @@ function fill(element, attributes, children) {
     else if (name === "value" && "value" in element) element.value = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== false));
+  // One by one: a large value has more tokens than a call may have arguments.
+  for (const child of flat(children)) element.append(child);
   return element;
 }
 
@@ -28,9 +34,23 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/// Replaces an element's children.
+/// Replaces an element's children. What is refreshed again and again uses [`keep`].
 export function put(element, ...children) {
-  element.replaceChildren(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== false));
+  element.replaceChildren(...flat(children));
+  return element;
+}
+
+/// Replaces an element's children if they look different, so that focus and selections survive a refresh. If what has the
+/// focus is replaced, what has come in its place gets it. Listeners are not compared: it is for links and texts.
+export function keep(element, ...children) {
+  const made = flat(children);
+  const now = [...element.childNodes];
+  const same = (one, two) => one.isEqualNode(two instanceof Node ? two : document.createTextNode(two));
+  if (now.length === made.length && now.every((child, at) => same(child, made[at]))) return element;
+  const focusable = () => [...element.querySelectorAll("a, button, input, select")];
+  const focused = focusable().indexOf(document.activeElement);
+  element.replaceChildren(...made);
+  if (focused >= 0) focusable()[focused]?.focus({ preventScroll: true });
   return element;
 }
 
@@ -102,6 +122,7 @@ export function table(caption, columns, keyOf, attributes) {
   };
   const update = (items, nothing = "") => {
     const seen = new Set();
+    const focused = body.contains(document.activeElement) ? document.activeElement : null;
     let place = body.firstChild;
     for (const item of items) {
       const key = keyOf(item);
@@ -110,7 +131,7 @@ export function table(caption, columns, keyOf, attributes) {
       columns.forEach((column, at) => {
         const made = column.cell(item, row.cells[at]);
         if (typeof made === "string" || typeof made === "number") say(row.cells[at], String(made));
-        else if (made) refill(row.cells[at], made);
+        else if (made) keep(row.cells[at], made);
       });
       if (row.tr === place) place = place.nextSibling;
       else body.insertBefore(row.tr, place);
@@ -120,20 +141,13 @@ export function table(caption, columns, keyOf, attributes) {
       row.tr.remove();
       rows.delete(key);
     }
+    // A row that is moved loses the focus.
+    if (focused?.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
     say(empty, items.length === 0 ? nothing : "");
     element.hidden = items.length === 0 && nothing !== "";
     empty.hidden = !element.hidden;
   };
   return { element: el("div", { class: "table" }, element, empty), update, table: element };
-}
-
-/// Replaces a cell's content if it looks different.
-function refill(cell, made) {
-  const children = Array.isArray(made) ? made.filter(Boolean) : [made];
-  const now = [...cell.childNodes];
-  const same = (one, two) => one.isEqualNode(two instanceof Node ? two : document.createTextNode(two));
-  if (now.length === children.length && now.every((child, at) => same(child, children[at]))) return;
-  cell.replaceChildren(...children);
 }
 
 /// Says something to screen readers.

@@ -2,7 +2,7 @@
 
 import { at, call, curl, get, Problem } from "./api.js";
 import { chart } from "./chart.js";
-import { button, confirm, copyButton, el, go, link, put, say, select, table } from "./dom.js";
+import { button, confirm, copyButton, el, go, keep, link, say, select, table } from "./dom.js";
 import { ago, bytes, count, counted, duration, full, rate, time } from "./format.js";
 import { chip, drain, expiry, figures, meaning, number, queueWords, tiles, trend } from "./lag.js";
 
@@ -43,14 +43,14 @@ export function group(context) {
     const [lag, about] = await Promise.all([get(`${path}/lag`, undefined, { signal }), get(path, undefined, { signal })]);
     isQueue.value = about.type === "shared";
     dead.hidden = !isQueue.value;
-    put(status, chip(lag.status));
+    keep(status, chip(lag.status));
     say(why, lag.status === "ok" ? "" : meaning(lag.status));
     why.hidden = lag.status === "ok";
-    put(summary, tiles([...figures(lag), ["Members", count(about.members.length), `${about.state}, ${isQueue.value ? "a work queue" : "ordered"}`]]));
-    put(queue, isQueue.value ? queueLine(lag, about.queue) : null);
+    keep(summary, tiles([...figures(lag), ["Members", count(about.members.length), `${about.state}, ${isQueue.value ? "a work queue" : "ordered"}`]]));
+    keep(queue, isQueue.value ? queueLine(lag, about.queue) : null);
     rows.update(lag);
     members.update(about.members, "Nobody reads at the moment; the lag is kept.");
-    put(settings, settingsOf(about).map(([key, value]) => el("div", {}, el("dt", {}, key), el("dd", {}, value))));
+    keep(settings, settingsOf(about).map(([key, value]) => el("div", {}, el("dt", {}, key), el("dd", {}, value))));
   }, 2000);
   showLeases(context, leases, path, isQueue);
 }
@@ -104,7 +104,7 @@ function partitionTable() {
     back.disabled = first === 0;
     on.disabled = first + PAGE >= all.length;
     pager.hidden = all.length <= PAGE;
-    words.textContent = `${full(first + 1)} to ${full(first + shown.length)} of ${full(all.length)}`;
+    say(words, `${full(first + 1)} to ${full(first + shown.length)} of ${full(all.length)}`);
   };
   return {
     element: el("div", {}, rows.element, pager),
@@ -158,7 +158,7 @@ function pastOf(context, path, name) {
     const values = history.total[metric.value];
     const format = { lag: count, lag_ms: duration, lag_bytes: bytes }[metric.value];
     const known = values.filter((value) => value !== null);
-    const label = known.length === 0 ? "No samples yet: the first come within seconds."
+    const label = known.length === 0 ? "No samples: the first come within seconds, unless the server has more partitions of groups than it keeps a history of."
       : `Lag of ${name}: now ${format(known[known.length - 1])}, at most ${format(known.reduce((most, value) => (value > most ? value : most)))}.`;
     picture.update({ times: history.times, values, format, isTime: metric.value === "lag_ms", label });
   };
@@ -182,7 +182,7 @@ function showLeases(context, place, path, isQueue) {
   const trail = [undefined];
   let next = null;
   const back = button("Previous", () => { trail.pop(); again(); });
-  const on = button("Next", () => { trail.push(next); again(); });
+  const on = button("Next", () => { on.disabled = true; trail.push(next); again(); });
   const pager = el("div", { class: "pager" }, back, on);
   place.append(rows.element, pager);
   const again = context.live(place, async (signal) => {

@@ -166,12 +166,15 @@ export function write(value) {
 
 const TOKEN = /"[^"\\]*(?:\\.[^"\\]*)*"|[{}[\],:]|[^\s{}[\],:"]+/g;
 
+/// How deep pretty JSON is indented: what is nested deeper would be mostly spaces.
+const DEEPEST = 32;
+
 /// The tokens of a JSON text with the white space of pretty JSON between them: `[kind, text]`. Nothing else changes.
 export function pretty(text) {
   const tokens = text.match(TOKEN) ?? [];
   const out = [];
   let depth = 0;
-  const line = () => out.push(["space", `\n${"  ".repeat(depth)}`]);
+  const line = () => out.push(["space", `\n${"  ".repeat(Math.min(depth, DEEPEST))}`]);
   tokens.forEach((token, at) => {
     const next = tokens[at + 1];
     if (token === "{" || token === "[") {

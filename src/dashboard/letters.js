@@ -1,7 +1,7 @@
 // Dead letters of a work queue: why they died, what they are, and giving them back or discarding them.
 
 import { at, call, curl, get } from "./api.js";
-import { announce, button, confirm, copyButton, el, field, link, put, select } from "./dom.js";
+import { announce, button, confirm, copyButton, el, field, link, put, say, select } from "./dom.js";
 import { ago, count, counted, full, time } from "./format.js";
 import { VALUE_LIMIT, item } from "./record.js";
 
@@ -43,8 +43,8 @@ export function letters(context) {
       put(list, shown.map(line));
     }
     const total = reasons.reduce((all, [, number]) => all + Number(number), 0);
-    status.textContent = shown.length === 0 ? "None."
-      : `${count(shown.length)} shown${state.value === "waiting" && total > shown.length ? ` of ${full(total)}` : ""}, with ${counted(reasons.length, "reason")}.`;
+    say(status, shown.length === 0 ? "None."
+      : `${count(shown.length)} shown${state.value === "waiting" && total > shown.length ? ` of ${full(total)}` : ""}, with ${counted(reasons.length, "reason")}.`);
     back.disabled = trail.length < 2;
     on.disabled = next === null;
     back.hidden = on.hidden = back.disabled && on.disabled;
@@ -136,7 +136,7 @@ export function letters(context) {
   };
   const result = el("p", { class: "done", role: "status" });
   const back = button("Previous", () => { trail.pop(); again(); });
-  const on = button("Next", () => { trail.push(next); again(); });
+  const on = button("Next", () => { on.disabled = true; trail.push(next); again(); });
   const place = el("div", {},
     el("div", { class: "controls" }, field("State", state), field("Reason", reason),
       el("div", { class: "actions" }, redriveAll, discardAll, redriveChosen, discardChosen,

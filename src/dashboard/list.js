@@ -1,6 +1,6 @@
 // Long lists, one page at a time: the server filters, sorts and cuts, so a thousand rows cost as much as a hundred.
 
-import { button, el, field, href, select, table } from "./dom.js";
+import { button, el, field, href, say, select, table } from "./dom.js";
 import { count } from "./format.js";
 
 /// A paged list with a box to filter by name. `load({q, sort, after, limit})` answers `{items, next}`.
@@ -11,7 +11,8 @@ export function pagedList(context, { caption, columns, keyOf, sorts, sort, load,
   const order = select(sorts, state.sort);
   const where = el("span", { role: "status", class: "quiet" });
   const back = button("Previous", () => { state.trail.pop(); again(); });
-  const on = button("Next", () => { state.trail.push(next); again(); });
+  // Pressed twice before the answer, it would turn one page and count two.
+  const on = button("Next", () => { on.disabled = true; state.trail.push(next); again(); });
   const pager = el("div", { class: "pager" }, back, where, on);
   let next = null;
   const place = el("div", {},
@@ -26,7 +27,7 @@ export function pagedList(context, { caption, columns, keyOf, sorts, sort, load,
     on.disabled = next === null;
     pager.hidden = back.disabled && on.disabled;
     const first = state.trail.length * 100;
-    where.textContent = page.items.length === 0 ? "" : `${count(first + 1)} to ${count(first + page.items.length)}`;
+    say(where, page.items.length === 0 ? "" : `${count(first + 1)} to ${count(first + page.items.length)}`);
   };
   const again = context.live(place, read, every, what);
   let typing = null;

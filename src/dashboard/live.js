@@ -3,6 +3,9 @@
 import { Problem } from "./api.js";
 import { el, say } from "./dom.js";
 
+/// How long an answer may take. Without an end, a call that is never answered would stop the refresh in silence.
+const PATIENCE_MS = 30000;
+
 /// What a view that a server lacks, or that fails, says in its place.
 export function explain(error, what) {
   if (error instanceof Problem && error.isMissing && error.code !== "unknown-topic") {
@@ -23,8 +26,10 @@ export function repeat(place, load, ms, signal, what) {
     timer = null;
     if (signal.aborted || document.hidden) return;
     const begin = performance.now();
+    const patience = new AbortController();
+    const late = setTimeout(() => patience.abort(new DOMException("no answer", "TimeoutError")), PATIENCE_MS);
     try {
-      running = load(signal);
+      running = load(AbortSignal.any([signal, patience.signal]));
       await running;
       note.hidden = true;
       say(note, "");
@@ -34,6 +39,7 @@ export function repeat(place, load, ms, signal, what) {
       note.hidden = false;
       say(note, explain(error, what));
     } finally {
+      clearTimeout(late);
       running = null;
     }
     // What takes long is asked for less often.

@@ -1,7 +1,7 @@
 // The start page: how far every group is behind, and the topics.
 
 import { at, get } from "./api.js";
-import { el, link, put, table } from "./dom.js";
+import { el, keep, link, put, table } from "./dom.js";
 import { firstSteps } from "./first.js";
 import { lagColumns, loadSparks } from "./lag.js";
 import { topicColumns } from "./topics.js";
@@ -23,14 +23,14 @@ export function overview(context) {
   context.live(groupSection, async (signal) => {
     const { groups, next } = await get(at("v1", "lag"), { sort: "lag", limit: SHOWN }, { signal });
     lags.update(groups, "No group has read anything yet.");
-    put(moreGroups, next ? link("All groups", ["groups"]) : null);
+    keep(moreGroups, next ? link("All groups", ["groups"]) : null);
   }, 2000, "list of lags that is sorted");
   context.live(el("div"), (signal) => loadSparks(sparks, signal), 10000);
 
   context.live(topicSection, async (signal) => {
     const { topics, next } = await get(at("v1", "topics"), { sort: "rate", limit: SHOWN, config: "false" }, { signal });
     names.update(topics, "There is no topic yet.");
-    put(moreTopics, next ? link("All topics", ["topics"]) : null);
+    keep(moreTopics, next ? link("All topics", ["topics"]) : null);
     const isEmpty = topics.length === 0;
     if (isEmpty && !first.hasChildNodes()) first.append(firstSteps());
     if (!isEmpty) put(first);

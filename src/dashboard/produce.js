@@ -39,15 +39,19 @@ function linesOf(headers) {
 /// Asks for a record and sends it to `topic`. `record`: one to begin with.
 export function produceDialog(topic, record = {}) {
   const isAgain = record.offset !== undefined;
-  const bytesKey = record.key_base64 ?? null;
+  // A field for one line has no line breaks, and an empty one means no key: such keys are sent as they are.
+  const isKeyFixed = record.key_base64 !== undefined || (typeof record.key === "string" && /^$|[\r\n\0]/.test(record.key));
   const bytesValue = record.value_base64 ?? null;
   const lines = linesOf(record.headers);
-  const key = el("input", { autocomplete: "off", spellcheck: "false", value: record.key ?? "", disabled: bytesKey !== null });
+  const key = el("input", { autocomplete: "off", spellcheck: "false", value: record.key ?? "", disabled: isKeyFixed });
   const kinds = [["json", "JSON"], ["text", "text"], ["none", "none (a tombstone)"], ...(bytesValue === null ? [] : [["bytes", "the bytes of the record"]])];
   const first = bytesValue !== null ? "bytes" : isAgain && !(record.value instanceof Raw) ? "none" : "json";
   const kind = select(kinds, first);
   const value = el("textarea", { rows: "8", spellcheck: "false", class: "code" });
-  value.value = record.value instanceof Raw ? record.value.text : isAgain ? "" : '{\n  "hello": "quipu"\n}';
+  const begun = record.value instanceof Raw ? record.value.text : isAgain ? "" : '{\n  "hello": "quipu"\n}';
+  value.value = begun;
+  // A text area has line breaks of its own: a value that nobody has changed is sent as it was.
+  const untouched = value.value;
   const headers = el("textarea", { rows: "3", spellcheck: "false", class: "code", disabled: lines === null });
   headers.value = lines ?? "";
   const partition = el("input", { inputmode: "numeric", pattern: "[0-9]*", autocomplete: "off" });
@@ -61,14 +65,15 @@ export function produceDialog(topic, record = {}) {
     put(status);
     try {
       const sent = { headers: lines === null ? record.headers : headersFrom(headers.value) };
-      if (bytesKey !== null) sent.key_base64 = bytesKey;
+      if (isKeyFixed) Object.assign(sent, record.key_base64 === undefined ? { key: record.key } : { key_base64: record.key_base64 });
       else if (key.value !== "") sent.key = key.value;
       if (partition.value !== "") sent.partition = Number(partition.value);
       if (kind.value === "json") {
-        if (!isJson(value.value)) throw new Error("The value is not JSON. Choose text to send it as it is.");
+        const text = value.value === untouched ? begun : value.value;
+        if (!isJson(text)) throw new Error("The value is not JSON. Choose text to send it as it is.");
         // Null as JSON would be a tombstone.
-        if (value.value.trim() === "null") sent.value_base64 = base64(value.value);
-        else sent.value = new Raw(value.value);
+        if (text.trim() === "null") sent.value_base64 = base64(text);
+        else sent.value = new Raw(text);
       } else if (kind.value === "text") sent.value_base64 = base64(value.value);
       else if (kind.value === "bytes") sent.value_base64 = bytesValue;
       const { offsets: [placed] } = await call("POST", at("v1", "topics", topic, "records"), { body: { records: [sent] } });
@@ -80,7 +85,7 @@ export function produceDialog(topic, record = {}) {
     }
   };
   const form = el("form", { onsubmit: send },
-    field("Key", key, bytesKey === null ? "Empty: no key" : "The bytes of the record's key"),
+    field("Key", key, isKeyFixed ? "The record's key, as it is" : "Empty: no key"),
     field("Value is", kind), field("Value", value),
     field("Headers", headers, lines === null ? "The record's headers, as they are" : "One on each line, as name: value"),
     field("Partition", partition, "Empty: by the key"), status,

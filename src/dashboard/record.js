@@ -37,6 +37,11 @@ export function keyText(record) {
   return null;
 }
 
+/// A text for one line: control characters have signs there, so that two different keys never look the same.
+function visible(text) {
+  return text.replace(/[\0-\x1f\x7f]/g, (char) => String.fromCharCode(char === "\x7f" ? 0x2421 : 0x2400 + char.charCodeAt(0)));
+}
+
 /// Headers as `[name, value]`; a name may repeat.
 export function headersOf(record) {
   const text = (value) => (typeof value === "string" ? value : `base64 ${value?.base64 ?? ""}`);
@@ -56,11 +61,24 @@ async function whole({ topic, partition, offset }) {
   return { ...found, topic };
 }
 
+/// Pretty JSON: its tokens as elements, and between them plain text, which is cheap.
+function coloured(json) {
+  const parts = [];
+  let plain = "";
+  for (const [kind, token] of pretty(json)) {
+    if (kind === "space" || kind === "mark") {
+      plain += token;
+      continue;
+    }
+    parts.push(plain, el("span", { class: `json-${kind}` }, token));
+    plain = "";
+  }
+  return [...parts, plain];
+}
+
 function valueView(record) {
   const value = valueOf(record);
-  const text = value.kind === "json" && value.text.length <= SHOWN
-    ? pretty(value.text).map(([kind, token]) => (kind === "space" ? token : el("span", { class: `json-${kind}` }, token)))
-    : [value.text.slice(0, SHOWN)];
+  const text = value.kind === "json" && value.text.length <= SHOWN ? coloured(value.text) : [value.text.slice(0, SHOWN)];
   const box = el("pre", { class: "value", tabindex: "0", "aria-label": "Value" }, text);
   const size = value.bytes === undefined ? "" : `, ${bytes(value.bytes)}`;
   const isCut = value.text.length > SHOWN;
@@ -106,8 +124,8 @@ export function item(record, { topic, showTopic = false, extra = null } = {}) {
   const summary = el("summary", {},
     el("time", {}, time(known.timestamp)),
     el("span", { class: "place" }, showTopic ? `${known.topic} ` : "", `${known.partition}:${known.offset}`),
-    el("span", { class: "key" }, key === null ? el("i", {}, "no key") : key.slice(0, 200)),
-    el("span", { class: "snippet" }, value.kind === "tombstone" ? el("i", {}, "tombstone") : value.text.slice(0, 300)),
+    el("span", { class: "key" }, key === null ? el("i", {}, "no key") : visible(key.slice(0, 200))),
+    el("span", { class: "snippet" }, value.kind === "tombstone" ? el("i", {}, "tombstone") : visible(value.text.slice(0, 300))),
     extra);
   const box = el("details", { class: "record" }, summary);
   box.addEventListener("toggle", () => {
@@ -140,7 +158,7 @@ export async function one(context) {
   const shown = { ...record, topic };
   const key = keyText(shown);
   context.main.append(el("section", { class: "card", "aria-label": "Record" },
-    el("dl", { class: "pairs" }, [["Time", time(shown.timestamp)], ["Key", key ?? "no key"], ["Partition", shown.partition], ["Offset", shown.offset]]
+    el("dl", { class: "pairs" }, [["Time", time(shown.timestamp)], ["Key", key === null ? "no key" : visible(key)], ["Partition", shown.partition], ["Offset", shown.offset]]
       .map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value))))),
     details(shown)));
 }

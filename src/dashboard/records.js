@@ -1,6 +1,6 @@
 // The record browser: the newest over all partitions, from a time, from an offset, filtered, searched, or live.
 
-import { at, curl, get } from "./api.js";
+import { Problem, at, curl, get } from "./api.js";
 import { button, copyButton, el, field, go, put, select } from "./dom.js";
 import { bytes, count, full } from "./format.js";
 import { VALUE_LIMIT, item } from "./record.js";
@@ -28,6 +28,7 @@ export async function records(context) {
   }
   if (!topic) place.append(el("p", { class: "quiet" }, names.length === 1 ? "The only topic." : `Over ${count(names.length)} topics. Name one to look further.`));
   const source = sourceOf(names, query);
+  if (query.at === "offset" && names.length !== 1) throw new Problem(0, { detail: "Offsets are those of one topic: name it." });
   const list = el("div");
   place.append(list);
   if (query.live) tail(context, list, source);
@@ -50,7 +51,7 @@ async function someTopics(signal) {
 
 /// The call that reads these topics, and the filters of its query.
 function sourceOf(names, query) {
-  const [name, value] = splitHeader(query.header);
+  const [name, value] = query.header ? splitHeader(query.header) : [null, null];
   const filters = { key: query.key, partitions: names.length === 1 ? query.partitions : undefined };
   if (name) filters[`header.${name}`] = value;
   const one = names.length === 1;
@@ -64,8 +65,10 @@ function sourceOf(names, query) {
 }
 
 function splitHeader(text) {
-  const at = (text ?? "").indexOf("=");
-  return at < 1 ? [null, null] : [text.slice(0, at).trim(), text.slice(at + 1).trim()];
+  const at = text.indexOf("=");
+  // Left out in silence it would look as if every record had it.
+  if (at < 1) throw new Problem(0, { detail: `A header is looked for as name=value, not ${text}.` });
+  return [text.slice(0, at).trim(), text.slice(at + 1).trim()];
 }
 
 /// A time for the input, in this browser's zone, and back.

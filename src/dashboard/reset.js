@@ -54,17 +54,18 @@ export async function reset(context) {
     if (live.checked) body.while_active = true;
     return body;
   };
-  const preview = async () => {
+  const preview = async (isMoving = false) => {
     put(out, el("p", { class: "quiet" }, "Looking…"));
     try {
       const body = request();
       const answer = await call("POST", path, { body: { ...body, dry_run: true }, signal: context.signal });
-      show(body, answer);
+      show(body, answer, isMoving);
     } catch (error) {
       if (!context.signal.aborted) put(out, el("p", { class: "error", role: "alert" }, wordsOf(error)));
     }
   };
-  const show = (body, answer) => {
+  // `isMoving`: rows have changed between a look and the reset, as those of a busy group always do.
+  const show = (body, answer, isMoving) => {
     const rows = answer.offsets;
     const moved = rows.filter(({ old_offset: old, new_offset: now }) => old !== now);
     const sum = (of) => rows.reduce((all, row) => all + Number(row[of] ?? 0), 0);
@@ -74,30 +75,32 @@ export async function reset(context) {
       : `Lag goes from ${full(before)} to ${full(after)}: ${full(before - after)} records are skipped, the group never reads them.`;
     const shown = table("What would change", columns, ({ topic, partition }) => `${topic}/${partition}`);
     shown.update([...moved, ...rows.filter((row) => !moved.includes(row))].slice(0, SHOWN), "Nothing would change.");
-    const act = async () => {
-      const real = { ...body, ...(answer.preview ? { preview: answer.preview } : {}) };
+    const act = async (isCompared) => {
+      const real = { ...body, ...(isCompared ? { preview: answer.preview } : {}) };
       try {
         const done = await call("POST", path, { body: real, signal: context.signal });
         announce("The offsets are reset");
         put(out, el("p", { class: "done", role: "status" }, `Done: ${count(done.offsets.length)} partitions are reset. `, link(`See ${name}`, ["groups", name])));
       } catch (error) {
         if (error instanceof Problem && error.code === "preview-outdated") {
-          await preview();
+          await preview(true);
           out.prepend(el("p", { class: "error", role: "alert" }, "The group or its topics have moved since the preview. This is the new one: look again."));
           return;
         }
         throw new Error(wordsOf(error));
       }
     };
-    const ask = () => confirm({
+    const ask = (isCompared) => confirm({
       title: `Reset ${name}?`,
-      content: el("p", {}, `${count(moved.length)} partitions move. ${words}`),
-      confirmText: "Reset", act,
+      content: [el("p", {}, `${count(moved.length)} partitions move. ${words}`),
+        isCompared ? null : el("p", { class: "warn-text" }, "These figures may be others by then: the same rule is applied to whatever is there at that moment.")],
+      confirmText: "Reset", act: () => act(isCompared),
     });
     put(out, el("h2", {}, "Preview"), el("p", { class: after < before ? "note warn" : "note" }, words), shown.element,
       rows.length > SHOWN ? el("p", { class: "quiet" }, `${count(rows.length - SHOWN)} more partitions are in the sums.`) : null,
       el("div", { class: "actions" },
-        button(`Reset ${count(moved.length)} partition${moved.length === 1 ? "" : "s"}…`, ask, { class: "danger", disabled: moved.length === 0 }),
+        button(`Reset ${count(moved.length)} partition${moved.length === 1 ? "" : "s"}…`, () => ask(true), { class: "danger", disabled: moved.length === 0 }),
+        isMoving ? button("Reset whatever moves…", () => ask(false), { class: "danger" }) : null,
         copyButton("Copy as curl", () => curl("POST", path, { body }))));
   };
   const form = el("form", { class: "controls card", "aria-label": "Where to", onsubmit: (event) => { event.preventDefault(); preview(); } },

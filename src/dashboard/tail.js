@@ -1,7 +1,7 @@
 // Live tail: one stream, none while the page is hidden or paused. A cursor remembers the place, so nothing is lost.
 
 import { curl, events, get, Problem } from "./api.js";
-import { announce, button, copyButton, el, put } from "./dom.js";
+import { announce, button, copyButton, el, put, say } from "./dom.js";
 import { count } from "./format.js";
 import { read } from "./json.js";
 import { VALUE_LIMIT, item } from "./record.js";
@@ -44,7 +44,7 @@ export function tail(context, place, source) {
     list.prepend(...shown.map(({ data }) => item(read(data, true), source.shown)));
     // What somebody reads stays, with all that is newer.
     while (list.children.length > KEPT && !list.lastChild.contains(document.activeElement)) list.lastChild.remove();
-    if (stream) status.textContent = "Live.";
+    if (stream) say(status, "Live.");
     seen.textContent = total > KEPT ? `${count(total)} so far, the newest ${KEPT} shown` : `${count(total)} so far`;
   };
   const heard = (event) => {
@@ -62,14 +62,14 @@ export function tail(context, place, source) {
     clearTimeout(again);
     stream?.abort();
     stream = null;
-    status.textContent = words;
+    say(status, words);
   }
   async function open() {
     if (isPaused || document.hidden || stream || context.signal.aborted) return;
     clearTimeout(again);
     const mine = new AbortController();
     stream = mine;
-    status.textContent = "Live: waiting for records.";
+    say(status, "Live: waiting for records.");
     try {
       // The place where the tail begins, so that a pause before the first record loses nothing.
       cursor ??= (await get(source.path, { ...source.query, from: "latest", max_records: 1 }, { signal: mine.signal })).cursor;
@@ -88,6 +88,7 @@ export function tail(context, place, source) {
     if (!context.signal.aborted && !isPaused) again = setTimeout(open, AGAIN_MS);
   }
   document.addEventListener("visibilitychange", () => {
+    if (isPaused) return;
     if (document.hidden) close("Not followed while the page is hidden.");
     else open();
   }, { signal: context.signal });

@@ -1,7 +1,7 @@
 // One topic: partitions, rates, settings, the groups that read it, and what can be done with it.
 
 import { at, call, curl, get, Problem } from "./api.js";
-import { button, confirm, copyButton, dialog, el, field, go, link, put, table } from "./dom.js";
+import { button, confirm, copyButton, dialog, el, field, go, keep, link, say, table } from "./dom.js";
 import { ago, byteRate, bytes, count, duration, full, rate, time } from "./format.js";
 import { write } from "./json.js";
 import { lagColumns, number, tiles } from "./lag.js";
@@ -46,7 +46,7 @@ export function topic(context) {
     back.disabled = first === 0;
     on.disabled = first + PAGE >= all.length;
     pager.hidden = all.length <= PAGE;
-    where.textContent = `${full(first)} to ${full(Math.min(first + PAGE, all.length) - 1)} of ${full(all.length)}`;
+    say(where, `${full(first)} to ${full(Math.min(first + PAGE, all.length) - 1)} of ${full(all.length)}`);
   };
   const place = el("div", {},
     el("div", { class: "actions" },
@@ -65,7 +65,7 @@ export function topic(context) {
     described = await get(path, undefined, { signal });
     const all = described.partitions;
     const sum = (of) => all.reduce((total, one) => total + Number(of(one) ?? 0), 0);
-    put(summary, tiles([
+    keep(summary, tiles([
       ["Records", number(sum((one) => one.end_offset - one.log_start_offset)), `in ${count(all.length)} partition${all.length === 1 ? "" : "s"}`],
       ["Size", bytes(sum((one) => one.size_bytes)), "on disk"],
       ...(described.produce_rate === undefined ? [] : [["Written", rate(described.produce_rate), byteRate(described.produce_bytes_rate)], ["Read", byteRate(described.fetch_bytes_rate), "by all readers"]]),
@@ -75,7 +75,7 @@ export function topic(context) {
     damage.hidden = broken.length === 0;
     if (broken.length > 0) {
       const [one] = broken;
-      put(damage, `Partition ${one.partition} cannot be read from offset ${full(one.damaged_offset)} to ${full(one.damaged_until_offset)} (exclusive)${broken.length > 1 ? `, and ${count(broken.length - 1)} more partitions have damage` : ""}. Restore the file from a backup, or skip the range: `,
+      keep(damage, `Partition ${one.partition} cannot be read from offset ${full(one.damaged_offset)} to ${full(one.damaged_until_offset)} (exclusive)${broken.length > 1 ? `, and ${count(broken.length - 1)} more partitions have damage` : ""}. Restore the file from a backup, or skip the range: `,
         el("code", {}, `quipu topic skip ${name}`));
     }
     draw();
@@ -86,13 +86,16 @@ export function topic(context) {
     groups.update(found, "No group reads this topic.");
   }, 3000, "list of lags by topic");
 
+  /// The query of a change: it is refused if the topic that was looked at has been deleted, and another has its name.
+  const asShown = () => ({ if_id: described.id });
+
   /// What a call would take, in words; a server that cannot say so leaves the numbers of the page.
   async function wouldGo(method, of, options) {
     try {
       const { records, size_bytes: size, groups: readers } = await call(method, of, { ...options, query: { ...options?.query, dry_run: "true" } });
       return { records, size, readers: (readers ?? []).map((one) => (typeof one === "string" ? one : one.group)) };
     } catch (error) {
-      if (error instanceof Problem && (error.status === 400 || error.status === 501)) return null;
+      if (error instanceof Problem && error.status === 501) return null;
       throw error;
     }
   }
@@ -114,12 +117,13 @@ export function topic(context) {
 
   function remove() {
     return attempt(async () => {
-      const gone = await wouldGo("DELETE", path);
+      const query = asShown();
+      const gone = await wouldGo("DELETE", path, { query });
       confirm({
         title: `Delete the topic ${name}?`, typed: name, confirmText: "Delete",
         content: [el("p", {}, "The topic goes with all its records and with what groups have committed in it. This cannot be undone."), lost(gone)],
         act: async () => {
-          await call("DELETE", path, { query: gone === null ? {} : { if_id: described.id } });
+          await call("DELETE", path, { query });
           go(["topics"]);
         },
       });
@@ -128,17 +132,18 @@ export function topic(context) {
 
   function trim(partition) {
     const row = described.partitions.find((one) => one.partition === partition);
+    const shown = asShown();
     const before = el("input", { inputmode: "numeric", pattern: "[0-9]+", value: String(row.end_offset), required: true });
     const status = el("p", { class: "error", role: "alert" });
     const of = `${path}/partitions/${partition}/records`;
     const look = async () => {
       try {
-        const query = { before: before.value };
+        const query = { before: before.value, ...shown };
         const gone = await wouldGo("DELETE", of, { query });
         made.close();
         confirm({
           title: `Delete records of ${name} ${partition}?`, confirmText: "Delete records",
-          content: [el("p", {}, `All records of partition ${partition} before offset ${full(Number(before.value))} go. This cannot be undone.`), lost(gone)],
+          content: [el("p", {}, `All records of partition ${partition} before offset ${full(BigInt(before.value))} go. This cannot be undone.`), lost(gone)],
           act: async () => {
             await call("DELETE", of, { query });
             await again();
@@ -155,13 +160,14 @@ export function topic(context) {
 
   function grow() {
     const now = described.partition_count;
+    const query = asShown();
     const wanted = el("input", { type: "number", min: String(now + 1), value: String(now + 1) });
     confirm({
       title: `Add partitions to ${name}?`, confirmText: "Add",
       content: [el("p", {}, `It has ${count(now)}. Partitions are never taken away again, and keys are placed anew: a key's later records may go to another partition.`),
         field("Partitions in all", wanted)],
       act: async () => {
-        await call("PATCH", path, { body: { partitions: Number(wanted.value) } });
+        await call("PATCH", path, { query, body: { partitions: Number(wanted.value) } });
         await again();
       },
     });
@@ -169,6 +175,7 @@ export function topic(context) {
 
   function change(key) {
     const setting = described.config[key];
+    const query = asShown();
     const value = el("input", { value: write(setting.value), autocomplete: "off", spellcheck: "false", class: "code" });
     const status = el("p", { class: "error", role: "alert" });
     const next = async () => {
@@ -178,13 +185,13 @@ export function topic(context) {
         if (wanted === "") wanted = "null";
         if (!/^(-?\d+(\.\d+)?|true|false|null|".*")$/.test(wanted)) wanted = JSON.stringify(wanted);
         const body = `{"config":{${JSON.stringify(key)}:${wanted}}}`;
-        const gone = await wouldGo("PATCH", path, { body });
+        const gone = await wouldGo("PATCH", path, { query, body });
         made.close();
         confirm({
           title: `Change ${key} of ${name}?`, confirmText: "Change",
           content: [el("p", {}, `From ${words(key, setting.value)} to ${value.value.trim() || "the default"}.`), gone === null || gone.records > 0 ? lost(gone) : el("p", {}, "No records would go.")],
           act: async () => {
-            await call("PATCH", path, { body });
+            await call("PATCH", path, { query, body });
             await again();
           },
         });

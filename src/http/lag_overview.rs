@@ -127,7 +127,7 @@ async fn all_histories(app: App, RawQuery(query): RawQuery) -> Answer {
             max_lines: most.min(MAX_SERIES),
             max_steps: steps,
         };
-        let (recording, groups) = lags.history.recordings(plot::since(&request));
+        let (recording, groups, without) = lags.history.recordings(plot::since(&request));
         let plot = Groups::of(&recording, &groups, &request);
         let series = plot.lines.iter().map(|(group, values)| GroupSeriesBody {
             group: group.to_string(),
@@ -137,7 +137,7 @@ async fn all_histories(app: App, RawQuery(query): RawQuery) -> Answer {
             step_ms: plot.step_ms,
             times: plot.times.iter().map(|time| time.get()).collect(),
             series: series.collect(),
-            series_left_out: plot.left_out,
+            series_left_out: plot.left_out + without,
         }
     };
     ok(&app.blocking.run(Share::Report, history).await?)

@@ -74,6 +74,8 @@ export default async function run(server) {
   await gone.getByText("The server does not answer").waitFor({ state: "detached" });
   for (const [answer, words] of [
     [{ status: "degraded", degraded: [{ what: "storage-full", detail: "appends go on by themselves" }] }, "The disk is full."],
+    [{ status: "degraded", degraded: [{ what: "log-failed", detail: "appends stopped after a failed write" }] }, "Appends have stopped."],
+    [{ status: "degraded", degraded: [{ what: "partition-failed", detail: "it takes no more appends", partition: "orders/1" }] }, "orders/1: it takes no more"],
     [{ status: "degraded", degraded: [{ what: "damage", detail: "offsets 3 to 9 cannot be read", partition: "orders/2", damaged_offset: 3, skipped: false }] }, "orders/2: offsets 3 to 9"],
   ]) {
     await gone.route("**/health/ready", (route) => route.fulfill({ json: answer }));

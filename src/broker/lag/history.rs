@@ -10,13 +10,15 @@
 //! |---|---|---|
 //! | up to 1,000 | second | 10 s |
 //! | up to 2,000, 4,000, … | 10 s | 20 s, 40 s, … |
-//! | above [`MAX_TRACKS`] | those above have no rates, no status but what the moment tells, and no history | |
+//! | above [`MAX_TRACKS`] | those above have no rates, no status but what the moment tells, and no points | |
+//!
+//! A group has a history only if all its pairs have points: a sum of some of them would be too small, and look right.
 //!
 //! Points are kept for [`KEPT`]; if they exceed [`MAX_BYTES`], the oldest are dropped. Setting the wall clock back
 //! drops all points. A restart drops the windows; the points are written beside the log from time to time (see
 //! [`super::memo`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +83,8 @@ struct State {
     slots: VecDeque<SlotTime>,
     /// The number of the first of `slots`.
     first_slot: Slot,
+    /// The groups some of whose pairs have no room, as of the last sample.
+    partial: BTreeSet<Arc<str>>,
     max_tracks: usize,
     max_bytes: usize,
 }
@@ -126,6 +130,7 @@ impl Default for State {
             generation: 0,
             slots: VecDeque::new(),
             first_slot: 0,
+            partial: BTreeSet::new(),
             max_tracks: MAX_TRACKS,
             max_bytes: MAX_BYTES,
         }
@@ -189,7 +194,7 @@ impl History {
         }
     }
 
-    /// The history of a group since then, for the partitions that `wanted` accepts.
+    /// The history of a group since then, for the partitions that `wanted` accepts; empty if the group has none.
     pub fn recording(
         &self,
         group: &str,
@@ -198,24 +203,27 @@ impl History {
     ) -> Recording {
         let state = self.state.lock();
         let mut recording = state.times_since(since);
-        let tracks = state.groups.get(group).into_iter().flatten();
+        let tracks = state.groups.get(group).filter(|_| !state.partial.contains(group));
         recording.series = tracks
+            .into_iter()
+            .flatten()
             .filter(|(id, _)| wanted(**id))
             .map(|(id, track)| (*id, track.series.since(recording.first)))
             .collect();
         recording
     }
 
-    /// The history of all groups since then; the recording itself has no series.
-    pub fn recordings(&self, since: TimestampMs) -> (Recording, Vec<OfGroup>) {
+    /// The history of all groups since then, and how many have none for want of room; the recording itself has no series.
+    pub fn recordings(&self, since: TimestampMs) -> (Recording, Vec<OfGroup>, usize) {
         let state = self.state.lock();
         let recording = state.times_since(since);
-        let groups = state.groups.iter().map(|(group, tracks)| {
+        let whole = state.groups.iter().filter(|(group, _)| !state.partial.contains(*group));
+        let groups = whole.map(|(group, tracks)| {
             let series = tracks.values().map(|track| track.series.since(recording.first));
             (Arc::clone(group), series.collect())
         });
         let groups = groups.collect();
-        (recording, groups)
+        (recording, groups, state.partial.len())
     }
 
     /// A history that goes on from one that was remembered, without its windows.
@@ -310,12 +318,16 @@ impl State {
         let slot = is_slot.then(|| self.open_slot(now));
         let next_slot = self.first_slot + self.slots.len() as Slot;
         self.generation += 1;
+        self.partial.clear();
         for row in rows {
             let is_room = self.tracks < self.max_tracks;
             let tracks = match self.groups.get_mut(&row.group) {
                 Some(tracks) => tracks,
                 None if is_room => self.groups.entry(row.group.clone()).or_default(),
-                None => continue,
+                None => {
+                    self.partial.insert(row.group.clone());
+                    continue;
+                }
             };
             let track = match tracks.get_mut(&row.partition) {
                 Some(track) => track,
@@ -325,7 +337,10 @@ impl State {
                         .entry(row.partition)
                         .or_insert(Track::new(slot.unwrap_or(next_slot)))
                 }
-                None => continue,
+                None => {
+                    self.partial.insert(row.group.clone());
+                    continue;
+                }
             };
             let is_first = track.generation != self.generation;
             track.generation = self.generation;
@@ -508,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn sampled_pairs_are_bounded_and_freed_room_is_reused() {
+    fn sampled_pairs_are_bounded_and_a_group_that_has_no_room_for_all_has_no_history() {
         let history = History::default();
         history.state.lock().max_tracks = 3;
         let mut rows: Vec<Row> = (0..5).map(|index| row("g", index, 0, 1)).collect();
@@ -516,9 +531,19 @@ mod tests {
         history.sample(time(0), &rows);
         assert_eq!(history.state.lock().tracks, 3);
         history.sample(time(10), &rows[2..]);
-        assert_eq!(lags(&history, "g", 2), [1, 1]);
+        let all = || {
+            let (_, groups, without) = history.recordings(TimestampMs(0));
+            let groups = groups.iter().map(|(group, series)| (group.to_string(), series.len()));
+            (groups.collect::<Vec<_>>(), without)
+        };
+        // A sum of some of the pairs would be too small.
+        assert_eq!(lags(&history, "g", 2), Vec::<u64>::new());
+        assert_eq!(all(), (Vec::new(), 2));
+        // Freed room is used again.
         history.sample(time(20), &rows[2..]);
         assert_eq!(history.state.lock().tracks, 3);
+        assert_eq!(lags(&history, "g", 2), [1, 1, 1]);
+        assert_eq!(all(), (vec![("g".to_owned(), 3)], 1));
     }
 
     #[test]
