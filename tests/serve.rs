@@ -233,6 +233,40 @@ fn a_closed_standard_output_stops_nothing() {
 }
 
 #[test]
+fn on_a_full_disk_reads_are_ready_and_writes_are_when_something_is_deleted() {
+    let dir = temporary();
+    // No file may be larger than 10 MiB: beyond that a write fails, as on a full disk.
+    let mut shell = Command::new("sh");
+    let exec = format!("trap '' XFSZ; ulimit -f 20480; exec \"$0\" \"$@\" {SMALL}");
+    shell.args(["-c", &exec, env!("CARGO_BIN_EXE_quipu")]);
+    let server = Server::try_start(&dir.path().join("data"), shell).expect("it starts");
+    server.create_topic("t", 1);
+    server.create_topic("other", 1);
+    let value = vec![0; 500_000];
+    let mut connection = server.connect();
+    let mut send = |topic: &str| {
+        let path = format!("/v1/topics/{topic}/records");
+        let answer = connection.request("POST", &path, "application/octet-stream", &value);
+        answer.expect("it answers")
+    };
+    let full = (0..100).map(|_| send("t")).find(|answer| answer.status != 200);
+    full.expect("no file grows for ever")
+        .refusal(507, "storage-full", "none");
+    assert_eq!(server.get("/health/ready")["status"], "degraded");
+    for path in ["/health/ready", "/v1/status"] {
+        assert_eq!(server.get(path)["degraded"][0]["what"], "storage-full", "{path}");
+    }
+    let problem = server.connect().get("/health/ready?for=writes");
+    problem.problem(507, "storage-full");
+    let page = server.get("/v1/topics/t/partitions/0/records?offset=1&max_records=1");
+    assert_eq!(page["next_offset"], 2);
+    server.expect(204, "DELETE", "/v1/topics/t", JSON, b"");
+    send("other").with_status(200);
+    assert_eq!(server.get("/health/ready?for=writes")["status"], "ready");
+    server.stop();
+}
+
+#[test]
 fn a_connection_above_the_limit_is_told_so_and_one_that_ends_makes_room() {
     let (_dir, server) = started("--max-connections 1");
     // The server notices the end of a connection in its own time.

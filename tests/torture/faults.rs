@@ -104,6 +104,23 @@ fn a_failed_journal_sync_ends_all_appends_until_a_restart_and_reads_go_on() {
 }
 
 #[test]
+fn a_failed_journal_sync_ends_a_server_that_is_to_exit_and_the_next_start_takes_appends() {
+    let Some((ground, server)) = begin() else { return };
+    server.stop();
+    let mut server = ground.start_with(&ground.data(), &[("QUIPU_ON_LOG_FAILED", "exit")]);
+    let injection = Injection::new("fdatasync", "error=EIO", "1");
+    let tracer = ground.attach(&server, Some("quipu-committer"), &injection);
+    produce(&server, "first", 0, 10).refusal(503, "log-failed", "unknown");
+    assert_eq!(server.wait().code(), Some(1));
+    drop(tracer);
+    assert!(server.log().contains("on_log_failed=exit"), "{}", server.log());
+    verify(&ground.data());
+    let server = ground.start(&ground.data());
+    produce(&server, "first", 0, 10).with_status(200);
+    finish(&ground, server);
+}
+
+#[test]
 fn a_failed_segment_sync_ends_the_appends_to_that_partition_only() {
     let Some((ground, server)) = begin() else { return };
     let injection =

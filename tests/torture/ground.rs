@@ -58,6 +58,15 @@ impl Ground {
 
     /// Starts the server; `Err` with its log if it ends before it is ready.
     pub fn try_start(&self, data: &Path, inject: Option<&Injection>) -> Result<Server, String> {
+        self.try_start_with(data, inject, &[])
+    }
+
+    fn try_start_with(
+        &self,
+        data: &Path,
+        inject: Option<&Injection>,
+        settings: &[(&str, &str)],
+    ) -> Result<Server, String> {
         // Emptied, not removed: it may be a link to another disk.
         let _ = fs::write(data.with_extension("log"), b"");
         let mut words: Vec<String> = Vec::new();
@@ -76,11 +85,17 @@ impl Ground {
         words.push(env!("CARGO_BIN_EXE_quipu").into());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).envs(SMALL.iter().copied());
+        command.envs(settings.iter().copied());
         Server::try_start(data, command)
     }
 
     pub fn start(&self, data: &Path) -> Server {
-        self.try_start(data, None)
+        self.start_with(data, &[])
+    }
+
+    /// The same with settings, named as in the environment.
+    pub fn start_with(&self, data: &Path, settings: &[(&str, &str)]) -> Server {
+        self.try_start_with(data, None, settings)
             .unwrap_or_else(|log| panic!("no start; the log says:\n{log}"))
     }
 
