@@ -217,7 +217,10 @@ impl History {
     pub fn recordings(&self, since: TimestampMs) -> (Recording, Vec<OfGroup>, usize) {
         let state = self.state.lock();
         let recording = state.times_since(since);
-        let whole = state.groups.iter().filter(|(group, _)| !state.partial.contains(*group));
+        let whole = state
+            .groups
+            .iter()
+            .filter(|(group, _)| !state.partial.contains(*group));
         let groups = whole.map(|(group, tracks)| {
             let series = tracks.values().map(|track| track.series.since(recording.first));
             (Arc::clone(group), series.collect())
@@ -533,7 +536,9 @@ mod tests {
         history.sample(time(10), &rows[2..]);
         let all = || {
             let (_, groups, without) = history.recordings(TimestampMs(0));
-            let groups = groups.iter().map(|(group, series)| (group.to_string(), series.len()));
+            let groups = groups
+                .iter()
+                .map(|(group, series)| (group.to_string(), series.len()));
             (groups.collect::<Vec<_>>(), without)
         };
         // A sum of some of the pairs would be too small.
