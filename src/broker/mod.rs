@@ -9,6 +9,7 @@ pub mod engine;
 pub mod fetch;
 pub mod filter;
 pub mod groups;
+pub mod jwt;
 pub mod lag;
 pub mod limits;
 pub mod names;

@@ -9,4 +9,5 @@ pub mod render;
 pub mod time;
 pub mod token;
 pub mod trace_context;
+pub mod unique;
 pub mod units;

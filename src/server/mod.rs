@@ -9,6 +9,11 @@
 //! answer its running request and close; cut the remaining ones after the drain timeout; close the log. The sampler of
 //! the groups' lag ends by itself. A crash at any point is like any other: the log recovers.
 
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "names are for those who sign in by certificate")
+)]
+mod certificate;
 mod connection;
 mod exposure;
 pub mod notify;

@@ -23,9 +23,8 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
-use x509_cert::Certificate;
-use x509_cert::der::Decode as _;
 
+use super::certificate::expiry_ms;
 use crate::metrics::Metrics;
 use crate::settings::Config;
 
@@ -133,12 +132,6 @@ fn certificates(setting: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>
         true => Err(format!("{setting} has no certificate in PEM")),
         false => Ok(all),
     }
-}
-
-fn expiry_ms(certificate: &CertificateDer<'_>) -> Result<i64, x509_cert::der::Error> {
-    let certificate = Certificate::from_der(certificate)?;
-    let not_after = certificate.tbs_certificate().validity().not_after;
-    Ok(i64::try_from(not_after.to_unix_duration().as_millis()).unwrap_or(i64::MAX))
 }
 
 impl Tls {

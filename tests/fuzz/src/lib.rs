@@ -15,6 +15,7 @@ pub mod http;
 pub mod index;
 pub mod journal;
 pub mod json;
+pub mod jwt;
 pub mod negotiate;
 pub mod once;
 pub mod query;
@@ -29,7 +30,7 @@ mod record;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("batches", batches::run),
     ("coding", coding::run),
     ("descriptions", descriptions::run),
@@ -38,6 +39,7 @@ pub const TARGETS: [Target; 13] = [
     ("index", index::run),
     ("journal", journal::run),
     ("json", json::run),
+    ("jwt", jwt::run),
     ("negotiate", negotiate::run),
     ("once", once::run),
     ("query", query::run),

@@ -1,0 +1,266 @@
+//! The keys of the issuer of JWTs: a set of JWKs (RFC 7517), from wherever the server has it.
+//!
+//! A key says itself what it is for. Only three kinds are used: RSA for RS256, P-256 for ES256, Ed25519 for EdDSA. Others
+//! are passed over, above all symmetric ones: a public file has no secrets, and a token that claims to be signed by one
+//! must not be believed because the file's text is known.
+//!
+//! A set that cannot be had, or has no key of use, leaves the former in force.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::RwLock;
+use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
+use serde_json::{Map, Value};
+
+use crate::broker::engine::{Clock, Monotonic};
+use crate::formats::unique::parse_unique;
+
+/// How long no token makes the server ask for the keys again.
+pub const ASK_INTERVAL: Duration = Duration::from_secs(60);
+/// The largest set.
+pub const MAX_SET_BYTES: u64 = 1 << 20;
+/// The most keys of a set that are used.
+const MAX_KEYS: usize = 100;
+
+/// Where the set comes from: reads all of it, and may block.
+pub type Source = Box<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>;
+
+/// An algorithm of signatures, by its name in a JWT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+    /// ECDSA with P-256 and SHA-256.
+    Es256,
+    /// EdDSA with Ed25519.
+    EdDsa,
+}
+
+impl Algorithm {
+    /// The algorithm of that name; `None` for all that are not supported, `none` and HMACs above all.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        match name {
+            "RS256" => Some(Self::Rs256),
+            "ES256" => Some(Self::Es256),
+            "EdDSA" => Some(Self::EdDsa),
+            _ => None,
+        }
+    }
+}
+
+/// A public key of the issuer.
+pub struct Key {
+    id: Option<String>,
+    public: Public,
+}
+
+enum Public {
+    Rsa {
+        n: Vec<u8>,
+        e: Vec<u8>,
+    },
+    /// The point, uncompressed.
+    P256(Vec<u8>),
+    Ed25519(Vec<u8>),
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({:?}, {:?})", self.id, self.algorithm())
+    }
+}
+
+impl Key {
+    /// The one algorithm that it is for.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        match self.public {
+            Public::Rsa { .. } => Algorithm::Rs256,
+            Public::P256(_) => Algorithm::Es256,
+            Public::Ed25519(_) => Algorithm::EdDsa,
+        }
+    }
+
+    /// Whether the signature is this key's, of this message.
+    #[must_use]
+    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        let verified = match &self.public {
+            Public::Rsa { n, e } => {
+                let key = RsaPublicKeyComponents { n, e };
+                key.verify(&signature::RSA_PKCS1_2048_8192_SHA256, message, signature)
+            }
+            Public::P256(point) => {
+                let key = UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point);
+                key.verify(message, signature)
+            }
+            Public::Ed25519(point) => {
+                UnparsedPublicKey::new(&signature::ED25519, point).verify(message, signature)
+            }
+        };
+        verified.is_ok()
+    }
+
+    /// The key of a JWK; `None` if it is not one to check these tokens with.
+    fn of(jwk: &Map<String, Value>) -> Option<Self> {
+        let text = |name: &str| jwk.get(name).and_then(Value::as_str);
+        let bytes = |name: &str| URL_SAFE_NO_PAD.decode(text(name)?).ok();
+        let is = |name: &str, wanted: &str| match jwk.get(name) {
+            None => true,
+            Some(found) => found.as_str() == Some(wanted),
+        };
+        let verifies = match jwk.get("key_ops") {
+            None => true,
+            Some(operations) => operations
+                .as_array()
+                .is_some_and(|all| all.iter().any(|one| one == "verify")),
+        };
+        if !verifies || !is("use", "sig") {
+            return None;
+        }
+        let id = match jwk.get("kid") {
+            None => None,
+            Some(id) => Some(id.as_str()?.to_owned()),
+        };
+        let public = match (text("kty")?, text("crv")) {
+            ("RSA", _) if is("alg", "RS256") => {
+                let without_zeros =
+                    |bytes: Vec<u8>| bytes.into_iter().skip_while(|byte| *byte == 0).collect();
+                let n: Vec<u8> = without_zeros(bytes("n")?);
+                // Others are refused at each signature, so they are no key of use.
+                if !(256..=1024).contains(&n.len()) {
+                    return None;
+                }
+                Public::Rsa {
+                    n,
+                    e: without_zeros(bytes("e")?),
+                }
+            }
+            ("EC", Some("P-256")) if is("alg", "ES256") => {
+                let (x, y) = (bytes("x")?, bytes("y")?);
+                if x.len() != 32 || y.len() != 32 {
+                    return None;
+                }
+                Public::P256([&[4][..], &x, &y].concat())
+            }
+            ("OKP", Some("Ed25519")) if is("alg", "EdDSA") || is("alg", "Ed25519") => {
+                Public::Ed25519(bytes("x").filter(|x| x.len() == 32)?)
+            }
+            _ => return None,
+        };
+        Some(Self { id, public })
+    }
+}
+
+/// The keys of use in a JWK set.
+///
+/// # Errors
+/// A message for the log: it is no set, or has no key of use.
+pub fn parse(set: &[u8]) -> Result<Vec<Key>, String> {
+    let set = parse_unique(set)?;
+    let keys = set.get("keys").and_then(Value::as_array);
+    let keys = keys.ok_or("it is no JWK set: it has no list of keys")?;
+    let all = keys.iter().filter_map(|key| Key::of(key.as_object()?));
+    let all: Vec<Key> = all.take(MAX_KEYS).collect();
+    match all.is_empty() {
+        true => Err("it has no key for RS256, ES256 or EdDSA".to_owned()),
+        false => Ok(all),
+    }
+}
+
+/// The keys in force.
+pub struct Keys {
+    source: Source,
+    clock: Arc<dyn Clock>,
+    /// Replaced whole.
+    set: RwLock<Arc<[Key]>>,
+    /// The bytes that the set was last read from, or why it could not be. Held while the source is read, so that
+    /// readers take turns.
+    seen: parking_lot::Mutex<Option<Result<Vec<u8>, String>>>,
+    /// When a token last made the server ask. Held while it asks, so that others wait for the same answer.
+    asked: tokio::sync::Mutex<Option<Monotonic>>,
+}
+
+impl Keys {
+    /// Without keys, until they are read for the first time.
+    #[must_use]
+    pub fn new(source: Source, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            source,
+            clock,
+            set: RwLock::new(Arc::new([])),
+            seen: parking_lot::Mutex::default(),
+            asked: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// All keys in force.
+    #[must_use]
+    pub fn all(&self) -> Arc<[Key]> {
+        self.set.read().clone()
+    }
+
+    /// Reads the source again, and takes its keys if they are others. Blocks on the source.
+    ///
+    /// # Errors
+    /// Why the former keys stay. It is logged here, once for each reason.
+    pub fn read(&self) -> Result<(), String> {
+        let mut seen = self.seen.lock();
+        let found = (self.source)();
+        if let Some(before) = &*seen
+            && *before == found
+        {
+            return found.and_then(|set| parse(&set).map(drop));
+        }
+        let parsed = found.clone().and_then(|set| parse(&set));
+        *seen = Some(found);
+        match parsed {
+            Ok(keys) => {
+                tracing::info!(keys = keys.len(), "the keys for JWTs were read");
+                *self.set.write() = keys.into();
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(
+                    error,
+                    "the keys for JWTs cannot be read; the former stay in force"
+                );
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads the source again because a token names an unknown key, but at most once in [`ASK_INTERVAL`]. Whoever calls
+    /// meanwhile waits for the same answer.
+    pub async fn ask(self: &Arc<Self>) {
+        let mut asked = self.asked.lock().await;
+        let now = self.clock.monotonic();
+        if asked.is_some_and(|last| now.since(last) < ASK_INTERVAL) {
+            return;
+        }
+        *asked = Some(now);
+        let keys = self.clone();
+        let _ = tokio::task::spawn_blocking(move || keys.read()).await;
+    }
+}
+
+/// The keys that may have signed a token: those of this algorithm, and of this name if the token names one.
+pub(super) fn fitting<'a>(
+    keys: &'a [Key],
+    id: Option<&'a str>,
+    algorithm: Algorithm,
+) -> impl Iterator<Item = &'a Key> {
+    let has_name = move |key: &&Key| id.is_none() || key.id.as_deref() == id;
+    keys.iter()
+        .filter(has_name)
+        .filter(move |key| key.algorithm() == algorithm)
+}
+
+/// Whether a key has this name, whatever it is for.
+pub(super) fn knows(keys: &[Key], id: &str) -> bool {
+    keys.iter().any(|key| key.id.as_deref() == Some(id))
+}

@@ -1,0 +1,106 @@
+//! What a certificate says about its holder.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use rustls::pki_types::CertificateDer;
+use x509_cert::Certificate;
+use x509_cert::der::{Decode as _, Error};
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+/// The names of a certificate, as text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    /// Its subject, as RFC 4514 writes it.
+    pub(super) subject: String,
+    /// Its alternative names: of hosts, mail addresses, URIs, IP addresses.
+    pub(super) alternative: Vec<String>,
+}
+
+/// When a certificate expires, in milliseconds since the epoch.
+///
+/// # Errors
+/// It is no certificate.
+pub(super) fn expiry_ms(certificate: &CertificateDer<'_>) -> Result<i64, Error> {
+    let certificate = Certificate::from_der(certificate)?;
+    let not_after = certificate.tbs_certificate().validity().not_after;
+    Ok(i64::try_from(not_after.to_unix_duration().as_millis()).unwrap_or(i64::MAX))
+}
+
+/// The names of a certificate.
+///
+/// # Errors
+/// It is no certificate.
+pub(super) fn names(certificate: &CertificateDer<'_>) -> Result<Names, Error> {
+    let certificate = Certificate::from_der(certificate)?;
+    let certificate = certificate.tbs_certificate();
+    let alternative = certificate.get_extension::<SubjectAltName>()?;
+    let alternative = alternative.map_or_else(Vec::new, |(_, SubjectAltName(names))| names);
+    Ok(Names {
+        subject: certificate.subject().to_string(),
+        alternative: alternative.iter().filter_map(text_of).collect(),
+    })
+}
+
+/// A name as text; `None` for the kinds that have no text of their own.
+fn text_of(name: &GeneralName) -> Option<String> {
+    match name {
+        GeneralName::DnsName(text)
+        | GeneralName::Rfc822Name(text)
+        | GeneralName::UniformResourceIdentifier(text) => Some(text.as_str().to_owned()),
+        GeneralName::IpAddress(address) => {
+            let bytes = address.as_bytes();
+            let four = <[u8; 4]>::try_from(bytes).map(|bytes| Ipv4Addr::from(bytes).to_string());
+            let sixteen = || <[u8; 16]>::try_from(bytes).map(|bytes| Ipv6Addr::from(bytes).to_string());
+            four.or_else(|_| sixteen()).ok()
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::string::Ia5String;
+    use rcgen::{CertificateParams, DnType, KeyPair, SanType, date_time_ymd};
+
+    use super::*;
+
+    #[test]
+    fn all_names_of_a_certificate_are_text() {
+        let mut params = CertificateParams::default();
+        params.not_after = date_time_ymd(2050, 1, 1);
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CountryName, "CH");
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, "Example, Inc.");
+        params.distinguished_name.push(DnType::CommonName, "billing");
+        let text = |text: &str| Ia5String::try_from(text).unwrap();
+        params.subject_alt_names = vec![
+            SanType::DnsName(text("billing.example")),
+            SanType::Rfc822Name(text("billing@example.org")),
+            SanType::URI(text("spiffe://example.org/billing")),
+            SanType::IpAddress([192, 0, 2, 7].into()),
+            SanType::IpAddress("2001:db8::7".parse().unwrap()),
+        ];
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let found = names(certificate.der()).unwrap();
+        assert_eq!(found.subject, "CN=billing,O=Example\\, Inc.,C=CH");
+        let alternative =
+            "billing.example billing@example.org spiffe://example.org/billing 192.0.2.7 2001:db8::7";
+        assert_eq!(found.alternative.join(" "), alternative);
+        assert_eq!(expiry_ms(certificate.der()), Ok(2_524_608_000_000));
+    }
+
+    #[test]
+    fn a_certificate_without_names_has_none_and_junk_is_no_certificate() {
+        let params = CertificateParams::default();
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        assert!(names(certificate.der()).unwrap().alternative.is_empty());
+        let bytes = certificate.der();
+        for cut in [0, 1, bytes.len() / 2, bytes.len() - 1] {
+            let cut = CertificateDer::from(bytes[..cut].to_vec());
+            assert!(names(&cut).is_err() && expiry_ms(&cut).is_err());
+        }
+    }
+}
