@@ -168,6 +168,13 @@ fn add_head(paths: &mut Value) {
     item["head"] = head;
 }
 
+/// Whether nobody has to sign in for what is at a path.
+fn is_open(path: &str) -> bool {
+    matches!(path, "/" | "/docs" | "/openapi.json" | "/v1/session")
+        || path.starts_with("/assets/")
+        || path.starts_with("/health/")
+}
+
 fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let said = match operation.remove("parameters") {
         Some(Value::Array(said)) => said,
@@ -213,7 +220,12 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
         let unknown = json!({"description": unknown.join(", ")});
         responses.entry("404").or_insert(unknown);
     }
-    problems::complete(responses, has_body, !matches!(method, "get" | "head"));
+    let kind = problems::Kind {
+        is_open: is_open(path),
+        has_body,
+        changes: !matches!(method, "get" | "head"),
+    };
+    problems::complete(responses, kind);
     links::add(&id, responses);
     for response in responses.values_mut() {
         if method == "head"

@@ -24,6 +24,14 @@ const OF_ALL: [(&str, &str); 4] = [
     ("500", "`internal`"),
     ("503", "`overloaded`, `shutting-down`"),
 ];
+/// Answers of operations that are not open to all.
+const OF_DOORS: [(&str, &str); 2] = [
+    (
+        "401",
+        "`unauthenticated`: with `auth=tokens`, nobody has signed in",
+    ),
+    ("429", "`quota-exceeded`"),
+];
 /// Answers of operations that read a body.
 const OF_BODIES: [(&str, &str); 3] = [
     ("408", "`request-timeout`: the body did not arrive in time"),
@@ -33,27 +41,44 @@ const OF_BODIES: [(&str, &str); 3] = [
 /// Answers of operations that write to the disk.
 const OF_CHANGES: [(&str, &str); 2] = [("503", "`log-failed`"), ("507", "`storage-full`")];
 
-/// The name of the status' code in the table, and the status.
-fn rows() -> impl Iterator<Item = (u16, &'static str)> {
-    Code::ALL.iter().map(|code| {
+/// The statuses of the table with their codes, each once.
+fn rows() -> Vec<(u16, &'static str)> {
+    let mut rows = Vec::new();
+    for code in Code::ALL {
         let (status, name, ..) = code.row();
-        (status, name)
-    })
+        if !rows.contains(&(status, name)) {
+            rows.push((status, name));
+        }
+    }
+    rows
 }
 
 /// The codes of a status that a text names in backticks, in the order of the table.
 fn codes_in(status: &str, text: &str) -> Vec<&'static str> {
-    let of_status = rows().filter(|(of, _)| of.to_string() == status);
+    let of_status = rows().into_iter().filter(|(of, _)| of.to_string() == status);
     let named = of_status.filter(|(_, code)| text.contains(&format!("`{code}`")));
     named.map(|(_, code)| code).collect()
 }
 
+/// What decides about the answers that an operation shares with others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    /// Nobody has to sign in for it.
+    pub(super) is_open: bool,
+    /// It reads a body.
+    pub(super) has_body: bool,
+    /// It writes to the disk.
+    pub(super) changes: bool,
+}
+
 /// Completes the unsuccessful answers of an operation: adds those that any such operation can give, and gives each its
 /// schema and its headers.
-pub(super) fn complete(responses: &mut Map<String, Value>, has_body: bool, changes: bool) {
-    let bodies = OF_BODIES.iter().filter(|_| has_body);
-    let changes = OF_CHANGES.iter().filter(|_| changes);
-    for (status, usual) in OF_ALL.iter().chain(bodies).chain(changes) {
+pub(super) fn complete(responses: &mut Map<String, Value>, kind: Kind) {
+    let doors = OF_DOORS.iter().filter(|_| !kind.is_open);
+    let bodies = OF_BODIES.iter().filter(|_| kind.has_body);
+    let changes = OF_CHANGES.iter().filter(|_| kind.changes);
+    let usual = OF_ALL.iter().chain(doors).chain(bodies).chain(changes);
+    for (status, usual) in usual.filter(|(status, usual)| !codes_in(status, usual).is_empty()) {
         let response = responses
             .entry(*status)
             .or_insert_with(|| json!({"description": ""}));
@@ -119,7 +144,7 @@ pub(super) fn of_no_operation() -> Value {
 
 /// The schema of every problem.
 pub(super) fn schema() -> Value {
-    let codes: Vec<&str> = rows().map(|(_, code)| code).collect();
+    let codes: Vec<&str> = rows().into_iter().map(|(_, code)| code).collect();
     let offset =
         |about: &str| json!({"type": "integer", "minimum": 0, "maximum": i64::MAX, "description": about});
     let count = |about: &str| json!({"type": "integer", "minimum": 0, "description": about});
@@ -182,7 +207,12 @@ mod tests {
             ("200".to_owned(), json!({"description": "Good"})),
             ("503".to_owned(), json!({"description": "`log-failed`: why"})),
         ]);
-        complete(&mut responses, false, false);
+        let kind = |has_body, changes| Kind {
+            is_open: true,
+            has_body,
+            changes,
+        };
+        complete(&mut responses, kind(false, false));
         let statuses: Vec<&String> = responses.keys().collect();
         assert_eq!(statuses, ["200", "400", "403", "500", "503"]);
         let description = "`log-failed`: why; `overloaded`, `shutting-down`";
@@ -193,7 +223,7 @@ mod tests {
             json!({"enum": ["overloaded", "shutting-down", "log-failed"]})
         );
         assert_eq!(schema["status"], json!({"enum": [503]}));
-        complete(&mut responses, true, true);
+        complete(&mut responses, kind(true, true));
         let added: Vec<&String> = responses.keys().collect();
         assert_eq!(
             added,
