@@ -22,6 +22,11 @@ use serde_json::{Map, Value};
 pub struct Config {
     pub data: PathBuf,
     pub listen: SocketAddr,
+    pub auth: Auth,
+    /// The token of the first administrator.
+    pub admin_token: Option<Secret>,
+    /// The file that has it.
+    pub admin_token_file: Option<PathBuf>,
     /// Whether an address beyond loopback may be open to everybody.
     pub insecure: bool,
     pub tls: TlsEnd,
@@ -63,6 +68,40 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// The origin under which browsers reach the server through a proxy.
     pub public_url: Option<String>,
+}
+
+/// Who may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Everybody.
+    None,
+    /// Whoever has a token, a JWT or a certificate, and what that allows.
+    Tokens,
+}
+
+/// A secret that no message shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// A secret of 8 to 256 visible ASCII characters; `None` for anything else.
+    #[must_use]
+    pub fn of(text: &str) -> Option<Self> {
+        let fits = (8..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    /// The secret itself.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
 }
 
 /// Where the TLS of clients ends.
@@ -112,6 +151,9 @@ impl Default for Config {
         Self {
             data: "quipu-data".into(),
             listen: ([127, 0, 0, 1], 7420).into(),
+            auth: Auth::None,
+            admin_token: None,
+            admin_token_file: None,
             insecure: false,
             tls: TlsEnd::Here,
             tls_cert: None,
@@ -274,6 +316,14 @@ pub static SETTINGS: &[Setting] = &[
     row!(text listen: ADDR "an IP address and a port, as in 127.0.0.1:7420 or [::1]:7420",
         "The address to listen on; port 0 picks a free one",
         |c| c.listen.to_string(), |c, v| v.parse().map(|listen| c.listen = listen).is_ok()),
+    row!(text auth: WHO "none or tokens", "Who may call: none asks nobody who he is, tokens asks everybody",
+        |c| name_in(&AUTHS, c.auth), |c, v| set_by_name(&mut c.auth, &AUTHS, v)),
+    row!(text admin_token: TOKEN "8 to 256 visible ASCII characters, or nothing",
+        "The first administrator's token; in the environment or in a file, as others see flags",
+        |c| c.admin_token.as_ref().map_or_else(String::new, |_| HIDDEN.to_owned()), set_admin_token),
+    row!(text admin_token_file: FILE "a file, or nothing", "The file that has the first administrator's token",
+        |c| c.admin_token_file.as_ref().map_or_else(String::new, |path| path.display().to_string()),
+        |c, v| set_to(&mut c.admin_token_file, Some(v.into()).filter(|_| !v.is_empty()))),
     row!(switch insecure,
         "Whether anybody may reach an address beyond loopback, without TLS and without signing in"),
     row!(text tls: WHERE "here or proxy",
@@ -426,7 +476,7 @@ impl Setting {
         ConfigError::Value {
             place: place.to_owned(),
             name: self.name,
-            found: found.to_owned(),
+            found: if self.name == "admin_token" { HIDDEN } else { found }.to_owned(),
             allowed: self.allowed(),
         }
     }
@@ -516,7 +566,13 @@ impl Config {
     /// Whether requests must say who sends them.
     #[must_use]
     pub fn asks_for_tokens(&self) -> bool {
-        false
+        self.auth == Auth::Tokens
+    }
+
+    /// Whether browsers get cookies for TLS only.
+    #[must_use]
+    pub fn has_secure_cookies(&self) -> bool {
+        self.has_certificate() || self.tls == TlsEnd::Proxy
     }
 
     /// Whether the server speaks TLS itself.
@@ -597,6 +653,10 @@ impl Config {
 
     /// Checks settings against each other.
     fn check(&self) -> Result<(), ConfigError> {
+        if self.admin_token.is_some() && self.admin_token_file.is_some() {
+            let message = "admin_token and admin_token_file are both set: choose one";
+            return Err(ConfigError::Conflict(message.to_owned()));
+        }
         let conflict = match (&self.tls_cert, &self.tls_key, &self.tls_client_ca, self.tls) {
             (Some(_), None, ..) => Some("tls_cert is set, but tls_key is not"),
             (None, Some(_), ..) => Some("tls_key is set, but tls_cert is not"),
@@ -697,6 +757,9 @@ fn set_to<T>(field: &mut T, value: T) -> bool {
 
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const ON_LOG_FAILED: [(&str, OnLogFailed); 2] = [("stay", OnLogFailed::Stay), ("exit", OnLogFailed::Exit)];
+const AUTHS: [(&str, Auth); 2] = [("none", Auth::None), ("tokens", Auth::Tokens)];
+/// What is shown in place of a secret.
+const HIDDEN: &str = "…";
 const TLS_ENDS: [(&str, TlsEnd); 2] = [("here", TlsEnd::Here), ("proxy", TlsEnd::Proxy)];
 const LOG_LEVELS: [(&str, LogLevel); 5] = [
     ("error", LogLevel::Error),
@@ -716,6 +779,11 @@ fn name_in<T: PartialEq>(names: &[(&str, T)], value: T) -> String {
 fn set_by_name<T: Copy>(field: &mut T, names: &[(&str, T)], text: &str) -> bool {
     let found = names.iter().find(|(name, _)| *name == text);
     found.is_some_and(|(_, value)| set_to(field, *value))
+}
+
+fn set_admin_token(config: &mut Config, text: &str) -> bool {
+    config.admin_token = Secret::of(text);
+    text.is_empty() || config.admin_token.is_some()
 }
 
 fn set_public_url(config: &mut Config, text: &str) -> bool {

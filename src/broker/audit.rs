@@ -86,7 +86,7 @@ pub fn entry(
     key.extend_from_slice(&xxh3_64(format!("{action} {resource}").as_bytes()).to_be_bytes());
     let entry = Entry {
         time: now.get(),
-        principal: caller.principal.as_deref().map(str::to_owned),
+        principal: caller.principal().map(|name| name.to_string()),
         address: caller.address.map(|address| address.to_string()),
         request_id: id.to_string(),
         action: action.to_owned(),
@@ -266,10 +266,12 @@ mod tests {
 
     use super::*;
     use crate::broker::Broker;
-    use crate::broker::caller::RequestId;
+    use crate::broker::caller::{RequestId, Who};
     use crate::broker::engine::sim::{SimClock, SimDisk};
     use crate::broker::engine::{Options, TopicId};
     use crate::broker::limits::Limits;
+    use crate::broker::rights::Rules;
+    use crate::broker::rights::grant::{Grant, Principal};
 
     const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
 
@@ -290,7 +292,11 @@ mod tests {
                 number,
                 ..RequestId::default()
             },
-            principal: Some("ops".into()),
+            who: Who::SignedIn(Grant::new(
+                &Principal::new("ops", Rules::default(), Arc::default()),
+                None,
+            )),
+            ..Caller::default()
         }
     }
 

@@ -1,5 +1,6 @@
 //! Everything the service decides, for any wire: it knows no HTTP, no status code and no HTML.
 
+pub mod access;
 pub mod audit;
 pub mod backups;
 pub mod blocking;
@@ -16,6 +17,7 @@ pub mod names;
 pub mod overview;
 pub mod produce;
 pub mod refusal;
+pub mod rights;
 pub mod state_keys;
 pub mod stream;
 pub mod topics;
@@ -26,6 +28,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use self::access::Access;
 use self::audit::Audit;
 use self::backups::Backups;
 use self::blocking::Blocking;
@@ -55,6 +58,8 @@ pub struct Parts {
     pub backups: Backups,
     /// The topics, and the only way to change them.
     pub topics: Topics,
+    /// Who may do what.
+    pub access: Access,
     /// The threads for work that blocks.
     pub blocking: Blocking,
     /// What one client may ask for.
@@ -107,6 +112,7 @@ impl Broker {
         };
         let groups = Groups::new(uses, limits.max_queue_records);
         Self(Arc::new(Parts {
+            access: Access::new(log.clone(), Arc::clone(&clock)),
             audit: Audit::new(log.clone(), blocking.clone()),
             backups: Backups::new(log.clone(), Arc::clone(&counters)),
             lags: Lags::new(log.clone(), Arc::clone(&clock), groups.clone()),

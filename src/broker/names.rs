@@ -26,6 +26,12 @@ pub const GROUP: Rule = Rule {
     field: "group",
     ..TOPIC
 };
+/// Tokens, and the rules for JWTs and certificates: the rule of topics.
+pub const PRINCIPAL: Rule = Rule {
+    whose: "a name of a token or principal",
+    field: "name",
+    ..TOPIC
+};
 /// Members and clients.
 pub const MEMBER: Rule = Rule {
     whose: "a name of a member or client",

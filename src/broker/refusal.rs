@@ -67,6 +67,16 @@ pub enum Reason {
     RecordTooLarge,
     /// The request is above the limit.
     RequestTooLarge,
+    /// Nobody has signed in, or with something that is not valid here.
+    Unauthenticated,
+    /// Whoever calls may not do that.
+    Forbidden,
+    /// No token and no principal has the name.
+    UnknownPrincipal,
+    /// Another token or principal has the name.
+    PrincipalExists,
+    /// The caller has used up what it may use for now.
+    QuotaExceeded,
     /// The contract has it, this version does not.
     NotSupported,
     /// Records that were to be skipped can be read.
@@ -89,7 +99,7 @@ impl Reason {
     /// When it is worth trying again, unless the refusal says otherwise.
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::Overloaded => Some(Duration::from_secs(1)),
+            Self::Overloaded | Self::QuotaExceeded => Some(Duration::from_secs(1)),
             Self::StorageFull => Some(Duration::from_secs(5)),
             _ => None,
         }

@@ -11,6 +11,8 @@
 //! 'a' group 0x00 member 0x00 slot:u8              what an acknowledgement produced    groups/repeats
 //! 'v' group                                      a group's generation               groups/generation
 //! 'A' time_ms:u64 …                               an entry of the audit log        audit
+//! 'k' name                                       a token that the server made         access/records
+//! 'P' name                                       rules for JWTs or certificates       access/records
 //! 'd' topic_id:u64 partition:u32 offset:u64      damage that is skipped             topics/skips
 //! "keyed-elsewhere/" topic_id:u64                a record not where its key says    formats/partitioner
 //! ```
@@ -31,6 +33,8 @@ pub(super) const PRODUCED: u8 = b'a';
 pub(super) const GENERATION: u8 = b'v';
 pub(super) const SKIP: u8 = b'd';
 pub(super) const AUDIT: u8 = b'A';
+pub(super) const TOKEN: u8 = b'k';
+pub(super) const PRINCIPAL: u8 = b'P';
 
 /// The topic that a key belongs to; `None` for a key that belongs to no topic.
 pub fn topic_of(key: &[u8]) -> Option<TopicId> {
@@ -40,6 +44,7 @@ pub fn topic_of(key: &[u8]) -> Option<TopicId> {
             key.get(name + 1..)?
         }
         SKIP => &key[1..],
+        // Also begins a token's key, whose name has no slash.
         _ => key.strip_prefix(b"keyed-elsewhere/")?,
     };
     Some(TopicId(u64::from_be_bytes(*id.first_chunk()?)))

@@ -9,7 +9,7 @@ use super::budget::Pool;
 use crate::broker::Broker;
 use crate::broker::engine::{Clock, Log};
 use crate::metrics::Metrics;
-use crate::settings::Config;
+use crate::settings::{Config, Secret};
 use crate::traces::Tracer;
 
 /// The service's state, cheap to clone.
@@ -50,6 +50,12 @@ impl App {
         let broker = Broker::new(log, clock, config.limits.clone(), config.offsets_retention);
         if let Some(dir) = &config.backup_dir {
             broker.backups.keep_in(dir.clone());
+        }
+        broker
+            .access
+            .set_admin_token(config.admin_token.as_ref().map(Secret::reveal));
+        if config.asks_for_tokens() {
+            broker.access.turn_on();
         }
         let start = |endpoint: &String| Tracer::start(endpoint, &broker.counters);
         Self(Arc::new(Inner {

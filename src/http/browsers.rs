@@ -17,7 +17,7 @@ use http::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
     ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
 };
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::params::values_of;
 use super::problem::{Code, Problem};
@@ -54,23 +54,40 @@ pub(crate) fn check<B>(config: &Config, request: &http::Request<B>) -> Result<()
     if request.method().is_safe() {
         return Ok(());
     }
-    let origins = || values_of(headers, &ORIGIN);
-    let mut sites = values_of(headers, &SEC_FETCH_SITE).peekable();
-    let is_own_page = if sites.peek().is_some() {
-        sites.all(|site| site == "same-origin" || site == "none")
-    } else {
-        origins().all(|origin| is_own_origin(config, host, origin))
-    };
-    let pages = config.cors_origins.iter().filter(|allowed| *allowed != "*");
-    let is_configured = |origin: &HeaderValue| pages.clone().any(|allowed| origin == allowed);
-    if is_own_page || (origins().next().is_some() && origins().all(is_configured)) {
+    if is_own_page(config, headers, host) || is_of_configured_page(config, headers) {
         return Ok(());
     }
-    let from = origins().next().and_then(|origin| origin.to_str().ok());
+    let from = values_of(headers, &ORIGIN)
+        .next()
+        .and_then(|origin| origin.to_str().ok());
     let from: String = from.unwrap_or("another origin").chars().take(250).collect();
     let remedy = "add its origin to the setting cors_origins to allow that";
     let detail = format!("a web page of {from} must not change anything here; {remedy}");
     Err(Problem::new(Code::Forbidden, detail))
+}
+
+/// Whether a request comes from a page of this server or of an origin that is configured by name, or from no page: only then
+/// a session's cookie counts.
+pub(crate) fn is_trusted_page(config: &Config, headers: &HeaderMap) -> bool {
+    let host = headers
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
+    is_own_page(config, headers, host) || is_of_configured_page(config, headers)
+}
+
+fn is_own_page(config: &Config, headers: &HeaderMap, host: &str) -> bool {
+    let mut sites = values_of(headers, &SEC_FETCH_SITE).peekable();
+    if sites.peek().is_some() {
+        return sites.all(|site| site == "same-origin" || site == "none");
+    }
+    values_of(headers, &ORIGIN).all(|origin| is_own_origin(config, host, origin))
+}
+
+fn is_of_configured_page(config: &Config, headers: &HeaderMap) -> bool {
+    let pages = || config.cors_origins.iter().filter(|allowed| *allowed != "*");
+    let mut origins = values_of(headers, &ORIGIN).peekable();
+    origins.peek().is_some() && origins.all(|origin| pages().any(|allowed| origin == allowed))
 }
 
 /// Whether the host of an authority (`host`, `host:port`) is loopback, an IP address, or configured.

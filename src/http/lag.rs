@@ -7,6 +7,7 @@ use utoipa_axum::routes;
 
 use super::path::{AtGroup, NoQuery};
 use super::{Share, ok};
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Offset, TimestampMs};
 use crate::broker::lag::report::{GroupLag, PartitionLag, Total};
 use crate::http::Answer;
@@ -101,9 +102,9 @@ struct TotalBody {
 /// How far a group is behind, by topic and partition
 #[utoipa::path(get, path = "/v1/groups/{group}/lag", tag = "lag",
     responses((status = 200, description = "The lag", body = GroupLagBody)))]
-async fn group_lag(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
+async fn group_lag(app: App, caller: Caller, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
     let lags = app.lags.clone();
-    let lag = move || group_body(lags.of(&group), group, true);
+    let lag = move || group_body(lags.seen_by(&caller, &group), group, true);
     ok(&app.blocking.run(Share::Report, lag).await?)
 }
 

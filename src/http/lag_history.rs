@@ -15,9 +15,11 @@ use super::params::Params;
 use super::path::AtGroup;
 use super::problem::Problem;
 use super::{Share, fresh, ok};
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Log, PartitionId, TopicId};
 use crate::broker::lag::plot::{self, By, Line, Metric, Plot, Request, Value};
 use crate::broker::lag::report::{Lags, Total};
+use crate::broker::rights::Right;
 use crate::broker::topics::{self, catalog};
 use crate::http::Answer;
 use crate::http::app::App;
@@ -93,12 +95,12 @@ pub(super) struct Columns {
         ("partition" = Option<u32>, Query, description = "Only this partition of `topic`")),
     responses((status = 200, description = "The history of up to 24 hours, over restarts; it has a gap while the server was down", body = HistoryBody),
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`")))]
-async fn lag_history(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGroup) -> Answer {
+async fn lag_history(app: App, caller: Caller, RawQuery(query): RawQuery, AtGroup(group): AtGroup) -> Answer {
     let params = Params::parse(query.as_deref(), WHAT, &[])?;
-    let asked = Asked::of(&app.log, &params)?;
+    let asked = Asked::of(&app.log, caller, &params)?;
     let (lags, log) = (app.lags.clone(), app.log.clone());
     let history = move || {
-        let plot = asked.plot(&lags, &group, Metric::Lag, MAX_SERIES);
+        let plot = asked.plot((&lags, &log), &group, Metric::Lag, MAX_SERIES);
         let first = plot.total.iter().take_while(|value| value.is_none()).count();
         let series = plot.lines.iter().map(|line| SeriesBody {
             topic: line.topic.map(|topic| topic_name(&log, topic)),
@@ -128,9 +130,9 @@ async fn lag_history(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGrou
     responses((status = 200, description = "The worst eight lines, and the others together", body = String,
             content_type = "image/svg+xml"),
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`")))]
-async fn lag_svg(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGroup) -> Answer {
+async fn lag_svg(app: App, caller: Caller, RawQuery(query): RawQuery, AtGroup(group): AtGroup) -> Answer {
     let params = Params::parse(query.as_deref(), &[WHAT, &["metric", "theme"]].concat(), &[])?;
-    let asked = Asked::of(&app.log, &params)?;
+    let asked = Asked::of(&app.log, caller, &params)?;
     let metrics = [
         ("lag", Metric::Lag),
         ("lag_ms", Metric::LagMs),
@@ -151,6 +153,8 @@ async fn lag_svg(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGroup) -
 
 /// The requested part of a history.
 struct Asked {
+    /// Sees only topics that it may describe.
+    caller: Caller,
     window_ms: u64,
     by: By,
     topic: Option<(Arc<str>, TopicId)>,
@@ -158,7 +162,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(log: &Log, params: &Params) -> Result<Self, Problem> {
+    fn of(log: &Log, caller: Caller, params: &Params) -> Result<Self, Problem> {
         let choices = [
             ("group", By::Group),
             ("topic", By::Topic),
@@ -168,6 +172,7 @@ impl Asked {
         let partition = params.number("partition", 0, u64::from(u32::MAX))?;
         let partition = partition.and_then(|index| u32::try_from(index).ok());
         let mut asked = Self {
+            caller,
             window_ms: window_ms.unwrap_or(WINDOW_MS),
             by: params.choice("by", &choices)?.unwrap_or(By::Partition),
             topic: None,
@@ -180,6 +185,8 @@ impl Asked {
             }
             return Ok(asked);
         };
+        let checked = asked.caller.check_topic(Right::Describe, name);
+        checked.map_err(|refusal| refusal.at("topic"))?;
         let topic = catalog::find(log, name).map_err(|refusal| refusal.at("topic"))?;
         if let Some(index) = partition {
             topics::partition(&topic, index).map_err(|refusal| refusal.at("partition"))?;
@@ -188,12 +195,13 @@ impl Asked {
         Ok(asked)
     }
 
-    fn is_wanted(&self, id: PartitionId) -> bool {
-        self.topic.as_ref().is_none_or(|(_, topic)| *topic == id.topic)
+    fn is_wanted(&self, log: &Log, id: PartitionId) -> bool {
+        sees_partition(&self.caller, log, id)
+            && self.topic.as_ref().is_none_or(|(_, topic)| *topic == id.topic)
             && self.partition.is_none_or(|index| index == id.index)
     }
 
-    fn plot(&self, lags: &Lags, group: &str, metric: Metric, max_lines: usize) -> Plot {
+    fn plot(&self, (lags, log): (&Lags, &Log), group: &str, metric: Metric, max_lines: usize) -> Plot {
         let mut request = Request {
             until: lags.now(),
             window_ms: self.window_ms,
@@ -203,15 +211,15 @@ impl Asked {
             max_steps: MAX_STEPS,
         };
         let since = plot::since(&request);
-        let recording = lags.history.recording(group, since, |id| self.is_wanted(id));
+        let recording = lags.history.recording(group, since, |id| self.is_wanted(log, id));
         let lines = recording.series.len().clamp(1, max_lines) as u64;
         request.max_steps = (MAX_POINTS / lines).clamp(MIN_STEPS, MAX_STEPS);
         Plot::of(&recording, &request)
     }
 
     fn picture(&self, lags: &Lags, log: &Log, group: &str, metric: Metric, theme: Theme) -> String {
-        let plot = self.plot(lags, group, metric, lag_chart::MAX_LINES);
-        let lag = lags.of(group);
+        let plot = self.plot((lags, log), group, metric, lag_chart::MAX_LINES);
+        let lag = lags.seen_by(&self.caller, group);
         let topics = lag.topics.iter();
         let topics = topics.filter(|topic| self.topic.as_ref().is_none_or(|(name, _)| *name == topic.topic));
         let rows = topics.flat_map(|topic| &topic.partitions);
@@ -269,6 +277,14 @@ impl Columns {
             lag_bytes: column(Metric::LagBytes),
         }
     }
+}
+
+/// Whether the caller may describe the topic of a partition. One that is deleted has no name that could be checked.
+pub(super) fn sees_partition(caller: &Caller, log: &Log, id: PartitionId) -> bool {
+    caller.sees_all()
+        || log
+            .topic_by_id(id.topic)
+            .is_some_and(|topic| caller.sees_topic(topic.name()))
 }
 
 /// A topic deleted a moment ago has no known name.

@@ -8,15 +8,17 @@ use utoipa_axum::routes;
 
 use super::lag::{GroupLagBody, group_body};
 use super::lag_history::{
-    Columns, MAX_POINTS, MAX_SERIES, MAX_STEPS, MAX_WINDOW_MS, MIN_WINDOW_MS, WINDOW_MS,
+    Columns, MAX_POINTS, MAX_SERIES, MAX_STEPS, MAX_WINDOW_MS, MIN_WINDOW_MS, WINDOW_MS, sees_partition,
 };
 use super::openapi::shapes;
 use super::params::Params;
 use super::problem::Problem;
 use super::{Share, ok};
+use crate::broker::caller::Caller;
 use crate::broker::lag::overview::{After, Sort, Wanted};
 use crate::broker::lag::plot::{self, By, Groups, Metric, Request};
 use crate::broker::lag::window::Status;
+use crate::broker::rights::Right;
 use crate::broker::topics::catalog;
 use crate::http::Answer;
 use crate::http::app::App;
@@ -74,7 +76,7 @@ struct GroupSeriesBody {
         ("after" = Option<String>, Query, description = "Groups behind this place: `next` of the last answer")),
     responses((status = 200, description = "The lags", body = LagsBody),
         (status = 404, description = "`unknown-topic`")))]
-async fn all_lags(app: App, RawQuery(query): RawQuery) -> Answer {
+async fn all_lags(app: App, caller: Caller, RawQuery(query): RawQuery) -> Answer {
     let allowed = ["topic", "status", "q", "sort", "limit", "after"];
     let params = Params::parse(query.as_deref(), &allowed, &[])?;
     let sorts = [
@@ -84,7 +86,10 @@ async fn all_lags(app: App, RawQuery(query): RawQuery) -> Answer {
         ("expires_ms", Sort::ExpiresMs),
     ];
     let sort = params.choice("sort", &sorts)?.unwrap_or_default();
-    let topic = params.get("topic").map(|name| catalog::find(&app.log, name));
+    let topic = params.get("topic").map(|name| {
+        caller.check_topic(Right::Describe, name)?;
+        catalog::find(&app.log, name)
+    });
     let topic = topic.transpose().map_err(|refusal| refusal.at("topic"))?;
     let limit = params.number("limit", 1, MOST_LISTED)?.unwrap_or(100);
     let wanted = Wanted {
@@ -98,7 +103,7 @@ async fn all_lags(app: App, RawQuery(query): RawQuery) -> Answer {
     let lags = app.lags.clone();
     let page = app
         .blocking
-        .run(Share::Report, move || lags.overview(&wanted))
+        .run(Share::Report, move || lags.overview(&caller, &wanted))
         .await?;
     let groups = page.groups.into_iter();
     ok(&LagsBody {
@@ -112,11 +117,11 @@ async fn all_lags(app: App, RawQuery(query): RawQuery) -> Answer {
     params(("steps" = Option<u64>, Query, minimum = 2, maximum = 360, description = "The largest number of steps (60; 2 to 360)"),
         ("window_ms" = Option<u64>, Query, minimum = 60000, maximum = 86400000, description = "How far back (3600000; 60000 to 86400000)")),
     responses((status = 200, description = "The history, a series for each group", body = HistoriesBody)))]
-async fn all_histories(app: App, RawQuery(query): RawQuery) -> Answer {
+async fn all_histories(app: App, caller: Caller, RawQuery(query): RawQuery) -> Answer {
     let params = Params::parse(query.as_deref(), &["steps", "window_ms"], &[])?;
     let steps = params.number("steps", 2, MAX_STEPS)?.unwrap_or(STEPS);
     let window_ms = params.number("window_ms", MIN_WINDOW_MS, MAX_WINDOW_MS)?;
-    let lags = app.lags.clone();
+    let (lags, log) = (app.lags.clone(), app.log.clone());
     let history = move || {
         let most = usize::try_from(MAX_POINTS / steps).unwrap_or(usize::MAX);
         let request = Request {
@@ -127,7 +132,11 @@ async fn all_histories(app: App, RawQuery(query): RawQuery) -> Answer {
             max_lines: most.min(MAX_SERIES),
             max_steps: steps,
         };
-        let (recording, groups, without) = lags.history.recordings(plot::since(&request));
+        let is_group = |name: &str| caller.sees_group(name);
+        let is_partition = |id| sees_partition(&caller, &log, id);
+        let (recording, groups, without) =
+            lags.history
+                .recordings(plot::since(&request), is_group, is_partition);
         let plot = Groups::of(&recording, &groups, &request);
         let series = plot.lines.iter().map(|(group, values)| GroupSeriesBody {
             group: group.to_string(),

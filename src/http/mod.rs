@@ -4,6 +4,7 @@
 //! their part of the OpenAPI document, so every route is documented.
 
 mod accept;
+pub mod access;
 pub mod app;
 mod audit;
 mod backups;
@@ -50,6 +51,9 @@ use problem::{Code, Problem};
 /// All resources of the API; a new resource adds its line here and nowhere else.
 fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::base())
+        .merge(access::tokens::routes())
+        .merge(access::principals::routes())
+        .merge(access::session::routes())
         .merge(groups::routes())
         .merge(lag::routes())
         .merge(lag_history::routes())

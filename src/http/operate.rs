@@ -18,6 +18,7 @@ use super::params::Params;
 use super::path::NoQuery;
 use super::problem::Problem;
 use super::{Share, exact, fresh, ok};
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Health, Log};
 use crate::broker::refusal::Reason;
 use crate::broker::topics::skips;
@@ -128,14 +129,20 @@ async fn live(_: NoQuery) -> Answer {
     responses((status = 200, description = "The server takes requests; `degraded` lists its faults", body = ReadyBody),
         (status = 503, description = "`shutting-down`; with `for=writes` also `log-failed`"),
         (status = 507, description = "With `for=writes`: `storage-full`")))]
-async fn ready(app: App, RawQuery(query): RawQuery) -> Answer {
+async fn ready(app: App, caller: Caller, RawQuery(query): RawQuery) -> Answer {
     let params = Params::parse(query.as_deref(), &["for"], &[])?;
     let for_writes = params.choice("for", &[("writes", true)])?.unwrap_or(false);
     if app.is_stopping() {
         return Err(Problem::new(Reason::ShuttingDown, "the server is stopping"));
     }
     let health = app.log.health();
-    let degraded = faults(&app.log, &health);
+    // Others get a word: what is wrong names topics.
+    let degraded = if caller.sees_all() {
+        faults(&app.log, &health)
+    } else {
+        Vec::new()
+    };
+    let is_degraded = !degraded.is_empty() || (!caller.sees_all() && !faults(&app.log, &health).is_empty());
     if for_writes && health.log_failed.is_some() {
         let detail = "appends stopped after a failed write, until a restart";
         return Err(Problem::new(Reason::LogFailed, detail).with("degraded", json!(degraded)));
@@ -144,7 +151,7 @@ async fn ready(app: App, RawQuery(query): RawQuery) -> Answer {
         let detail = "the disk is full: appends go on by themselves when there is space";
         return Err(Problem::new(Reason::StorageFull, detail).with("degraded", json!(degraded)));
     }
-    let status = if degraded.is_empty() { "ready" } else { "degraded" };
+    let status = if is_degraded { "degraded" } else { "ready" };
     ok(&ReadyBody { status, degraded })
 }
 
@@ -167,8 +174,7 @@ async fn metrics_text(app: App, headers: HeaderMap, _: NoQuery) -> Answer {
         lags: app.lags.clone(),
         metrics: Arc::clone(&app.metrics),
         uptime: app.uptime(),
-        // Nobody has to sign in.
-        failed_sign_ins: 0,
+        failed_sign_ins: app.access.failed_sign_ins(),
         body_bytes: app.body_bytes_in_flight(),
         max_partitions: app.config.metrics_partitions,
     };

@@ -40,6 +40,8 @@ pub(super) struct MemberName {
 
 /// The name in `/backups/{name}`, not checked.
 pub(super) struct BackupName(pub(super) String);
+/// The name in `/tokens/{name}` or `/principals/{name}`, not checked.
+pub(super) struct PrincipalName(pub(super) String);
 
 /// The name in `/assets/{file}`, not checked.
 pub(super) struct FileName(pub(super) String);
@@ -94,6 +96,9 @@ extract!(MemberName, |parts, app| {
     Ok(Self { group, member })
 });
 extract!(BackupName, |parts, app| Ok(Self(path(parts, app, "name").await?)));
+extract!(PrincipalName, |parts, app| Ok(Self(
+    path(parts, app, "name").await?
+)));
 extract!(FileName, |parts, app| Ok(Self(path(parts, app, "file").await?)));
 extract!(NoQuery, |parts, _app| {
     Params::parse(parts.uri.query(), &[], &[]).map(|_| Self)

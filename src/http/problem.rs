@@ -49,6 +49,9 @@ impl Code {
         Self::RequestTimeout,
         Self::UnsupportedMediaType,
         Self::Refused(Reason::InvalidRequest),
+        Self::Refused(Reason::Unauthenticated),
+        Self::Refused(Reason::PrincipalExists),
+        Self::Refused(Reason::QuotaExceeded),
         Self::Refused(Reason::UnknownTopic),
         Self::Refused(Reason::UnknownPartition),
         Self::Refused(Reason::UnknownGroup),
@@ -99,6 +102,11 @@ impl Code {
             Self::UnsupportedMediaType => (415, "unsupported-media-type", "The body's type is not supported", false),
             Self::Refused(reason) => match reason {
                 Reason::InvalidRequest => (400, "invalid-request", "The request is not valid", false),
+                Reason::Unauthenticated => (401, "unauthenticated", "Nobody has signed in", false),
+                Reason::Forbidden => Self::Forbidden.row(),
+                Reason::UnknownPrincipal => Self::NotFound.row(),
+                Reason::PrincipalExists => (409, "principal-exists", "The name is taken", false),
+                Reason::QuotaExceeded => (429, "quota-exceeded", "The quota is used up for now", true),
                 Reason::UnknownTopic => (404, "unknown-topic", "The topic does not exist", false),
                 Reason::UnknownPartition => (404, "unknown-partition", "The partition does not exist", false),
                 Reason::UnknownGroup => (404, "unknown-group", "The group does not exist", false),
@@ -218,6 +226,12 @@ impl IntoResponse for Problem {
         let body = format!("{}\n", self.to_json());
         let mut response = (status, fresh("application/problem+json"), body).into_response();
         let headers = response.headers_mut();
+        if self.code == Reason::Unauthenticated.into() {
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"quipu\""),
+            );
+        }
         if let Some(after) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
         }

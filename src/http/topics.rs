@@ -246,7 +246,7 @@ async fn create_topic(
         let (topic, is_new) = broker
             .topics
             .create(&caller, &name, body.partitions, &body.config)?;
-        Ok((describe(&broker, &topic)?, is_new))
+        Ok((describe(&caller, &broker, &topic)?, is_new))
     };
     let (described, is_new) = app.blocking.attempt(Share::Change, create).await?;
     if !is_new {
@@ -270,7 +270,7 @@ async fn create_topic(
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The largest number of topics: default 100"),
         ("after" = Option<String>, Query, description = "Only topics after this place: pass `next` of the page before")),
     responses((status = 200, description = "The topics, without their partitions' positions", body = TopicList)))]
-async fn list_topics(app: App, RawQuery(query): RawQuery) -> Answer {
+async fn list_topics(app: App, caller: Caller, RawQuery(query): RawQuery) -> Answer {
     let params = Params::parse(query.as_deref(), &["q", "sort", "config", "limit", "after"], &[])?;
     let sorts = [("name", Sort::Name), ("size", Sort::Size), ("rate", Sort::Rate)];
     let query = list::Query {
@@ -282,7 +282,7 @@ async fn list_topics(app: App, RawQuery(query): RawQuery) -> Answer {
     let has_config = params.flag("config")?.unwrap_or(true);
     let broker = app.broker.clone();
     let list = move || {
-        let (listed, next) = list::page(&broker.traffic, &broker.groups, &query)?;
+        let (listed, next) = list::page(&caller, &broker.traffic, &broker.groups, &query)?;
         let describe = |listed: &Listed| TopicDescription {
             config: has_config.then(|| config(&listed.topic)),
             ..describe_without_partitions(&broker.log, listed)
@@ -298,9 +298,9 @@ async fn list_topics(app: App, RawQuery(query): RawQuery) -> Answer {
 /// Describes a topic
 #[utoipa::path(get, path = "/v1/topics/{topic}", tag = "topics",
     responses((status = 200, description = "The topic", body = TopicDescription)))]
-async fn describe_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer {
+async fn describe_topic(app: App, caller: Caller, AtTopic(topic): AtTopic, _: NoQuery) -> Answer {
     let broker = app.broker.clone();
-    let describe = move || describe(&broker, &topic);
+    let describe = move || describe(&caller, &broker, &topic);
     ok(&app.blocking.attempt(Share::Report, describe).await?)
 }
 
@@ -329,7 +329,8 @@ async fn alter_topic(
         let look = move || {
             let (change, now) = ((body.partitions, &body.config[..]), broker.clock.now());
             let (topics, groups) = (&broker.topics, &broker.groups);
-            preview::change(topics, groups, topic.name(), change, if_id.as_deref(), now)
+            let when = (if_id.as_deref(), now);
+            preview::change(&caller, topics, groups, topic.name(), change, when)
         };
         return ok(&DryRun::from(app.blocking.attempt(Share::Report, look).await?));
     }
@@ -338,7 +339,7 @@ async fn alter_topic(
         let topic = broker
             .topics
             .alter(&caller, topic.name(), partitions, config, if_id.as_deref())?;
-        describe(&broker, &topic)
+        describe(&caller, &broker, &topic)
     };
     ok(&app.blocking.attempt(Share::Change, alter).await?)
 }
@@ -360,7 +361,10 @@ async fn delete_topic(
     let Conditions { dry_run, if_id } = Conditions::parse(query.as_deref())?;
     let broker = app.broker.clone();
     if dry_run {
-        let look = move || preview::deletion(&broker.topics, &broker.groups, topic.name(), if_id.as_deref());
+        let look = move || {
+            let (topics, groups) = (&broker.topics, &broker.groups);
+            preview::deletion(&caller, topics, groups, topic.name(), if_id.as_deref())
+        };
         return ok(&DryRun::from(app.blocking.attempt(Share::Report, look).await?));
     }
     let delete = move || broker.topics.delete(&caller, topic.name(), if_id.as_deref());
@@ -394,7 +398,15 @@ async fn delete_records(
     if dry_run {
         let look = move || {
             let (topics, groups) = (&broker.topics, &broker.groups);
-            preview::trim(topics, groups, &topic, &partition, before, if_id.as_deref())
+            preview::trim(
+                &caller,
+                topics,
+                groups,
+                &topic,
+                &partition,
+                before,
+                if_id.as_deref(),
+            )
         };
         return ok(&DryRun::from(app.blocking.attempt(Share::Report, look).await?));
     }
@@ -436,8 +448,8 @@ async fn find_offset(
 }
 
 /// Describes a topic with its partitions. Blocks on the disk.
-fn describe(broker: &Broker, topic: &Arc<Topic>) -> Result<TopicDescription, Refusal> {
-    let listed = list::with_figures(&broker.traffic, &broker.groups, vec![Arc::clone(topic)]);
+fn describe(caller: &Caller, broker: &Broker, topic: &Arc<Topic>) -> Result<TopicDescription, Refusal> {
+    let listed = list::with_figures(caller, &broker.traffic, &broker.groups, vec![Arc::clone(topic)]);
     let mut described = describe_without_partitions(&broker.log, &listed[0]);
     let partitions = describe::partitions(topic)?;
     described.partition_count = partitions.len() as u32;

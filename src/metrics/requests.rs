@@ -40,6 +40,11 @@ impl Requests {
         Self { table, rows }
     }
 
+    /// How many rows there are.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     /// The row of a request.
     pub(crate) fn find(&self, method: &http::Method, path: &str) -> Slot {
         self.table.find(method, path)

@@ -8,6 +8,10 @@
 //! limit and the timer is not already set for it. When the timer fires, it checks for progress since it was set; a
 //! limit therefore takes effect between one and two times its length.
 //!
+//! While everybody has to sign in, each request passes the door (`http::access`), and the connection keeps what it was given
+//! there. If that is revoked, changed or expires meanwhile, the request ends: a handler that still works is answered for with
+//! 401, a stream breaks off ([`Connections::end_grants`]). Quotas slow bodies in both directions ([`Pacing`]).
+//!
 //! Answers that are rendered whole before they are sent (mostly reports: records come in chunks) share
 //! [`ANSWER_BYTES`]. If that is used up, the server closes connections whose clients have long read nothing of such an
 //! answer; if that is not enough, the answer is `overloaded`. The server closes the same connections if bodies wait for
@@ -47,23 +51,26 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 use tower::Service;
 
 use super::observe::{self, Noted};
+use super::pacing::{Pacing, Slowed};
 use super::socket::{Socket, say_and_close};
 use super::tls::{self, Tls};
 use crate::broker::caller::{Caller, RequestId};
 use crate::broker::refusal::{Outcome, Reason};
+use crate::broker::rights::grant::Grant;
+use crate::http::access::{Door, InFlight, Kind};
 use crate::http::app::App;
 use crate::http::budget::relieved;
 use crate::http::chunks::PolledFrame;
 use crate::http::forwarded::Proxies;
 use crate::http::problem::Problem;
-use crate::http::{HoldsBodies, Mapped, browsers};
-use crate::metrics::Requests;
+use crate::http::{HoldsBodies, Mapped, SignedIn, browsers};
+use crate::metrics::{Requests, Slot};
 
 /// The largest buffer of a connection in each direction, in bytes. An idle connection keeps its buffer, and thousands
 /// of slow readers fill theirs: so it is no larger than a fast upload needs. (A chunk beyond it may be buffered whole.)
@@ -90,6 +97,7 @@ pub(super) struct Connections {
     app: App,
     router: Router,
     requests: Arc<Requests>,
+    door: Door,
     proxies: Proxies,
     /// `None`: connections are plain.
     tls: Option<Arc<Tls>>,
@@ -146,6 +154,12 @@ struct Connection {
     is_late: AtomicBool,
     /// A body was dropped before its end.
     is_unread: AtomicBool,
+    /// What the request that is being answered was signed in with; only while everybody has to sign in.
+    grant: Mutex<Option<Arc<Grant>>>,
+    /// That is over: the request ends.
+    is_over: AtomicBool,
+    /// The quota of the grant counts the request's body.
+    counts_body: AtomicBool,
 }
 
 impl Connection {
@@ -173,9 +187,11 @@ impl Connection {
 impl Connections {
     pub(super) fn new(app: App, router: Router, tls: Option<Arc<Tls>>) -> Self {
         let max = u32::try_from(app.config.limits.max_connections).unwrap_or(u32::MAX);
+        // The router has created the rows already.
+        let requests = app.metrics.requests(Vec::new);
         Self {
-            // The router has created the rows already.
-            requests: app.metrics.requests(Vec::new),
+            door: Door::new(&app, &requests),
+            requests,
             router,
             proxies: Proxies::of(&app.config),
             tls,
@@ -214,6 +230,9 @@ impl Connections {
             is_evicted: AtomicBool::new(false),
             is_late: AtomicBool::new(false),
             is_unread: AtomicBool::new(false),
+            grant: Mutex::default(),
+            is_over: AtomicBool::new(false),
+            counts_body: AtomicBool::new(false),
         });
         self.open.lock().insert(connection.id, connection.clone());
         self.app.metrics.connections.fetch_add(1, Relaxed);
@@ -283,6 +302,23 @@ impl Connections {
         }
     }
 
+    /// Becomes true when the server begins to stop.
+    pub(super) fn stopping(&self) -> watch::Receiver<bool> {
+        self.app.stopping.subscribe()
+    }
+
+    /// Ends the requests whose token, JWT or certificate is not valid any more.
+    pub(super) fn end_grants(&self) {
+        let now = self.app.clock.now();
+        for connection in self.open.lock().values() {
+            let is_over = |grant: &Arc<Grant>| grant.is_over(now);
+            if connection.grant.lock().as_ref().is_some_and(is_over) && !connection.is_over.swap(true, SeqCst)
+            {
+                connection.wake();
+            }
+        }
+    }
+
     fn enter(&self, stage: u8) {
         self.stage.store(stage, SeqCst);
         self.open.lock().values().for_each(|connection| connection.wake());
@@ -344,6 +380,10 @@ async fn serve(stream: TcpStream, registered: Registered) {
             }
             let now = shared.stage.load(SeqCst);
             if now == CUT {
+                return Poll::Ready(());
+            }
+            // Nothing of its stream would reach the client's eyes, so it cannot break off in order.
+            if connection.is_over.load(SeqCst) && connection.is_blocked.load(Relaxed) {
                 return Poll::Ready(());
             }
             if connection.is_evicted.load(SeqCst) {
@@ -436,6 +476,7 @@ async fn answer(
             body,
             is_ended: false,
             bytes: 0,
+            pacing: None,
             connection: connection.clone(),
         }),
     });
@@ -444,21 +485,40 @@ async fn answer(
         request_id,
         ..connection.caller.clone()
     };
-    request.extensions_mut().insert(caller);
     let expects_continue = request.headers().contains_key(header::EXPECT);
+    let mut in_flight = None;
     let mut response = if let Some(problem) = misframed(request.headers()) {
         refuse(problem, request)
     } else if let Err(problem) = client.and_then(|_| browsers::check(&shared.app.config, &request)) {
         drop(request);
         problem.into_response()
     } else {
-        let answering = shared.router.clone().call(request);
-        match AssertUnwindSafe(answering).catch_unwind().await {
-            Ok(Ok(response)) => response,
-            Ok(Err(never)) => match never {},
-            Err(panic) => answer_panic(&*panic),
+        match admit(&connection, slot, &mut request, caller).await {
+            Ok(admitted) => {
+                in_flight = admitted;
+                let answering = shared.router.clone().call(request);
+                let answering = until_over(&connection, AssertUnwindSafe(answering).catch_unwind());
+                match answering.await {
+                    Some(Ok(Ok(response))) => response,
+                    Some(Ok(Err(never))) => match never {},
+                    Some(Err(panic)) => answer_panic(&*panic),
+                    None => over(is_safe),
+                }
+            }
+            Err(problem) => {
+                drop(request);
+                problem.into_response()
+            }
         }
     };
+    let grant = match shared.app.access.is_on() {
+        true => connection.grant.lock().clone(),
+        false => None,
+    };
+    if let (Some(_), Some(grant)) = (&noted, &grant) {
+        let name = SignedIn(Arc::clone(&grant.principal.name));
+        response.extensions_mut().insert(name);
+    }
     // A client may send its body without being asked for it: close the connection, and say so in the answer.
     if expects_continue && connection.is_unread.load(Relaxed) {
         response.headers_mut().insert(header::CONNECTION, CLOSE);
@@ -474,7 +534,20 @@ async fn answer(
     }
     let duration = shared.app.clock.monotonic().since(started);
     shared.requests.observe(slot, response.status(), duration);
+    let is_stream = response.body().size_hint().exact().is_none();
+    let pacing = in_flight.as_ref().and_then(|in_flight| {
+        let how = match in_flight.kind {
+            Kind::Poll => Slowed::FromTheFirst,
+            Kind::Acknowledgement => return None,
+            Kind::Other if is_stream => Slowed::AfterTheFirst,
+            Kind::Other => Slowed::Never,
+        };
+        Pacing::begin(&in_flight.quota, &shared.app.clock, how)
+    });
     Ok(response.map(|body| AnswerBody {
+        ends_with_grant: grant.is_some() && is_stream,
+        pacing,
+        _in_flight: in_flight,
         body,
         held,
         holds_bodies,
@@ -482,6 +555,53 @@ async fn answer(
         is_whole: false,
         connection: connection.clone(),
     }))
+}
+
+/// Lets a request in, with its caller completed; a request that a quota counts comes with its count. While nobody has to sign
+/// in, this is one branch.
+async fn admit(
+    connection: &Connection,
+    slot: Slot,
+    request: &mut Request<Body>,
+    mut caller: Caller,
+) -> Result<Option<InFlight>, Problem> {
+    let shared = &connection.shared;
+    let mut in_flight = None;
+    if shared.app.access.is_on() {
+        let head = (request.uri().path(), request.headers());
+        let entered = shared.door.enter(slot, head, &mut caller).await;
+        // Before anything else happens, so that nothing runs with a grant that nobody watches.
+        *connection.grant.lock() = caller.grant().cloned();
+        connection.is_over.store(false, SeqCst);
+        in_flight = entered?;
+        let is_counted = in_flight
+            .as_ref()
+            .is_some_and(|in_flight| in_flight.kind == Kind::Other);
+        connection.counts_body.store(is_counted, Relaxed);
+    }
+    request.extensions_mut().insert(caller);
+    Ok(in_flight)
+}
+
+/// What `work` comes to; `None` if what the request was signed in with is over before.
+async fn until_over<F: Future>(connection: &Connection, work: F) -> Option<F::Output> {
+    let mut work = pin!(work);
+    std::future::poll_fn(|cx| {
+        if connection.is_over.load(Relaxed) {
+            return Poll::Ready(None);
+        }
+        work.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
+
+/// The answer to a request that ends with what it was signed in with.
+fn over(is_safe: bool) -> Response {
+    let detail = "the token was revoked or changed, or has expired, while the request was answered";
+    let outcome = if is_safe { Outcome::None } else { Outcome::Unknown };
+    Problem::new(Reason::Unauthenticated, detail)
+        .outcome(outcome)
+        .into_response()
 }
 
 /// Why a parsed request is refused: its body has a transfer coding besides `chunked`, or several. Nothing here decodes
@@ -726,6 +846,8 @@ struct RequestBody {
     is_ended: bool,
     /// How much was read.
     bytes: u64,
+    /// Made with the first part, if a quota counts the body.
+    pacing: Option<Pacing>,
     connection: Arc<Connection>,
 }
 
@@ -736,6 +858,9 @@ impl http_body::Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame<io::Error> {
         let this = &mut *self;
         let connection = &this.connection;
+        if let Some(pacing) = &mut this.pacing {
+            ready!(pacing.poll_ready(cx));
+        }
         let frame = match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(frame) => frame.map(|frame| frame.map_err(io::Error::other)),
             Poll::Pending if connection.is_late.load(Relaxed) => {
@@ -751,7 +876,25 @@ impl http_body::Body for RequestBody {
         connection.progress.fetch_add(1, Relaxed);
         this.is_ended |= frame.is_none();
         let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-        this.bytes += data.map_or(0, |data| data.len() as u64);
+        let bytes = data.map_or(0, |data| data.len() as u64);
+        this.bytes += bytes;
+        if connection.counts_body.load(Relaxed) {
+            if this.pacing.is_none()
+                && let Some(grant) = &*connection.grant.lock()
+            {
+                // What is read whole runs into debt, and an upload is slowed.
+                let most = connection.shared.app.config.limits.max_request_bytes as u64;
+                let length = this.body.size_hint().exact();
+                let how = match length.is_some_and(|left| left + bytes <= most) {
+                    true => Slowed::Never,
+                    false => Slowed::AfterTheFirst,
+                };
+                this.pacing = Pacing::begin(&grant.principal.quota, &connection.shared.app.clock, how);
+            }
+            if let Some(pacing) = &mut this.pacing {
+                pacing.pay(bytes);
+            }
+        }
         Poll::Ready(frame)
     }
 
@@ -785,6 +928,11 @@ struct AnswerBody {
     holds_bodies: bool,
     /// What is noted of the request, if anything.
     noted: Option<Box<Noted>>,
+    /// It is a stream of somebody who has signed in: it breaks off when that is over.
+    ends_with_grant: bool,
+    /// Counts and slows it, if a quota does.
+    pacing: Option<Pacing>,
+    _in_flight: Option<InFlight>,
     /// All of it was given to the connection; kept only where something is noted.
     is_whole: bool,
     connection: Arc<Connection>,
@@ -796,7 +944,19 @@ impl http_body::Body for AnswerBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame<axum::Error> {
         let this = &mut *self;
+        if this.ends_with_grant && this.connection.is_over.load(Relaxed) {
+            let error = "what the request was signed in with is over";
+            return Poll::Ready(Some(Err(axum::Error::new(io::Error::other(error)))));
+        }
+        if let Some(pacing) = &mut this.pacing {
+            ready!(pacing.poll_ready(cx));
+        }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if let Some(pacing) = &mut this.pacing
+            && let Some(Ok(frame)) = &frame
+        {
+            pacing.pay(frame.data_ref().map_or(0, |data| data.len() as u64));
+        }
         if let Some(noted) = &mut this.noted {
             match &frame {
                 Some(Ok(frame)) => noted.count(frame),
@@ -831,6 +991,9 @@ impl Drop for AnswerBody {
     fn drop(&mut self) {
         if self.held.is_some() || self.holds_bodies {
             self.connection.has_answer.store(false, Relaxed);
+        }
+        if self.ends_with_grant {
+            *self.connection.grant.lock() = None;
         }
         self.connection.phase.store(IDLE, Relaxed);
         self.connection.progress.fetch_add(1, Relaxed);

@@ -9,6 +9,7 @@
 //! answer its running request and close; cut the remaining ones after the drain timeout; close the log. The sampler of
 //! the groups' lag ends by itself. A crash at any point is like any other: the log recovers.
 
+pub mod admin_token;
 #[cfg_attr(
     not(test),
     allow(dead_code, reason = "names are for those who sign in by certificate")
@@ -18,6 +19,7 @@ mod connection;
 mod exposure;
 pub mod notify;
 mod observe;
+mod pacing;
 mod socket;
 mod tls;
 
@@ -40,7 +42,7 @@ use crate::broker::{groups, lag, overview};
 use crate::http;
 use crate::http::app::App;
 use crate::metrics::Metrics;
-use crate::settings::{Config, OnLogFailed};
+use crate::settings::{Config, OnLogFailed, Secret};
 use connection::Connections;
 use socket::say_and_close;
 use tls::Tls;
@@ -53,6 +55,8 @@ const REFUSERS: usize = 64;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the log is asked whether it has failed.
 const FAILED_INTERVAL: Duration = Duration::from_millis(500);
+/// How often open connections are asked whether what they were signed in with is over: requests end within a second.
+const GRANTS_INTERVAL: Duration = Duration::from_millis(200);
 /// How long cut connections may take to drop their requests.
 const CUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most unsent bytes that the kernel buffers for a connection. By default it buffers megabytes for each client that
@@ -70,6 +74,14 @@ pub enum ServeError {
     /// The address would let in more than anybody has asked for; the message says what to set.
     #[error("{0}")]
     Exposed(String),
+    /// The token of the first administrator cannot be used.
+    #[error(transparent)]
+    AdminToken(#[from] admin_token::AdminTokenError),
+    /// Everybody has to sign in, and nobody could.
+    #[error(
+        "nobody could sign in: auth=tokens needs admin_token (QUIPU_ADMIN_TOKEN), admin_token_file, or a token that this data directory has"
+    )]
+    NobodyCanSignIn,
     /// The address cannot be used: choose another, or stop the process that uses it.
     #[error("cannot listen on {addr}: {source}")]
     Listen {
@@ -139,6 +151,7 @@ pub async fn start_on(
     clock: Arc<dyn Clock>,
 ) -> Result<Server, ServeError> {
     exposure::check(&config).map_err(ServeError::Exposed)?;
+    let admin_token = admin_token::read(&config)?;
     let metrics = Arc::new(Metrics::new());
     let tls = Tls::load(&config, metrics.clone()).map_err(ServeError::Tls)?;
     let tls = tls.map(Arc::new);
@@ -165,6 +178,16 @@ pub async fn start_on(
     let log = opened.await??;
 
     let app = App::with_metrics(log, config, clock, metrics);
+    app.access
+        .set_admin_token(admin_token.as_ref().map(Secret::reveal));
+    if app.access.is_on()
+        && !app
+            .access
+            .could_anybody_sign_in(app.config.tls_client_ca.is_some())
+    {
+        close(&app).await?;
+        return Err(ServeError::NobodyCanSignIn);
+    }
     let listening = socket
         .listen(BACKLOG)
         .and_then(|listener| Ok((listener.local_addr()?, listener)));
@@ -198,6 +221,9 @@ pub async fn start_on(
     )));
     if let Some(tls) = tls.clone() {
         drop(tokio::spawn(tls::watch(tls, app.stopping.subscribe())));
+    }
+    if app.access.is_on() {
+        drop(tokio::spawn(end_grants(connections.clone())));
     }
     let (stop_accepting, stopped) = watch::channel(false);
     let accepting = tokio::spawn(accept(listener, connections.clone(), files.refusals, stopped));
@@ -272,6 +298,17 @@ impl Server {
         // This ends at once, unless it waits for a disk that does not answer.
         let _ = tokio::time::timeout(CUT_TIMEOUT, self.sampling).await;
         close(&self.app).await
+    }
+}
+
+/// Ends the requests of whoever may no longer call, until the server stops.
+async fn end_grants(connections: Arc<Connections>) {
+    let mut stopping = connections.stopping();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(GRANTS_INTERVAL) => connections.end_grants(),
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
     }
 }
 

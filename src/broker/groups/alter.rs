@@ -8,6 +8,7 @@ use crate::broker::caller::Caller;
 use crate::broker::engine::StateChange;
 use crate::broker::filter::Filter;
 use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::rights::Right;
 
 /// The settings to change; `None` leaves one as it is.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +73,10 @@ impl Groups {
     /// - [`Reason::InvalidRequest`]: a setting that is out of range, or a dead letter topic that the group reads.
     /// - Those of [`Groups::commit`].
     pub async fn alter(&self, caller: &Caller, group: &str, alteration: &Alteration) -> Result<(), Refusal> {
+        caller.check_group(&[Right::Write, Right::Configure], group)?;
+        if let Some(Some(topic)) = &alteration.dead_letter_topic {
+            self.check_names_dead_letters(caller, topic)?;
+        }
         // Nobody joins, and no topic is added to the group, until the change is durable and applied.
         let guard = self.alone().await;
         self.check_exists(group)?;

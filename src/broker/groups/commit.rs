@@ -11,12 +11,14 @@ use super::membership::refused;
 use super::offsets::{self, Committed};
 use super::outputs::{Outgoing, Outputs, Produced};
 use super::outside::NamedCommit;
+use super::outside::check_named;
 use super::repeats::{self, Identity};
 use super::shared::settings::GroupValue;
 use super::{Commit, Groups, Subscribed};
 use crate::broker::caller::Caller;
 use crate::broker::engine::{Log, Offset, PartitionId};
 use crate::broker::refusal::{Place, Refusal};
+use crate::broker::rights::Right;
 
 /// Commits of a member that have begun in the group's memory.
 #[derive(Default)]
@@ -53,13 +55,15 @@ impl Groups {
     /// [`Reason::MemberSuperseded`]: crate::broker::refusal::Reason::MemberSuperseded
     pub async fn commit_as(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         group: &str,
         member: &str,
         (epoch, instance): (u64, Option<&str>),
         offsets: &[NamedCommit],
         mut outputs: Option<Outputs>,
     ) -> Result<(Vec<Offset>, Option<Produced>), Refusal> {
+        caller.check_group(&[Right::Read], group)?;
+        check_named(caller, offsets)?;
         let commits = self.check_commits(offsets)?;
         let identity = || {
             let places = commits.iter().map(|commit| (0, commit.partition, commit.offset));

@@ -26,8 +26,10 @@ use super::shared::queue::Now;
 use super::shared::settings::GroupValue;
 use super::shared::work::Work;
 use super::subscriptions::{self, has_begun};
+use crate::broker::caller::Who;
 use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs, TopicId};
 use crate::broker::filter::Filter;
+use crate::broker::rights::Right;
 
 /// How long a group without members is remembered.
 const REMEMBERED_MS: Ms = 600_000;
@@ -116,6 +118,8 @@ struct Session {
     bound: BTreeMap<String, Option<TopicId>>,
     /// A subscribed topic that is deleted.
     deleted: Option<String>,
+    /// For whom it polls: it reads only what they may read.
+    who: Who,
     /// Wakes the member's waiting poll. Members of a shared group share it, because any of them may take a free record.
     wake: Arc<Notify>,
     /// Held from before a commit of the member begins until it has ended, so commits land in the order they begin.
@@ -572,6 +576,7 @@ impl Core {
             topics,
             bound: BTreeMap::new(),
             deleted: None,
+            who: Who::Anyone,
             wake: common
                 .map(|session| Arc::clone(&session.wake))
                 .unwrap_or_default(),
@@ -713,6 +718,22 @@ impl Core {
         }
     }
 
+    /// Notes for whom a member joins or polls; call [`Core::refresh`] next.
+    pub(crate) fn act_for(&mut self, member: &str, who: &Who) {
+        if let Some(session) = self.sessions.get_mut(member)
+            && !session.who.is_same(who)
+        {
+            session.who = who.clone();
+            self.topics_seen = 0;
+        }
+    }
+
+    /// The topics that a member subscribes to by name.
+    pub(crate) fn named_topics_of(&self, member: &str) -> impl Iterator<Item = &String> {
+        let topics = self.sessions.get(member).map(|session| &session.topics);
+        topics.into_iter().flatten().filter(|name| !is_pattern(name))
+    }
+
     /// A topic that a member subscribes to and that is deleted, as of the last [`Core::refresh`].
     pub(crate) fn deleted_topic_of(&self, member: &str) -> Option<&str> {
         self.sessions.get(member)?.deleted.as_deref()
@@ -775,6 +796,12 @@ impl Core {
             let mut read: BTreeSet<TopicId> = session.bound.values().flatten().copied().collect();
             let patterns = session.topics.iter().filter_map(|name| matched.get(name));
             read.extend(patterns.flatten());
+            if !session.who.is_same(&Who::Anyone) {
+                read.retain(|id| {
+                    let topic = log.topic_by_id(*id);
+                    topic.is_some_and(|topic| session.who.may_topic(Right::Read, topic.name()))
+                });
+            }
             for id in &read {
                 let count = || log.topic_by_id(*id).map_or(0, |topic| topic.partition_count());
                 topics.entry(*id).or_insert_with(count);

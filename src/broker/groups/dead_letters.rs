@@ -20,6 +20,7 @@ use crate::broker::engine::{
     AppendRequest, Error, Offset, Partition, PartitionId, StateChange, Ticket, TimestampMs, Topic, TopicId,
 };
 use crate::broker::refusal::{Outcome, Reason, Refusal};
+use crate::broker::rights::Right;
 use crate::broker::topics::catalog;
 
 /// The dead letters of one append.
@@ -138,6 +139,10 @@ impl Groups {
     /// - [`Reason::Internal`]: what became of dead letters cannot be read.
     /// - Those of the engine's append.
     pub async fn redrive(&self, caller: &Caller, group: &str, redrive: Redrive) -> Result<Redriven, Refusal> {
+        caller.check_group(&[Right::Write], group)?;
+        if let Some(topic) = &redrive.dead_letter_topic {
+            caller.check_topic(Right::Read, topic)?;
+        }
         let settings = self.queue_settings(group)?;
         // Held so that the group is not deleted meanwhile.
         let guard = self.commits().await;
@@ -147,12 +152,13 @@ impl Groups {
             "group.redrive"
         };
         let entry = audited(&self.log, caller, action, group, "/dead-letters", "");
-        let (groups, group) = (self.clone(), group.to_owned());
+        let (groups, group, caller) = (self.clone(), group.to_owned(), caller.clone());
         let run = move || {
             let _guard = guard;
             let _one_at_a_time = groups.redriving.lock();
             let mut run = Run {
                 groups: &groups,
+                caller: &caller,
                 group: &group,
                 settings: &settings,
                 redrive: &redrive,
@@ -175,16 +181,21 @@ impl Groups {
         result
     }
 
-    /// Lists dead letters of a group. Reads all of them.
+    /// Lists dead letters of a group, of those topics that the caller may read. Reads all of them.
     ///
     /// # Errors
     /// As for [`Groups::redrive`], but a topic of dead letters that does not exist has none.
-    pub async fn dead_letters(&self, group: &str, wanted: WantedLetters) -> Result<List, Refusal> {
+    pub async fn dead_letters(
+        &self,
+        caller: &Caller,
+        group: &str,
+        wanted: WantedLetters,
+    ) -> Result<List, Refusal> {
         let settings = self.queue_settings(group)?;
-        let (groups, group) = (self.clone(), group.to_owned());
+        let (groups, group, caller) = (self.clone(), group.to_owned(), caller.clone());
         let list = move || {
             let mut list = List::default();
-            for topic in groups.mailboxes(&group, &settings) {
+            for topic in groups.readable_mailboxes(&caller, &group, &settings) {
                 for partition in &*topic.partitions() {
                     let mailbox = groups.mailbox(&group, &settings, partition);
                     add_to_list(&mut list, &mailbox, &topic, &wanted)?;
@@ -195,12 +206,13 @@ impl Groups {
         self.blocking.attempt(Share::Read, list).await
     }
 
-    /// Lists the leases of a group behind `after`, at most `limit`; the position says that there are more.
+    /// Lists the leases of a group, in topics that the caller may describe, behind `after`, at most `limit`; the position says that there are more.
     ///
     /// # Errors
     /// [`Reason::UnknownGroup`]; [`Reason::GroupTypeMismatch`]: the group is ordered.
     pub fn leases(
         &self,
+        caller: &Caller,
         group: &str,
         limit: usize,
         after: Option<&Position>,
@@ -214,7 +226,8 @@ impl Groups {
         let names = work.names();
         let mut all = Vec::new();
         for (id, queue) in &work.queues {
-            let Some(topic) = self.log.topic_by_id(id.topic) else {
+            let topic = self.log.topic_by_id(id.topic);
+            let Some(topic) = topic.filter(|topic| caller.sees_topic(topic.name())) else {
                 continue;
             };
             all.extend(queue.leases().map(|(offset, member, deliveries, end)| Lease {
@@ -239,8 +252,13 @@ impl Groups {
     }
 
     /// How many dead letters of a group wait, in the topics of dead letters of these topics, as far as the server has
-    /// looked; `None` for an ordered group. May block on the disk.
-    pub fn waiting_letters<'a>(&self, group: &str, topics: impl IntoIterator<Item = &'a str>) -> Option<u64> {
+    /// looked, and as far as the caller may describe these; `None` for an ordered group. May block on the disk.
+    pub fn waiting_letters<'a>(
+        &self,
+        caller: &Caller,
+        group: &str,
+        topics: impl IntoIterator<Item = &'a str>,
+    ) -> Option<u64> {
         let Ok(Some(GroupValue::Shared(settings))) = self.value_of(group) else {
             return None;
         };
@@ -249,7 +267,8 @@ impl Groups {
             _ => None,
         };
         let mut waiting = 0;
-        for topic in self.mailboxes_of(&settings, topics) {
+        let mailboxes = self.mailboxes_of(&settings, topics).into_iter();
+        for topic in mailboxes.filter(|topic| caller.sees_topic(topic.name())) {
             for partition in &*topic.partitions() {
                 waiting += self.waiting.count(&self.log, partition, group, &since_of);
             }
@@ -271,6 +290,13 @@ impl Groups {
         let topics = self.scope(group).0.into_iter();
         let topics: Vec<Arc<Topic>> = topics.filter_map(|id| self.log.topic_by_id(id)).collect();
         self.mailboxes_of(settings, topics.iter().map(|topic| topic.name()))
+    }
+
+    /// Those of them that the caller may read.
+    fn readable_mailboxes(&self, caller: &Caller, group: &str, settings: &Settings) -> Vec<Arc<Topic>> {
+        let mut topics = self.mailboxes(group, settings);
+        topics.retain(|topic| caller.may_topic(Right::Read, topic.name()));
+        topics
     }
 
     /// The topics that exist of those that the dead letters of these topics go to, by name.
@@ -351,6 +377,7 @@ fn alone(record: &Record<'_>) -> SealedBatch {
 
 struct Run<'a> {
     groups: &'a Groups,
+    caller: &'a Caller,
     group: &'a str,
     settings: &'a Settings,
     redrive: &'a Redrive,
@@ -366,7 +393,9 @@ impl Run<'_> {
     fn all(&mut self) -> Result<bool, Refusal> {
         let topics = match &self.redrive.dead_letter_topic {
             Some(name) => vec![catalog::find(&self.groups.log, name)?],
-            None => self.groups.mailboxes(self.group, self.settings),
+            None => self
+                .groups
+                .readable_mailboxes(self.caller, self.group, self.settings),
         };
         for topic in topics {
             for partition in &*topic.partitions() {

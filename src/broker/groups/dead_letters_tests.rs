@@ -180,7 +180,12 @@ async fn waiting(broker: &Broker, group: &str) -> Vec<Listed> {
         limit: 1000,
         after: None,
     };
-    broker.groups.dead_letters(group, wanted).await.unwrap().letters
+    broker
+        .groups
+        .dead_letters(&Caller::default(), group, wanted)
+        .await
+        .unwrap()
+        .letters
 }
 
 /// How many dead letters of a group wait, as its lag says; checked against the list.
@@ -391,11 +396,19 @@ async fn dead_letters_are_chosen_by_place_and_reason_counted_and_discarded() {
         limit: 1,
         after: None,
     };
-    let page = broker.groups.dead_letters("g", wanted.clone()).await.unwrap();
+    let page = broker
+        .groups
+        .dead_letters(&Caller::default(), "g", wanted.clone())
+        .await
+        .unwrap();
     assert_eq!(page.reasons, BTreeMap::from([("bad 3".to_owned(), 2)]));
     assert_eq!(page.letters.len(), 1);
     wanted.after = page.next;
-    let page = broker.groups.dead_letters("g", wanted).await.unwrap();
+    let page = broker
+        .groups
+        .dead_letters(&Caller::default(), "g", wanted)
+        .await
+        .unwrap();
     assert_eq!((page.letters.len(), page.next), (1, None));
 }
 

@@ -28,6 +28,7 @@ use crate::broker::caller::Caller;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
 use crate::broker::filter::Filter;
 use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::rights::Right;
 use crate::broker::topics::catalog;
 use crate::broker::topics::lookup::Start;
 
@@ -86,7 +87,7 @@ impl Join {
     }
 
     /// Whether the join fits an existing group.
-    fn check(&self, group: &str, value: &GroupValue) -> Result<(), Refusal> {
+    fn check(&self, caller: &Caller, group: &str, value: &GroupValue) -> Result<(), Refusal> {
         let GroupValue::Shared(settings) = value else {
             if self.kind != GroupType::Ordered {
                 return Err(Refusal::new(
@@ -117,11 +118,15 @@ impl Join {
                 .as_ref()
                 .is_some_and(|given| *given != settings.filter);
         if differs {
+            let dead_letters = match settings.dead_letter_topic.as_deref() {
+                None => "null",
+                Some(topic) if caller.sees_topic(topic) => topic,
+                Some(_) => "another than that of a join that names it",
+            };
             let detail = format!(
-                "the group {group} has lease_ms {}, max_deliveries {}, dead_letter_topic {}, order {} and filter {}",
+                "the group {group} has lease_ms {}, max_deliveries {}, dead_letter_topic {dead_letters}, order {} and filter {}",
                 settings.lease_ms,
                 settings.max_deliveries,
-                settings.dead_letter_topic.as_deref().unwrap_or("null"),
                 settings.order.name().unwrap_or("null"),
                 settings.filter,
             );
@@ -203,11 +208,12 @@ impl Groups {
     /// - Those of a commit.
     pub async fn join(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         group: &str,
         member: Option<&str>,
         join: Join,
     ) -> Result<Joined, Refusal> {
+        self.check_join(caller, group, &join)?;
         for topic in join.named_topics() {
             catalog::find(&self.log, topic)?;
         }
@@ -225,12 +231,12 @@ impl Groups {
             }
         };
         let joined = loop {
-            let value = self.begin(group, &join).await?;
+            let value = self.begin(caller, group, &join).await?;
             let cell = self.coordinator.cell(group);
             // Registered before the state is checked, so that the end of a change from outside is not missed.
             let mut joinable = pin!(cell.joinable.notified());
             joinable.as_mut().enable();
-            match self.try_join(&cell, &member, &join, &value) {
+            match self.try_join(caller, &cell, &member, (&join, &value)) {
                 Attempt::Done(joined) => break joined,
                 Attempt::Closed => joinable.await,
                 Attempt::Outdated => {}
@@ -245,7 +251,13 @@ impl Groups {
         })
     }
 
-    fn try_join(&self, cell: &Cell, member: &Arc<str>, join: &Join, value: &GroupValue) -> Attempt {
+    fn try_join(
+        &self,
+        caller: &Caller,
+        cell: &Cell,
+        member: &Arc<str>,
+        (join, value): (&Join, &GroupValue),
+    ) -> Attempt {
         let (now, mut core) = self.lock(cell);
         if core.is_closed() {
             return Attempt::Closed;
@@ -271,6 +283,7 @@ impl Groups {
             return Attempt::Done(Err(superseded));
         }
         core.join(joining, join.topics.clone(), now);
+        core.act_for(member, &caller.who);
         core.refresh(&cell.group, &self.log, &self.coordinator);
         Attempt::Done(core.tell(member))
     }
@@ -294,11 +307,11 @@ impl Groups {
     /// the log start, the same append commits the offsets where it starts. Returns the group's kind and settings.
     ///
     /// Cost: nothing is written if the group has begun in all of the topics.
-    async fn begin(&self, group: &str, join: &Join) -> Result<GroupValue, Refusal> {
+    async fn begin(&self, caller: &Caller, group: &str, join: &Join) -> Result<GroupValue, Refusal> {
         let fresh = join.value(self.clock.now())?;
         if let Some(value) = self.value_of(group)? {
-            join.check(group, &value)?;
-            if self.unbegun(group, join, &value)?.is_empty() {
+            join.check(caller, group, &value)?;
+            if self.unbegun(caller, group, join, &value)?.is_empty() {
                 return Ok(value);
             }
         }
@@ -306,9 +319,9 @@ impl Groups {
         let guard = self.alone().await;
         let known = self.value_of(group)?;
         if let Some(value) = &known {
-            join.check(group, value)?;
+            join.check(caller, group, value)?;
         }
-        let unbegun = self.unbegun(group, join, known.as_ref().unwrap_or(&fresh))?;
+        let unbegun = self.unbegun(caller, group, join, known.as_ref().unwrap_or(&fresh))?;
         let mut commits = Vec::new();
         let starts = unbegun.topics.values();
         for (topic, start) in starts.filter(|(_, start)| *start != Start::Earliest) {
@@ -337,7 +350,13 @@ impl Groups {
     }
 
     /// What a join names and the group has not begun.
-    fn unbegun(&self, group: &str, join: &Join, value: &GroupValue) -> Result<Unbegun, Refusal> {
+    fn unbegun(
+        &self,
+        caller: &Caller,
+        group: &str,
+        join: &Join,
+        value: &GroupValue,
+    ) -> Result<Unbegun, Refusal> {
         let mut unbegun = Unbegun::default();
         for name in join.named_topics() {
             let topic = catalog::find(&self.log, name)?;
@@ -359,6 +378,7 @@ impl Groups {
                 unbegun.patterns.push(text.clone());
             }
             let matching = candidates.matching(&pattern);
+            let matching = matching.filter(|topic| caller.may_topic(Right::Read, topic.name()));
             for topic in matching.filter(|topic| !has_begun(&self.log, group, topic.id())) {
                 let first = || (Arc::clone(topic), start);
                 unbegun.topics.entry(topic.id()).or_insert_with(first);
@@ -437,6 +457,7 @@ impl Groups {
         ack: Option<&PollId>,
         join: &Join,
     ) -> Result<(), Refusal> {
+        self.check_join(caller, group, join)?;
         let cell = self.coordinator.find(group);
         let subscribes = cell.as_ref().and_then(|cell| {
             let (_, core) = self.lock(cell);
@@ -451,18 +472,40 @@ impl Groups {
             return Ok(());
         };
         if let Some(value) = self.value_of(group)? {
-            join.check(group, &value)?;
+            join.check(caller, group, &value)?;
         }
         if !subscribes {
             for topic in join.named_topics() {
                 catalog::find(&self.log, topic)?;
             }
-            self.begin(group, join).await?;
+            self.begin(caller, group, join).await?;
             let (_, mut core) = self.lock(&cell);
             core.subscribe(member, &join.topics);
+            core.act_for(member, &caller.who);
             core.refresh(group, &self.log, &self.coordinator);
         }
         Ok(())
+    }
+
+    /// Checks the rights on the group, and on what a join names.
+    fn check_join(&self, caller: &Caller, group: &str, join: &Join) -> Result<(), Refusal> {
+        caller.check_group(&[Right::Read], group)?;
+        for topic in join.named_topics() {
+            caller.check_topic(Right::Read, topic)?;
+        }
+        match &join.dead_letter_topic {
+            Some(topic) => self.check_names_dead_letters(caller, topic),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks the right to name a topic for dead letters. Without it that would be a way to write elsewhere.
+    pub(super) fn check_names_dead_letters(&self, caller: &Caller, topic: &str) -> Result<(), Refusal> {
+        caller.check_topic(Right::Write, topic)?;
+        match self.log.topic(topic) {
+            Some(_) => Ok(()),
+            None => caller.check_topic(Right::Create, topic),
+        }
     }
 
     /// Keeps a member alive. Returns its epoch, and the state of the group's members. If it `extends`, all of its leases
@@ -473,13 +516,14 @@ impl Groups {
     /// [`Reason::GroupTypeMismatch`] if a member of an ordered group extends.
     pub fn heartbeat(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         group: &str,
         member: &str,
         epoch: Option<u64>,
         instance: Option<&str>,
         extends: bool,
     ) -> Result<(u64, GroupState), Refusal> {
+        caller.check_group(&[Right::Read], group)?;
         let refusal = |error| refused(error, group, member);
         let cell = self.cell_of(group, member)?;
         let (now, mut core) = self.lock(&cell);
@@ -527,11 +571,12 @@ impl Groups {
     /// [`Reason::UnknownMember`]; those of a commit or a settle: the member is still there.
     pub async fn leave(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         group: &str,
         member: &str,
         ack: Option<&str>,
     ) -> Result<(), Refusal> {
+        caller.check_group(&[Right::Read, Right::Write], group)?;
         let ack = self.read_ack(ack, group, member)?;
         let order = self.turn_of(group, member).await?;
         let cell = self.cell_of(group, member)?;

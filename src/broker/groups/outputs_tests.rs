@@ -91,9 +91,10 @@ fn outputs(broker: &Broker, places: &[(u32, Offset)]) -> Outputs {
         firsts: None,
     };
     let list = list("out", places);
+    let nobody = Caller::default();
     let mut addressed = broker
         .producer
-        .addressed(&Caller::default(), "/produce", &attempt, Vec::new());
+        .addressed(&nobody, "/produce", &attempt, Vec::new());
     let count = parse_addressed_list(&list, "/produce", |index, record| {
         addressed.add(index, &record.topic, &record.record)
     });

@@ -10,6 +10,7 @@ use super::{Commit, Groups, MAX_METADATA_BYTES, Outside, append, audited, finish
 use crate::broker::caller::Caller;
 use crate::broker::engine::{Offset, StateChange};
 use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::rights::Right;
 use crate::broker::state_keys::topic_of;
 use crate::broker::topics::{self, catalog};
 
@@ -26,6 +27,15 @@ pub struct NamedCommit {
     pub metadata: Option<String>,
 }
 
+/// Refuses commits in topics that the caller may not read.
+pub(super) fn check_named(caller: &Caller, offsets: &[NamedCommit]) -> Result<(), Refusal> {
+    for (i, row) in offsets.iter().enumerate() {
+        let checked = caller.check_topic(Right::Read, &row.topic);
+        checked.map_err(|refusal| refusal.at(format!("/offsets/{i}/topic")))?;
+    }
+    Ok(())
+}
+
 impl Groups {
     /// Commits offsets for a group without members, all or none, and creates the group if it does not exist.
     ///
@@ -37,6 +47,8 @@ impl Groups {
         group: &str,
         offsets: &[NamedCommit],
     ) -> Result<(), Refusal> {
+        caller.check_group(&[Right::Write], group)?;
+        check_named(caller, offsets)?;
         let guard = self.commits().await;
         let outside = self.no_members(group)?;
         let commits = self.check_commits(offsets)?;
@@ -50,6 +62,7 @@ impl Groups {
     /// # Errors
     /// [`Reason::UnknownGroup`], [`Reason::GroupActive`]: nothing was changed. Those of [`Groups::commit`].
     pub async fn delete(&self, caller: &Caller, group: &str) -> Result<(), Refusal> {
+        caller.check_group(&[Right::Delete], group)?;
         let guard = self.alone().await;
         self.check_exists(group)?;
         let outside = self.no_members(group)?;
@@ -65,6 +78,8 @@ impl Groups {
     /// - [`Reason::GroupActive`]: a live member subscribes to it.
     /// - Those of [`Groups::commit`].
     pub async fn forget_topic(&self, caller: &Caller, group: &str, topic: &str) -> Result<(), Refusal> {
+        caller.check_group(&[Right::Write], group)?;
+        caller.check_topic(Right::Read, topic)?;
         let guard = self.alone().await;
         self.check_exists(group)?;
         let id = self.log.topic(topic).map(|topic| topic.id());

@@ -34,6 +34,7 @@ use crate::broker::engine::{
     Error, Log, Offset, Partition, PartitionId, Positions, StateChange, TimestampMs, Topic, TopicId,
 };
 use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::rights::Right;
 use crate::broker::topics::lookup::Start;
 use crate::broker::topics::{self, catalog};
 use crate::formats::token::{self, VERSION};
@@ -126,6 +127,11 @@ impl Groups {
     /// [`Reason::GroupActive`]: it has members, and the reset is not for live groups; [`Reason::PreviewOutdated`]: nothing
     /// was changed. Those of [`Groups::commit`].
     pub async fn reset(&self, caller: &Caller, group: &str, reset: Reset) -> Result<Plan, Refusal> {
+        caller.check_group(&[Right::Write], group)?;
+        for NamedTopic { name, field } in reset.topics.iter().flatten() {
+            let checked = caller.check_topic(Right::Read, name);
+            checked.map_err(|refusal| refusal.at(field))?;
+        }
         self.check_exists(group)?;
         if let Some(preview) = &reset.preview
             && token::open(preview, BESIDE).is_none()
@@ -148,9 +154,9 @@ impl Groups {
                 Some((guard, closed.map_or_else(outside, Ok)?))
             }
         };
-        let (groups, name) = (self.clone(), group.to_owned());
+        let (groups, name, whose) = (self.clone(), group.to_owned(), caller.clone());
         let expected = reset.preview.clone();
-        let plan = move || groups.plan_reset(&name, &reset);
+        let plan = move || groups.plan_reset(&whose, &name, &reset);
         let plan = self.blocking.attempt(Share::Read, plan).await?;
         if expected.is_some_and(|expected| expected != plan.preview) {
             let detail = format!(
@@ -242,10 +248,10 @@ impl Groups {
     }
 
     /// Computes a reset. May block on the disk.
-    fn plan_reset(&self, group: &str, reset: &Reset) -> Result<Plan, Refusal> {
+    fn plan_reset(&self, caller: &Caller, group: &str, reset: &Reset) -> Result<Plan, Refusal> {
         let known = self.known_of(group);
         let mut moved = Vec::new();
-        for (topic, partition) in self.chosen(group, reset)? {
+        for (topic, partition) in self.chosen(caller, group, reset)? {
             moved.push(known.planned(&self.log, &topic, &partition, reset.to)?);
         }
         moved.sort_by(|a, b| (&a.topic, a.partition.index).cmp(&(&b.topic, b.partition.index)));
@@ -253,12 +259,15 @@ impl Groups {
         Ok(Plan { moved, preview })
     }
 
-    /// The partitions that a reset names.
-    fn chosen(&self, group: &str, reset: &Reset) -> Result<Vec<Chosen>, Refusal> {
+    /// The partitions that a reset names; of all topics of the group those that the caller may read.
+    fn chosen(&self, caller: &Caller, group: &str, reset: &Reset) -> Result<Vec<Chosen>, Refusal> {
         let topics: Vec<Arc<Topic>> = match &reset.topics {
             None => {
                 let ids = self.scope(group).0.into_iter();
-                ids.filter_map(|id| self.log.topic_by_id(id)).collect()
+                let known = ids.filter_map(|id| self.log.topic_by_id(id));
+                known
+                    .filter(|topic| caller.may_topic(Right::Read, topic.name()))
+                    .collect()
             }
             Some(named) if named.is_empty() => {
                 let detail = "name a topic, or leave topics out for all of the group's";

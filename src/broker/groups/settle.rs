@@ -26,6 +26,7 @@ use super::{Groups, generation};
 use crate::broker::caller::Caller;
 use crate::broker::engine::{Offset, PartitionId, TimestampMs};
 use crate::broker::refusal::{self, Outcome as Stored, Reason, Refusal};
+use crate::broker::rights::Right;
 use crate::broker::topics::{self, catalog};
 
 /// How long a group that has lost unsettled records is `losing`, and how long a lease that ended unsettled counts as due.
@@ -323,7 +324,8 @@ impl Groups {
         mut settling: Settling,
         mut outputs: Option<Outputs>,
     ) -> Result<(Uncounted, Option<Produced>), Refusal> {
-        let named = self.find_named(&settling)?;
+        caller.check_group(&[Right::Read], group)?;
+        let named = self.find_named(caller, &settling)?;
         let acknowledges = !settling.accept.is_empty() || !settling.reject.is_empty();
         let nothing = Outputs::without_input(&mut outputs, acknowledges)?;
         let identity = outputs.as_ref().map(|_| {
@@ -581,11 +583,12 @@ impl Groups {
     }
 
     /// The partitions that a settle names.
-    fn find_named(&self, settling: &Settling) -> Result<Named, Refusal> {
+    fn find_named(&self, caller: &Caller, settling: &Settling) -> Result<Named, Refusal> {
         let mut named = Named::new();
         for place in settling.places() {
             let key = (place.topic.clone(), place.partition);
             if let Entry::Vacant(entry) = named.entry(key) {
+                caller.check_topic(Right::Read, &place.topic)?;
                 let topic = catalog::find(&self.log, &place.topic)?;
                 let partition = topics::partition(&topic, place.partition)?;
                 entry.insert(partition.id());

@@ -213,20 +213,26 @@ impl History {
         recording
     }
 
-    /// The history of all groups since then, and how many have none for want of room; the recording itself has no series.
-    pub fn recordings(&self, since: TimestampMs) -> (Recording, Vec<OfGroup>, usize) {
+    /// The history of all groups since then, and how many have none for want of room; of those groups and partitions that are
+    /// wanted. The recording itself has no series.
+    pub fn recordings(
+        &self,
+        since: TimestampMs,
+        is_group: impl Fn(&str) -> bool,
+        is_partition: impl Fn(PartitionId) -> bool,
+    ) -> (Recording, Vec<OfGroup>, usize) {
         let state = self.state.lock();
         let recording = state.times_since(since);
-        let whole = state
-            .groups
-            .iter()
-            .filter(|(group, _)| !state.partial.contains(*group));
+        let wanted = state.groups.iter().filter(|(group, _)| is_group(group));
+        let whole = wanted.filter(|(group, _)| !state.partial.contains(*group));
         let groups = whole.map(|(group, tracks)| {
-            let series = tracks.values().map(|track| track.series.since(recording.first));
+            let series = tracks.iter().filter(|(id, _)| is_partition(**id));
+            let series = series.map(|(_, track)| track.series.since(recording.first));
             (Arc::clone(group), series.collect())
         });
         let groups = groups.collect();
-        (recording, groups, state.partial.len())
+        let without = state.partial.iter().filter(|group| is_group(group)).count();
+        (recording, groups, without)
     }
 
     /// A history that goes on from one that was remembered, without its windows.
@@ -535,7 +541,7 @@ mod tests {
         assert_eq!(history.state.lock().tracks, 3);
         history.sample(time(10), &rows[2..]);
         let all = || {
-            let (_, groups, without) = history.recordings(TimestampMs(0));
+            let (_, groups, without) = history.recordings(TimestampMs(0), |_| true, |_| true);
             let groups = groups
                 .iter()
                 .map(|(group, series)| (group.to_string(), series.len()));

@@ -7,6 +7,7 @@
 
 use super::report::{GroupLag, Lags};
 use super::window::Status;
+use crate::broker::caller::Caller;
 use crate::broker::engine::TopicId;
 
 /// What sorts the groups.
@@ -104,15 +105,15 @@ impl Wanted {
 }
 
 impl Lags {
-    /// A page of the groups' current lag. May block on the disk.
+    /// A page of the current lag of the groups that the caller may describe, in the topics that it may describe. May block on the disk.
     ///
     /// Cost: that of the lag of all groups whose names are wanted; if the page is sorted by name and takes every status,
     /// only of those in the page.
-    pub fn overview(&self, wanted: &Wanted) -> Page {
+    pub fn overview(&self, caller: &Caller, wanted: &Wanted) -> Page {
         let mut names = self.groups.names();
         names.retain(|name| {
             let reads = |topic: &TopicId| self.groups.scope(name).0.contains(topic);
-            wanted.has_name(name) && wanted.topic.as_ref().is_none_or(reads)
+            caller.sees_group(name) && wanted.has_name(name) && wanted.topic.as_ref().is_none_or(reads)
         });
         if wanted.is_by_name_alone() {
             let is_behind = |name: &String| wanted.after.as_ref().is_none_or(|after| *name > after.1);
@@ -123,7 +124,7 @@ impl Lags {
             names.truncate(wanted.limit);
             let next = names.last().filter(|_| more).map(|name| After(0, name.clone()));
             let with_lag = |name: String| {
-                let lag = self.of(&name);
+                let lag = self.seen_by(caller, &name);
                 (name, lag)
             };
             return Page {
@@ -132,7 +133,7 @@ impl Lags {
             };
         }
         wanted.page(names.into_iter().map(|name| {
-            let lag = self.of(&name);
+            let lag = self.seen_by(caller, &name);
             (name, lag)
         }))
     }

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use crate::broker::caller::Caller;
 use crate::broker::engine::{
     Clock, Error, Located, Log, Offset, Partition, PartitionId, Positions, TimestampMs,
 };
@@ -150,9 +151,15 @@ impl Lags {
 
     /// The current lag of a group. May block on the disk.
     pub fn of(&self, group: &str) -> GroupLag {
+        self.seen_by(&Caller::default(), group)
+    }
+
+    /// The same, of those topics that the caller may describe: the others are in no sum.
+    pub fn seen_by(&self, caller: &Caller, group: &str) -> GroupLag {
         let live = self.groups.live(group);
         let now = self.clock.now();
         let mut looks = self.looks(group, live.as_ref());
+        looks.retain(|look| caller.sees_topic(&look.topic.name));
         let judged = self.judge(group, &mut looks, true);
         let mut topics: Vec<TopicLag> = Vec::new();
         for (look, verdict) in looks.into_iter().zip(judged) {
@@ -182,7 +189,7 @@ impl Lags {
         topics.sort_by(|a, b| a.topic.cmp(&b.topic));
         let names = topics.iter().map(|topic| &*topic.topic);
         GroupLag {
-            dead_letters: self.groups.waiting_letters(group, names),
+            dead_letters: self.groups.waiting_letters(caller, group, names),
             members: live.as_ref().map_or(0, |live| live.members),
             state: live.as_ref().map_or(GroupState::Empty, |live| live.state),
             kind: live.map_or(GroupType::Ordered, |live| live.kind),
@@ -209,7 +216,7 @@ impl Lags {
             // Reads the topics of dead letters on, so that nobody who asks waits for that.
             if looks.iter().any(|look| look.progress.is_some()) {
                 let topics = looks.iter().map(|look| &*look.topic.name);
-                let _ = self.groups.waiting_letters(&name, topics);
+                let _ = self.groups.waiting_letters(&Caller::default(), &name, topics);
             }
             if with_points {
                 self.judge(&name, &mut looks, false);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::rates::Rates;
 use super::readers;
 use super::traffic::Traffic;
+use crate::broker::caller::Caller;
 use crate::broker::engine::{TimestampMs, Topic};
 use crate::broker::groups::Groups;
 use crate::broker::refusal::Refusal;
@@ -58,7 +59,7 @@ pub struct Figures {
     pub rates: Rates,
     /// The timestamp of its newest record.
     pub last_timestamp: Option<TimestampMs>,
-    /// The groups that read it, by name.
+    /// The groups that read it, and that the caller may describe; by name.
     pub groups: Vec<String>,
     /// Whether some of its records are known to be damaged.
     pub damaged: bool,
@@ -95,13 +96,14 @@ impl Sort {
     }
 }
 
-/// A page of the topics, and what the next one begins after, if there is more. May block on the disk.
+/// A page of the topics that the caller may describe, and what the next one begins after, if there is more. May block on the disk.
 ///
 /// While sizes and rates change, a topic may move from one page to another.
 ///
 /// # Errors
 /// [`InvalidRequest`](crate::broker::refusal::Reason::InvalidRequest) for an `after` that no page with this order gave.
 pub fn page(
+    caller: &Caller,
     traffic: &Traffic,
     groups: &Groups,
     query: &Query,
@@ -116,7 +118,7 @@ pub fn page(
     let mut rows: Vec<(Place, Arc<Topic>)> = Vec::new();
     for topic in traffic.log.topics() {
         let is_wanted = |text: &String| topic.name().to_ascii_lowercase().contains(text);
-        if wanted.as_ref().is_none_or(is_wanted) {
+        if wanted.as_ref().is_none_or(is_wanted) && caller.sees_topic(topic.name()) {
             rows.push((sort.place(traffic, &topic), topic));
         }
     }
@@ -130,13 +132,18 @@ pub fn page(
     let last = rows.last().filter(|_| has_more);
     let next = last.map(|(place, _)| sort.write(place));
     let topics: Vec<Arc<Topic>> = rows.into_iter().map(|(_, topic)| topic).collect();
-    Ok((with_figures(traffic, groups, topics), next))
+    Ok((with_figures(caller, traffic, groups, topics), next))
 }
 
 /// The topics with their figures. May block on the disk.
-pub fn with_figures(traffic: &Traffic, groups: &Groups, topics: Vec<Arc<Topic>>) -> Vec<Listed> {
+pub fn with_figures(
+    caller: &Caller,
+    traffic: &Traffic,
+    groups: &Groups,
+    topics: Vec<Arc<Topic>>,
+) -> Vec<Listed> {
     let ids = topics.iter().map(|topic| topic.id()).collect();
-    let mut readers = readers(groups, &ids);
+    let mut readers = readers(caller, groups, &ids);
     let listed = topics.into_iter().map(|topic| Listed {
         figures: Figures {
             size_bytes: size(&topic),

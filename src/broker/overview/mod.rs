@@ -12,13 +12,22 @@ pub mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::broker::caller::Caller;
 use crate::broker::engine::TopicId;
 use crate::broker::groups::Groups;
 
-/// The groups that read each of these topics, by name. Cost: a look at every group.
-pub(crate) fn readers(groups: &Groups, topics: &BTreeSet<TopicId>) -> BTreeMap<TopicId, Vec<String>> {
+/// The groups that read each of these topics, and that the caller may describe; by name. Cost: a look at every group.
+pub(crate) fn readers(
+    caller: &Caller,
+    groups: &Groups,
+    topics: &BTreeSet<TopicId>,
+) -> BTreeMap<TopicId, Vec<String>> {
     let mut readers: BTreeMap<TopicId, Vec<String>> = BTreeMap::new();
-    for group in groups.names() {
+    for group in groups
+        .names()
+        .into_iter()
+        .filter(|group| caller.sees_group(group))
+    {
         let (scope, _) = groups.scope(&group);
         for topic in scope.intersection(topics) {
             readers.entry(*topic).or_default().push(group.clone());

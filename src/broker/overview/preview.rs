@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{list, readers};
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Error, Offset, Partition, PartitionId, TimestampMs, Topic};
 use crate::broker::groups::Groups;
 use crate::broker::refusal::Refusal;
@@ -20,7 +21,7 @@ pub struct Preview {
     pub records: u64,
     /// Stored bytes. Space is freed by whole segments, so it may take until later ones go too.
     pub size_bytes: u64,
-    /// The groups that lose offsets, or have yet to read some of the records; by name.
+    /// The groups that lose offsets, or have yet to read some of the records, and that the caller may describe; by name.
     pub groups: Vec<String>,
 }
 
@@ -29,16 +30,17 @@ pub struct Preview {
 /// # Errors
 /// Those of [`Topics::delete`].
 pub fn deletion(
+    caller: &Caller,
     topics: &Topics,
     groups: &Groups,
     name: &str,
     if_id: Option<&str>,
 ) -> Result<Preview, Refusal> {
-    let topic = topics.may_delete(name, if_id)?;
+    let topic = topics.may_delete(caller, name, if_id)?;
     Ok(Preview {
         records: list::records(&topic),
         size_bytes: list::size(&topic),
-        groups: readers(groups, &BTreeSet::from([topic.id()]))
+        groups: readers(caller, groups, &BTreeSet::from([topic.id()]))
             .remove(&topic.id())
             .unwrap_or_default(),
     })
@@ -49,6 +51,7 @@ pub fn deletion(
 /// # Errors
 /// Those of [`Topics::trim`].
 pub fn trim(
+    caller: &Caller,
     topics: &Topics,
     groups: &Groups,
     topic: &Topic,
@@ -56,7 +59,7 @@ pub fn trim(
     before: Offset,
     if_id: Option<&str>,
 ) -> Result<Preview, Refusal> {
-    topics.may_trim(topic, if_id)?;
+    topics.may_trim(caller, topic, if_id)?;
     let positions = partition.positions();
     if before > positions.end_offset {
         return Err(Error::OutOfRange {
@@ -66,7 +69,7 @@ pub fn trim(
         }
         .into());
     }
-    Ok(starts(groups, topic, &[(Arc::clone(partition), before)]))
+    Ok(starts(caller, groups, topic, &[(Arc::clone(partition), before)]))
 }
 
 /// What a change of a topic would take away, once retention runs with the new settings. Partitions take nothing away.
@@ -74,14 +77,14 @@ pub fn trim(
 /// # Errors
 /// Those of [`Topics::alter`].
 pub fn change(
+    caller: &Caller,
     topics: &Topics,
     groups: &Groups,
     name: &str,
     change: (Option<u32>, &[(String, Value)]),
-    if_id: Option<&str>,
-    now: TimestampMs,
+    (if_id, now): (Option<&str>, TimestampMs),
 ) -> Result<Preview, Refusal> {
-    let (topic, changed) = topics.may_alter(name, change.0, change.1, if_id)?;
+    let (topic, changed) = topics.may_alter(caller, name, change.0, change.1, if_id)?;
     let Some(changed) = changed else {
         return Ok(Preview::default());
     };
@@ -90,11 +93,11 @@ pub fn change(
         let start = partition.would_start(&changed.settings, now)?;
         Some((Arc::clone(partition), start))
     });
-    Ok(starts(groups, &topic, &moved.collect::<Vec<_>>()))
+    Ok(starts(caller, groups, &topic, &moved.collect::<Vec<_>>()))
 }
 
 /// What goes when the log starts of these partitions move.
-fn starts(groups: &Groups, topic: &Topic, moved: &[(Arc<Partition>, Offset)]) -> Preview {
+fn starts(caller: &Caller, groups: &Groups, topic: &Topic, moved: &[(Arc<Partition>, Offset)]) -> Preview {
     let mut preview = Preview::default();
     let mut ends: BTreeMap<PartitionId, Offset> = BTreeMap::new();
     for (partition, before) in moved {
@@ -106,14 +109,20 @@ fn starts(groups: &Groups, topic: &Topic, moved: &[(Arc<Partition>, Offset)]) ->
         }
     }
     if !ends.is_empty() {
-        preview.groups = unread(groups, topic, &ends);
+        preview.groups = unread(caller, groups, topic, &ends);
     }
     preview
 }
 
 /// The groups that have yet to read records before these ends.
-fn unread(groups: &Groups, topic: &Topic, ends: &BTreeMap<PartitionId, Offset>) -> Vec<String> {
+fn unread(
+    caller: &Caller,
+    groups: &Groups,
+    topic: &Topic,
+    ends: &BTreeMap<PartitionId, Offset>,
+) -> Vec<String> {
     let mut names = groups.names();
+    names.retain(|name| caller.sees_group(name));
     names.retain(|name| {
         let (scope, committed) = groups.scope(name);
         let is_unread = |(id, end): (&PartitionId, &Offset)| {

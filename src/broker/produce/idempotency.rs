@@ -15,7 +15,9 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Producer;
+use crate::broker::access::secret::digest;
 use crate::broker::blocking::Share;
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Appended, Once, TimestampMs, Topic, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::catalog;
@@ -46,20 +48,32 @@ pub struct Key {
 }
 
 impl Key {
-    /// A key for calls to a topic, or (`None`) one of the server, for calls to several topics.
+    /// A key for calls to a topic, or (`None`) one of the server, for calls to several topics. Such a key is the caller's own: a
+    /// digest of whoever has signed in is a part of it.
     ///
     /// # Errors
     /// [`Reason::InvalidRequest`] (without a field) for a key that is not 1 to 255 characters of visible ASCII.
-    pub fn new(topic: Option<TopicId>, key: &[u8], covered: Covered) -> Result<Box<Self>, Refusal> {
+    pub fn new(
+        caller: &Caller,
+        topic: Option<TopicId>,
+        key: &[u8],
+        covered: Covered,
+    ) -> Result<Box<Self>, Refusal> {
         if !(1..=MAX_KEY_BYTES).contains(&key.len()) || !key.iter().all(u8::is_ascii_graphic) {
             return Err(Refusal::new(
                 Reason::InvalidRequest,
                 "Idempotency-Key must be 1 to 255 characters of visible ASCII, without spaces",
             ));
         }
+        let mut key = key.to_vec();
+        if let (None, Some(name)) = (topic, caller.principal()) {
+            // No client's key has such a byte.
+            key.push(1);
+            key.extend_from_slice(&digest(name.as_bytes())[..16]);
+        }
         Ok(Box::new(Self {
             topic,
-            key: key.to_vec(),
+            key,
             hasher: covered.0,
         }))
     }

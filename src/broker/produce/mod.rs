@@ -28,6 +28,7 @@ use super::counters::Counters;
 use super::engine::{Ack, AppendRequest, Appended, Clock, Log, Offset, TimestampMs, Topic, TopicSpec};
 use super::limits::Limits;
 use super::refusal::Refusal;
+use super::rights::Right;
 use super::topics::catalog;
 use crate::formats::json::RecordError;
 use crate::formats::partitioner::Rotation;
@@ -125,7 +126,8 @@ impl Producer {
     ///
     /// # Errors
     /// [`Reason::UnknownTopic`](super::refusal::Reason::UnknownTopic).
-    pub fn target(&self, _caller: &Caller, name: &str) -> Result<Target, Refusal> {
+    pub fn target(&self, caller: &Caller, name: &str) -> Result<Target, Refusal> {
+        caller.check_topic(Right::Write, name)?;
         let topic = catalog::find(&self.log, name)?;
         Ok(Target {
             partitions: topic.partition_count(),

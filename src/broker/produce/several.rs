@@ -16,6 +16,7 @@ use super::{Producer, TopicRules};
 use crate::broker::caller::Caller;
 use crate::broker::engine::{Ack, TimestampMs, Topic, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::rights::Right;
 use crate::broker::topics::catalog;
 use crate::formats::json::ParsedRecord;
 use crate::formats::partitioner::Rotation;
@@ -180,6 +181,7 @@ impl<'a> Several<'a> {
 /// Places a list of records that name their topics.
 pub struct Addressed<'a> {
     producer: &'a Producer,
+    caller: &'a Caller,
     several: Several<'a>,
     /// The JSON pointer of the list: the errors of its record 3 name `/records/3`, or fields in it.
     list: &'static str,
@@ -199,7 +201,7 @@ impl Producer {
     /// A call that was appended before is placed as it was then, even if its topics have changed or are gone.
     pub fn addressed<'a>(
         &'a self,
-        _caller: &Caller,
+        caller: &'a Caller,
         list: &'static str,
         attempt: &Attempt,
         extra_headers: Vec<ExtraHeader<'a>>,
@@ -208,6 +210,7 @@ impl Producer {
         let limit = |limit| if is_new { limit } else { usize::MAX };
         Addressed {
             producer: self,
+            caller,
             several: Several::new(&self.rotation, attempt.now),
             list,
             extra_headers,
@@ -247,6 +250,19 @@ impl Addressed<'_> {
         Ok(())
     }
 
+    /// Refuses a topic that the caller may not write to.
+    ///
+    /// # Errors
+    /// [`Reason::Forbidden`].
+    pub fn check(&self, topic: &[u8]) -> Result<(), Refusal> {
+        match self.topics.contains_key(topic) {
+            true => Ok(()),
+            false => self
+                .caller
+                .check_topic(Right::Write, &String::from_utf8_lossy(topic)),
+        }
+    }
+
     /// How many topics the records go to.
     pub fn topics(&self) -> usize {
         self.topics.len()
@@ -255,6 +271,7 @@ impl Addressed<'_> {
     /// The topic of the first record that names it.
     fn begin(&mut self, name: &[u8]) -> Result<(usize, RecordLimits), Refusal> {
         let text = String::from_utf8_lossy(name);
+        self.caller.check_topic(Right::Write, &text)?;
         let known = match &mut self.firsts {
             Some(firsts) => {
                 let first = firsts.next().ok_or_else(unreadable)?;
@@ -328,9 +345,10 @@ mod tests {
     }
 
     fn place(broker: &Broker, attempt: &Attempt, body: &str) -> Result<Placed, Refusal> {
+        let nobody = Caller::default();
         let mut list = broker
             .producer
-            .addressed(&Caller::default(), "/records", attempt, Vec::new());
+            .addressed(&nobody, "/records", attempt, Vec::new());
         parse_addressed(body.as_bytes(), |index, addressed| {
             list.add(index, &addressed.topic, &addressed.record)
         })?;

@@ -20,10 +20,12 @@ use super::reading::Reading;
 use super::request::{Beginning, StreamRequest};
 use super::scan::Scan;
 use super::{Event, Sink};
+use crate::broker::caller::Caller;
 use crate::broker::engine::{Clock, Offset, TopicId, WaitForData};
 use crate::broker::fetch::page::Page;
 use crate::broker::fetch::{Fetcher, unreadable};
 use crate::broker::refusal::Refusal;
+use crate::broker::rights::Right;
 use crate::broker::topics::Topics;
 use crate::formats::cursor::CursorText;
 
@@ -85,12 +87,16 @@ impl OpenStream {
     /// # Errors
     /// As for [`Lanes::open`]; `ShuttingDown` if the server is stopping and the stream would go on until then.
     pub async fn open(
+        caller: &Caller,
         fetcher: &Fetcher,
         clock: &Arc<dyn Clock>,
         topics: &Topics,
         names: &[String],
         request: StreamRequest,
     ) -> Result<Self, Refusal> {
+        for name in names {
+            caller.check_topic(Right::Read, name)?;
+        }
         // Before the partitions are read, so that no added one is missed.
         let topics_changed = topics.changes();
         let lanes = Lanes::open(fetcher, &**clock, names, &request).await?;

@@ -24,6 +24,7 @@ use crate::broker::engine::{
 };
 use crate::broker::limits::Limits;
 use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::rights::Right;
 use crate::broker::state_keys;
 use skips::Gap;
 
@@ -69,6 +70,7 @@ impl Topics {
         partitions: Option<u32>,
         config: &[(String, Value)],
     ) -> Result<(Arc<Topic>, bool), Refusal> {
+        caller.check_topic(Right::Create, name)?;
         let new = catalog::new_spec(name, self.max_partitions, partitions, config)?;
         let _one_at_a_time = self.changing.lock();
         if let Some(topic) = self.log.topic(name) {
@@ -90,16 +92,20 @@ impl Topics {
     /// Those of [`Topics::alter`], but for the engine's.
     pub fn may_alter(
         &self,
+        caller: &Caller,
         name: &str,
         partitions: Option<u32>,
         config: &[(String, Value)],
         if_id: Option<&str>,
     ) -> Result<(Arc<Topic>, Option<TopicSpec>), Refusal> {
+        caller.check_topic(Right::Configure, name)?;
         let topic = self.find(name, if_id)?;
         let changed = catalog::changed_spec(&topic, self.max_partitions, partitions, config)?;
         if let Some(changed) = &changed
             && catalog::lowers_retention(&topic.spec().settings, &changed.settings)
         {
+            // It is a way to delete records.
+            caller.check_topic(Right::Delete, name)?;
             catalog::check_protection(&topic)?;
         }
         Ok((topic, changed))
@@ -109,7 +115,13 @@ impl Topics {
     ///
     /// # Errors
     /// Those of [`Topics::delete`], but for the engine's.
-    pub fn may_delete(&self, name: &str, if_id: Option<&str>) -> Result<Arc<Topic>, Refusal> {
+    pub fn may_delete(
+        &self,
+        caller: &Caller,
+        name: &str,
+        if_id: Option<&str>,
+    ) -> Result<Arc<Topic>, Refusal> {
+        caller.check_topic(Right::Delete, name)?;
         let topic = self.find(name, if_id)?;
         catalog::check_protection(&topic)?;
         Ok(topic)
@@ -119,7 +131,8 @@ impl Topics {
     ///
     /// # Errors
     /// [`Reason::TopicChanged`], [`Reason::TopicProtected`].
-    pub fn may_trim(&self, topic: &Topic, if_id: Option<&str>) -> Result<(), Refusal> {
+    pub fn may_trim(&self, caller: &Caller, topic: &Topic, if_id: Option<&str>) -> Result<(), Refusal> {
+        caller.check_topic(Right::Delete, topic.name())?;
         catalog::check_id(&self.log, topic, if_id)?;
         catalog::check_protection(topic)
     }
@@ -146,7 +159,7 @@ impl Topics {
         if_id: Option<&str>,
     ) -> Result<Arc<Topic>, Refusal> {
         let _one_at_a_time = self.changing.lock();
-        let (topic, changed) = self.may_alter(name, partitions, config, if_id)?;
+        let (topic, changed) = self.may_alter(caller, name, partitions, config, if_id)?;
         let Some(changed) = changed else {
             return Ok(topic);
         };
@@ -165,7 +178,7 @@ impl Topics {
     /// those of the engine.
     pub fn delete(&self, caller: &Caller, name: &str, if_id: Option<&str>) -> Result<(), Refusal> {
         let _one_at_a_time = self.changing.lock();
-        let topic = self.may_delete(name, if_id)?;
+        let topic = self.may_delete(caller, name, if_id)?;
         let mut state = state_keys::removals_of_topic(&self.log, topic.id());
         let detail = format!("id {}", topic.id().0);
         state.push(audit::entry(
@@ -195,7 +208,7 @@ impl Topics {
         before: Offset,
         if_id: Option<&str>,
     ) -> Result<Offset, Refusal> {
-        self.may_trim(topic, if_id)?;
+        self.may_trim(caller, topic, if_id)?;
         let resource = format!(
             "{}/partitions/{}/records",
             path(topic.name()),
@@ -218,6 +231,7 @@ impl Topics {
         range: Gap,
         now: TimestampMs,
     ) -> Result<(), Refusal> {
+        self.check_skips(caller, partition.id())?;
         let _one_at_a_time = self.changing.lock();
         let entry = damage_entry(&self.log, caller, "damage.skip", partition.name(), range);
         skips::skip(&self.log, partition, range, now, entry)?;
@@ -241,6 +255,7 @@ impl Topics {
         range: Gap,
         now: TimestampMs,
     ) -> Result<(), Refusal> {
+        self.check_skips(caller, partition)?;
         let _one_at_a_time = self.changing.lock();
         let name = self.log.topic_by_id(partition.topic);
         let name = name.map_or_else(String::new, |topic| {
@@ -248,6 +263,13 @@ impl Topics {
         });
         let entry = damage_entry(&self.log, caller, "damage.unskip", &name, range);
         Ok(skips::take_back(&self.log, partition, range, now, entry)?)
+    }
+
+    fn check_skips(&self, caller: &Caller, partition: PartitionId) -> Result<(), Refusal> {
+        match self.log.topic_by_id(partition.topic) {
+            Some(topic) => caller.check_topic(Right::Configure, topic.name()),
+            None => Ok(()),
+        }
     }
 
     /// Raises the number of the last change: those who watch topics look again.

@@ -519,7 +519,7 @@ async fn leave_group(
 }
 
 /// The members of a group.
-pub(super) fn described(groups: &Groups, group: &str, now: TimestampMs) -> Vec<MemberBody> {
+pub(super) fn described(caller: &Caller, groups: &Groups, group: &str, now: TimestampMs) -> Vec<MemberBody> {
     let now = now.get();
     let body = |member: Described| MemberBody {
         member_id: member.member.to_string(),
@@ -530,9 +530,15 @@ pub(super) fn described(groups: &Groups, group: &str, now: TimestampMs) -> Vec<M
         idle_ms: member.last_contact_ms,
         polling: member.is_polling,
         leased: member.leased,
-        assignment: assigned(member.assignment),
+        assignment: assigned(seen(caller, member.assignment)),
     };
     groups.describe(group).into_iter().map(body).collect()
+}
+
+/// Those in topics that the caller may describe.
+fn seen(caller: &Caller, mut assignment: Vec<(std::sync::Arc<str>, u32)>) -> Vec<(std::sync::Arc<str>, u32)> {
+    assignment.retain(|(topic, _)| caller.sees_topic(topic));
+    assignment
 }
 
 fn assigned(assignment: Vec<(std::sync::Arc<str>, u32)>) -> Vec<AssignedBody> {

@@ -109,8 +109,8 @@ struct QueueBody {
     params(("limit" = Option<u64>, Query, minimum = 1, maximum = 10000, description = "The largest number of groups (default 100)"),
         ("after" = Option<String>, Query, description = "Groups after this name")),
     responses((status = 200, description = "The groups", body = GroupList)))]
-async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {
-    let (names, next) = page_of_names(&app.groups, query.as_deref())?;
+async fn list_groups(app: App, caller: Caller, RawQuery(query): RawQuery) -> Answer {
+    let (names, next) = page_of_names(&caller, &app.groups, query.as_deref())?;
     let row = |group: String| {
         let overview = app.groups.overview(&group);
         GroupRow {
@@ -127,17 +127,18 @@ async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {
 /// A group with its members
 #[utoipa::path(get, path = "/v1/groups/{group}", tag = "groups",
     responses((status = 200, description = "The group", body = GroupBody)))]
-async fn describe_group(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
-    ok(&described(&app, group).await?)
+async fn describe_group(app: App, caller: Caller, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
+    ok(&described(&app, &caller, group).await?)
 }
 
-async fn described(app: &App, group: String) -> Result<GroupBody, Problem> {
+async fn described(app: &App, caller: &Caller, group: String) -> Result<GroupBody, Problem> {
     let overview = app.groups.overview(&group);
     let queue = match overview.value.kind() {
         GroupType::Ordered => None,
         GroupType::Shared => {
-            let (lags, name) = (app.lags.clone(), group.clone());
-            let lag = app.blocking.run(Share::Report, move || lags.of(&name)).await?;
+            let (lags, name, caller) = (app.lags.clone(), group.clone(), caller.clone());
+            let lag = move || lags.seen_by(&caller, &name);
+            let lag = app.blocking.run(Share::Report, lag).await?;
             let total = lag.total.lag;
             Some(QueueBody {
                 leased: total.leased.unwrap_or(0),
@@ -152,8 +153,8 @@ async fn described(app: &App, group: String) -> Result<GroupBody, Problem> {
         queue,
         state: overview.state.name(),
         r#type: overview.value.kind().name(),
-        members: members::described(&app.groups, &group, app.clock.now()),
-        settings: SettingsBody::from(&overview.value),
+        members: members::described(caller, &app.groups, &group, app.clock.now()),
+        settings: SettingsBody::of(caller, &overview.value),
         group,
     })
 }
@@ -177,17 +178,19 @@ fn start_of(value: &Value) -> Option<Start> {
     }
 }
 
-/// The page of names that a request with `limit` and `after` gets, and the value of `next`.
+/// The page of names of groups that the caller may describe that a request with `limit` and `after` gets, and the value of `next`.
 ///
 /// # Errors
 /// 400 for other parameters or wrong values.
 pub(super) fn page_of_names(
+    caller: &Caller,
     groups: &Groups,
     query: Option<&str>,
 ) -> Result<(Vec<String>, Option<String>), Problem> {
     let params = Params::parse(query, &["limit", "after"], &[])?;
     let limit = params.number("limit", 1, 10_000)?.unwrap_or(100) as usize;
-    let all = groups.names();
+    let mut all = groups.names();
+    all.retain(|name| caller.sees_group(name));
     let (shown, next) = names::page(&all, String::as_str, params.get("after"), limit);
     Ok((shown.to_vec(), next.map(str::to_owned)))
 }

@@ -50,9 +50,10 @@ pub(super) struct OffsetsBody {
 /// Lists the committed offsets of a group
 #[utoipa::path(get, path = "/v1/groups/{group}/offsets", tag = "groups",
     responses((status = 200, description = "Sorted by topic and partition", body = OffsetsBody)))]
-async fn read_offsets(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
+async fn read_offsets(app: App, caller: Caller, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
     let committed = app.groups.committed_by_name(&group);
-    let offsets = committed.into_iter().map(OffsetBody::from).collect();
+    let seen = committed.into_iter().filter(|row| caller.sees_topic(&row.topic));
+    let offsets = seen.map(OffsetBody::from).collect();
     ok(&OffsetsBody { offsets })
 }
 

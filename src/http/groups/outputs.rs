@@ -79,8 +79,13 @@ fn place(producer: &Producer, caller: &Caller, list: &str) -> Result<Outputs, Re
         firsts: None,
     };
     let mut addressed = producer.addressed(caller, "/produce", &attempt, Vec::new());
-    let mut refused = None;
+    let (mut refused, mut forbidden) = (None, None);
     let count = parse_addressed_list(list, "/produce", |index, record| {
+        // A repeated call needs the right too.
+        if let Err(refusal) = addressed.check(&record.topic) {
+            forbidden.get_or_insert(refusal.at(format!("/produce/{index}/topic")));
+            return Ok(());
+        }
         if index >= MAX_OUTPUTS {
             let detail = format!("produce has at most {MAX_OUTPUTS} records");
             refused.get_or_insert(Refusal::new(Reason::RequestTooLarge, detail).at("/produce"));
@@ -93,6 +98,9 @@ fn place(producer: &Producer, caller: &Caller, list: &str) -> Result<Outputs, Re
         }
         Ok::<(), RecordError>(())
     })?;
+    if let Some(forbidden) = forbidden {
+        return Err(forbidden);
+    }
     Ok(Outputs {
         count,
         held: None,

@@ -142,7 +142,7 @@ pub(super) async fn alter_group(
         filter: body.filter.map(filter).transpose()?,
     };
     app.groups.alter(&caller, &group, &alteration).await?;
-    ok(&described(&app, group).await?)
+    ok(&described(&app, &caller, group).await?)
 }
 
 /// The settings of a group.
@@ -190,14 +190,18 @@ struct QueueSettingsBody {
     order: Option<&'static str>,
 }
 
-impl From<&GroupValue> for SettingsBody {
-    fn from(value: &GroupValue) -> Self {
+impl SettingsBody {
+    /// The settings, without the name of a topic that the caller may not describe.
+    pub(super) fn of(caller: &Caller, value: &GroupValue) -> Self {
         let queue = match value {
             GroupValue::Ordered(_) => None,
             GroupValue::Shared(settings) => Some(QueueSettingsBody {
                 lease_ms: settings.lease_ms,
                 max_deliveries: settings.max_deliveries,
-                dead_letter_topic: settings.dead_letter_topic.clone(),
+                dead_letter_topic: settings
+                    .dead_letter_topic
+                    .clone()
+                    .filter(|topic| caller.sees_topic(topic)),
                 order: settings.order.name(),
             }),
         };

@@ -398,7 +398,12 @@ async fn redrive_group(
         ("after" = Option<String>, Query, description = "Dead letters behind this one: `next` of the last answer")),
     responses((status = 200, description = "The dead letters", body = DeadLettersBody),
         (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
-async fn list_dead_letters(app: App, RawQuery(query): RawQuery, GroupName(group): GroupName) -> Answer {
+async fn list_dead_letters(
+    app: App,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+    GroupName(group): GroupName,
+) -> Answer {
     let allowed = ["state", "reason", "limit", "after", VALUE_LIMIT];
     let params = Params::parse(query.as_deref(), &allowed, &[])?;
     let value_limit = params.value_limit()?;
@@ -413,7 +418,7 @@ async fn list_dead_letters(app: App, RawQuery(query): RawQuery, GroupName(group)
         limit: params.number("limit", 1, MOST_LISTED)?.unwrap_or(LISTED) as usize,
         after: params.get("after").map(position).transpose()?,
     };
-    let list = app.groups.dead_letters(&group, wanted).await?;
+    let list = app.groups.dead_letters(&caller, &group, wanted).await?;
     let mut letters = Vec::with_capacity(list.letters.len());
     for letter in list.letters {
         let (topic, partition, offset) = letter.origin;
@@ -448,11 +453,16 @@ async fn list_dead_letters(app: App, RawQuery(query): RawQuery, GroupName(group)
         ("after" = Option<String>, Query, description = "Leases behind this one: `next` of the last answer")),
     responses((status = 200, description = "The leases", body = LeasesBody),
         (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
-async fn list_leases(app: App, RawQuery(query): RawQuery, GroupName(group): GroupName) -> Answer {
+async fn list_leases(
+    app: App,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+    GroupName(group): GroupName,
+) -> Answer {
     let params = Params::parse(query.as_deref(), &["limit", "after"], &[])?;
     let limit = params.number("limit", 1, MOST_LISTED)?.unwrap_or(LISTED) as usize;
     let after = params.get("after").map(position).transpose()?;
-    let (leases, next) = app.groups.leases(&group, limit, after.as_ref())?;
+    let (leases, next) = app.groups.leases(&caller, &group, limit, after.as_ref())?;
     let row = |lease: Lease| LeaseBody {
         topic: lease.at.topic,
         partition: lease.at.partition,

@@ -19,6 +19,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::access::{Need, need_of};
 use super::fresh;
 use super::path::NoQuery;
 use crate::http::app::App;
@@ -36,6 +37,7 @@ use crate::http::app::App;
         (name = "records", description = "Producing and fetching"),
         (name = "groups", description = "Groups: their committed offsets, and the members that share the records (ordered groups and work queues)"),
         (name = "lag", description = "How far groups are behind"),
+        (name = "access", description = "Tokens, rules for JWTs and certificates, sessions of browsers"),
         (name = "operating", description = "Health, metrics, and the server's version and limits"),
     )
 )]
@@ -56,6 +58,29 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 async fn document(app: App, _: NoQuery) -> Response {
     let text = || Bytes::from(complete(app.config.limits.max_partitions).to_string() + "\n");
     (fresh("application/json"), app.openapi.get_or_init(text).clone()).into_response()
+}
+
+/// Every method and path of the document.
+pub(super) fn operations() -> Vec<(String, String)> {
+    let api = super::routes().into_openapi();
+    let mut operations = Vec::new();
+    for (path, item) in api.paths.paths {
+        for (method, operation) in [
+            ("GET", item.get),
+            ("PUT", item.put),
+            ("POST", item.post),
+            ("DELETE", item.delete),
+            ("PATCH", item.patch),
+            ("HEAD", item.head),
+            ("OPTIONS", item.options),
+            ("TRACE", item.trace),
+        ] {
+            if operation.is_some() {
+                operations.push((method.to_owned(), path.clone()));
+            }
+        }
+    }
+    operations
 }
 
 /// The parameters of paths.
@@ -168,13 +193,6 @@ fn add_head(paths: &mut Value) {
     item["head"] = head;
 }
 
-/// Whether nobody has to sign in for what is at a path.
-fn is_open(path: &str) -> bool {
-    matches!(path, "/" | "/docs" | "/openapi.json" | "/v1/session")
-        || path.starts_with("/assets/")
-        || path.starts_with("/health/")
-}
-
 fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let said = match operation.remove("parameters") {
         Some(Value::Array(said)) => said,
@@ -221,7 +239,7 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
         responses.entry("404").or_insert(unknown);
     }
     let kind = problems::Kind {
-        is_open: is_open(path),
+        is_open: need_of(&method.to_uppercase(), path) == Some(Need::Open),
         has_body,
         changes: !matches!(method, "get" | "head"),
     };

@@ -19,7 +19,7 @@ const OF_ALL: [(&str, &str); 4] = [
     ),
     (
         "403",
-        "`forbidden`: the `Host` is not a name of this server, or a web page of another origin tries to change something",
+        "`forbidden`: whoever calls may not do that, whether what is named exists or not; or the `Host` is not a name of this server, or a web page of another origin tries to change something",
     ),
     ("500", "`internal`"),
     ("503", "`overloaded`, `shutting-down`"),
@@ -179,6 +179,7 @@ pub(super) fn schema() -> Value {
             "redriven": count("Dead letters that were given back before the fault."),
             "sequence": {"type": "integer", "description": "The sequence number of the batch."},
             "expected_sequence": {"type": "integer", "description": "The sequence number that the producer's next batch has."},
+            "quota": {"enum": ["bytes_per_second", "requests_per_second", "connections"], "description": "The quota that is used up."},
             "id": {"type": "string", "description": "The `id` of the topic that has the name now."},
             "degraded": {"type": "array", "items": {"$ref": "#/components/schemas/Degraded"}, "description": "The server's faults."},
             "lost": places("What the call can no longer acknowledge."),
@@ -227,7 +228,9 @@ mod tests {
         let added: Vec<&String> = responses.keys().collect();
         assert_eq!(
             added,
-            ["200", "400", "403", "408", "413", "415", "500", "503", "507"]
+            [
+                "200", "400", "401", "403", "408", "413", "415", "429", "500", "503", "507"
+            ]
         );
     }
 }

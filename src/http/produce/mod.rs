@@ -440,7 +440,7 @@ impl<T: Clone + Send + 'static> Call<'_, T> {
             return Ok(None);
         };
         let covered = self.said_beside_the_body(params, partition);
-        let key = Key::new(topic, key.as_bytes(), covered);
+        let key = Key::new(self.caller, topic, key.as_bytes(), covered);
         Ok(Some(key.map_err(|refusal| refusal.at(IDEMPOTENCY_KEY.as_str()))?))
     }
 

@@ -10,10 +10,11 @@ use utoipa::ToSchema;
 
 use super::body::Incoming;
 use super::{Call, Media, ack, answer_or_drain, media_type, whole};
-use crate::broker::caller::Caller;
+use crate::broker::caller::{Caller, Who};
 use crate::broker::produce::whole::{Attempt, Placed};
 use crate::broker::produce::{Options, Producer};
 use crate::broker::refusal::Refusal;
+use crate::broker::rights::Right;
 use crate::formats::json::{parse_addressed, without_mark};
 use crate::http::Answer;
 use crate::http::app::App;
@@ -107,7 +108,28 @@ async fn produce(
         repartition: false,
     };
     let key = call.scoped_key(None, &params, None)?;
-    whole::produce(&call, options, key, body, |_| Ok(None), place).await
+    let inspect = |body: &[u8]| check_rights(caller, body);
+    whole::produce(&call, options, key, body, inspect, place).await
+}
+
+/// Refuses topics that the caller may not write to, before anything is said about the rest of the request or about its key.
+fn check_rights(caller: &Caller, body: &[u8]) -> Result<Option<&'static str>, Problem> {
+    if matches!(caller.who, Who::Anyone) {
+        return Ok(None);
+    }
+    let mut last = Vec::new();
+    parse_addressed(without_mark(body), |index, addressed| {
+        if last[..] == addressed.topic[..] {
+            return Ok(());
+        }
+        let topic = String::from_utf8_lossy(&addressed.topic);
+        let checked = caller.check_topic(Right::Write, &topic);
+        checked.map_err(|refusal| refusal.at(format!("/records/{index}/topic")))?;
+        last.clear();
+        last.extend_from_slice(&addressed.topic);
+        Ok::<(), Refusal>(())
+    })?;
+    Ok(None)
 }
 
 fn place(call: &Call<'_, ()>, attempt: &Attempt, body: &[u8]) -> Result<Placed, Refusal> {

@@ -22,6 +22,7 @@ use super::chunks;
 use super::fresh;
 use super::openapi::shapes;
 use super::path::TopicName;
+use crate::broker::caller::Caller;
 use crate::broker::refusal::Refusal;
 use crate::broker::stream::run::{Cut, OpenStream};
 use crate::http::Answer;
@@ -90,13 +91,14 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     ))]
 async fn stream_topic(
     app: App,
+    caller: Caller,
     method: Method,
     TopicName(name): TopicName,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Answer {
     let query = StreamQuery::parse(query.as_deref(), &headers, false)?;
-    stream(app, &method, query, &[name]).await
+    stream(app, &caller, &method, query, &[name]).await
 }
 
 /// Replays several topics, and follows them
@@ -108,17 +110,31 @@ async fn stream_topic(
         ("Last-Event-ID" = Option<String>, Header, description = "As for one topic: the `id` of an event of a stream over the same topics")),
     responses((status = 200, description = "The records, one per line or event",
         content((Vec<shapes::StreamLine> = "application/x-ndjson"), (shapes::StreamEvent = "text/event-stream"), (BrowsedRecords = "application/json")))))]
-async fn stream_topics(app: App, method: Method, RawQuery(query): RawQuery, headers: HeaderMap) -> Answer {
+async fn stream_topics(
+    app: App,
+    caller: Caller,
+    method: Method,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
     let query = StreamQuery::parse(query.as_deref(), &headers, true)?;
     let names = query.topics.clone();
-    stream(app, &method, query, &names).await
+    stream(app, &caller, &method, query, &names).await
 }
 
-async fn stream(app: App, method: &Method, query: StreamQuery, names: &[String]) -> Answer {
+async fn stream(app: App, caller: &Caller, method: &Method, query: StreamQuery, names: &[String]) -> Answer {
     let format = query.format;
     let is_live = query.request.is_live();
     let is_resumed = query.request.is_resumed;
-    let opened = OpenStream::open(&app.fetcher, &app.clock, &app.topics, names, query.request).await;
+    let opened = OpenStream::open(
+        caller,
+        &app.fetcher,
+        &app.clock,
+        &app.topics,
+        names,
+        query.request,
+    )
+    .await;
     let stream = opened.map_err(|mut refusal| {
         if is_resumed && refusal.field.as_deref() == Some("from") {
             refusal.field = Some("Last-Event-ID".to_owned());

@@ -10,6 +10,7 @@ use crate::broker::groups::Groups;
 use crate::broker::groups::poll_id::MAX_PARTITIONS;
 use crate::broker::groups::settle::Uncounted;
 use crate::broker::refusal::Refusal;
+use crate::broker::rights::Right;
 
 impl Groups {
     /// The partitions and offsets that the member may read now.
@@ -36,10 +37,11 @@ impl Groups {
             let id = place.partition;
             let topic = topics
                 .entry(id.topic)
-                .or_insert_with(|| self.log.topic_by_id(id.topic));
-            let Some((topic, partition)) = topic
+                .or_insert_with(|| self.log.topic_by_id(id.topic))
                 .as_ref()
-                .zip(topic.as_ref().and_then(|topic| topic.partition(id.index)))
+                // What it has in hand may be of a topic that it may no longer read.
+                .filter(|topic| polling.caller.may_topic(Right::Read, topic.name()));
+            let Some((topic, partition)) = topic.zip(topic.and_then(|topic| topic.partition(id.index)))
             else {
                 continue;
             };

@@ -25,11 +25,12 @@ use super::repeats;
 use super::settle::Uncounted;
 use super::shared::codec::Letter;
 use super::shared::queue::MemberKey;
-use crate::broker::caller::Caller;
+use crate::broker::caller::{Caller, Who};
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic};
 use crate::broker::fetch::page::{Page, PageLimits};
 use crate::broker::filter::Filter;
 use crate::broker::refusal::{Outcome, Reason, Refusal};
+use crate::broker::rights::Right;
 use crate::broker::topics::skips::Gap;
 
 use leased::Leases;
@@ -118,6 +119,8 @@ impl Acknowledging<'_> {
 /// A running poll; dropping it ends the poll.
 struct Polling<'a> {
     groups: &'a Groups,
+    /// Gets only what it may read.
+    caller: &'a Caller,
     cell: Arc<Cell>,
     group: &'a str,
     member: &'a str,
@@ -249,6 +252,7 @@ impl Groups {
         mut outputs: Option<Outputs>,
         joining: Option<Join>,
     ) -> Result<Polled, Refusal> {
+        caller.check_group(&[Right::Read], group)?;
         let ack = self.read_ack(wanted.ack.as_deref(), group, member)?;
         let acknowledges = ack.as_ref().is_some_and(PollId::has_records);
         let nothing = Outputs::without_input(&mut outputs, acknowledges)?;
@@ -480,7 +484,10 @@ impl Groups {
                 self.be_member(caller, group, member, ack, join).await?;
             }
             let instance = wanted.instance.as_deref();
-            match self.enter(group, member, &mut acknowledging, instance).await {
+            match self
+                .enter(caller, group, member, &mut acknowledging, instance)
+                .await
+            {
                 Ok(entered) => break entered,
                 // The member's session has ended meanwhile: it joins again.
                 Err(unknown) if unknown.reason == Reason::UnknownMember && joining.is_some() => {}
@@ -517,6 +524,7 @@ impl Groups {
     /// requests.
     async fn enter<'a>(
         &'a self,
+        caller: &'a Caller,
         group: &'a str,
         member: &'a str,
         acknowledging: &mut Acknowledging<'_>,
@@ -534,6 +542,11 @@ impl Groups {
         }
         let (begun, mut acknowledged, key) = {
             let (now, mut core) = self.lock(&cell);
+            if !caller.who.is_same(&Who::Anyone) {
+                core.act_for(member, &caller.who);
+                let mut named = core.named_topics_of(member);
+                named.try_for_each(|topic| caller.check_topic(Right::Read, topic))?;
+            }
             core.refresh(group, &self.log, &self.coordinator);
             if acknowledging.outgoing.is_some() {
                 let checked = core.check_poll_of(member, ack, instance);
@@ -565,6 +578,7 @@ impl Groups {
         }
         let polling = Polling {
             groups: self,
+            caller,
             cell,
             group,
             member,

@@ -1,0 +1,380 @@
+//! Who may: from what somebody presents to a [`Grant`], and the tokens and principals behind it.
+//!
+//! [`Access`] is one for the whole server, whatever the wire. While it is off (the setting `auth` is `none`), everybody may
+//! do everything, and a check costs one branch. When it is on, a wire asks it once a request who calls
+//! ([`bearer`](Access::bearer), [`session`](Access::session), [`certificate`](Access::certificate)), and puts the answer into
+//! the [`Caller`](crate::broker::caller::Caller), which has the checks. All of that is in memory; only changes touch the log.
+//!
+//! - [`rights`](crate::broker::rights): what rules allow, what a grant is, what quotas count.
+//! - [`secret`]: how secrets are made and kept. [`records`]: tokens and principals in the durable state.
+//! - [`tokens`], [`principals`]: their changes. [`sessions`]: those of browsers, in memory.
+//! - [`verify`]: the seam for JWTs.
+//!
+//! A change is durable, and then in force, before it is answered; one runs at a time. A crash leaves it made or not made.
+//!
+//! Secrets are found by their digests, which are compared in constant time: what a stranger can learn by timing is about
+//! digests of what he sends, and no secret follows from that.
+
+pub mod principals;
+pub mod records;
+pub mod secret;
+pub mod sessions;
+pub mod tokens;
+pub mod verify;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+
+use self::records::{Match, Principal as Ruled, Token};
+use self::secret::{Digest, digest};
+use self::sessions::Sessions;
+use self::verify::Verifier;
+use super::audit;
+use super::caller::{Caller, Certificate};
+use super::engine::{AppendRequest, Clock, Log, Monotonic, StateChange, TimestampMs};
+use super::refusal::{Reason, Refusal};
+use super::rights::grant::{Grant, Principal};
+use super::rights::quota::{Limits, Quota};
+use super::rights::{Rule, Rules};
+
+/// The name of the first administrator, whose token is a setting.
+pub const ADMIN: &str = "admin";
+/// How long a JWT that was verified is not verified again.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// The most verified JWTs that are remembered.
+const MAX_REMEMBERED: usize = 10_000;
+
+/// Who may do what. Cheap to clone; clones share.
+#[derive(Clone)]
+pub struct Access(Arc<Parts>);
+
+struct Parts {
+    log: Log,
+    clock: Arc<dyn Clock>,
+    is_on: AtomicBool,
+    /// Held during a change.
+    changing: Arc<tokio::sync::Mutex<()>>,
+    table: RwLock<Table>,
+    sessions: Sessions,
+    verifier: RwLock<Option<Arc<dyn Verifier>>>,
+    failed_sign_ins: AtomicU64,
+}
+
+/// Everything that is known, in memory.
+#[derive(Default)]
+struct Table {
+    /// By the digest of a secret, the first administrator's too.
+    grants: HashMap<Digest, Arc<Grant>>,
+    admin: Option<Digest>,
+    tokens: BTreeMap<String, Known<Token>>,
+    principals: BTreeMap<String, Known<Ruled>>,
+    /// JWTs that were verified, by their digests.
+    verified: HashMap<Digest, (Arc<Grant>, Monotonic)>,
+}
+
+/// A token or a principal, with what it gives.
+struct Known<T> {
+    record: T,
+    principal: Arc<Principal>,
+    /// Of a principal: what its certificates give. Of a token: nothing, its secrets have their own.
+    grant: Arc<Grant>,
+}
+
+/// A sign-in that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// What was presented is not valid here, or no longer.
+    Wrong,
+    /// It is valid, but no rules are for it.
+    NoRules,
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Wrong => Self::new(
+                Reason::Unauthenticated,
+                "the token is not valid here: it is wrong, revoked or expired",
+            ),
+            Failure::NoRules => Self::new(
+                Reason::Forbidden,
+                "no rules are for this identity: an administrator gives them with PUT /v1/principals/{name}",
+            ),
+        }
+    }
+}
+
+impl Access {
+    /// The tokens and principals of a log. It is off.
+    pub fn new(log: Log, clock: Arc<dyn Clock>) -> Self {
+        let mut table = Table::default();
+        for (name, record) in records::tokens(&log) {
+            table.put_token(&name, record);
+        }
+        for (name, record) in records::principals(&log) {
+            table.put_principal(&name, record);
+        }
+        Self(Arc::new(Parts {
+            log,
+            clock,
+            is_on: AtomicBool::new(false),
+            changing: Arc::default(),
+            table: RwLock::new(table),
+            sessions: Sessions::default(),
+            verifier: RwLock::default(),
+            failed_sign_ins: AtomicU64::new(0),
+        }))
+    }
+
+    /// From now on everybody has to sign in.
+    pub fn turn_on(&self) {
+        self.0.is_on.store(true, Relaxed);
+    }
+
+    /// Whether everybody has to sign in.
+    #[inline]
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.is_on.load(Relaxed)
+    }
+
+    /// Sets the token of the first administrator, or takes it away. Another one than before ends what the old one began.
+    pub fn set_admin_token(&self, token: Option<&str>) {
+        let digest = token.map(|token| digest(token.as_bytes()));
+        let mut table = self.0.table.write();
+        if table.admin == digest {
+            return;
+        }
+        if let Some(before) = table.admin.take()
+            && let Some(grant) = table.grants.remove(&before)
+        {
+            grant.principal.end();
+        }
+        if let Some(digest) = digest {
+            let rules = Rules::new(vec![Rule::admin()]);
+            let principal = Principal::new(ADMIN, rules, Arc::default());
+            table.grants.insert(digest, Grant::new(&principal, None));
+        }
+        table.admin = digest;
+    }
+
+    /// Sets who checks JWTs. Without one, no JWT is valid.
+    pub fn set_verifier(&self, verifier: Arc<dyn Verifier>) {
+        *self.0.verifier.write() = Some(verifier);
+        self.0.table.write().verified.clear();
+    }
+
+    /// Whether anybody could sign in: with the first administrator's token, another token, a JWT, or, if
+    /// `has_certificates`, a client's certificate.
+    #[must_use]
+    pub fn could_anybody_sign_in(&self, has_certificates: bool) -> bool {
+        let now = self.0.clock.now();
+        let has_jwt = self.0.verifier.read().is_some();
+        let table = self.0.table.read();
+        let mut principals = table.principals.values();
+        table.grants.values().any(|grant| !grant.is_over(now))
+            || principals.any(|known| match known.record.r#match {
+                Match::Jwt(_) => has_jwt,
+                Match::Cert(_) => has_certificates,
+            })
+    }
+
+    /// What a bearer gives: a token's secret, or a JWT.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn bearer(&self, text: &str) -> Result<Arc<Grant>, Failure> {
+        let digest = digest(text.as_bytes());
+        if let Some(grant) = self.known(&digest) {
+            return Ok(grant);
+        }
+        match text.bytes().filter(|byte| *byte == b'.').count() {
+            2 => self.jwt(text, digest).await,
+            _ => Err(Failure::Wrong),
+        }
+    }
+
+    /// What a secret of this digest gives now.
+    fn known(&self, digest: &Digest) -> Option<Arc<Grant>> {
+        let table = self.0.table.read();
+        let (found, grant) = table.grants.get_key_value(digest)?;
+        let is_it = secret::is_equal(found, digest);
+        (is_it && !grant.is_over(self.0.clock.now())).then(|| Arc::clone(grant))
+    }
+
+    async fn jwt(&self, text: &str, digest: Digest) -> Result<Arc<Grant>, Failure> {
+        let verifier = self.0.verifier.read().clone().ok_or(Failure::Wrong)?;
+        let now = self.0.clock.now();
+        let at = self.0.clock.monotonic();
+        if let Some((grant, verified)) = self.0.table.read().verified.get(&digest)
+            && at.since(*verified) < REMEMBERED
+            && !grant.is_over(now)
+        {
+            return Ok(Arc::clone(grant));
+        }
+        let claims = verifier.verify(text, now).await.map_err(|reason| {
+            tracing::debug!(reason, "a JWT is refused");
+            Failure::Wrong
+        })?;
+        let mut table = self.0.table.write();
+        let principal = table
+            .principal_of_claims(&claims.claims)
+            .ok_or(Failure::NoRules)?;
+        if table.verified.len() >= MAX_REMEMBERED {
+            table.verified.clear();
+        }
+        let grant = Grant::new(&principal, Some(claims.expires));
+        if grant.is_over(now) {
+            return Err(Failure::Wrong);
+        }
+        table.verified.insert(digest, (Arc::clone(&grant), at));
+        Ok(grant)
+    }
+
+    /// What a client's certificate gives, which the listener has verified.
+    ///
+    /// # Errors
+    /// [`Failure::NoRules`].
+    pub fn certificate(&self, certificate: &Certificate) -> Result<Arc<Grant>, Failure> {
+        let table = self.0.table.read();
+        let is_for = |known: &&Known<Ruled>| match &known.record.r#match {
+            Match::Cert(name) => certificate.has(name),
+            Match::Jwt(_) => false,
+        };
+        let found = table.principals.values().find(is_for);
+        found
+            .map(|known| Arc::clone(&known.grant))
+            .ok_or(Failure::NoRules)
+    }
+
+    /// Notes a sign-in that failed.
+    pub fn count_failure(&self) {
+        self.0.failed_sign_ins.fetch_add(1, Relaxed);
+    }
+
+    /// How many sign-ins have failed since the start.
+    #[must_use]
+    pub fn failed_sign_ins(&self) -> u64 {
+        self.0.failed_sign_ins.load(Relaxed)
+    }
+
+    fn now(&self) -> TimestampMs {
+        self.0.clock.now()
+    }
+
+    /// Makes a change while no other runs, even if the caller goes away. `decide` says what to store, from what is known; it
+    /// may block. `apply` puts it in force once it is durable. `what` is for the audit log: what is done, and to what.
+    async fn change<D: Send + 'static, T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        what: (&'static str, String),
+        decide: impl FnOnce(&Self) -> Result<(StateChange, D), Refusal> + Send + 'static,
+        apply: impl FnOnce(&mut Table, D) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (access, caller, (action, resource)) = (self.clone(), caller.clone(), what);
+        let task = tokio::spawn(async move {
+            let _one_at_a_time = Arc::clone(&access.0.changing).lock_owned().await;
+            let deciding = access.clone();
+            let decided = tokio::task::spawn_blocking(move || decide(&deciding)).await;
+            let (change, decided) = decided.unwrap_or_else(|_| Err(Refusal::stopping()))?;
+            let log = &access.0.log;
+            let entry = audit::entry(log, &caller, action, &resource, "");
+            log.append(AppendRequest::of_state(vec![change, entry]))?.await?;
+            let mut table = access.0.table.write();
+            Ok(apply(&mut table, decided))
+        });
+        // The task is never aborted, so this fails only if it panics or the runtime ends.
+        task.await.unwrap_or_else(|_| Err(Refusal::stopping()))
+    }
+}
+
+impl Table {
+    /// Puts a token in force, in place of the one of that name. The quota goes on unless its limits changed.
+    fn put_token(&mut self, name: &str, record: Token) {
+        let before = self.take_token(name);
+        let quota = quota_of(before.as_ref().map(|known| &known.principal), record.quotas);
+        let principal = Principal::new(name, Rules::new(record.rules.clone()), quota);
+        for secret in &record.secrets {
+            let expires = secret.expires.into_iter().chain(record.expires).min();
+            if let Some(digest) = secret.digest() {
+                let grant = Grant::new(&principal, expires.map(TimestampMs));
+                self.grants.insert(digest, grant);
+            }
+        }
+        let grant = Grant::new(&principal, None);
+        let known = Known {
+            record,
+            principal,
+            grant,
+        };
+        self.tokens.insert(name.to_owned(), known);
+    }
+
+    /// Puts a token's new secrets in force. What runs with a former one goes on until that ends.
+    fn rotate_token(&mut self, name: &str, record: Token, now: TimestampMs) {
+        let Some(known) = self.tokens.get_mut(name) else {
+            return;
+        };
+        for secret in &known.record.secrets {
+            let Some(digest) = secret.digest() else { continue };
+            let kept = record.secrets.iter().find(|kept| kept.sha256 == secret.sha256);
+            let ends = kept.map_or(now, |kept| TimestampMs(kept.expires.unwrap_or(i64::MAX)));
+            if let Some(grant) = self.grants.get(&digest) {
+                grant.end_at(ends);
+            }
+            if kept.is_none() {
+                self.grants.remove(&digest);
+            }
+        }
+        let newest = record.secrets.first().and_then(secret::Kept::digest);
+        if let Some(digest) = newest {
+            let grant = Grant::new(&known.principal, record.expires.map(TimestampMs));
+            self.grants.insert(digest, grant);
+        }
+        known.record = record;
+    }
+
+    /// Takes a token back: what runs with it ends.
+    fn take_token(&mut self, name: &str) -> Option<Known<Token>> {
+        let known = self.tokens.remove(name)?;
+        known.principal.end();
+        for digest in known.record.secrets.iter().filter_map(secret::Kept::digest) {
+            self.grants.remove(&digest);
+        }
+        Some(known)
+    }
+
+    /// Puts a principal in force, in place of the one of that name.
+    fn put_principal(&mut self, name: &str, record: Ruled) {
+        let before = self.take_principal(name);
+        let quota = quota_of(before.as_ref().map(|known| &known.principal), record.quotas);
+        let principal = Principal::new(name, Rules::new(record.rules.clone()), quota);
+        let grant = Grant::new(&principal, None);
+        let known = Known {
+            record,
+            principal,
+            grant,
+        };
+        self.principals.insert(name.to_owned(), known);
+    }
+
+    /// Takes a principal back. Other rules may be for its JWTs now, so all of them are matched again.
+    fn take_principal(&mut self, name: &str) -> Option<Known<Ruled>> {
+        self.verified.clear();
+        let known = self.principals.remove(name)?;
+        known.principal.end();
+        Some(known)
+    }
+}
+
+/// What was used is not forgotten when something else changes.
+fn quota_of(before: Option<&Arc<Principal>>, limits: Limits) -> Arc<Quota> {
+    match before {
+        Some(before) if before.quota.limits() == limits => Arc::clone(&before.quota),
+        _ => Arc::new(Quota::new(limits)),
+    }
+}

@@ -1,0 +1,260 @@
+//! What somebody tries who has some rights and wants more.
+
+use serde_json::{Value, json};
+
+use crate::world::{ADMIN, World, rule};
+
+#[test]
+fn idempotency_keys_tell_nothing_and_belong_to_whoever_used_them() {
+    let world = World::new();
+    world.topic("a", 0);
+    world.topic("b", 0);
+    let writer = world.token("writer", json!([rule("write", "a b", "")]));
+    let other = world.token("other", json!([rule("write", "a", "")]));
+    let send = |token: &str, topic: &str, value: u64| {
+        let body = json!({"records": [{"topic": topic, "value": value}]});
+        world.call_with(token, "POST", "/v1/records", "Idempotency-Key: k1\r\n", &body)
+    };
+    send(&writer, "b", 1).appended();
+    send(&writer, "b", 1).replayed();
+    send(&writer, "a", 2).problem(422, "idempotency-key-reused");
+    // Rights come before the key: 403, not 422 and not the first answer.
+    send(&other, "b", 1).problem(403, "forbidden");
+    send(&other, "b", 2).problem(403, "forbidden");
+    send(&other, "not-there", 2).problem(403, "forbidden");
+    // Its own key of that name is another key.
+    send(&other, "a", 1).appended();
+    send(&other, "a", 1).replayed();
+    // One forbidden topic anywhere refuses all of it, before anything else that is wrong is said.
+    let body = json!({"records": [{"topic": "a", "value": 1}, {"topic": "b", "partition": 9, "value": 2}]});
+    let refused = world
+        .call(&other, "POST", "/v1/records", &body)
+        .problem(403, "forbidden");
+    assert_eq!(refused["pointer"], "/records/1/topic");
+    let body = json!({"records": [{"topic": "a", "partition": 9, "value": 1}, {"topic": "b", "value": 2}]});
+    world
+        .call(&other, "POST", "/v1/records", &body)
+        .problem(403, "forbidden");
+    let ends = world.admin("GET", "/v1/topics/a", &Value::Null);
+    assert_eq!(ends["partitions"][0]["end_offset"], 1);
+}
+
+#[test]
+fn a_dead_letter_topic_is_no_way_to_write_elsewhere() {
+    let world = World::new();
+    world.topic("jobs", 3);
+    world.topic("secrets", 0);
+    let rules = json!([
+        rule("read", "jobs", "q r"),
+        rule("write", "jobs", "q r"),
+        rule("create", "made-*", ""),
+        rule("write", "made-* half", "")
+    ]);
+    let token = world.token("t", rules);
+    let join =
+        |name: &str| json!({"topics": ["jobs"], "type": "shared", "dead_letter_topic": name, "wait_ms": 0});
+    let at = "/v1/groups/q/members/m/poll";
+    for name in ["secrets", "not-there", "half"] {
+        world
+            .call(&token, "POST", at, &join(name))
+            .problem(403, "forbidden");
+        let joined = world.call(&token, "POST", "/v1/groups/q/members", &join(name));
+        assert!([400, 403].contains(&joined.status), "{}", joined.text());
+    }
+    world.get(ADMIN, "/v1/groups/q").problem(404, "unknown-group");
+    assert_eq!(world.call(&token, "POST", at, &join("made-by-me")).status, 200);
+    for name in ["secrets", "not-there", "half"] {
+        let change = world.call(
+            &token,
+            "PATCH",
+            "/v1/groups/q",
+            &json!({"dead_letter_topic": name}),
+        );
+        change.problem(403, "forbidden");
+    }
+    // The administrator names one that others must not hear of.
+    let body = json!({"topics": ["jobs"], "type": "shared", "dead_letter_topic": "secrets", "wait_ms": 0});
+    world.admin("POST", "/v1/groups/r/members/m/poll", &body);
+    let at = "/v1/groups/r/members/x/poll";
+    for name in ["made-other", "jobs-not-mine"] {
+        let answer = world.call(&token, "POST", at, &join(name));
+        assert!(!answer.text().contains("secrets"), "{}", answer.text());
+    }
+    let answer = world.call(
+        &token,
+        "POST",
+        at,
+        &json!({"topics": ["jobs"], "type": "shared", "lease_ms": 1234, "wait_ms": 0}),
+    );
+    let problem = answer.problem(409, "group-settings-differ");
+    assert!(!problem.to_string().contains("secrets"), "{problem}");
+    let seer = world.token("seer", json!([rule("describe", "jobs", "r")]));
+    let group = world.get(&seer, "/v1/groups/r").ok();
+    assert!(!group.to_string().contains("secrets"), "{group}");
+}
+
+#[test]
+fn dead_letters_are_for_whoever_may_read_their_topic() {
+    let world = World::new();
+    world.topic("jobs", 2);
+    let poll = json!({"topics": ["jobs"], "type": "shared", "wait_ms": 0});
+    world.admin("POST", "/v1/groups/q/members/m/poll", &poll);
+    let place = |offset: u64| json!({"topic": "jobs", "partition": 0, "offset": offset});
+    world.admin(
+        "POST",
+        "/v1/groups/q/members/m/settle",
+        &json!({"reject": [place(0), place(1)]}),
+    );
+    let both = world.token(
+        "both",
+        json!([
+            rule("read describe", "jobs jobs.dlq", "q"),
+            rule("write", "", "q")
+        ]),
+    );
+    let one = world.token(
+        "one",
+        json!([rule("read describe", "jobs", "q"), rule("write", "", "q")]),
+    );
+    let list = |token: &str| {
+        world.get(token, "/v1/groups/q/dead-letters").ok()["dead_letters"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    assert_eq!((list(&both), list(&one)), (2, 0));
+    let count = |token: &str| world.get(token, "/v1/groups/q/lag").ok()["dead_letters"].as_u64();
+    assert_eq!((count(&both), count(&one)), (Some(2), Some(0)));
+    let queue = |token: &str| world.get(token, "/v1/groups/q").ok()["queue"]["dead_letters"].as_u64();
+    assert_eq!((queue(&both), queue(&one)), (Some(2), Some(0)));
+    let redrive = |token: &str, body: Value| world.call(token, "POST", "/v1/groups/q/redrive", &body);
+    redrive(&one, json!({"dead_letter_topic": "jobs.dlq"})).problem(403, "forbidden");
+    assert_eq!(redrive(&one, json!({})).ok()["redriven"], 0);
+    assert_eq!(redrive(&one, json!({"discard": true})).ok()["discarded"], 0);
+    assert_eq!(redrive(&both, json!({})).ok()["redriven"], 2);
+}
+
+#[test]
+fn acknowledgements_write_only_where_that_is_allowed() {
+    let world = World::new();
+    world.topic("in", 2);
+    world.topic("out", 0);
+    world.topic("other", 0);
+    let token = world.token("t", json!([rule("read", "in", "g q"), rule("write", "out", "")]));
+    let poll = |body: Value| world.call(&token, "POST", "/v1/groups/g/members/m/poll", &body);
+    let first = poll(json!({"topics": ["in"], "wait_ms": 0})).ok();
+    for topic in ["other", "not-there"] {
+        let body = json!({"ack": first["poll_id"], "wait_ms": 0, "produce": [{"topic": "out", "value": 1}, {"topic": topic, "value": 2}]});
+        assert_eq!(
+            poll(body).problem(403, "forbidden")["pointer"],
+            "/produce/1/topic"
+        );
+        let commit = json!({"epoch": first["epoch"], "offsets": [{"topic": "in", "partition": 0, "offset": 1}], "produce": [{"topic": topic, "value": 2}]});
+        world
+            .call(&token, "POST", "/v1/groups/g/members/m/commit", &commit)
+            .problem(403, "forbidden");
+    }
+    let commit =
+        json!({"epoch": first["epoch"], "offsets": [{"topic": "other", "partition": 0, "offset": 0}]});
+    world
+        .call(&token, "POST", "/v1/groups/g/members/m/commit", &commit)
+        .problem(403, "forbidden");
+    // Nothing was acknowledged and nothing stored.
+    assert_eq!(
+        world.admin("GET", "/v1/groups/g/offsets", &Value::Null)["offsets"],
+        json!([])
+    );
+    let body = json!({"ack": first["poll_id"], "wait_ms": 0, "produce": [{"topic": "out", "value": 1}]});
+    let produced = poll(body.clone()).ok();
+    assert_eq!(produced["produced"].as_array().unwrap().len(), 1);
+    // A repeat needs the right too.
+    world.admin(
+        "PATCH",
+        "/v1/tokens/t",
+        &json!({"rules": [rule("read", "in", "g q")]}),
+    );
+    poll(body).problem(403, "forbidden");
+    let queue = json!({"topics": ["in"], "type": "shared", "wait_ms": 0});
+    world
+        .call(&token, "POST", "/v1/groups/q/members/m/poll", &queue)
+        .ok();
+    let settle = json!({"accept": [{"topic": "in", "partition": 0, "offset": 0}], "produce": [{"topic": "out", "value": 1}]});
+    world
+        .call(&token, "POST", "/v1/groups/q/members/m/settle", &settle)
+        .problem(403, "forbidden");
+}
+
+#[test]
+fn conditions_and_expected_offsets_are_not_told_to_whoever_may_not_write() {
+    let world = World::new();
+    world.topic("a", 3);
+    let token = world.token("t", json!([rule("read", "b", "")]));
+    let body = json!({"records": [{"value": 1}]});
+    for path in [
+        "/v1/topics/a/records?expected_offset=99",
+        "/v1/topics/not-there/records?expected_offset=99",
+        "/v1/topics/a/records?nonsense=1",
+    ] {
+        world.call(&token, "POST", path, &body).problem(403, "forbidden");
+    }
+    for path in [
+        "/v1/topics/a?if_id=wrong",
+        "/v1/topics/not-there",
+        "/v1/topics/a?dry_run=maybe",
+    ] {
+        world
+            .call(&token, "DELETE", path, &Value::Null)
+            .problem(403, "forbidden");
+    }
+}
+
+#[test]
+fn changes_are_in_the_audit_log_with_who_made_them_and_without_secrets() {
+    let world = World::new();
+    let maker = world.token("maker", json!([{"allow": ["admin"]}]));
+    let made = world
+        .call(
+            &maker,
+            "POST",
+            "/v1/tokens",
+            &json!({"name": "made", "rules": []}),
+        )
+        .created();
+    world
+        .call(&maker, "POST", "/v1/tokens/made/rotate", &Value::Null)
+        .ok();
+    world
+        .call(&maker, "DELETE", "/v1/tokens/made", &Value::Null)
+        .with_status(204);
+    let audit = world.admin("GET", "/v1/audit", &Value::Null);
+    let rows: Vec<String> = audit["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| {
+            format!(
+                "{} {} {}",
+                entry["principal"].as_str().unwrap_or("-"),
+                entry["action"].as_str().unwrap(),
+                entry["resource"].as_str().unwrap()
+            )
+        })
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            "maker token.revoke tokens/made",
+            "maker token.rotate tokens/made",
+            "maker token.create tokens/made",
+            "admin token.create tokens/maker",
+        ]
+    );
+    let log = world.server.log();
+    for secret in [made["token"].as_str().unwrap(), &maker, ADMIN] {
+        assert!(!audit.to_string().contains(secret) && !log.contains(secret));
+    }
+    world
+        .get("wrong-token", "/v1/topics")
+        .problem(401, "unauthenticated");
+    assert!(world.server.log().contains("a sign-in failed"));
+}
