@@ -81,6 +81,9 @@ fn a_restored_directory_has_what_was_there_and_another_id_and_goes_on() {
 
         let restored = restore_at(&disk, &format!("{dir}/monday"), "/new").unwrap();
         assert_eq!((restored.topics, restored.files), (1, made.files));
+        // Before its first start it has no journal, and is checked all the same.
+        let checked = quipu_segments::verify_on(&disk, Path::new("/new"), &mut |_| {}).unwrap();
+        assert!(checked.findings.is_empty(), "{:?}", checked.findings);
         let new = open_at(&disk, "/new").unwrap();
         assert_eq!(new.health().damage, Vec::<String>::new());
         assert_eq!(new.directory_id(), restored.directory_id);

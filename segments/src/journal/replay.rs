@@ -15,6 +15,7 @@ use super::format::{BLOCK_BYTES, FileHeader, Item, Round, VERSION};
 use crate::error::{At, Error, Result};
 use crate::files::codec::FrameError;
 use crate::files::layout::{Layout, parse_journal_name};
+use crate::files::slots::list_if_exists;
 use crate::io::disk::{Disk, Mapping, OpenMode};
 
 /// The rounds that were found, in order.
@@ -104,7 +105,7 @@ pub(crate) fn scan_with(
 ) -> Result<Scan> {
     let dir = layout.journal_dir();
     let mut all_files = Vec::new();
-    for entry in disk.list(&dir).at("listing", &dir)? {
+    for entry in list_if_exists(disk, &dir)? {
         if let Some(sequence) = parse_journal_name(&entry.name) {
             all_files.push((sequence, dir.join(&entry.name), entry.len));
         }
