@@ -320,6 +320,11 @@ pub(super) fn refine(schemas: &mut Map<String, Value>) {
     let no_outputs = json!({"properties": {"produce": {"type": ["array", "null"], "maxItems": 0}}});
     let with =
         |list: &str| json!({"required": [list], "properties": {list: {"type": "array", "minItems": 1}}});
+    if let Some(reset) = schemas.get_mut("ResetBody") {
+        for list in ["topics", "partitions"] {
+            reset["properties"][list]["uniqueItems"] = true.into();
+        }
+    }
     let mut rule = |name: &str, rule: Value| {
         if let (Some(Value::Object(schema)), Value::Object(rule)) = (schemas.get_mut(name), rule) {
             schema.extend(rule);
