@@ -39,6 +39,7 @@ mod sse;
 mod stdout;
 mod stream;
 mod topic;
+mod transfer;
 mod trust;
 mod verify;
 
@@ -97,6 +98,10 @@ enum Command {
     Backup(backup::Args),
     /// Makes a data directory of a backup, offline
     Restore(backup::RestoreArgs),
+    /// Writes topics with their records and groups' offsets to standard output
+    Export(transfer::ExportArgs),
+    /// Makes on a server what a file of `quipu export` has; can be repeated
+    Import(transfer::ImportArgs),
     /// Asks the server whether it is ready: ends with 0 if it is
     Health(health::Args),
     /// Checks every byte of a data directory, offline; with --repair, makes the repairs that lose no records
@@ -195,6 +200,8 @@ impl Cli {
             Command::Bench(action) => bench::run(action, &connect, is_json),
             Command::Backup(args) => backup::run(&args, &connect, is_json),
             Command::Restore(args) => backup::restore(&args, is_json),
+            Command::Export(args) => transfer::export(&args, &connect),
+            Command::Import(args) => transfer::import(&args, &connect, is_json),
             Command::Health(args) => health::run(&args, &connect, is_json),
             Command::Verify(args) => verify::run(args, is_json),
             Command::Inspect(args) => inspect::run(args, is_json),

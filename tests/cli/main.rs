@@ -14,6 +14,7 @@ mod service;
 mod stream;
 #[path = "../support/mod.rs"]
 mod support;
+mod transfer;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
