@@ -53,7 +53,8 @@ impl Rule {
             "consists of visible ASCII characters".to_owned()
         } else if self.is_portable && !name.bytes().all(portable) {
             "consists of ASCII letters, digits, '.', '_' and '-'".to_owned()
-        } else if self.is_portable && (name == "." || name == "..") {
+        } else if name == "." || name == ".." {
+            // Clients take such a segment of a path for a way up: to remove the member `..` would be to delete its group.
             "is neither . nor ..".to_owned()
         } else if self.is_portable && name.starts_with("__") {
             "does not begin with __, which is kept for the server's own".to_owned()
@@ -105,6 +106,9 @@ mod tests {
             ("a/b:c", true),
             ("__x", true),
             ("", false),
+            (".", false),
+            ("..", false),
+            ("...", true),
             ("a b", false),
             ("ü", false),
         ] {

@@ -326,7 +326,8 @@ def before_call(context, case, kwargs):
         if isinstance(case.body, (dict, list)):
             case.body = plain(case.body, "cloudevents" in (case.media_type or ""))
         # A link that gives the group does not give the member.
-        if not re.fullmatch("[!-~]{1,255}", (case.path_parameters or {}).get("member", "m")):
+        member = (case.path_parameters or {}).get("member", "m")
+        if member in {".", ".."} or not re.fullmatch("[!-~]{1,255}", member):
             case.path_parameters["member"] = "m3"
         rule = RULES.get(operation)
         if rule:
