@@ -5,6 +5,9 @@
     reason = "the tests look at files and damage them on purpose"
 )]
 
+#[path = "crash/hook.rs"]
+#[allow(dead_code, reason = "the crash tests use the rest")]
+mod hook;
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -408,4 +411,88 @@ fn the_clock_of_the_system_is_enough_to_restore() {
     let restored = restore_on(disk, &SystemClock::new(), copy, Path::new("/new"), &progress).unwrap();
     // Three passes, and the bytes of the state are not counted.
     assert_eq!(progress.bytes(), 3 * restored.bytes);
+}
+
+#[test]
+fn a_topic_that_is_made_again_during_a_backup_is_not_mixed_up_with_the_deleted_one() {
+    for dir in [NEAR, FAR] {
+        let disk = SimDisk::new(1);
+        let hooked = hook::hooked(disk.clone());
+        let log = support::try_open_with(Arc::new(hooked.clone()), &SimClock::new(NOW), options()).unwrap();
+        log.create_topic(TOPIC, spec(3, 4 << 10)).unwrap();
+        for number in 0..20_u8 {
+            append(&log, &[0, 1, 2], &[number; 700]).unwrap();
+        }
+        let (busy, mut calls) = (log.clone(), 0);
+        hooked.0.in_backup(move || {
+            calls += 1;
+            // In the middle of the files.
+            if calls == 12 {
+                busy.delete_topic(TOPIC, Vec::new()).unwrap();
+                busy.create_topic(TOPIC, spec(3, 4 << 10)).unwrap();
+                for number in 100..120_u8 {
+                    append(&busy, &[0, 1, 2], &[number; 700]).unwrap();
+                }
+            }
+            true
+        });
+        backup(&log, dir, "a").unwrap();
+        hooked.0.unhook();
+        let id = log.topic(TOPIC).unwrap().id();
+        restore_at(&disk, &format!("{dir}/a"), "/new").unwrap();
+        let new = open_at(&disk, "/new").unwrap();
+        assert_eq!(new.health().damage, Vec::<String>::new());
+        assert_eq!(new.topic(TOPIC).unwrap().id(), id);
+        for index in 0..3 {
+            let first: Vec<u8> = values(&new, index).iter().map(|value| value[0]).collect();
+            assert_eq!(first, (100..120).collect::<Vec<u8>>(), "partition {index}");
+        }
+    }
+}
+
+#[test]
+fn backups_under_load_hold_every_request_whole_with_its_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(&dir.path().join("data"), Options::default()).unwrap();
+    let settings = TopicSettings::segments_of(16 << 10);
+    log.create_topic(TOPIC, TopicSpec::new(3, settings)).unwrap();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let backups = dir.path().join("backups");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0_u64.. {
+                let mut request = support::request(&log, &[0, 1, 2], NOW, &number.to_be_bytes());
+                request.state = vec![StateChange::set("last", number.to_be_bytes().to_vec())];
+                log.append(request).unwrap().wait().unwrap();
+                if is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        while log.state_get(b"last").is_none() {
+            std::thread::yield_now();
+        }
+        for number in 0..20 {
+            let name = format!("b{number}");
+            log.backup(&backups, &name, &Progress::default()).unwrap();
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    for number in 0..20 {
+        let data = dir.path().join(format!("new{number}"));
+        restore(&backups.join(format!("b{number}")), &data, &Progress::default()).unwrap();
+        let new = Log::open(&data, Options::default()).unwrap();
+        let last = new.state_get(b"last").unwrap();
+        let last = u64::from_be_bytes(last[..].try_into().unwrap());
+        for index in 0..3 {
+            let stored = values(&new, index);
+            assert_eq!(
+                stored.len() as u64,
+                last + 1,
+                "backup {number}, partition {index}"
+            );
+        }
+        new.close().unwrap();
+        std::fs::remove_dir_all(&data).unwrap();
+    }
 }

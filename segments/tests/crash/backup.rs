@@ -68,6 +68,17 @@ impl Driver {
                 part.start_at_most = part.start_at_most.max(before);
             }
         }
+        let partitions = self.partitions();
+        for model in [&mut model, &mut self.model] {
+            for partition in partitions.iter().filter(|_| removes) {
+                let id = partition.id();
+                let is_retained = model.topics.get(&id.topic).is_some_and(|topic| topic.retention);
+                let part = model.part_mut((id.topic, id.index));
+                if is_retained {
+                    part.start_at_most = part.start_at_most.max(partition.positions().end_offset.get());
+                }
+            }
+        }
         let is_done = result.is_ok();
         match result {
             Ok(backup) => {
@@ -216,6 +227,10 @@ fn meanwhile(log: &Log, rng: &mut Rng, removes: bool, trims: &Mutex<Vec<(Partiti
             trims.push((partition.id(), before.get()));
             drop(trims);
             let _result = partition.trim(before);
+        }
+        2 => {
+            // Of topics without retention nothing is removed, but keys are stored again, and the old ones removed.
+            let _result = log.apply_retention();
         }
         3..5 => {
             let _result = log.sync_segments();
