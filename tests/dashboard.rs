@@ -18,6 +18,11 @@ use std::sync::{Mutex, PoisonError};
 use http::Method;
 use support::{Server, Service};
 
+/// The settings of a server where one has to sign in.
+const SIGNED_IN: &[(&str, &str)] = &[
+    ("QUIPU_AUTH", "tokens"),
+    ("QUIPU_ADMIN_TOKEN", "the-administrators-token"),
+];
 /// Browsers are large: one at a time.
 static ONE: Mutex<()> = Mutex::new(());
 const POLICY: &str = "default-src 'self'; frame-ancestors 'none'";
@@ -207,11 +212,12 @@ fn every_call_of_the_api_is_found_and_shown_with_a_command_that_works() {
 }
 
 #[test]
+fn a_days_operation_from_the_alert_to_the_audit_log() {
+    run("day", "", SIGNED_IN);
+}
+
+#[test]
 #[ignore = "the server has no tokens yet"]
 fn a_browser_signs_in_with_a_token_and_out_again() {
-    let settings = [
-        ("QUIPU_AUTH", "tokens"),
-        ("QUIPU_ADMIN_TOKEN", "the-administrators-token"),
-    ];
-    run("sign-in", "", &settings);
+    run("sign-in", "", SIGNED_IN);
 }

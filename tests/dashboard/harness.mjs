@@ -80,13 +80,13 @@ export async function begin(server, { hosts = "" } = {}) {
   return { api, base, browser, close, open, proxy: proxy.state, server };
 }
 
-/// Waits until `probe` returns something true; Playwright's patience is the bound.
-export async function until(page, what, probe) {
-  const end = Date.now() + 60000;
+/// Waits until `probe` returns something true; Playwright's patience is the bound, unless another is given.
+export async function until(page, what, probe, patience = 60000) {
+  const end = Date.now() + patience;
   for (;;) {
     const found = await probe();
     if (found) return found;
-    assert.ok(Date.now() < end, `${what}: not within a minute; the page says:\n${await page.locator("body").innerText()}`);
+    assert.ok(Date.now() < end, `${what}: not within ${patience} ms; the page says:\n${await page.locator("body").innerText()}`);
     await page.waitForTimeout(50);
   }
 }
