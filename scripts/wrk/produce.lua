@@ -15,6 +15,10 @@ end
 
 function init(_)
   local headers = { ["Content-Type"] = "application/json" }
+  local token = os.getenv("QUIPU_TOKEN")
+  if token and token ~= "" then
+    headers["Authorization"] = "Bearer " .. token
+  end
   for n = 0, KEYS - 1 do
     -- An odd step scatters the keys: neighbours in time are not neighbours in name.
     local key = string.format("N%05d", (n * 2731) % KEYS)
