@@ -7,14 +7,15 @@
 //! An unknown name or an invalid value stops the start: a typo must never be a silent default. Each message names the
 //! place, the setting, the value found and the allowed values.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::broker::limits::Limits;
 use crate::formats::units;
-use ipnet::IpNet;
 use serde_json::{Map, Value};
+pub(crate) use texts::parse_network;
+use texts::{is_host, is_origin};
 
 /// The value of every setting; [`SETTINGS`] describes each one.
 #[derive(Clone, Debug)]
@@ -35,6 +36,10 @@ pub struct Config {
     pub tls_key: Option<PathBuf>,
     /// The authorities of client certificates.
     pub tls_client_ca: Option<PathBuf>,
+    /// Who issues JWTs, for whom, and the file or the URL of its keys.
+    pub jwt_issuer: Option<String>,
+    pub jwt_audience: Option<String>,
+    pub jwt_keys: Option<String>,
     /// The addresses of proxies whose word counts for where a request comes from: IP addresses and networks.
     pub trusted_proxies: Vec<String>,
     pub log_format: LogFormat,
@@ -159,6 +164,9 @@ impl Default for Config {
             tls_cert: None,
             tls_key: None,
             tls_client_ca: None,
+            jwt_issuer: None,
+            jwt_audience: None,
+            jwt_keys: None,
             trusted_proxies: Vec::new(),
             log_format: LogFormat::Text,
             log_level: LogLevel::Info,
@@ -281,6 +289,13 @@ macro_rules! row {
         row!(@ $name, Unit::Text(stringify!($placeholder)), false, $help,
             Access::Text { allowed: $allowed, get: $get, set: $set })
     };
+    (optional $name:ident: $placeholder:ident $allowed:literal, $help:literal, $fits:expr) => {
+        row!(@ $name, Unit::Text(stringify!($placeholder)), false, $help, Access::Text {
+            allowed: $allowed,
+            get: |c| c.$name.clone().unwrap_or_default(),
+            set: |c, v| set_to(&mut c.$name, Some(v.to_owned()).filter(|v| !v.is_empty())) && $fits(v),
+        })
+    };
     (path $name:ident: $help:literal) => {
         row!(@ $name, Unit::Text("FILE"), false, $help, Access::Text {
             allowed: "the path of a file, or nothing",
@@ -332,6 +347,12 @@ pub static SETTINGS: &[Setting] = &[
     row!(path tls_cert: "The server's certificate chain in PEM, read again every 10 s; with it the server speaks TLS"),
     row!(path tls_key: "The private key of tls_cert in PEM, read again every 10 s"),
     row!(path tls_client_ca: "Certificates in PEM of the authorities whose client certificates are accepted"),
+    row!(optional jwt_issuer: URL "the issuer as tokens name it, or nothing",
+        "The issuer (iss) whose JWTs are accepted; with jwt_audience and jwt_keys", |_| true),
+    row!(optional jwt_audience: NAME "the audience as tokens name it, or nothing",
+        "The audience (aud) that a JWT must be for", |_| true),
+    row!(optional jwt_keys: SOURCE "a file, or a URL with https:// (http:// only on this machine), or nothing",
+        "The issuer's keys: a file with a JWK set, or its URL", texts::is_key_source),
     row!(list trusted_proxies: ADDRESSES "IP addresses and networks as in 10.0.0.0/8 separated by commas",
         "Proxies whose Forwarded or X-Forwarded-For header says where a request comes from, separated by commas",
         |text| parse_network(text).is_some()),
@@ -666,6 +687,13 @@ impl Config {
             }
             _ => None,
         };
+        let jwt = [&self.jwt_issuer, &self.jwt_audience, &self.jwt_keys];
+        let conflict = conflict.or(match jwt.iter().filter(|setting| setting.is_some()).count() {
+            0 => None,
+            3 if self.asks_for_tokens() => None,
+            3 => Some("jwt_keys is set, but auth is none, so nobody is asked to sign in: set auth=tokens"),
+            _ => Some("jwt_issuer, jwt_audience and jwt_keys belong together: set all three or none"),
+        });
         if let Some(conflict) = conflict {
             return Err(ConfigError::Conflict(conflict.to_owned()));
         }
@@ -805,34 +833,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Whether the text is a scheme, a host and perhaps a port: browsers send nothing else as an origin, so more would
-/// never match.
-fn is_origin(text: &str) -> bool {
-    let rest = text
-        .strip_prefix("http://")
-        .or_else(|| text.strip_prefix("https://"));
-    let (host, port) = match rest.and_then(|rest| rest.rsplit_once(':')) {
-        Some((host, port)) if !port.ends_with(']') => (host, port),
-        _ => (rest.unwrap_or_default(), "0"),
-    };
-    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let is_address = address.is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
-    (is_address || is_host(host)) && port.parse::<u16>().is_ok()
-}
-
-/// The network that a text names; an address alone is a network of one.
-pub(crate) fn parse_network(text: &str) -> Option<IpNet> {
-    let alone = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse().or_else(|_| alone()).ok()
-}
-
-/// Whether the text is the name of a host, or an IPv4 address.
-fn is_host(text: &str) -> bool {
-    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let mut labels = name.split('.');
-    labels.all(|label| !label.is_empty() && label.bytes().all(is_allowed))
-}
+mod texts;
 
 #[cfg(test)]
 mod tests;

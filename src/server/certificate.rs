@@ -8,14 +8,7 @@ use x509_cert::der::{Decode as _, Error};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-/// The names of a certificate, as text.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Names {
-    /// Its subject, as RFC 4514 writes it.
-    pub(super) subject: String,
-    /// Its alternative names: of hosts, mail addresses, URIs, IP addresses.
-    pub(super) alternative: Vec<String>,
-}
+use crate::broker::caller::Certificate as Names;
 
 /// When a certificate expires, in milliseconds since the epoch.
 ///
@@ -38,7 +31,7 @@ pub(super) fn names(certificate: &CertificateDer<'_>) -> Result<Names, Error> {
     let alternative = alternative.map_or_else(Vec::new, |(_, SubjectAltName(names))| names);
     Ok(Names {
         subject: certificate.subject().to_string(),
-        alternative: alternative.iter().filter_map(text_of).collect(),
+        names: alternative.iter().filter_map(text_of).collect(),
     })
 }
 
@@ -88,7 +81,7 @@ mod tests {
         assert_eq!(found.subject, "CN=billing,O=Example\\, Inc.,C=CH");
         let alternative =
             "billing.example billing@example.org spiffe://example.org/billing 192.0.2.7 2001:db8::7";
-        assert_eq!(found.alternative.join(" "), alternative);
+        assert_eq!(found.names.join(" "), alternative);
         assert_eq!(expiry_ms(certificate.der()), Ok(2_524_608_000_000));
     }
 
@@ -96,7 +89,7 @@ mod tests {
     fn a_certificate_without_names_has_none_and_junk_is_no_certificate() {
         let params = CertificateParams::default();
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        assert!(names(certificate.der()).unwrap().alternative.is_empty());
+        assert!(names(certificate.der()).unwrap().names.is_empty());
         let bytes = certificate.der();
         for cut in [0, 1, bytes.len() / 2, bytes.len() - 1] {
             let cut = CertificateDer::from(bytes[..cut].to_vec());

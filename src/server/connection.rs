@@ -56,11 +56,12 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 use tower::Service;
 
+use super::certificate;
 use super::observe::{self, Noted};
 use super::pacing::{Pacing, Slowed};
 use super::socket::{Socket, say_and_close};
 use super::tls::{self, Tls};
-use crate::broker::caller::{Caller, RequestId};
+use crate::broker::caller::{Caller, Certificate, RequestId};
 use crate::broker::refusal::{Outcome, Reason};
 use crate::broker::rights::grant::Grant;
 use crate::http::access::{Door, InFlight, Kind};
@@ -132,6 +133,8 @@ const WRITING: u8 = 4;
 struct Connection {
     id: u64,
     caller: Caller,
+    /// What the client has presented in the handshake, and when that expires, in milliseconds since the epoch.
+    certificate: OnceLock<(Arc<Certificate>, i64)>,
     /// How many requests it had.
     requests: AtomicU32,
     /// The bytes of the last request's body that were read.
@@ -218,6 +221,7 @@ impl Connections {
                 address: stream.peer_addr().ok(),
                 ..Caller::default()
             },
+            certificate: OnceLock::new(),
             requests: AtomicU32::new(0),
             received_bytes: AtomicU64::new(0),
             shared: self.clone(),
@@ -438,13 +442,34 @@ async fn shake_hands(
         }
     });
     let error = match ended.await? {
-        Ok(Ok(stream)) => return stream,
+        Ok(Ok(stream)) => {
+            if let Some(stream) = &stream {
+                note_certificate(stream, connection);
+            }
+            return stream;
+        }
         Ok(Err(error)) => error,
         Err(_) => io::ErrorKind::TimedOut.into(),
     };
     shared.app.metrics.failed_handshakes.fetch_add(1, Relaxed);
     tls::log_failure(&error);
     None
+}
+
+/// Keeps the names of the certificate that the client has presented, which the handshake has verified.
+fn note_certificate(stream: &TlsStream<TcpStream>, connection: &Connection) {
+    let chain = stream.get_ref().1.peer_certificates();
+    let Some(own) = chain.and_then(|chain| chain.first()) else {
+        return;
+    };
+    match (certificate::names(own), certificate::expiry_ms(own)) {
+        (Ok(names), Ok(expires_ms)) => {
+            let _ = connection.certificate.set((Arc::new(names), expires_ms));
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::debug!(%error, "a client's certificate cannot be read, so it signs nobody in");
+        }
+    }
 }
 
 /// Answers one request: counts it, and turns a panic into an answer.
@@ -480,9 +505,12 @@ async fn answer(
             connection: connection.clone(),
         }),
     });
+    let certificate = connection.certificate.get();
+    let certificate = certificate.filter(|(_, expires_ms)| shared.app.clock.now().get() < *expires_ms);
     let caller = Caller {
         address,
         request_id,
+        certificate: certificate.map(|(certificate, _)| certificate.clone()),
         ..connection.caller.clone()
     };
     let expects_continue = request.headers().contains_key(header::EXPECT);

@@ -35,6 +35,35 @@ pub(super) fn check(config: &Config) -> Result<(), String> {
 mod tests {
     use super::*;
 
+    const PROXY: &str = "tls=proxy needs the addresses of the proxies";
+    const PLAIN: &str = "tokens would travel there in plain text";
+
+    #[test]
+    fn tokens_travel_only_under_tls() {
+        for (has_certificate, behind, proxies, expected) in [
+            (true, false, false, None),
+            (true, false, true, None),
+            (false, true, true, None),
+            (false, true, false, Some(PROXY)),
+            (false, false, false, Some(PLAIN)),
+            (false, false, true, Some(PLAIN)),
+        ] {
+            let set = |config: &mut Config| {
+                config.auth = crate::settings::Auth::Tokens;
+                config.tls_cert = has_certificate.then(|| "cert.pem".into());
+                config.tls = if behind { TlsEnd::Proxy } else { TlsEnd::Here };
+                config
+                    .trusted_proxies
+                    .extend(proxies.then(|| "10.0.0.0/8".to_owned()));
+            };
+            let found = found("0.0.0.0:1", set);
+            match expected {
+                None => assert_eq!(found, Ok(())),
+                Some(why) => assert!(found.as_ref().is_err_and(|said| said.contains(why)), "{found:?}"),
+            }
+        }
+    }
+
     fn found(listen: &str, set: impl FnOnce(&mut Config)) -> Result<(), String> {
         let mut config = Config {
             listen: listen.parse().unwrap(),

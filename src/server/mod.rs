@@ -10,13 +10,10 @@
 //! the groups' lag ends by itself. A crash at any point is like any other: the log recovers.
 
 pub mod admin_token;
-#[cfg_attr(
-    not(test),
-    allow(dead_code, reason = "names are for those who sign in by certificate")
-)]
 mod certificate;
 mod connection;
 mod exposure;
+mod jwt_source;
 pub mod notify;
 mod observe;
 mod pacing;
@@ -90,6 +87,9 @@ pub enum ServeError {
         /// The operating system's error.
         source: io::Error,
     },
+    /// The keys for JWTs cannot be used.
+    #[error("{0}")]
+    JwtKeys(String),
     /// The certificate, its key or the authorities of client certificates cannot be used.
     #[error("{0}")]
     Tls(String),
@@ -126,6 +126,7 @@ pub struct Server {
     addr: SocketAddr,
     app: App,
     tls: Option<Arc<Tls>>,
+    issuer: Option<Arc<jwt_source::Issuer>>,
     connections: Arc<Connections>,
     stop_accepting: watch::Sender<bool>,
     accepting: JoinHandle<()>,
@@ -136,7 +137,7 @@ pub struct Server {
 /// Opens the log, recovers it, and then answers requests in tasks of the current runtime.
 ///
 /// # Errors
-/// [`ServeError::Exposed`], [`ServeError::Tls`], [`ServeError::Listen`] and [`ServeError::Open`]: nothing runs, and only recovery has changed anything.
+/// [`ServeError::Exposed`], [`ServeError::Tls`], [`ServeError::JwtKeys`], [`ServeError::Listen`] and [`ServeError::Open`]: nothing runs, and only recovery has changed anything.
 pub async fn start(config: Config) -> Result<Server, ServeError> {
     start_on(config, Arc::new(RealDisk::new()), Arc::new(SystemClock::new())).await
 }
@@ -155,6 +156,8 @@ pub async fn start_on(
     let metrics = Arc::new(Metrics::new());
     let tls = Tls::load(&config, metrics.clone()).map_err(ServeError::Tls)?;
     let tls = tls.map(Arc::new);
+    let issuer = jwt_source::Issuer::open(&config, clock.clone()).map_err(ServeError::JwtKeys)?;
+    let issuer = issuer.map(Arc::new);
     let files = Files::share(crate::broker::engine::raise_file_limit());
     config.limits.max_connections = files.limit_connections(config.limits.max_connections);
     let listen = config.listen;
@@ -180,6 +183,9 @@ pub async fn start_on(
     let app = App::with_metrics(log, config, clock, metrics);
     app.access
         .set_admin_token(admin_token.as_ref().map(Secret::reveal));
+    if let Some(issuer) = issuer.clone() {
+        app.access.set_verifier(issuer);
+    }
     if app.access.is_on()
         && !app
             .access
@@ -219,6 +225,9 @@ pub async fn start_on(
         app.traffic.clone(),
         app.stopping.subscribe(),
     )));
+    if let Some(issuer) = issuer.clone() {
+        drop(tokio::spawn(issuer.watch(app.stopping.subscribe())));
+    }
     if let Some(tls) = tls.clone() {
         drop(tokio::spawn(tls::watch(tls, app.stopping.subscribe())));
     }
@@ -232,6 +241,7 @@ pub async fn start_on(
         addr,
         app,
         tls,
+        issuer,
         connections,
         stop_accepting,
         accepting,
@@ -250,12 +260,23 @@ impl Server {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Reads again the files that settings name, now rather than at their next look: the certificate with its key, and
-    /// the authorities of client certificates. What is wrong with them is logged, and the old stays in force.
+    /// Reads again the files that settings name, now rather than at their next look: the administrator's token, the
+    /// certificate with its key, the authorities of client certificates, the keys for JWTs. What is wrong with them is
+    /// logged, and the old stays in force.
     pub async fn reload(&self) {
-        if let Some(tls) = self.tls.clone() {
-            let _ = tokio::task::spawn_blocking(move || tls.reload()).await;
-        }
+        let (app, tls, issuer) = (self.app.clone(), self.tls.clone(), self.issuer.clone());
+        let read = move || {
+            if let Err(error) = admin_token::reload(&app) {
+                tracing::error!(%error, "the former token of the administrator stays in force");
+            }
+            if let Some(tls) = tls {
+                tls.reload();
+            }
+            if let Some(issuer) = issuer {
+                issuer.read();
+            }
+        };
+        let _ = tokio::task::spawn_blocking(read).await;
     }
 
     /// Returns when the log refuses appends until a restart, if that is to end the server (`on_log_failed=exit`).

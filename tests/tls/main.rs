@@ -13,4 +13,5 @@ mod handshakes;
 mod open;
 mod reload;
 mod secure;
+mod sign_in;
 mod signals;

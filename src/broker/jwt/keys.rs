@@ -204,34 +204,47 @@ impl Keys {
         self.set.read().clone()
     }
 
+    /// Reads the source for the first time. Blocks on the source.
+    ///
+    /// # Errors
+    /// Why there are no keys.
+    pub fn open(&self) -> Result<(), String> {
+        self.look().1.map(drop)
+    }
+
     /// Reads the source again, and takes its keys if they are others. Blocks on the source.
     ///
     /// # Errors
     /// Why the former keys stay. It is logged here, once for each reason.
     pub fn read(&self) -> Result<(), String> {
-        let mut seen = self.seen.lock();
-        let found = (self.source)();
-        if let Some(before) = &*seen
-            && *before == found
-        {
-            return found.and_then(|set| parse(&set).map(drop));
-        }
-        let parsed = found.clone().and_then(|set| parse(&set));
-        *seen = Some(found);
-        match parsed {
-            Ok(keys) => {
-                tracing::info!(keys = keys.len(), "the keys for JWTs were read");
-                *self.set.write() = keys.into();
-                Ok(())
-            }
-            Err(error) => {
+        let (is_new, read) = self.look();
+        match &read {
+            Ok(keys) if is_new => tracing::info!(keys, "the keys for JWTs were read"),
+            Err(error) if is_new => {
                 tracing::error!(
                     error,
                     "the keys for JWTs cannot be read; the former stay in force"
                 );
-                Err(error)
             }
+            _ => {}
         }
+        read.map(drop)
+    }
+
+    /// Reads the source. Returns whether that has another result than the last time, and how many keys it is.
+    fn look(&self) -> (bool, Result<usize, String>) {
+        let mut seen = self.seen.lock();
+        let found = (self.source)();
+        let parsed = found.clone().and_then(|set| parse(&set));
+        let count = parsed.as_ref().map(Vec::len).map_err(Clone::clone);
+        let is_new = seen.as_ref() != Some(&found);
+        if let Ok(keys) = parsed
+            && is_new
+        {
+            *self.set.write() = keys.into();
+        }
+        *seen = Some(found);
+        (is_new, count)
     }
 
     /// Reads the source again because a token names an unknown key, but at most once in [`ASK_INTERVAL`]. Whoever calls
