@@ -140,17 +140,22 @@ fn takes(command: &str, flag: &str) -> bool {
 
 /// The parser of the command line. The flags of [`Connect`] and [`Output`] may stand before or after any subcommand.
 fn command() -> clap::Command {
+    let mut command = unbuilt();
+    // Hands the flags down to the other subcommands.
+    command.build();
+    command
+}
+
+/// The same before the flags are handed down to all subcommands.
+fn unbuilt() -> clap::Command {
     let command = Cli::command();
     let flags: Vec<clap::Arg> = command.get_arguments().cloned().collect();
-    let mut command = OFFLINE.iter().fold(command, |command, name| {
+    OFFLINE.iter().fold(command, |command, name| {
         let hidden = flags.iter().filter(|flag| !takes(name, flag.get_id().as_str()));
         command.mut_subcommand(*name, |subcommand| {
             subcommand.args(hidden.map(|flag| flag.clone().hide(true)))
         })
-    });
-    // Hands the flags down to the other subcommands.
-    command.build();
-    command
+    })
 }
 
 /// Runs the command that the process was started with.
@@ -208,7 +213,7 @@ impl Cli {
             Command::Context(action) => connect::run(action, connect, is_json),
             Command::Completions(args) => completions::run(&args, command()),
             Command::Complete(words) => completions::complete(&words, &command()),
-            Command::Man(args) => man::run(&args, command()),
+            Command::Man(args) => man::run(&args, unbuilt()),
         }
     }
 }

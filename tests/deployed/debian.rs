@@ -81,4 +81,16 @@ fn every_command_has_a_man_page_that_names_its_flags() {
         "the first page names the others"
     );
     assert!(!pages.join("quipu-man.1").exists(), "what is hidden has no page");
+    let names = std::fs::read_dir(&pages)
+        .expect("pages")
+        .map(|page| page.expect("a page").file_name());
+    let names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    let helps: Vec<_> = names.iter().filter(|name| name.contains("-help")).collect();
+    assert!(helps.is_empty(), "{helps:?}");
+    // Written after `.TH`: no markup of the shell's help may end up in a page.
+    let serve = page("quipu-serve.1");
+    assert!(
+        serve.contains(".SH OPTIONS") && !serve.contains('\u{1b}'),
+        "{serve}"
+    );
 }
