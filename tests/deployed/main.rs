@@ -9,6 +9,7 @@
 
 mod debian;
 mod image;
+mod kubernetes;
 mod systemd;
 
 use std::ffi::OsString;
