@@ -68,7 +68,12 @@ fn instructions() -> Vec<(String, String)> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let joined = lines.collect::<Vec<_>>().join("\n").replace("\\\n", " ");
     let instructions = joined.lines().filter_map(|line| line.split_once(' '));
-    let owned = |(name, rest): (&str, &str)| (name.to_owned(), rest.split_whitespace().collect::<Vec<_>>().join(" "));
+    let owned = |(name, rest): (&str, &str)| {
+        (
+            name.to_owned(),
+            rest.split_whitespace().collect::<Vec<_>>().join(" "),
+        )
+    };
     instructions.map(owned).collect()
 }
 
@@ -87,8 +92,12 @@ fn words(list: &str) -> Vec<String> {
 
 fn environment() -> Vec<(String, String)> {
     let variables = last_stage("ENV").join(" ");
-    let pairs = variables.split(' ').map(|pair| pair.split_once('=').expect("NAME=value"));
-    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    let pairs = variables
+        .split(' ')
+        .map(|pair| pair.split_once('=').expect("NAME=value"));
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 #[test]
@@ -100,7 +109,10 @@ fn the_image_is_small_has_no_root_and_never_runs_open_to_all() {
     let text = read(DOCKERFILE);
     let code = text.lines().filter(|line| !line.starts_with('#'));
     let code: String = code.map(|line| format!("{line}\n")).collect();
-    assert!(!code.to_lowercase().contains("insecure"), "it must never be set in the image");
+    assert!(
+        !code.to_lowercase().contains("insecure"),
+        "it must never be set in the image"
+    );
     for (name, value) in environment() {
         assert!(is_setting(&name), "{name}={value}");
     }
@@ -122,7 +134,12 @@ fn the_command_of_the_image_starts_with_its_secrets_and_is_healthy_and_without_t
     assert_eq!(check[..2], ["/usr/bin/quipu", "health"]);
 
     let dir = tempfile::tempdir().expect("a directory");
-    let here = |path: &str| dir.path().join(path.trim_start_matches('/')).display().to_string();
+    let here = |path: &str| {
+        dir.path()
+            .join(path.trim_start_matches('/'))
+            .display()
+            .to_string()
+    };
     let settings: Vec<(String, String)> = environment()
         .into_iter()
         .map(|(name, value)| {
@@ -136,7 +153,10 @@ fn the_command_of_the_image_starts_with_its_secrets_and_is_healthy_and_without_t
         })
         .collect();
     let arguments: Vec<&str> = command[1..].to_vec();
-    let refused = quipu(&arguments).envs(settings.clone()).output().expect("it runs");
+    let refused = quipu(&arguments)
+        .envs(settings.clone())
+        .output()
+        .expect("it runs");
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(refused.stdout.is_empty(), "{refused:?}");
 

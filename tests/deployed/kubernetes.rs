@@ -11,7 +11,10 @@ const MANIFEST: &str = "deploy/kubernetes/quipu.yaml";
 fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
     let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
     let pairs = lines.filter_map(|line| line.trim_start().trim_start_matches("- ").split_once(": "));
-    pairs.filter(|(name, _)| *name == key).map(|(_, value)| value.trim()).collect()
+    pairs
+        .filter(|(name, _)| *name == key)
+        .map(|(_, value)| value.trim())
+        .collect()
 }
 
 #[test]
@@ -29,7 +32,10 @@ fn the_pod_has_no_rights_no_variables_of_services_and_the_directories_of_the_ima
     has("replicas", "1");
     assert!(!manifest.to_lowercase().contains("insecure"));
     let image = read("deploy/Dockerfile");
-    let user = image.lines().find_map(|line| line.strip_prefix("USER ")).expect("a user");
+    let user = image
+        .lines()
+        .find_map(|line| line.strip_prefix("USER "))
+        .expect("a user");
     let (user, group) = user.split_once(':').expect("a group");
     has("runAsUser", user);
     has("runAsGroup", group);
@@ -40,14 +46,20 @@ fn the_pod_has_no_rights_no_variables_of_services_and_the_directories_of_the_ima
     for port in values(&manifest, "containerPort") {
         assert!(image.contains(&format!("EXPOSE {port}\n")), "{port}");
     }
-    let variables: Vec<&str> = values(&manifest, "name").into_iter().filter(|name| name.starts_with("QUIPU_")).collect();
+    let variables: Vec<&str> = values(&manifest, "name")
+        .into_iter()
+        .filter(|name| name.starts_with("QUIPU_"))
+        .collect();
     assert!(!variables.is_empty());
     for variable in variables {
         assert!(is_setting(variable), "{variable}");
     }
     let page = read("docs/operate/kubernetes.md");
     for secret in ["quipu-tls", "quipu-admin"] {
-        assert!(manifest.contains(&format!("name: {secret}\n")) && page.contains(secret), "{secret}");
+        assert!(
+            manifest.contains(&format!("name: {secret}\n")) && page.contains(secret),
+            "{secret}"
+        );
     }
 }
 
@@ -67,7 +79,9 @@ fn probes_ask_paths_that_exist_over_tls() {
 #[test]
 fn the_manifests_fit_the_schema_of_kubernetes() {
     let python = std::env::var("QUIPU_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let module = Command::new(&python).args(["-c", "import kubernetes_validate"]).output();
+    let module = Command::new(&python)
+        .args(["-c", "import kubernetes_validate"])
+        .output();
     if !module.is_ok_and(|output| output.status.success()) {
         println!("skipped: this Python has no kubernetes-validate");
         return;
@@ -76,9 +90,16 @@ fn the_manifests_fit_the_schema_of_kubernetes() {
         documents = list(yaml.safe_load_all(open(sys.argv[1])))\n\
         for document in documents: kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)\n\
         print(len(documents))";
-    let output = Command::new(&python).args(["-c", check]).arg(root().join(MANIFEST)).output();
+    let output = Command::new(&python)
+        .args(["-c", check])
+        .arg(root().join(MANIFEST))
+        .output();
     let output = output.expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "3", "two Services and a StatefulSet");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).trim(),
+        "3",
+        "two Services and a StatefulSet"
+    );
 }
