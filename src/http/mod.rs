@@ -24,6 +24,7 @@ mod lag_chart;
 mod lag_history;
 mod lag_overview;
 pub(crate) mod links;
+pub mod needs;
 mod objects;
 mod openapi;
 mod operate;

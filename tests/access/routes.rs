@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use quipu::http::access::{Need, ROUTES, need_of};
+use quipu::http::needs::{Need, ROUTES, need_of};
 use serde_json::{Value, json};
 
 use crate::support::client::Answer;
@@ -23,7 +23,7 @@ fn operations(world: &World) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for (path, item) in document["paths"].as_object().expect("paths") {
         for method in item.as_object().expect("operations").keys() {
-            if ["get", "put", "post", "delete", "patch", "head", "options"].contains(&&**method) {
+            if ["get", "put", "post", "delete", "patch", "options"].contains(&&**method) {
                 all.push((method.to_uppercase(), path.clone()));
             }
         }
@@ -69,7 +69,7 @@ fn every_route_refuses_a_request_without_a_token_and_with_too_small_a_right() {
     let mut checked = 0;
     for (method, path) in operations(&world) {
         let need =
-            need_of(&method, &path).unwrap_or_else(|| panic!("{method} {path} is not listed in http/access"));
+            need_of(&method, &path).unwrap_or_else(|| panic!("{method} {path} is not listed in http/needs"));
         let at = filled(&path, "there", "there");
         let missing = filled(&path, "not-there", "not-there");
         // The body is wrong on purpose: rights come first.

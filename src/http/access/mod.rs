@@ -1,6 +1,6 @@
 //! The door of the HTTP API: who calls, and whether that may be.
 //!
-//! [`ROUTES`] has every route with what it needs, and nothing else decides that. [`Door::enter`] looks at a request before its
+//! [`ROUTES`](super::needs::ROUTES) has every route with what it needs, and nothing else decides that. [`Door::enter`] looks at a request before its
 //! handler and its body: it finds out who calls, checks the right on what the path names, and the quotas. What only the query or
 //! the body names is checked by the handlers and the broker, with the [`Caller`] that the door has completed.
 //!
@@ -14,130 +14,28 @@ pub(super) mod tokens;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, header};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::browsers;
+use super::needs::{Need, need_of};
 use super::openapi;
 use super::params::values_of;
 use super::problem::Problem;
 use crate::broker::access::Failure;
 use crate::broker::caller::{Caller, Shown, Who};
 use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::rights::Rule;
 use crate::broker::rights::grant::Grant;
 use crate::broker::rights::quota::{Limits, Quota};
-use crate::broker::rights::{Right, Rule};
 use crate::http::app::App;
 use crate::metrics::{Requests, Slot};
 
+use Need::{Admin, ByContent, Group, Open, SeesAll, SignedIn, Topic, Valid};
+
 /// The cookie that has a session's id.
 pub(super) const COOKIE: &str = "quipu_session";
-
-/// What a route needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// Nothing: whoever presents something that is not valid is nobody here.
-    Open,
-    /// Nothing, but what is presented must be valid.
-    Valid,
-    /// A name. Lists show what their reader may describe.
-    SignedIn,
-    /// A name; the rights follow from the query or the body.
-    ByContent,
-    /// A right on the topic in the path.
-    Topic(Right),
-    /// One of these rights on the group in the path.
-    Group(&'static [Right]),
-    /// `describe` on all topics and all groups.
-    SeesAll,
-    /// An administrator.
-    Admin,
-}
-
-use Need::{Admin, ByContent, Group, Open, SeesAll, SignedIn, Topic, Valid};
-use Right::{Configure, Create, Delete, Describe, Read, Write};
-
-/// Every route with what it needs. `GET` is `HEAD` too.
-#[rustfmt::skip]
-pub static ROUTES: &[(&str, &str, Need)] = &[
-    ("GET", "/", Open),
-    ("GET", "/assets/{file}", Open),
-    ("GET", "/docs", Open),
-    ("GET", "/openapi.json", Open),
-    ("GET", "/health/live", Open),
-    ("GET", "/health/ready", Open),
-    ("GET", "/metrics", SeesAll),
-    ("GET", "/v1/info", SignedIn),
-    ("GET", "/v1/status", Admin),
-    ("GET", "/v1/damage", Admin),
-    ("GET", "/v1/audit", Admin),
-    ("GET", "/v1/backups", Admin),
-    ("POST", "/v1/backups", Admin),
-    ("GET", "/v1/backups/{name}", Admin),
-    ("DELETE", "/v1/backups/{name}", Admin),
-    ("GET", "/v1/me", Valid),
-    ("POST", "/v1/session", Open),
-    ("DELETE", "/v1/session", Open),
-    ("GET", "/v1/tokens", Admin),
-    ("POST", "/v1/tokens", Admin),
-    ("GET", "/v1/tokens/{name}", Admin),
-    ("PATCH", "/v1/tokens/{name}", Admin),
-    ("DELETE", "/v1/tokens/{name}", Admin),
-    ("POST", "/v1/tokens/{name}/rotate", Admin),
-    ("GET", "/v1/principals", Admin),
-    ("GET", "/v1/principals/{name}", Admin),
-    ("PUT", "/v1/principals/{name}", Admin),
-    ("DELETE", "/v1/principals/{name}", Admin),
-
-    ("GET", "/v1/topics", SignedIn),
-    ("PUT", "/v1/topics/{topic}", Topic(Create)),
-    ("GET", "/v1/topics/{topic}", Topic(Describe)),
-    ("PATCH", "/v1/topics/{topic}", Topic(Configure)),
-    ("DELETE", "/v1/topics/{topic}", Topic(Delete)),
-    ("POST", "/v1/topics/{topic}/records", Topic(Write)),
-    ("GET", "/v1/topics/{topic}/records", Topic(Read)),
-    ("GET", "/v1/topics/{topic}/partitions/{partition}/records", Topic(Read)),
-    ("POST", "/v1/topics/{topic}/partitions/{partition}/records", Topic(Write)),
-    ("DELETE", "/v1/topics/{topic}/partitions/{partition}/records", Topic(Delete)),
-    ("GET", "/v1/topics/{topic}/partitions/{partition}/offsets", Topic(Describe)),
-    ("GET", "/v1/topics/{topic}/partitions/{partition}/damage", Topic(Describe)),
-    ("POST", "/v1/topics/{topic}/partitions/{partition}/damage/skip", Topic(Configure)),
-    ("DELETE", "/v1/topics/{topic}/partitions/{partition}/damage/skip", Topic(Configure)),
-    ("GET", "/v1/records", ByContent),
-    ("POST", "/v1/records", ByContent),
-
-    ("GET", "/v1/groups", SignedIn),
-    ("GET", "/v1/groups/{group}", Group(&[Describe])),
-    ("PATCH", "/v1/groups/{group}", Group(&[Write, Configure])),
-    ("DELETE", "/v1/groups/{group}", Group(&[Delete])),
-    ("GET", "/v1/groups/{group}/offsets", Group(&[Describe])),
-    ("PUT", "/v1/groups/{group}/offsets", Group(&[Write])),
-    ("DELETE", "/v1/groups/{group}/offsets", Group(&[Write])),
-    ("POST", "/v1/groups/{group}/offsets/reset", Group(&[Write])),
-    ("POST", "/v1/groups/{group}/members", Group(&[Read])),
-    ("DELETE", "/v1/groups/{group}/members/{member}", Group(&[Read, Write])),
-    ("POST", "/v1/groups/{group}/members/{member}/poll", Group(&[Read])),
-    ("POST", "/v1/groups/{group}/members/{member}/heartbeat", Group(&[Read])),
-    ("POST", "/v1/groups/{group}/members/{member}/commit", Group(&[Read])),
-    ("POST", "/v1/groups/{group}/members/{member}/settle", Group(&[Read])),
-    ("POST", "/v1/groups/{group}/redrive", Group(&[Write])),
-    ("GET", "/v1/groups/{group}/dead-letters", Group(&[Describe])),
-    ("GET", "/v1/groups/{group}/leases", Group(&[Describe])),
-    ("GET", "/v1/groups/{group}/lag", Group(&[Describe])),
-    ("GET", "/v1/groups/{group}/lag/history", Group(&[Describe])),
-    ("GET", "/v1/groups/{group}/lag.svg", Group(&[Describe])),
-    ("GET", "/v1/lag", SignedIn),
-    ("GET", "/v1/lag/history", SignedIn),
-];
-
-/// What a route needs; `None`: it is not listed.
-#[must_use]
-pub fn need_of(method: &str, path: &str) -> Option<Need> {
-    let method = if method == "HEAD" { "GET" } else { method };
-    let row = ROUTES.iter().find(|row| row.0 == method && row.1 == path);
-    row.map(|row| row.2)
-}
 
 fn kind_of(path: &str) -> Kind {
     match path.strip_prefix("/v1/groups/{group}/") {
@@ -416,43 +314,17 @@ impl From<Limits> for QuotasBody {
     }
 }
 
-/// Whether a method is listed for a path; for tests of the table.
-#[must_use]
-pub fn is_listed(method: &Method, path: &str) -> bool {
-    need_of(method.as_str(), path).is_some()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_documented_route_is_listed_once() {
+    fn every_documented_route_is_listed() {
         for (method, path) in openapi::operations() {
             assert!(
                 need_of(&method, &path).is_some(),
-                "list {method} {path} in http/access"
+                "list {method} {path} in http/needs"
             );
-        }
-        for (i, row) in ROUTES.iter().enumerate() {
-            let again = ROUTES[i + 1..]
-                .iter()
-                .find(|other| (other.0, other.1) == (row.0, row.1));
-            assert!(again.is_none(), "{row:?} is listed twice");
-        }
-    }
-
-    #[test]
-    fn a_right_on_a_topic_or_group_needs_its_name_in_the_path() {
-        for (method, path, need) in ROUTES {
-            match need {
-                Topic(_) => assert!(path.contains("{topic}"), "{method} {path}"),
-                Group(_) => assert!(path.contains("{group}"), "{method} {path}"),
-                _ => assert!(
-                    !path.contains("{topic}") && !path.contains("{group}"),
-                    "{method} {path}"
-                ),
-            }
         }
     }
 

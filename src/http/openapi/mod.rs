@@ -19,8 +19,8 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::access::{Need, need_of};
 use super::fresh;
+use super::needs::{Need, need_of};
 use super::path::NoQuery;
 use crate::http::app::App;
 
