@@ -217,7 +217,6 @@ fn a_days_operation_from_the_alert_to_the_audit_log() {
 }
 
 #[test]
-#[ignore = "the server has no tokens yet"]
 fn a_browser_signs_in_with_a_token_and_out_again() {
     run("sign-in", "", SIGNED_IN);
 }

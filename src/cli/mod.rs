@@ -38,6 +38,7 @@ mod signal;
 mod sse;
 mod stdout;
 mod stream;
+mod token;
 mod topic;
 mod transfer;
 mod trust;
@@ -89,6 +90,9 @@ enum Command {
     /// Lists, describes, moves and deletes consumer groups
     #[command(subcommand, after_help = group::EXAMPLES)]
     Group(group::Action),
+    /// Makes, lists, rotates and revokes the tokens that programs sign in with
+    #[command(subcommand, after_help = token::EXAMPLES)]
+    Token(token::Action),
     /// Shows how far groups are behind, the worst first
     Lag(lag::Args),
     /// Puts load on a server and measures how long its answers take
@@ -201,6 +205,7 @@ impl Cli {
             Command::Consume(args) => consume::run(args, &connect),
             Command::Replay(args) => replay::run(args, &connect, is_json),
             Command::Group(action) => group::run(action, &connect, is_json),
+            Command::Token(action) => token::run(action, &connect, is_json),
             Command::Lag(args) => lag::run(args, &connect, is_json),
             Command::Bench(action) => bench::run(action, &connect, is_json),
             Command::Backup(args) => backup::run(&args, &connect, is_json),
