@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 
 use super::browsers;
 use super::needs::{Need, need_of};
-use super::openapi;
+use super::openapi::{self, shapes};
 use super::params::values_of;
 use super::problem::Problem;
 use crate::broker::access::Failure;
@@ -241,9 +241,11 @@ pub(super) struct RuleBody {
     allow: Vec<String>,
     /// Names of topics, in which `*` stands for any characters; none: no topic.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<shapes::NamePattern>)]
     topics: Vec<String>,
     /// Names of groups, in which `*` stands for any characters; none: no group.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<shapes::NamePattern>)]
     groups: Vec<String>,
 }
 

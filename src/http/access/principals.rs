@@ -16,6 +16,7 @@ use crate::broker::names;
 use crate::broker::rights::quota::Limits;
 use crate::http::app::App;
 use crate::http::body::JsonBody;
+use crate::http::openapi::shapes;
 use crate::http::params::Params;
 use crate::http::path::{NoQuery, PrincipalName};
 use crate::http::problem::Problem;
@@ -41,6 +42,7 @@ struct MatchBody {
     jwt: Option<Map<String, Value>>,
     /// Client certificates with this subject (RFC 4514) or alternative name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 4096)]
     cert: Option<String>,
 }
 
@@ -51,6 +53,7 @@ struct NewPrincipalBody {
     /// Whom they are for.
     r#match: MatchBody,
     /// What they allow.
+    #[schema(max_items = 100)]
     rules: Vec<RuleBody>,
     /// What all of them together may use.
     #[serde(default)]
@@ -100,7 +103,7 @@ impl PrincipalBody {
 /// If several principals are for one JWT, the one with the most claims counts, and of these the first by name. What runs for
 /// the principal ends within a second, and begins anew under the new rules.
 #[utoipa::path(put, path = "/v1/principals/{name}", tag = "access", request_body = NewPrincipalBody,
-    params(("name" = String, Path, min_length = 1, max_length = 249, description = "1 to 249 of `A-Z a-z 0-9 . _ -`; no token has the name")),
+    params(("name" = shapes::PrincipalName, Path, description = "1 to 249 of `A-Z a-z 0-9 . _ -`; no token has the name")),
     responses((status = 200, description = "The principal is replaced", body = PrincipalBody),
         (status = 201, description = "The principal is new", body = PrincipalBody),
         (status = 409, description = "`principal-exists`: a token has the name")))]
@@ -150,7 +153,7 @@ async fn list_principals(app: App, RawQuery(query): RawQuery) -> Answer {
 
 /// Describes a principal
 #[utoipa::path(get, path = "/v1/principals/{name}", tag = "access",
-    params(("name" = String, Path, min_length = 1, max_length = 249, description = "The principal's name")),
+    params(("name" = shapes::PrincipalName, Path, description = "The principal's name")),
     responses((status = 200, description = "The principal", body = PrincipalBody),
         (status = 404, description = "`not-found`")))]
 async fn describe_principal(app: App, PrincipalName(name): PrincipalName, _: NoQuery) -> Answer {
@@ -162,7 +165,7 @@ async fn describe_principal(app: App, PrincipalName(name): PrincipalName, _: NoQ
 ///
 /// JWTs and certificates that no other principal is for are refused from this answer on. What runs for it ends within a second.
 #[utoipa::path(delete, path = "/v1/principals/{name}", tag = "access",
-    params(("name" = String, Path, min_length = 1, max_length = 249, description = "The principal's name")),
+    params(("name" = shapes::PrincipalName, Path, description = "The principal's name")),
     responses((status = 204, description = "Removed"),
         (status = 404, description = "`not-found`")))]
 async fn remove_principal(

@@ -20,6 +20,7 @@ use crate::broker::rights::quota::Limits;
 use crate::formats::time::parse_time;
 use crate::http::app::App;
 use crate::http::body::{JsonBody, OptionalJson};
+use crate::http::openapi::shapes;
 use crate::http::params::Params;
 use crate::http::path::{NoQuery, PrincipalName};
 use crate::http::problem::Problem;
@@ -40,13 +41,14 @@ pub(in crate::http) fn routes() -> OpenApiRouter<App> {
 #[serde(deny_unknown_fields)]
 struct NewTokenBody {
     /// Its name, which no other token and no principal has: 1 to 249 of `A-Z a-z 0-9 . _ -`.
-    #[schema(min_length = 1, max_length = 249, pattern = "^[A-Za-z0-9._-]{1,249}$")]
+    #[schema(value_type = shapes::PrincipalName)]
     name: String,
     /// What it allows.
+    #[schema(max_items = 100)]
     rules: Vec<RuleBody>,
     /// When it ends: milliseconds since the Unix epoch, or RFC 3339; null: never.
     #[serde(default)]
-    #[schema(value_type = Option<Value>)]
+    #[schema(value_type = Option<shapes::Time>)]
     expires: Option<Value>,
     /// What it may use.
     #[serde(default)]
@@ -59,10 +61,11 @@ struct NewTokenBody {
 struct TokenChangeBody {
     /// What it allows.
     #[serde(default)]
+    #[schema(max_items = 100)]
     rules: Option<Vec<RuleBody>>,
     /// When it ends; null: never.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<Value>)]
+    #[schema(value_type = Option<shapes::Time>)]
     expires: Option<Option<Value>>,
     /// What it may use; null: no limits.
     #[serde(default, deserialize_with = "given")]
@@ -171,7 +174,7 @@ async fn list_tokens(app: App, RawQuery(query): RawQuery) -> Answer {
 
 /// Describes a token, without its secret
 #[utoipa::path(get, path = "/v1/tokens/{name}", tag = "access",
-    params(("name" = String, Path, min_length = 1, max_length = 249, description = "The token's name")),
+    params(("name" = shapes::PrincipalName, Path, description = "The token's name")),
     responses((status = 200, description = "The token", body = TokenBody),
         (status = 404, description = "`not-found`")))]
 async fn describe_token(app: App, PrincipalName(name): PrincipalName, _: NoQuery) -> Answer {
@@ -182,7 +185,7 @@ async fn describe_token(app: App, PrincipalName(name): PrincipalName, _: NoQuery
 ///
 /// What runs with it ends within a second: streams, uploads, polls. They begin anew under what it is then.
 #[utoipa::path(patch, path = "/v1/tokens/{name}", tag = "access", request_body = TokenChangeBody,
-    params(("name" = String, Path, min_length = 1, max_length = 249, description = "The token's name")),
+    params(("name" = shapes::PrincipalName, Path, description = "The token's name")),
     responses((status = 200, description = "The token as it is now", body = TokenBody),
         (status = 404, description = "`not-found`")))]
 async fn alter_token(
@@ -208,7 +211,7 @@ async fn alter_token(
 ///
 /// Requests with it are refused from this answer on. What runs with it ends within a second.
 #[utoipa::path(delete, path = "/v1/tokens/{name}", tag = "access",
-    params(("name" = String, Path, min_length = 1, max_length = 249, description = "The token's name")),
+    params(("name" = shapes::PrincipalName, Path, description = "The token's name")),
     responses((status = 204, description = "Revoked"),
         (status = 404, description = "`not-found`")))]
 async fn revoke_token(app: App, caller: Caller, PrincipalName(name): PrincipalName, _: NoQuery) -> Answer {
@@ -220,7 +223,7 @@ async fn revoke_token(app: App, caller: Caller, PrincipalName(name): PrincipalNa
 ///
 /// The former secret stays valid for `overlap_ms`. What runs with it goes on until then.
 #[utoipa::path(post, path = "/v1/tokens/{name}/rotate", tag = "access", request_body = Option<RotationBody>,
-    params(("name" = String, Path, min_length = 1, max_length = 249, description = "The token's name")),
+    params(("name" = shapes::PrincipalName, Path, description = "The token's name")),
     responses((status = 200, description = "The token with its new secret", body = SecretBody),
         (status = 404, description = "`not-found`")))]
 async fn rotate_token(

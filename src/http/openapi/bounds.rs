@@ -7,6 +7,8 @@ pub(super) const OFFSET: u64 = i64::MAX as u64;
 /// A name of a topic or a group: 1 to 249 of `A-Z a-z 0-9 . _ -`; not `.` or `..`, not beginning with `__`. Written
 /// without looking ahead, which not all libraries of regular expressions can.
 pub(super) const NAME: &str = r"^(?:[A-Za-z0-9-][A-Za-z0-9._-]{0,248}|_(?:[A-Za-z0-9.-][A-Za-z0-9._-]{0,247})?|\.(?:[A-Za-z0-9_-][A-Za-z0-9._-]{0,247}|\.[A-Za-z0-9._-]{1,247}))$";
+/// A name of a topic or a group in which `*` stands for any characters.
+pub(super) const NAME_WITH_STARS: &str = r"^(?:[A-Za-z0-9*-][A-Za-z0-9._*-]{0,248}|_(?:[A-Za-z0-9.*-][A-Za-z0-9._*-]{0,247})?|\.(?:[A-Za-z0-9_*-][A-Za-z0-9._*-]{0,247}|\.[A-Za-z0-9._*-]{1,247}))$";
 /// A name of a member, a client or a process: 1 to 255 visible characters, not `.` or `..`.
 pub(super) const MEMBER: &str = r"^(?:[!-\-/-~][!-~]{0,254}|\.(?:[!-\-/-~][!-~]{0,253}|\.[!-~]{1,253}))$";
 /// A name of a topic, or a pattern of names: `*` and `#` are whole words.

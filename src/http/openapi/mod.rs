@@ -56,7 +56,11 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[utoipa::path(get, path = "/openapi.json", tag = "operating",
     responses((status = 200, description = "The OpenAPI document", content_type = "application/json", body = Value)))]
 async fn document(app: App, _: NoQuery) -> Response {
-    let text = || Bytes::from(complete(app.config.limits.max_partitions).to_string() + "\n");
+    let text = || {
+        Bytes::from(
+            complete(app.config.limits.max_partitions, app.config.asks_for_tokens()).to_string() + "\n",
+        )
+    };
     (fresh("application/json"), app.openapi.get_or_init(text).clone()).into_response()
 }
 
@@ -95,8 +99,9 @@ const IN_PATHS: [(&str, &str); 4] = [
 ///
 /// What is the same everywhere is added to what the annotations say: path parameters, the bounds of each name and type,
 /// the problems of any request, the header `X-Request-Id`, and links. The stream over several topics gets the rest of its
-/// description from the stream over one. `max_partitions` is the setting.
-fn complete(max_partitions: u32) -> Value {
+/// description from the stream over one. `max_partitions` is the setting; `asks_for_tokens`: operations need somebody who has
+/// signed in, except those that are open to all.
+fn complete(max_partitions: u32, asks_for_tokens: bool) -> Value {
     let api = super::routes().into_openapi();
     let mut api = serde_json::to_value(api).expect("the document is JSON");
     continue_several(&mut api["paths"]);
@@ -106,6 +111,13 @@ fn complete(max_partitions: u32) -> Value {
         for (method, operation) in members(item) {
             let operation = operation.as_object_mut().expect("an operation is an object");
             complete_operation(path, method, operation);
+            let who = match need_of(&method.to_uppercase(), path) {
+                _ if !asks_for_tokens => continue,
+                Some(Need::Open) => json!([]),
+                Some(Need::Valid) => json!([{}, {"token": []}, {"session": []}]),
+                _ => json!([{"token": []}, {"session": []}]),
+            };
+            operation.insert("security".to_owned(), who);
         }
     }
     let components = &mut api["components"];
@@ -113,6 +125,10 @@ fn complete(max_partitions: u32) -> Value {
     components["headers"] = json!({"X-Request-Id": {
         "required": true, "description": "The request's name, as the log has it", "schema": {"type": "string", "minLength": 1},
     }});
+    components["securitySchemes"] = json!({
+        "token": {"type": "http", "scheme": "bearer", "description": "A token that the server made, or a JWT. Only with `auth=tokens`."},
+        "session": {"type": "apiKey", "in": "cookie", "name": "quipu_session", "description": "A session of a browser, from `POST /v1/session`."},
+    });
     components["schemas"]["Problem"] = problems::schema();
     if let Value::Object(schemas) = &mut components["schemas"] {
         for name in &in_requests {
@@ -312,7 +328,7 @@ mod tests {
 
     #[test]
     fn every_route_is_in_the_document_and_nothing_else_is() {
-        let document = complete(MAX_PARTITIONS);
+        let document = complete(MAX_PARTITIONS, true);
         let mut documented: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
         documented.sort_unstable();
         let registered = registered_paths();
@@ -322,7 +338,7 @@ mod tests {
 
     /// Calls `look` with each operation and a name for it.
     fn operations(mut look: impl FnMut(&str, &Value)) {
-        let document = complete(MAX_PARTITIONS);
+        let document = complete(MAX_PARTITIONS, true);
         for (path, item) in document["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {
                 look(&format!("{method} {path}"), operation);
@@ -353,7 +369,7 @@ mod tests {
 
     #[test]
     fn every_parameter_has_bounds() {
-        let document = complete(MAX_PARTITIONS);
+        let document = complete(MAX_PARTITIONS, true);
         operations(|name, operation| {
             for parameter in operation["parameters"].as_array().into_iter().flatten() {
                 let called = parameter["name"].as_str().unwrap();
@@ -441,7 +457,7 @@ mod tests {
 
     #[test]
     fn fields_that_are_refused_are_not_in_the_bodies_of_requests() {
-        let document = complete(MAX_PARTITIONS);
+        let document = complete(MAX_PARTITIONS, true);
         for name in schemas_of_requests(&document) {
             let schema = &document["components"]["schemas"][&name];
             // Extension attributes of events have any name.
@@ -453,7 +469,7 @@ mod tests {
 
     #[test]
     fn every_reference_leads_somewhere() {
-        let document = complete(MAX_PARTITIONS);
+        let document = complete(MAX_PARTITIONS, true);
         let text = document.to_string();
         for reference in text.split("\"$ref\":\"").skip(1) {
             let target = reference.split('"').next().unwrap().trim_start_matches('#');

@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::bounds::{NAME, NAME_OR_PATTERN, OFFSET};
+use super::bounds::{NAME, NAME_OR_PATTERN, NAME_WITH_STARS, OFFSET};
 use crate::broker::filter::MAX_PATTERNS;
+use crate::broker::rights::Right;
 use crate::broker::topics::catalog::{KEYS, Kind};
 
 /// Declares types that stand for the schemas of [`named`].
@@ -70,6 +71,10 @@ shapes! {
     AnyBytes
     /// A line of a stream.
     StreamLine
+    /// The name of a token or a principal.
+    PrincipalName
+    /// What a right is for: a name, or a pattern of names.
+    NamePattern
     /// How a group does.
     LagStatus
     /// A Server-Sent Event of a stream.
@@ -177,6 +182,13 @@ fn named(name: &str) -> Value {
         "CloudEventBatch" => {
             json!({"type": "array", "minItems": 1, "items": shape("CloudEvent"), "description": "At least one event."})
         }
+        "PrincipalName" => {
+            json!({"type": "string", "minLength": 1, "maxLength": 249, "pattern": NAME, "description": "1 to 249 of `A-Z a-z 0-9 . _ -`."})
+        }
+        "NamePattern" => json!({
+            "description": "A name, in which `*` stands for any characters.",
+            "type": "string", "minLength": 1, "maxLength": 249, "pattern": NAME_WITH_STARS,
+        }),
         "StreamLine" => json!({
             "description": "A record; with `data=cloudevents` a CloudEvent.",
             "anyOf": [shape("JsonRecord"), shape("CloudEvent")],
@@ -320,6 +332,37 @@ pub(super) fn refine(schemas: &mut Map<String, Value>) {
     let no_outputs = json!({"properties": {"produce": {"type": ["array", "null"], "maxItems": 0}}});
     let with =
         |list: &str| json!({"required": [list], "properties": {list: {"type": "array", "minItems": 1}}});
+    if let Some(rule) = schemas.get_mut("Rule") {
+        let of = |title: &str, words: Value, most: usize, most_names: usize| {
+            let mut one = rule.clone();
+            one["title"] = title.into();
+            one["properties"]["allow"]["items"] = json!({"enum": words});
+            one["properties"]["allow"]["maxItems"] = most.into();
+            for names in ["topics", "groups"] {
+                one["properties"][names]["maxItems"] = most_names.into();
+            }
+            one
+        };
+        let rights: Vec<&str> = Right::ALL.iter().map(|(name, _)| *name).collect();
+        let admin = of("An administrator", json!(["admin"]), 1, 0);
+        let rights = of("Rights", json!(rights), MAX_PATTERNS, 1000);
+        *rule = json!({"description": rule["description"], "oneOf": [rights, admin]});
+    }
+    if let Some(of) = schemas.get_mut("PrincipalMatch") {
+        let one = |field: &str, other: &str| {
+            let mut one = of.clone();
+            one["required"] = json!([field]);
+            let schema = &mut one["properties"][field];
+            schema["type"] = json!(if field == "jwt" { "object" } else { "string" });
+            if field == "jwt" {
+                schema["minProperties"] = 1.into();
+                schema["maxProperties"] = 20.into();
+            }
+            one["properties"][other] = json!({"type": "null"});
+            one
+        };
+        *of = json!({"description": of["description"], "oneOf": [one("jwt", "cert"), one("cert", "jwt")]});
+    }
     if let Some(reset) = schemas.get_mut("ResetBody") {
         for list in ["topics", "partitions"] {
             reset["properties"][list]["uniqueItems"] = true.into();
