@@ -24,10 +24,7 @@ fn source() -> Service {
                 "{{\"partition\":{partition},\"timestamp\":{n},\"key\":\"k{n}\",\"value\":{{\"n\":  {n}.0}}}}\n"
             ),
             1 => format!("{{\"partition\":{partition},\"timestamp\":{n},\"key\":\"k{n}\",\"value\":null}}\n"),
-            2 => format!(
-                "{{\"partition\":{partition},\"timestamp\":{n},\"value_base64\":\"AP9{}\"}}\n",
-                "A".repeat(1)
-            ),
+            2 => format!("{{\"partition\":{partition},\"timestamp\":{n},\"value_base64\":\"AP9A\"}}\n"),
             3 => format!(
                 "{{\"partition\":{partition},\"timestamp\":{n},\"value\":\"é{n}\",\"headers\":{{\"a\":[\"1\",{{\"base64\":\"/w==\"}}]}}}}\n"
             ),
