@@ -270,8 +270,8 @@ mod tests {
     use crate::broker::engine::sim::{SimClock, SimDisk};
     use crate::broker::engine::{Options, TopicId};
     use crate::broker::limits::Limits;
-    use crate::broker::rights::Rules;
     use crate::broker::rights::grant::{Grant, Principal};
+    use crate::broker::rights::{Rule, Rules};
 
     const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
 
@@ -293,7 +293,7 @@ mod tests {
                 ..RequestId::default()
             },
             who: Who::SignedIn(Grant::new(
-                &Principal::new("ops", Rules::default(), Arc::default()),
+                &Principal::new("ops", Rules::new(vec![Rule::admin()]), Arc::default()),
                 None,
             )),
             ..Caller::default()

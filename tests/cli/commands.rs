@@ -380,7 +380,7 @@ fn every_help_has_an_example_and_offline_commands_have_no_server() {
         leaves += usize::from(commands.len() == before);
         let first = command.split_whitespace().next().unwrap_or_default();
         assert!(text.contains("\nExamples:\n"), "{command}: {text}");
-        let is_offline = ["serve", "demo", "verify", "inspect", "completions"].contains(&first);
+        let is_offline = ["serve", "demo", "verify", "inspect", "restore", "completions"].contains(&first);
         assert_eq!(text.contains("--server"), !is_offline, "{command}");
     }
     assert!(leaves > 30, "only {leaves} commands were found");
