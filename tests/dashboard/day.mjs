@@ -39,7 +39,7 @@ async function firing(server, name) {
     tests: [{
       interval: "1m",
       input_series: rows.map((row) => ({ series: row.slice(0, row.lastIndexOf(" ")), values: `${row.slice(row.lastIndexOf(" ") + 1)}+0x3` })),
-      promql_expr_test: [{ expr: expression, eval_time: "2m", exp_samples: found.map(([, labels, value]) => ({ labels, value: Number(value) })) }],
+      promql_expr_test: [{ expr: expression, eval_time: "2m", exp_samples: found.map(([, labels, , value]) => ({ labels, value: Number(value) })) }],
     }],
   };
   const folder = await mkdtemp(path.join(os.tmpdir(), "quipu-alert-"));
