@@ -24,6 +24,9 @@
 //! Closing a connection with unread bytes (after an answer of 413, say) would reset it, and the answer could be lost.
 //! So it is closed for writing first, and the client's remaining bytes are read and dropped for a while.
 
+mod bodies;
+mod stream;
+
 use std::any::Any;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -34,28 +37,28 @@ use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, header};
-use http_body::{Body as _, SizeHint};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 use tower::Service;
 
+use self::bodies::{AnswerBody, RequestBody};
+use self::stream::Stream;
 use super::certificate;
 use super::observe::{self, Noted};
 use super::pacing::{Pacing, Slowed};
@@ -67,7 +70,6 @@ use crate::broker::rights::grant::Grant;
 use crate::http::access::{Door, InFlight, Kind};
 use crate::http::app::App;
 use crate::http::budget::relieved;
-use crate::http::chunks::PolledFrame;
 use crate::http::forwarded::Proxies;
 use crate::http::problem::Problem;
 use crate::http::{HoldsBodies, Mapped, SignedIn, browsers};
@@ -671,25 +673,6 @@ async fn hold(
     (response, Some(permit))
 }
 
-/// An answer's bytes. Their share is given back when the last of them is sent.
-struct Held {
-    bytes: Bytes,
-    _permit: OwnedSemaphorePermit,
-    connection: Arc<Connection>,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.connection.has_answer.store(false, Relaxed);
-    }
-}
-
 fn answer_panic(panic: &(dyn Any + Send)) -> Response {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
@@ -773,263 +756,6 @@ impl Watch {
         if self.sleep.as_mut().poll(cx).is_ready() {
             // It fired while it was being set: check again as soon as possible.
             cx.waker().wake_by_ref();
-        }
-    }
-}
-
-/// The socket: notes received and sent bytes, and lingers if it closes with unread bytes.
-struct Stream {
-    stream: Socket,
-    connection: Arc<Connection>,
-    linger: Option<Pin<Box<Sleep>>>,
-    is_shut: bool,
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        let connection = &self.connection;
-        if buffer.filled().len() > before && connection.phase.load(Relaxed) == IDLE {
-            connection.phase.store(HEAD, Relaxed);
-            connection.progress.fetch_add(1, Relaxed);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buffer);
-        self.connection.note_write(&written);
-        written
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
-        self.connection.note_write(&written);
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        // TLS has a buffer of its own, whose last bytes only a flush sends. A plain stream is always flushed.
-        if let Socket::Tls(_) = self.stream {
-            self.connection.note_write(&flushed);
-        }
-        flushed
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if !this.is_shut {
-            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-            this.is_shut = true;
-        }
-        if !this.connection.is_unread.load(Relaxed) {
-            return Poll::Ready(Ok(()));
-        }
-        // Nothing else watches the connection from here on.
-        this.connection.phase.store(ANSWERING, Relaxed);
-        let sleep = || Box::pin(tokio::time::sleep(LINGER));
-        let linger = this.linger.get_or_insert_with(sleep);
-        if linger.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(()));
-        }
-        let mut sink = [0; 16 << 10];
-        loop {
-            let mut buffer = ReadBuf::new(&mut sink);
-            match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {}
-                _ => return Poll::Ready(Ok(())),
-            }
-        }
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        if self.connection.is_blocked.load(Relaxed) {
-            // The client reads nothing: the kernel need not keep sending the rest.
-            let _ = self.stream.tcp().set_zero_linger();
-        }
-    }
-}
-
-/// A request's body: notes whether the server waits for the client.
-struct RequestBody {
-    body: Incoming,
-    is_ended: bool,
-    /// How much was read.
-    bytes: u64,
-    /// Made with the first part, if a quota counts the body.
-    pacing: Option<Pacing>,
-    connection: Arc<Connection>,
-}
-
-impl http_body::Body for RequestBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame<io::Error> {
-        let this = &mut *self;
-        let connection = &this.connection;
-        if let Some(pacing) = &mut this.pacing {
-            ready!(pacing.poll_ready(cx));
-        }
-        let frame = match Pin::new(&mut this.body).poll_frame(cx) {
-            Poll::Ready(frame) => frame.map(|frame| frame.map_err(io::Error::other)),
-            Poll::Pending if connection.is_late.load(Relaxed) => {
-                let late = "the client paused for too long";
-                Some(Err(io::Error::new(io::ErrorKind::TimedOut, late)))
-            }
-            Poll::Pending => {
-                connection.phase.store(BODY, Relaxed);
-                return Poll::Pending;
-            }
-        };
-        connection.phase.store(ANSWERING, Relaxed);
-        connection.progress.fetch_add(1, Relaxed);
-        this.is_ended |= frame.is_none();
-        let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-        let bytes = data.map_or(0, |data| data.len() as u64);
-        this.bytes += bytes;
-        if connection.counts_body.load(Relaxed) {
-            if this.pacing.is_none()
-                && let Some(grant) = &*connection.grant.lock()
-            {
-                // What is read whole runs into debt, and an upload is slowed.
-                let most = connection.shared.app.config.limits.max_request_bytes as u64;
-                let length = this.body.size_hint().exact();
-                let how = match length.is_some_and(|left| left + bytes <= most) {
-                    true => Slowed::Never,
-                    false => Slowed::AfterTheFirst,
-                };
-                this.pacing = Pacing::begin(&grant.principal.quota, &connection.shared.app.clock, how);
-            }
-            if let Some(pacing) = &mut this.pacing {
-                pacing.pay(bytes);
-            }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for RequestBody {
-    fn drop(&mut self) {
-        if !self.is_ended && !self.body.is_end_stream() {
-            self.connection.is_unread.store(true, Relaxed);
-        }
-        self.connection.received_bytes.store(self.bytes, Relaxed);
-        // The handler that dropped the body no longer waits for it.
-        let phase = &self.connection.phase;
-        let _ = phase.compare_exchange(BODY, ANSWERING, Relaxed, Relaxed);
-    }
-}
-
-/// An answer's body: its end is the end of the request.
-struct AnswerBody {
-    body: Body,
-    /// Dropped with the first frame, which is all of an answer that was rendered whole.
-    held: Option<OwnedSemaphorePermit>,
-    /// A share of the bodies' bytes, held until the answer ends.
-    holds_bodies: bool,
-    /// What is noted of the request, if anything.
-    noted: Option<Box<Noted>>,
-    /// It is a stream of somebody who has signed in: it breaks off when that is over.
-    ends_with_grant: bool,
-    /// Counts and slows it, if a quota does.
-    pacing: Option<Pacing>,
-    _in_flight: Option<InFlight>,
-    /// All of it was given to the connection; kept only where something is noted.
-    is_whole: bool,
-    connection: Arc<Connection>,
-}
-
-impl http_body::Body for AnswerBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame<axum::Error> {
-        let this = &mut *self;
-        if this.ends_with_grant && this.connection.is_over.load(Relaxed) {
-            let error = "what the request was signed in with is over";
-            return Poll::Ready(Some(Err(axum::Error::new(io::Error::other(error)))));
-        }
-        if let Some(pacing) = &mut this.pacing {
-            ready!(pacing.poll_ready(cx));
-        }
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if let Some(pacing) = &mut this.pacing
-            && let Some(Ok(frame)) = &frame
-        {
-            pacing.pay(frame.data_ref().map_or(0, |data| data.len() as u64));
-        }
-        if let Some(noted) = &mut this.noted {
-            match &frame {
-                Some(Ok(frame)) => noted.count(frame),
-                Some(Err(_)) => {}
-                None => this.is_whole = true,
-            }
-        }
-        let Some(permit) = this.held.take() else {
-            return Poll::Ready(frame);
-        };
-        let connection = this.connection.clone();
-        let hold = |bytes| {
-            Bytes::from_owner(Held {
-                bytes,
-                _permit: permit,
-                connection,
-            })
-        };
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(hold))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for AnswerBody {
-    fn drop(&mut self) {
-        if self.held.is_some() || self.holds_bodies {
-            self.connection.has_answer.store(false, Relaxed);
-        }
-        if self.ends_with_grant {
-            *self.connection.grant.lock() = None;
-        }
-        self.connection.phase.store(IDLE, Relaxed);
-        self.connection.progress.fetch_add(1, Relaxed);
-        if let Some(noted) = &mut self.noted {
-            let shared = &self.connection.shared;
-            let received_bytes = self.connection.received_bytes.load(Relaxed);
-            let is_whole = self.is_whole || self.body.is_end_stream();
-            noted.finish(&shared.app, &shared.requests, received_bytes, is_whole);
         }
     }
 }
