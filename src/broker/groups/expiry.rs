@@ -319,7 +319,7 @@ mod tests {
             };
             let commits = (0..partitions).map(commit).collect();
             let guard = self.broker.groups.commits().await;
-            self.groups().commit(guard, group, commits, None).await.unwrap();
+            self.groups().commit(guard, group, commits).await.unwrap();
         }
 
         async fn join(&self, group: &str, kind: GroupType) {

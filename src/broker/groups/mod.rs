@@ -288,8 +288,7 @@ impl Groups {
     /// Commits all of `commits` or none, for nobody who is a member, creates the group if it does not exist, and returns
     /// when that is durable. An ordered group begins a new [generation].
     ///
-    /// `guard` is, or contains, a [`CommitGuard`] or [`ExclusiveGuard`], taken before the commits were decided. `entry` is
-    /// that of the audit log.
+    /// `guard` is, or contains, a [`CommitGuard`] or [`ExclusiveGuard`], taken before the commits were decided.
     ///
     /// # Errors
     /// Those of [`Log::append`] and its ticket: nothing is committed, unless the error says that nobody can know. If a
@@ -299,7 +298,6 @@ impl Groups {
         guard: G,
         group: &str,
         commits: Vec<Commit>,
-        entry: Option<StateChange>,
     ) -> Result<(), Error> {
         let is_ordered_before = matches!(self.value_of(group), Ok(Some(GroupValue::Ordered(_))));
         let (mut state, touched) =
@@ -307,7 +305,6 @@ impl Groups {
         if is_ordered_before {
             state.push(generation::begin(group));
         }
-        state.extend(entry);
         let groups = self.clone();
         finish(guard, async move {
             append(&groups.log, state).await?;

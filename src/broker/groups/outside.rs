@@ -52,9 +52,7 @@ impl Groups {
         let guard = self.commits().await;
         let outside = self.no_members(group)?;
         let commits = self.check_commits(offsets)?;
-        let detail = format!("offsets of {} partitions", commits.len());
-        let entry = audited(&self.log, caller, "offsets.commit", group, "/offsets", detail);
-        Ok(self.commit((guard, outside), group, commits, Some(entry)).await?)
+        Ok(self.commit((guard, outside), group, commits).await?)
     }
 
     /// Deletes a group without members, with everything it committed; durable when this returns.
