@@ -3,7 +3,7 @@
 //! [`Access`] is one for the whole server, whatever the wire. While it is off (the setting `auth` is `none`), everybody may
 //! do everything, and a check costs one branch. When it is on, a wire asks it once a request who calls
 //! ([`bearer`](Access::bearer), [`session`](Access::session), [`certificate`](Access::certificate)), and puts the answer into
-//! the [`Caller`](crate::broker::caller::Caller), which has the checks. All of that is in memory; only changes touch the log.
+//! the [`Caller`], which has the checks. All of that is in memory; only changes touch the log.
 //!
 //! - [`rights`](crate::broker::rights): what rules allow, what a grant is, what quotas count.
 //! - [`secret`]: how secrets are made and kept. [`records`]: tokens and principals in the durable state.
