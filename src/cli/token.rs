@@ -23,6 +23,9 @@ pub(crate) const EXAMPLES: &str = "Examples:
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Action {
     /// Makes a token and prints its secret, which is never shown again
+    #[command(
+        after_help = "Examples:\n  quipu token create billing --allow read,describe --topics 'orders,billing-*' --groups billing --expires 30d"
+    )]
     Create {
         /// The token's name
         name: String,
@@ -45,8 +48,10 @@ pub(crate) enum Action {
         expires: Option<Duration>,
     },
     /// Lists the tokens, without their secrets
+    #[command(after_help = "Examples:\n  quipu token list")]
     List,
     /// Gives a token a new secret, and prints it
+    #[command(after_help = "Examples:\n  quipu token rotate billing --overlap 1h")]
     Rotate {
         /// The token's name
         name: String,
@@ -55,6 +60,7 @@ pub(crate) enum Action {
         overlap: Option<Duration>,
     },
     /// Revokes a token: what runs with it ends within a second
+    #[command(after_help = "Examples:\n  quipu token revoke billing")]
     Revoke {
         /// The token's name
         name: String,
