@@ -1,10 +1,12 @@
 //! `/v1/principals`: rules for JWTs and certificates.
 
+use std::collections::BTreeMap;
+
 use axum::extract::RawQuery;
 use axum::response::IntoResponse;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -38,12 +40,23 @@ pub(in crate::http) fn routes() -> OpenApiRouter<App> {
 struct MatchBody {
     /// JWTs in which every one of these claims has this value, or is a list that has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    jwt: Option<Map<String, Value>>,
+    jwt: Option<BTreeMap<String, ClaimValue>>,
     /// Client certificates with this subject (RFC 4514) or alternative name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 4096)]
     cert: Option<String>,
+}
+
+/// What a claim is compared with.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(
+    untagged,
+    expecting = "a claim is compared with a text, a whole number, true or false"
+)]
+enum ClaimValue {
+    Text(String),
+    Flag(bool),
+    Number(i64),
 }
 
 /// Rules for JWTs or certificates.
@@ -86,7 +99,7 @@ struct PrincipalsBody {
 impl PrincipalBody {
     fn of(name: &str, principal: &Principal) -> Self {
         let (jwt, cert) = match &principal.r#match {
-            Match::Jwt(claims) => (Some(claims.clone()), None),
+            Match::Jwt(claims) => (Some(claims.iter().filter_map(shown).collect()), None),
             Match::Cert(name) => (None, Some(name.clone())),
         };
         Self {
@@ -115,7 +128,7 @@ async fn put_principal(
     JsonBody(body): JsonBody<NewPrincipalBody, MOST_BODY_BYTES>,
 ) -> Answer {
     let of = match (body.r#match.jwt, body.r#match.cert) {
-        (Some(claims), None) => Match::Jwt(claims),
+        (Some(claims), None) => Match::Jwt(claims.into_iter().map(stored).collect()),
         (None, Some(name)) => Match::Cert(name),
         _ => {
             let detail = r#"match is {"jwt":{claim:value}} or {"cert":"a subject or an alternative name"}"#;
@@ -130,6 +143,25 @@ async fn put_principal(
         false => StatusCode::OK,
     };
     Ok(json_answer(status, &described))
+}
+
+/// `None` for a value that no call could have set.
+fn shown((claim, value): (&String, &Value)) -> Option<(String, ClaimValue)> {
+    let value = match value {
+        Value::String(text) => ClaimValue::Text(text.clone()),
+        Value::Bool(flag) => ClaimValue::Flag(*flag),
+        other => ClaimValue::Number(other.as_i64()?),
+    };
+    Some((claim.clone(), value))
+}
+
+fn stored((claim, value): (String, ClaimValue)) -> (String, Value) {
+    let value = match value {
+        ClaimValue::Text(text) => text.into(),
+        ClaimValue::Flag(flag) => flag.into(),
+        ClaimValue::Number(number) => number.into(),
+    };
+    (claim, value)
 }
 
 /// Lists the principals
