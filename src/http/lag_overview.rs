@@ -26,6 +26,13 @@ use crate::http::app::App;
 /// The default number of steps in the history of all groups.
 const STEPS: u64 = 60;
 const MOST_LISTED: u64 = 10_000;
+/// The orders, by their names.
+const SORTS: [(&str, Sort); 4] = [
+    ("name", Sort::Name),
+    ("lag", Sort::Lag),
+    ("lag_ms", Sort::LagMs),
+    ("expires_ms", Sort::ExpiresMs),
+];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -79,13 +86,7 @@ struct GroupSeriesBody {
 async fn all_lags(app: App, caller: Caller, RawQuery(query): RawQuery) -> Answer {
     let allowed = ["topic", "status", "q", "sort", "limit", "after"];
     let params = Params::parse(query.as_deref(), &allowed, &[])?;
-    let sorts = [
-        ("name", Sort::Name),
-        ("lag", Sort::Lag),
-        ("lag_ms", Sort::LagMs),
-        ("expires_ms", Sort::ExpiresMs),
-    ];
-    let sort = params.choice("sort", &sorts)?.unwrap_or_default();
+    let sort = params.choice("sort", &SORTS)?.unwrap_or_default();
     let topic = params.get("topic").map(|name| {
         caller.check_topic(Right::Describe, name)?;
         catalog::find(&app.log, name)
@@ -164,14 +165,12 @@ fn statuses_of(text: &str) -> Result<Vec<Status>, Problem> {
     text.split(',').map(status).collect()
 }
 
-/// A place as clients send it: a name, or the figure that sorts the list and a name.
+/// A place as clients send it: the order, the figure that sorts it, and a name. In another order the place is another one.
 fn after_of(text: &str, sort: Sort) -> Result<After, Problem> {
-    if sort == Sort::Name {
-        return Ok(After(0, text.to_owned()));
-    }
-    let place = text
-        .split_once('.')
-        .and_then(|(figure, name)| Some(After(figure.parse().ok()?, name.to_owned())));
+    let place = text.split_once('.').and_then(|(order, place)| {
+        let (figure, name) = place.split_once('.')?;
+        (order == word_of(sort)).then_some(After(figure.parse().ok()?, name.to_owned()))
+    });
     place.ok_or_else(|| {
         let detail = "after must be next of an answer to the same request";
         Problem::invalid("after", detail)
@@ -179,8 +178,10 @@ fn after_of(text: &str, sort: Sort) -> Result<After, Problem> {
 }
 
 fn text_of(After(figure, name): After, sort: Sort) -> String {
-    match sort {
-        Sort::Name => name,
-        _ => format!("{figure}.{name}"),
-    }
+    format!("{}.{figure}.{name}", word_of(sort))
+}
+
+fn word_of(sort: Sort) -> &'static str {
+    let found = SORTS.into_iter().find(|(_, known)| *known == sort);
+    found.map_or("", |(word, _)| word)
 }

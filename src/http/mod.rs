@@ -136,6 +136,18 @@ pub(crate) fn exact(bytes: Vec<u8>) -> Bytes {
     }
 }
 
+/// The answer to a dry run: 200 with a JSON body, or the refusal; in both nothing was changed.
+pub(crate) fn dry(body: Result<impl Serialize, impl Into<Problem>>) -> Answer {
+    let answer = body.map_err(Into::into).and_then(|body| ok(&body));
+    let mut response = answer.into_response();
+    response.extensions_mut().insert(ChangesNothing);
+    Ok(response)
+}
+
+/// Marks the answer to a dry run: for the log.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangesNothing;
+
 /// The name of whoever has signed in, put into an answer by whoever has checked that: for the log.
 #[derive(Clone, Debug)]
 pub struct SignedIn(pub std::sync::Arc<str>);

@@ -19,7 +19,7 @@ use super::openapi::shapes;
 use super::params::{Params, not_a_time, start};
 use super::path::{AtPartition, AtTopic, NoQuery, TopicName};
 use super::problem::Problem;
-use super::{Share, json_answer, ok};
+use super::{Share, dry, json_answer, ok};
 use crate::broker::Broker;
 use crate::broker::caller::Caller;
 use crate::broker::engine::{Log, Offset, PartitionStats, TimestampMs, Topic};
@@ -332,7 +332,7 @@ async fn alter_topic(
             let when = (if_id.as_deref(), now);
             preview::change(&caller, topics, groups, topic.name(), change, when)
         };
-        return ok(&DryRun::from(app.blocking.attempt(Share::Report, look).await?));
+        return dry(app.blocking.attempt(Share::Report, look).await.map(DryRun::from));
     }
     let alter = move || {
         let (partitions, config) = (body.partitions, &body.config);
@@ -365,7 +365,7 @@ async fn delete_topic(
             let (topics, groups) = (&broker.topics, &broker.groups);
             preview::deletion(&caller, topics, groups, topic.name(), if_id.as_deref())
         };
-        return ok(&DryRun::from(app.blocking.attempt(Share::Report, look).await?));
+        return dry(app.blocking.attempt(Share::Report, look).await.map(DryRun::from));
     }
     let delete = move || broker.topics.delete(&caller, topic.name(), if_id.as_deref());
     app.blocking.attempt(Share::Change, delete).await?;
@@ -408,7 +408,7 @@ async fn delete_records(
                 if_id.as_deref(),
             )
         };
-        return ok(&DryRun::from(app.blocking.attempt(Share::Report, look).await?));
+        return dry(app.blocking.attempt(Share::Report, look).await.map(DryRun::from));
     }
     let trim = move || {
         broker

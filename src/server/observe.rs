@@ -1,7 +1,7 @@
 //! What is noted of single requests: lines in the log, and spans.
 //!
 //! - A line for each request that changes something as an administrator does (topics, offsets of groups, and whatever else
-//!   is not the daily work of producers and members), whether it is allowed or not.
+//!   is not the daily work of producers and members), whether it is allowed or not. That of a dry run says so.
 //! - A line for each answer of 500.
 //! - With the setting `access_log`, a line for each request, when its answer has ended.
 //! - With the setting `otlp_endpoint`, a span of each traced request, see [`traces`](crate::traces).
@@ -21,7 +21,7 @@ use http_body::Frame;
 use crate::broker::caller::{RequestId, Shown};
 use crate::broker::engine::{Monotonic, TimestampMs};
 use crate::formats::trace_context::TraceContext;
-use crate::http::SignedIn;
+use crate::http::{ChangesNothing, SignedIn};
 use crate::http::app::App;
 use crate::metrics::{Requests, Slot};
 use crate::traces::{Links, Span};
@@ -84,6 +84,10 @@ impl Noted {
         if self.is_change {
             set_id(response, self.request_id);
             let (route, method) = requests.labels(self.slot);
+            let asked = match response.extensions().get() {
+                Some(ChangesNothing) => "a dry run was asked for",
+                None => "a change was asked for",
+            };
             tracing::info!(
                 request_id = %self.request_id,
                 address = self.address.map(|address| tracing::field::display(Shown(address))),
@@ -91,7 +95,7 @@ impl Noted {
                 method,
                 uri = self.shown(route),
                 status = self.status.as_u16(),
-                "a change was asked for"
+                "{asked}"
             );
         }
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "they prepare files for a real process")]
 
+mod backup;
 mod client;
 mod commands;
 mod damage;

@@ -19,18 +19,24 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn start() -> Self {
-        Self::start_on(TempDir::new().unwrap())
+        Self::start_with(&[])
+    }
+
+    /// The same with settings, named as in the environment.
+    pub(crate) fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_on(TempDir::new().unwrap(), settings)
     }
 
     /// Stops it in order, lets `change` do something to its data directory, and starts it again.
     pub(crate) fn restart_after(self, change: impl FnOnce(&Path)) -> Self {
         self.server.stop();
         change(&self.data.path().join("data"));
-        Self::start_on(self.data)
+        Self::start_on(self.data, &[])
     }
 
-    fn start_on(data: TempDir) -> Self {
-        let server = Server::start(&data.path().join("data"));
+    /// On what is in `data` below this directory.
+    pub(crate) fn start_on(data: TempDir, settings: &[(&str, &str)]) -> Self {
+        let server = Server::start_with_settings(&data.path().join("data"), settings);
         let url = format!("http://{}", server.address);
         Self { server, url, data }
     }

@@ -1,13 +1,16 @@
 //! `quipu export` and `quipu import`: topics with their groups, from one server to another.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::Ended;
 use crate::service::Service;
+use crate::support::PATIENCE;
 
 /// Records of every kind in two topics, of which one begins behind 0; two groups.
 fn source() -> Service {
@@ -219,6 +222,29 @@ fn records_of_others_are_noticed_and_kept() {
     let to = Service::start();
     to.ok("topic create orders --partitions 2");
     import(&to, &path).fails_with("is there with 2 partitions");
+}
+
+#[test]
+fn an_interrupt_ends_an_import_whose_pipe_is_idle() {
+    let to = Service::start();
+    let mut import = to.spawn("import");
+    let mut pipe = import.child.stdin.take().unwrap();
+    let text = "{\"export\":1,\"made\":0}\n{\"make_topic\":\"t\",\"partitions\":1,\"config\":{}}\n{\"topic\":";
+    pipe.write_all(text.as_bytes()).unwrap();
+    // It reads, so it watches for signals.
+    let begin = Instant::now();
+    while to.ok("topic list").lines().count() < 2 {
+        assert!(begin.elapsed() < PATIENCE);
+    }
+    import.interrupt();
+    while import.child.try_wait().unwrap().is_none() {
+        assert!(begin.elapsed() < PATIENCE, "it waits for its pipe");
+        std::thread::yield_now();
+    }
+    import
+        .end()
+        .fails_as("quipu: standard input: interrupted; run the same command again to go on\n");
+    drop(pipe);
 }
 
 #[test]

@@ -73,6 +73,21 @@ async fn groups_are_sorted_by_their_figures_the_worst_first_in_pages_of_any_size
 }
 
 #[tokio::test]
+async fn the_next_page_of_one_order_is_refused_in_another() {
+    let service = with_groups().await;
+    let sorts = ["name", "lag", "lag_ms", "expires_ms"];
+    for first in sorts {
+        let (_, next) = groups(&service, &format!("sort={first}&limit=1")).await;
+        let next = next.expect("there are more groups");
+        for then in sorts.into_iter().filter(|then| *then != first) {
+            let uri = format!("/v1/lag?sort={then}&after={next}");
+            invalid(service.get(&uri), "after").await;
+        }
+        assert_eq!(groups(&service, &format!("sort={first}&after={next}")).await.0.len(), 3);
+    }
+}
+
+#[tokio::test]
 async fn groups_are_chosen_by_topic_status_and_name() {
     let service = with_groups().await;
     let names = async |query: &str| groups(&service, query).await.0;
@@ -137,6 +152,8 @@ async fn wrong_input_of_the_lists_is_refused_at_its_place() {
         ("limit=0", "limit"),
         ("limit=10001", "limit"),
         ("sort=lag&after=audit", "after"),
+        ("sort=lag&after=lag.x.audit", "after"),
+        ("after=audit", "after"),
         ("sort=lag&sort=lag", "sort"),
         ("group=audit", "group"),
     ] {

@@ -86,6 +86,41 @@ fn a_change_is_a_line_with_request_id_and_address_and_daily_work_is_none() {
 }
 
 #[test]
+fn a_dry_run_is_no_change_in_the_log() {
+    let lines = lines(&[], |server| {
+        server.create_topic("orders", 1);
+        let mut connection = server.connect();
+        let join = br#"{"topics":["orders"],"type":"shared","wait_ms":0}"#;
+        connection
+            .call("POST", "/v1/groups/work/members/m/poll", JSON, join)
+            .with_status(200);
+        for (method, path, body, status) in [
+            ("PATCH", "/v1/topics/orders?dry_run=true", "{}", 200),
+            ("DELETE", "/v1/topics/orders?dry_run=true", "", 200),
+            ("DELETE", "/v1/topics/orders?dry_run=true&if_id=other", "", 412),
+            ("DELETE", "/v1/topics/orders/partitions/0/records?before=0&dry_run=true", "", 200),
+            ("POST", "/v1/groups/work/redrive", r#"{"dry_run":true}"#, 200),
+            ("POST", "/v1/groups/work/redrive", r#"{"dry_run":false}"#, 200),
+            ("POST", "/v1/groups/work/offsets/reset", r#"{"to":"earliest","dry_run":true}"#, 200),
+            ("POST", "/v1/groups/none/offsets/reset", r#"{"to":"earliest","dry_run":true}"#, 404),
+        ] {
+            let kind = if body.is_empty() { "" } else { JSON };
+            let answer = connection.call(method, path, kind, body.as_bytes());
+            let answer = answer.with_status(status);
+            assert!(answer.header("x-request-id").is_some(), "{method} {path}");
+        }
+    });
+    let methods = |message| {
+        let found = with_message(&lines, message).into_iter();
+        let found = found.map(|line| format!("{} {}", line["method"].as_str().unwrap(), line["status"]));
+        found.collect::<Vec<_>>()
+    };
+    let dry = ["PATCH 200", "DELETE 200", "DELETE 412", "DELETE 200", "POST 200", "POST 200", "POST 404"];
+    assert_eq!(methods("a dry run was asked for"), dry);
+    assert_eq!(methods("a change was asked for"), ["PUT 201", "POST 200"]);
+}
+
+#[test]
 fn with_an_access_log_each_request_is_a_line_with_its_route_status_duration_and_bytes() {
     let mut id = String::new();
     let mut sent = 0;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -21,12 +22,18 @@ use crate::cli::client::{Client, Failure};
 use crate::cli::connect::Connect;
 use crate::cli::deliver::PATIENCE;
 use crate::cli::output::{self, counted, note, records, say_once};
-use crate::cli::signal::Interrupt;
+use crate::cli::signal::{Interrupt, spawn};
 
 /// Records of one partition are sent together up to so many bytes.
 const REQUEST_BYTES: usize = 4 << 20;
 /// The longest line: more than any record.
 const LINE_BYTES: u64 = 1 << 30;
+/// The file is read ahead in chunks of so many bytes, at most as many as follow.
+const CHUNK_BYTES: usize = 256 << 10;
+const CHUNKS: usize = 4;
+/// How often a wait for the file looks for an interrupt.
+const LOOK: Duration = Duration::from_millis(100);
+const INTERRUPTED: &str = "interrupted; run the same command again to go on";
 /// With it, records would get the time of the import. It is set when they are stored.
 const LATER: &str = "timestamp_type";
 
@@ -88,14 +95,15 @@ pub(crate) fn run(args: &Args, connect: &Connect, is_json: bool) -> anyhow::Resu
         stored: 0,
         batch: Batch::default(),
     };
-    let result = read(&args.file, |line| import.line(line));
-    let is_whole = result.map_err(|error| error.context(args.file.display().to_string()))?;
+    let name = match is_stdin(&args.file) {
+        true => "standard input".to_owned(),
+        false => args.file.display().to_string(),
+    };
+    let result = read(&args.file, &interrupt, |line| import.line(line));
+    let is_whole = result.map_err(|error| error.context(name.clone()))?;
     import.bar.finish_and_clear();
     if !is_whole {
-        bail!(
-            "{} is not whole: its last line is missing. What it has is imported; export again, and import that",
-            args.file.display()
-        );
+        bail!("{name} is not whole: its last line is missing. What it has is imported; export again, and import that");
     }
     let Import {
         topics,
@@ -117,12 +125,83 @@ pub(crate) fn run(args: &Args, connect: &Connect, is_json: bool) -> anyhow::Resu
     )
 }
 
-/// Calls `take` with each line, until it returns true: that was the last one. Returns whether there was a last one.
-fn read(path: &Path, mut take: impl FnMut(&[u8]) -> anyhow::Result<bool>) -> anyhow::Result<bool> {
-    let source: Box<dyn Read> = match path == Path::new("-") {
+fn is_stdin(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// The bytes of the file, which a thread of its own reads: a pipe may be idle for hours, and must not hold up an interrupt.
+struct Source {
+    chunks: Receiver<io::Result<Vec<u8>>>,
+    chunk: Cursor<Vec<u8>>,
+    interrupt: Interrupt,
+}
+
+impl Source {
+    /// Begins to read. Errors: those of the thread; that there is no such file is an error of the first read.
+    fn read(path: &Path, interrupt: &Interrupt) -> io::Result<Self> {
+        let (sender, chunks) = sync_channel(CHUNKS);
+        let path = path.to_owned();
+        spawn("input", move || {
+            if let Err(error) = hand_over(&path, &sender) {
+                // A send fails if nobody receives any more; then nobody needs the error.
+                let _ = sender.send(Err(error));
+            }
+        })?;
+        Ok(Self {
+            chunks,
+            chunk: Cursor::default(),
+            interrupt: interrupt.clone(),
+        })
+    }
+}
+
+/// Sends what can be read as it comes, until the end or until nobody receives it.
+fn hand_over(path: &Path, sender: &SyncSender<io::Result<Vec<u8>>>) -> io::Result<()> {
+    // Opening a named pipe waits for its writer.
+    let mut source: Box<dyn Read> = match is_stdin(path) {
         true => Box::new(io::stdin()),
         false => Box::new(File::open(path)?),
     };
+    loop {
+        let mut bytes = vec![0; CHUNK_BYTES];
+        match source.read(&mut bytes) {
+            Ok(0) => return Ok(()),
+            Ok(length) => bytes.truncate(length),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        if sender.send(Ok(bytes)).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let length = self.chunk.read(buffer)?;
+            if length > 0 || buffer.is_empty() {
+                return Ok(length);
+            }
+            if self.interrupt.get().is_some() {
+                return Err(io::Error::other(INTERRUPTED));
+            }
+            match self.chunks.recv_timeout(LOOK) {
+                Ok(chunk) => self.chunk = Cursor::new(chunk?),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(0),
+            }
+        }
+    }
+}
+
+/// Calls `take` with each line, until it returns true: that was the last one. Returns whether there was a last one.
+fn read(
+    path: &Path,
+    interrupt: &Interrupt,
+    mut take: impl FnMut(&[u8]) -> anyhow::Result<bool>,
+) -> anyhow::Result<bool> {
+    let source = Source::read(path, interrupt)?;
     let is_gzip = path.extension().is_some_and(|extension| extension == "gz");
     let source: Box<dyn Read> = if is_gzip {
         Box::new(MultiGzDecoder::new(source))
@@ -189,7 +268,7 @@ impl Import<'_> {
     /// Takes a line; true if it was the last one.
     fn line(&mut self, text: &[u8]) -> anyhow::Result<bool> {
         if self.interrupt.get().is_some() {
-            bail!("interrupted; run the same command again to go on");
+            bail!(INTERRUPTED);
         }
         let line: Line = serde_json::from_slice(text).context("it is not of an export")?;
         match line {
@@ -363,7 +442,7 @@ impl Import<'_> {
             say_once(&mut is_said, format_args!("{failure}; trying again"));
             let wait = failure.retry_after().unwrap_or(delay);
             if self.interrupt.wait(wait).is_some() {
-                bail!("interrupted; run the same command again to go on");
+                bail!(INTERRUPTED);
             }
             waited += wait;
             delay = (delay * 2).min(Duration::from_secs(2));

@@ -13,10 +13,10 @@ use crate::broker::groups::reset::{Moved, NamedTopic, Reset, Target};
 use crate::http::Answer;
 use crate::http::app::App;
 use crate::http::body::JsonBody;
-use crate::http::ok;
 use crate::http::openapi::shapes;
 use crate::http::path::{GroupName, NoQuery};
 use crate::http::problem::Problem;
+use crate::http::{dry, ok};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(reset_offsets))
@@ -124,12 +124,16 @@ async fn reset_offsets(
         while_active: body.while_active,
         preview: body.preview,
     };
-    let plan = app.groups.reset(&caller, &group, reset).await?;
-    ok(&ResetAnswer {
+    let plan = app.groups.reset(&caller, &group, reset).await;
+    let answer = plan.map(|plan| ResetAnswer {
         dry_run,
         preview: plan.preview,
         offsets: plan.moved.into_iter().map(ResetRow::from).collect(),
-    })
+    });
+    match dry_run {
+        true => dry(answer),
+        false => ok(&answer?),
+    }
 }
 
 fn topics_of(several: Option<Vec<String>>, one: Option<String>) -> Result<Option<Vec<NamedTopic>>, Problem> {

@@ -24,11 +24,11 @@ use crate::http::Answer;
 use crate::http::app::App;
 use crate::http::body::{HeldJson, JsonBody};
 use crate::http::fetch::JsonRecord;
-use crate::http::ok;
 use crate::http::openapi::shapes;
 use crate::http::params::{Params, VALUE_LIMIT};
 use crate::http::path::{GroupName, MemberName, NoQuery};
 use crate::http::problem::Problem;
+use crate::http::{dry, ok};
 
 /// The largest number of records in one settle, all its lists together.
 const MOST_PLACES: usize = 100_000;
@@ -381,12 +381,16 @@ async fn redrive_group(
         discard: body.discard,
         dry_run: body.dry_run,
     };
-    let done = app.groups.redrive(&caller, &group, redrive).await?;
-    ok(&RedrivenBody {
+    let done = app.groups.redrive(&caller, &group, redrive).await;
+    let answer = done.map(|done| RedrivenBody {
         redriven: done.redriven,
         discarded: done.discarded,
         at_end: done.at_end,
-    })
+    });
+    match body.dry_run {
+        true => dry(answer),
+        false => ok(&answer?),
+    }
 }
 
 /// The dead letters of a shared group
