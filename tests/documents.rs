@@ -446,6 +446,32 @@ fn sources(path: &str) -> String {
 }
 
 #[test]
+fn every_action_of_the_audit_log_is_on_its_page() {
+    let page = table(&read("docs/operate/audit.md"), "# Audit");
+    let page: BTreeSet<&str> = page
+        .iter()
+        .flat_map(|row| row[0].split('`').skip(1).step_by(2))
+        .collect();
+    let kinds = "topic|records|damage|group|offsets|token|principal|backup";
+    let action = regex::Regex::new(&format!(r#""((?:{kinds})\.[a-z]+)""#)).expect("a pattern");
+    let mut stored = BTreeSet::new();
+    let mut folders = vec![root().join("src/broker")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder of the repository") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let source = fs::read_to_string(&path).expect("a source");
+            stored.extend(action.captures_iter(&source).map(|found| found[1].to_owned()));
+        }
+    }
+    assert!(stored.len() > 15, "{stored:?}");
+    assert_eq!(page, stored.iter().map(String::as_str).collect());
+}
+
+#[test]
 fn every_documented_fault_has_a_test_and_every_test_that_is_named_exists() {
     let faults = table(&read("docs/operate/reliability.md"), "## What each fault costs");
     let shown = table(&read("docs/internals/testing.md"), "## Which test shows it");

@@ -401,7 +401,10 @@ pub(crate) fn time_ms(milliseconds: Option<i64>) -> String {
 pub(crate) fn rate(number: u64, elapsed: Duration) -> String {
     match elapsed.as_secs_f64() {
         0.0 => "-".to_owned(),
-        seconds => count((number as f64 / seconds) as u64),
+        seconds => match number as f64 / seconds {
+            few @ ..10.0 => format!("{few:.1}"),
+            many => count(many as u64),
+        },
     }
 }
 

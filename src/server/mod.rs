@@ -80,7 +80,7 @@ pub enum ServeError {
     )]
     NobodyCanSignIn,
     /// The address cannot be used: choose another, or stop the process that uses it.
-    #[error("cannot listen on {addr}: {source}")]
+    #[error("cannot listen on {addr}: {}", why_not(source))]
     Listen {
         /// The address.
         addr: SocketAddr,
@@ -109,6 +109,16 @@ pub enum ServeError {
     /// A thread of the server's own failed.
     #[error("a part of the server failed: {0}")]
     Task(#[from] tokio::task::JoinError),
+}
+
+/// Why an address cannot be used, and what to do about it.
+fn why_not(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process listens there; stop it, or choose another address with --listen".to_owned()
+        }
+        _ => source.to_string(),
+    }
 }
 
 /// A hint for a disk that is too small.

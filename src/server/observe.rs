@@ -21,8 +21,8 @@ use http_body::Frame;
 use crate::broker::caller::{RequestId, Shown};
 use crate::broker::engine::{Monotonic, TimestampMs};
 use crate::formats::trace_context::TraceContext;
-use crate::http::{ChangesNothing, SignedIn};
 use crate::http::app::App;
+use crate::http::{ChangesNothing, SignedIn};
 use crate::metrics::{Requests, Slot};
 use crate::traces::{Links, Span};
 

@@ -41,7 +41,10 @@ fn a_backup_is_restored_to_a_directory_that_serves_what_was_there() {
     // It holds one moment: what comes later is not in it.
     service.produce("t", &crate::service::tens(10..20));
     let done = service.json("backup tuesday");
-    assert_eq!((&done["name"], &done["state"]), (&"tuesday".into(), &"done".into()));
+    assert_eq!(
+        (&done["name"], &done["state"]),
+        (&"tuesday".into(), &"done".into())
+    );
     assert!(done["copied_bytes"].as_u64() <= done["bytes"].as_u64(), "{done}");
 
     let data = TempDir::new().unwrap();
@@ -61,7 +64,10 @@ fn a_backup_is_restored_to_a_directory_that_serves_what_was_there() {
     let command = format!("restore {} --output json", backups.join("tuesday").display());
     let answer = run_offline(&format!("{command} --data {}", other.path().display())).quiet();
     let answer: Value = serde_json::from_str(&answer).unwrap();
-    assert_eq!((&answer["topics"], &answer["started"]), (&1.into(), &done["started"]));
+    assert_eq!(
+        (&answer["topics"], &answer["started"]),
+        (&1.into(), &done["started"])
+    );
 }
 
 #[test]
@@ -114,7 +120,11 @@ fn only_an_administrator_makes_a_backup() {
     ]);
     let with = |token: &str, line: &str| {
         let mut command = quipu(line);
-        ended(command.env("QUIPU_SERVER", &service.url).env("QUIPU_TOKEN", token))
+        ended(
+            command
+                .env("QUIPU_SERVER", &service.url)
+                .env("QUIPU_TOKEN", token),
+        )
     };
     let all = "--allow read,write,create,delete,configure,describe --topics '*' --groups '*'";
     let token = with(secret, &format!("token create all {all}")).ok();

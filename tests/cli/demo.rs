@@ -62,7 +62,11 @@ fn a_taken_default_port_is_no_obstacle_but_a_taken_chosen_one_is() {
     let chosen = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = chosen.local_addr().unwrap();
     let ended = run_offline(&format!("demo --exit --listen {addr}"));
-    assert!(ended.failed().contains(&format!("cannot listen on {addr}")));
+    assert!(
+        ended
+            .failed()
+            .contains(&format!("cannot listen on {addr}: another process listens there"))
+    );
 }
 
 #[test]

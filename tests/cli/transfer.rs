@@ -229,7 +229,8 @@ fn an_interrupt_ends_an_import_whose_pipe_is_idle() {
     let to = Service::start();
     let mut import = to.spawn("import");
     let mut pipe = import.child.stdin.take().unwrap();
-    let text = "{\"export\":1,\"made\":0}\n{\"make_topic\":\"t\",\"partitions\":1,\"config\":{}}\n{\"topic\":";
+    let text =
+        "{\"export\":1,\"made\":0}\n{\"make_topic\":\"t\",\"partitions\":1,\"config\":{}}\n{\"topic\":";
     pipe.write_all(text.as_bytes()).unwrap();
     // It reads, so it watches for signals.
     let begin = Instant::now();

@@ -20,7 +20,11 @@ fn every_file_of_the_package_is_in_the_repository_or_made_by_its_script() {
             let folder = made.split('/').next().expect("a name");
             script.contains(&format!("$out/{folder}"))
         });
-        assert!(is_made || root().join(source).is_file(), "{source}");
+        let is_there = match source.strip_suffix("/*") {
+            Some(folder) => root().join(folder).is_dir(),
+            None => root().join(source).is_file(),
+        };
+        assert!(is_made || is_there, "{source}");
         assert!(["644", "755"].contains(&text(mode)), "{source}: {mode}");
         let name = source.rsplit('/').next().expect("a name");
         // A folder takes the file under its own name.

@@ -83,7 +83,13 @@ async fn the_next_page_of_one_order_is_refused_in_another() {
             let uri = format!("/v1/lag?sort={then}&after={next}");
             invalid(service.get(&uri), "after").await;
         }
-        assert_eq!(groups(&service, &format!("sort={first}&after={next}")).await.0.len(), 3);
+        assert_eq!(
+            groups(&service, &format!("sort={first}&after={next}"))
+                .await
+                .0
+                .len(),
+            3
+        );
     }
 }
 

@@ -98,11 +98,26 @@ fn a_dry_run_is_no_change_in_the_log() {
             ("PATCH", "/v1/topics/orders?dry_run=true", "{}", 200),
             ("DELETE", "/v1/topics/orders?dry_run=true", "", 200),
             ("DELETE", "/v1/topics/orders?dry_run=true&if_id=other", "", 412),
-            ("DELETE", "/v1/topics/orders/partitions/0/records?before=0&dry_run=true", "", 200),
+            (
+                "DELETE",
+                "/v1/topics/orders/partitions/0/records?before=0&dry_run=true",
+                "",
+                200,
+            ),
             ("POST", "/v1/groups/work/redrive", r#"{"dry_run":true}"#, 200),
             ("POST", "/v1/groups/work/redrive", r#"{"dry_run":false}"#, 200),
-            ("POST", "/v1/groups/work/offsets/reset", r#"{"to":"earliest","dry_run":true}"#, 200),
-            ("POST", "/v1/groups/none/offsets/reset", r#"{"to":"earliest","dry_run":true}"#, 404),
+            (
+                "POST",
+                "/v1/groups/work/offsets/reset",
+                r#"{"to":"earliest","dry_run":true}"#,
+                200,
+            ),
+            (
+                "POST",
+                "/v1/groups/none/offsets/reset",
+                r#"{"to":"earliest","dry_run":true}"#,
+                404,
+            ),
         ] {
             let kind = if body.is_empty() { "" } else { JSON };
             let answer = connection.call(method, path, kind, body.as_bytes());
@@ -115,7 +130,15 @@ fn a_dry_run_is_no_change_in_the_log() {
         let found = found.map(|line| format!("{} {}", line["method"].as_str().unwrap(), line["status"]));
         found.collect::<Vec<_>>()
     };
-    let dry = ["PATCH 200", "DELETE 200", "DELETE 412", "DELETE 200", "POST 200", "POST 200", "POST 404"];
+    let dry = [
+        "PATCH 200",
+        "DELETE 200",
+        "DELETE 412",
+        "DELETE 200",
+        "POST 200",
+        "POST 200",
+        "POST 404",
+    ];
     assert_eq!(methods("a dry run was asked for"), dry);
     assert_eq!(methods("a change was asked for"), ["PUT 201", "POST 200"]);
 }

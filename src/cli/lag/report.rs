@@ -200,8 +200,11 @@ impl GroupLag {
 
     fn sentence(&self) -> String {
         let Self { group, total, .. } = self;
-        let (lag, bytes, age) = (records(total.lag), bytes(total.lag_bytes), span_ms(total.lag_ms));
-        let text = format!("group {group}: {lag} behind, {bytes}; the oldest is {age} old");
+        let mut text = format!("group {group}: {} behind", records(total.lag));
+        if total.lag > 0 {
+            let (bytes, age) = (bytes(total.lag_bytes), span_ms(total.lag_ms));
+            text += &format!(", {bytes}; the oldest is {age} old");
+        }
         match self.dead_letters {
             None => text,
             Some(waiting) => format!("{text}; dead letters that wait: {}", count(waiting)),

@@ -103,7 +103,9 @@ pub(crate) fn run(args: &Args, connect: &Connect, is_json: bool) -> anyhow::Resu
     let is_whole = result.map_err(|error| error.context(name.clone()))?;
     import.bar.finish_and_clear();
     if !is_whole {
-        bail!("{name} is not whole: its last line is missing. What it has is imported; export again, and import that");
+        bail!(
+            "{name} is not whole: its last line is missing. What it has is imported; export again, and import that"
+        );
     }
     let Import {
         topics,
@@ -206,7 +208,7 @@ fn read(
     let source: Box<dyn Read> = if is_gzip {
         Box::new(MultiGzDecoder::new(source))
     } else {
-        source
+        Box::new(source)
     };
     let mut source = BufReader::with_capacity(1 << 20, source);
     let mut line = Vec::new();
