@@ -90,14 +90,15 @@ async function collect(me, signal) {
   }
   const rows = [...faults.values()];
   for (const fault of rows.filter(({ what }) => what !== "damage")) {
-    found.push({ level: "bad", title: TITLES[fault.what] ?? `${fault.what}.`, text: [fault.partition, fault.detail].filter(Boolean).join(": ") });
+    const [title, text] = WORDS[fault.what] ?? [`${fault.what}.`];
+    found.push({ level: "bad", title, text: text ?? sentence(fault) });
   }
   const damaged = rows.filter(({ what, skipped }) => what === "damage" && skipped !== true);
   const ranges = list(damage?.damage ?? damage?.ranges).filter(({ skipped }) => skipped !== true);
   if (damaged.length > 0 || ranges.length > 0) {
     const [first] = damaged;
     const name = first?.partition ?? (ranges[0] ? `${ranges[0].topic}/${ranges[0].partition}` : null);
-    const text = first?.detail ? `${name ? `${name}: ` : ""}${first.detail}` : `Records of ${name} cannot be read.`;
+    const text = first?.detail ? sentence({ partition: name, detail: first.detail }) : `Records of ${name} cannot be read.`;
     const others = Math.max(damaged.length, ranges.length) - 1;
     const more = name ? link("Look", ["topics", name.split("/")[0]]) : null;
     found.push({ level: "bad", title: "Damage.", text: others > 0 ? `${text} And ${count(others)} more.` : text, more });
@@ -116,11 +117,18 @@ async function collect(me, signal) {
   return found;
 }
 
-const TITLES = {
-  "log-failed": "Appends have stopped.",
-  "storage-full": "The disk is full.",
-  "partition-failed": "A partition has failed.",
+/// The title of a fault, and what is said of it instead of its detail.
+const WORDS = {
+  "log-failed": ["Appends have stopped."],
+  "storage-full": ["The disk is full.", "Appends go on by themselves when there is space."],
+  "partition-failed": ["A partition has failed."],
 };
+
+/// A fault's detail, which begins with a small letter and has no full stop.
+function sentence({ partition, detail = "" }) {
+  const text = partition ? `${partition}: ${detail}` : `${detail.slice(0, 1).toUpperCase()}${detail.slice(1)}`;
+  return text === "" || /[.!?]$/.test(text) ? text : `${text}.`;
+}
 
 function list(value) {
   return Array.isArray(value) ? value : [];

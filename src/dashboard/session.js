@@ -47,7 +47,7 @@ export function signIn(main, done) {
     done();
   };
   const form = el("form", { id: "sign-in", class: "card narrow", onsubmit: submit },
-    field("Token", input, "From quipu token create, or the administrator's first token."),
+    field("Token", input, ["From ", el("code", {}, "quipu token create"), ", or the administrator's first token."]),
     status, el("div", { class: "actions" }, el("button", { type: "submit", class: "primary" }, "Sign in")));
   put(main, el("h1", { tabindex: "-1" }, "Sign in"), form);
   input.focus();

@@ -72,11 +72,13 @@ export default async function run(server) {
   await gone.getByText("The server does not answer").waitFor();
   await gone.unroute("**/health/ready");
   await gone.getByText("The server does not answer").waitFor({ state: "detached" });
+  const damage = (damaged_offset) => ({ what: "damage", detail: "offsets 3 to 9 cannot be read", partition: "orders/2", damaged_offset, skipped: false });
   for (const [answer, words] of [
-    [{ status: "degraded", degraded: [{ what: "storage-full", detail: "appends go on by themselves" }] }, "The disk is full."],
-    [{ status: "degraded", degraded: [{ what: "log-failed", detail: "appends stopped after a failed write" }] }, "Appends have stopped."],
-    [{ status: "degraded", degraded: [{ what: "partition-failed", detail: "it takes no more appends", partition: "orders/1" }] }, "orders/1: it takes no more"],
-    [{ status: "degraded", degraded: [{ what: "damage", detail: "offsets 3 to 9 cannot be read", partition: "orders/2", damaged_offset: 3, skipped: false }] }, "orders/2: offsets 3 to 9"],
+    [{ status: "degraded", degraded: [{ what: "storage-full", detail: "the disk is full: appends go on by themselves" }] }, "The disk is full. Appends go on by themselves when there is space."],
+    [{ status: "degraded", degraded: [{ what: "log-failed", detail: "appends stopped after a failed write" }] }, "Appends have stopped. Appends stopped after a failed write."],
+    [{ status: "degraded", degraded: [{ what: "partition-failed", detail: "it takes no more appends", partition: "orders/1" }] }, "A partition has failed. orders/1: it takes no more appends."],
+    [{ status: "degraded", degraded: [damage(3), damage(12)] }, "Damage. orders/2: offsets 3 to 9 cannot be read. And 1 more. Look"],
+    [{ status: "degraded", degraded: [{ what: "damage", detail: "2 damaged place(s)" }] }, "Damage. 2 damaged place(s)."],
   ]) {
     await gone.route("**/health/ready", (route) => route.fulfill({ json: answer }));
     await gone.getByText(words).waitFor();
