@@ -542,16 +542,23 @@ impl Groups {
     ///
     /// # Errors
     /// [`Reason::InvalidRequest`]: it is not a `poll_id` of this member. [`Reason::PollExpired`]: it is, from before the
-    /// data directory was restored from a backup.
+    /// data directory was restored from a backup. [`Reason::Forbidden`]: it acknowledges records that the caller may not read.
     pub(super) fn read_ack(
         &self,
+        caller: &Caller,
         ack: Option<&str>,
         group: &str,
         member: &str,
     ) -> Result<Option<PollId>, Refusal> {
         let Some(text) = ack else { return Ok(None) };
         match PollId::decode(text, self.coordinator.directory(), group, member) {
-            Ok(id) => Ok(Some(id)),
+            Ok(id) if id.topics().all(|topic| self.may_acknowledge(caller, topic)) => Ok(Some(id)),
+            // Without their names: the string may be made up.
+            Ok(_) => Err(Refusal::new(
+                Reason::Forbidden,
+                "this needs the right read on every topic of the poll that ack names; with ack null the member goes on without it",
+            )
+            .at("/ack")),
             Err(Unreadable::Foreign) => Err(Refusal::invalid(
                 "/ack",
                 format!("ack is not a poll_id that {member} was given in the group {group}"),
@@ -562,6 +569,11 @@ impl Groups {
             )
             .at("/ack")),
         }
+    }
+
+    fn may_acknowledge(&self, caller: &Caller, topic: TopicId) -> bool {
+        let topic = self.log.topic_by_id(topic);
+        topic.is_none_or(|topic| caller.may_topic(Right::Read, topic.name()))
     }
 
     /// Leaves the group. First commits the records that the poll named by `ack` delivered; in a shared group, accepts
@@ -577,7 +589,7 @@ impl Groups {
         ack: Option<&str>,
     ) -> Result<(), Refusal> {
         caller.check_group(&[Right::Read, Right::Write], group)?;
-        let ack = self.read_ack(ack, group, member)?;
+        let ack = self.read_ack(caller, ack, group, member)?;
         let order = self.turn_of(group, member).await?;
         let cell = self.cell_of(group, member)?;
         let (commits, is_shared) = {

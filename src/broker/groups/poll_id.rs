@@ -88,6 +88,12 @@ impl PollId {
         !self.reach.is_empty() || !self.leased.is_empty()
     }
 
+    /// The topics of what was delivered, some of them more than once.
+    pub fn topics(&self) -> impl Iterator<Item = TopicId> {
+        let reach = self.reach.iter().map(|reach| reach.partition.topic);
+        reach.chain(self.leased.iter().map(|range| range.partition.topic))
+    }
+
     /// Encodes the string for a member of a group.
     pub fn encode(&self, directory: u64, group: &str, member: &str) -> String {
         let mut bytes = Vec::with_capacity(40 + self.reach.len() * 8);

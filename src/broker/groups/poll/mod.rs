@@ -253,7 +253,7 @@ impl Groups {
         joining: Option<Join>,
     ) -> Result<Polled, Refusal> {
         caller.check_group(&[Right::Read], group)?;
-        let ack = self.read_ack(wanted.ack.as_deref(), group, member)?;
+        let ack = self.read_ack(caller, wanted.ack.as_deref(), group, member)?;
         let acknowledges = ack.as_ref().is_some_and(PollId::has_records);
         let nothing = Outputs::without_input(&mut outputs, acknowledges)?;
         let identity = outputs.as_ref().and(wanted.ack.as_deref()).map(repeats::of_poll);
@@ -543,9 +543,15 @@ impl Groups {
         let (begun, mut acknowledged, key) = {
             let (now, mut core) = self.lock(&cell);
             if !caller.who.is_same(&Who::Anyone) {
-                core.act_for(member, &caller.who);
                 let mut named = core.named_topics_of(member);
-                named.try_for_each(|topic| caller.check_topic(Right::Read, topic))?;
+                if !named.all(|topic| caller.may_topic(Right::Read, topic)) {
+                    // Without their names: somebody else may have subscribed the member to them.
+                    let detail =
+                        format!("this needs the right read on every topic that {member} has subscribed to");
+                    return Err(Refusal::new(Reason::Forbidden, detail));
+                }
+                drop(named);
+                core.act_for(member, &caller.who);
             }
             core.refresh(group, &self.log, &self.coordinator);
             if acknowledging.outgoing.is_some() {
