@@ -16,6 +16,8 @@ use crate::broker::rights::grant::Grant;
 
 /// The most sessions; above it the one that was used least recently ends.
 const MAX: usize = 10_000;
+/// The most sessions of one principal; above it that of its own ends. So nobody ends those of all others.
+const MAX_OF_ONE: usize = 1000;
 
 /// All sessions.
 #[derive(Default)]
@@ -24,6 +26,8 @@ pub(super) struct Sessions(Mutex<HashMap<Digest, Session>>);
 struct Session {
     /// The token, or the JWT, as it was given.
     token: Arc<str>,
+    /// Whose that was when the session began.
+    principal: Arc<str>,
     used: Monotonic,
 }
 
@@ -36,16 +40,21 @@ impl Access {
         let grant = self.bearer(token).await?;
         let id = secret::make()?;
         let used = self.0.clock.monotonic();
+        let principal = Arc::clone(&grant.principal.name);
         let mut sessions = self.0.sessions.0.lock();
-        if sessions.len() >= MAX {
-            let oldest = sessions
+        let is_own = |session: &Session| session.principal == principal;
+        let own = sessions.values().filter(|session| is_own(session)).count();
+        if own >= MAX_OF_ONE || sessions.len() >= MAX {
+            let candidates = sessions
                 .iter()
-                .min_by_key(|(_, session)| session.used)
-                .map(|(id, _)| *id);
+                .filter(|(_, session)| own < MAX_OF_ONE || is_own(session));
+            let oldest = candidates.min_by_key(|(_, session)| session.used);
+            let oldest = oldest.map(|(id, _)| *id);
             oldest.map(|id| sessions.remove(&id));
         }
         let session = Session {
             token: token.into(),
+            principal,
             used,
         };
         sessions.insert(digest(id.as_bytes()), session);
@@ -74,5 +83,49 @@ impl Access {
     /// Ends a session, if there is one of that id.
     pub fn end_session(&self, id: &str) {
         self.0.sessions.0.lock().remove(&digest(id.as_bytes()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broker::access::tokens::NewToken;
+    use crate::broker::caller::Caller;
+    use crate::broker::engine::sim::{SimClock, SimDisk};
+    use crate::broker::engine::{Log, Options, TimestampMs};
+    use crate::broker::rights::quota::Limits;
+
+    #[tokio::test]
+    async fn whoever_signs_in_again_and_again_ends_sessions_of_his_own() {
+        let clock = Arc::new(SimClock::new(TimestampMs(1_700_000_000_000)));
+        let options = Options {
+            journal_file_bytes: 1 << 20,
+            max_request_bytes: 256 << 10,
+            ..Options::default()
+        };
+        let disk = Arc::new(SimDisk::new(1));
+        let log = Log::open_with(disk, clock.clone(), Path::new("/data"), options).unwrap();
+        let access = Access::new(log, clock.clone());
+        access.set_admin_token(Some("the-administrators-token"));
+        let new = NewToken {
+            name: "often".to_owned(),
+            rules: Vec::new(),
+            expires: None,
+            quotas: Limits::default(),
+        };
+        let token = access.create_token(&Caller::default(), new).await.unwrap();
+        let (other, _) = access.begin_session("the-administrators-token").await.unwrap();
+        let mut own = Vec::new();
+        for _ in 0..=MAX_OF_ONE {
+            clock.advance(Duration::from_millis(1));
+            own.push(access.begin_session(&token).await.unwrap().0);
+        }
+        assert!(access.session(&other).await.is_ok());
+        assert_eq!(access.session(&own[0]).await.err(), Some(Failure::Wrong));
+        assert!(access.session(&own[1]).await.is_ok());
+        assert!(access.session(&own[MAX_OF_ONE]).await.is_ok());
     }
 }
