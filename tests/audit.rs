@@ -188,6 +188,19 @@ async fn what_changes_something_is_in_the_audit_log_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_deleted_topic_has_the_id_that_it_had_for_its_users() {
+    let service = Service::new();
+    let put = service.send(Method::PUT, "/v1/topics/orders", support::JSON, "{}");
+    let id = put.await.json()["id"].as_str().expect("an id").to_owned();
+    let gone = service.send(Method::DELETE, "/v1/topics/orders", &[], "").await;
+    assert_eq!(gone.status, 204, "{}", gone.text());
+    let audit = service.get("/v1/audit").await.json();
+    let deleted = audit["entries"].as_array().expect("a list").iter();
+    let mut deleted = deleted.filter(|entry| entry["action"] == "topic.delete");
+    assert_eq!(deleted.next().expect("an entry")["detail"], format!("id {id}"));
+}
+
+#[tokio::test]
 async fn redriven_and_discarded_dead_letters_are_one_entry_a_call() {
     let service = Service::new();
     let post = async |path: &str, body: Value| {

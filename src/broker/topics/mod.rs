@@ -180,7 +180,7 @@ impl Topics {
         let _one_at_a_time = self.changing.lock();
         let topic = self.may_delete(caller, name, if_id)?;
         let mut state = state_keys::removals_of_topic(&self.log, topic.id());
-        let detail = format!("id {}", topic.id().0);
+        let detail = format!("id {}", catalog::public_id(&self.log, topic.id()));
         state.push(audit::entry(
             &self.log,
             caller,
