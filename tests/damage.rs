@@ -214,11 +214,7 @@ async fn damage_that_shows_without_reading_is_known_from_the_start() {
 
 #[tokio::test]
 async fn a_skipped_range_is_passed_over_and_the_gap_is_reported() {
-    let config = Config {
-        cors_origins: vec!["https://page.example".to_owned()],
-        ..Config::default()
-    };
-    let service = damaged_with(config, 3, 2).await;
+    let service = damaged_with(Config::default(), 3, 2).await;
     corrupt(&service, 3).await;
     assert_eq!(rows(&skip(&service, 3, 5).await.ok()), [(3, 5, true)]);
     assert_eq!(rows(&skip(&service, 3, 5).await.ok()), [(3, 5, true)], "again");
@@ -237,8 +233,6 @@ async fn a_skipped_range_is_passed_over_and_the_gap_is_reported() {
     assert_eq!(lines.header("gaps"), Some("3-5"));
     assert_eq!(lines.header("next-offset"), Some("10"));
     assert_eq!(lines.text().lines().count(), 5);
-    let exposed = lines.header("access-control-expose-headers").unwrap();
-    assert!(exposed.split(", ").any(|name| name == "gaps"), "{exposed}");
 
     // A bounded answer with a gap may change later.
     let bounded = records(&service, "offset=3&until_offset=7").await;

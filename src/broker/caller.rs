@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::refusal::{Reason, Refusal};
-use super::rights::grant::Grant;
+use super::rights::grant::{Certificate, Grant};
 use super::rights::{Right, Rules};
 
 /// Who calls. Cheap to clone. The default is nobody in particular: the server itself, or a test.
@@ -37,15 +37,6 @@ pub enum Who {
     SignedIn(Arc<Grant>),
 }
 
-/// The names of a client's certificate.
-#[derive(Clone, Debug, Default)]
-pub struct Certificate {
-    /// Its subject (RFC 4514).
-    pub subject: String,
-    /// Its alternative names: of hosts, mail addresses, URIs, IP addresses, as text.
-    pub names: Vec<String>,
-}
-
 impl Who {
     fn has(&self, allows: impl Fn(&Rules) -> bool) -> bool {
         match self {
@@ -69,14 +60,6 @@ impl Who {
             (Self::SignedIn(one), Self::SignedIn(two)) => Arc::ptr_eq(&one.principal, &two.principal),
             _ => false,
         }
-    }
-}
-
-impl Certificate {
-    /// Whether it has this subject or alternative name.
-    #[must_use]
-    pub fn has(&self, name: &str) -> bool {
-        self.subject == name || self.names.iter().any(|own| own == name)
     }
 }
 

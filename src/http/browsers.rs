@@ -3,14 +3,10 @@
 //! Every page that a browser on this machine opens can reach a server on loopback. So a `Host` must name this server
 //! (DNS rebinding points a page's own name here, and the browser sends that name), and a request that changes something
 //! must not come from a page of another origin. Clients that are not browsers send neither `Origin` nor
-//! `Sec-Fetch-Site`, and pass. The CORS layer exists only if origins are configured.
+//! `Sec-Fetch-Site`, and pass. Answers have CORS headers only if origins are configured.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::Request;
-use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -25,7 +21,7 @@ use crate::settings::Config;
 
 /// The response headers that pages may read.
 const EXPOSED: &str = "next-offset, log-start-offset, end-offset, gaps, etag, idempotency-replayed, retry-after, allow, \
-    x-request-id";
+    www-authenticate, x-request-id";
 /// The methods for pages of a configured origin, and for pages of any origin (`*`).
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 const READING: &str = "GET, HEAD";
@@ -140,54 +136,69 @@ fn is_own_origin(config: &Config, host: &str, origin: &HeaderValue) -> bool {
     let Some((scheme, authority)) = origin.to_str().ok().and_then(parts_of) else {
         return false;
     };
-    // A proxy may speak TLS in front of this server, so the scheme is taken from the page's origin.
-    without_port_of(scheme, host).eq_ignore_ascii_case(authority)
+    // A proxy may speak TLS in front of this server, so the scheme is taken from the page's origin. But who answers in plain
+    // HTTP in the place of a server that speaks TLS is somebody on the way.
+    let schemes: &[&str] = if config.has_certificate() {
+        &["https"]
+    } else {
+        &["http", "https"]
+    };
+    schemes.contains(&scheme) && without_port_of(scheme, host).eq_ignore_ascii_case(authority)
         || own_parts(config)
             .is_some_and(|(own_scheme, own)| own_scheme == scheme && own.eq_ignore_ascii_case(authority))
 }
 
-/// Lets pages of `origins` (`*`: any) call `router`.
-pub(super) fn layer(router: Router, origins: Vec<String>) -> Router {
-    let origins: Arc<[String]> = origins.into();
-    router.layer(from_fn(move |request: Request, next: Next| {
-        let origins = origins.clone();
-        async move { answer(&origins, request, next).await }
-    }))
+/// A request of a page of another origin that is configured: its answers tell the browser that the page may read them.
+pub(crate) struct CrossOrigin {
+    origin: HeaderValue,
+    /// It is configured by name, not by `*`.
+    is_named: bool,
 }
 
-async fn answer(origins: &[String], request: Request, next: Next) -> Response {
-    let origin = request.headers().get(ORIGIN);
-    let origin = origin.filter(|origin| is_allowed(origins, origin)).cloned();
-    let is_asking = request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    let is_preflight = is_asking && request.method() == Method::OPTIONS;
-    let mut response = match &origin {
-        Some(origin) if is_preflight => {
-            let mut response = StatusCode::NO_CONTENT.into_response();
-            let headers = response.headers_mut();
-            let is_named = origins.iter().any(|allowed| *origin == **allowed);
-            let methods = if is_named { METHODS } else { READING };
-            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
-            headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-            // A page may send any header that it asks for (the API accepts many): none can do more than the body.
-            if let Some(wanted) = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS) {
-                headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
-            }
-            response
+impl CrossOrigin {
+    /// The page that a request comes from; `None`: no page, or none of a configured origin.
+    pub(crate) fn of(config: &Config, headers: &HeaderMap) -> Option<Self> {
+        if config.cors_origins.is_empty() {
+            return None;
         }
-        _ => next.run(request).await,
-    };
-    let headers = response.headers_mut();
+        let origin = headers.get(ORIGIN)?;
+        let is_named = config.cors_origins.iter().any(|allowed| *origin == **allowed);
+        let is_any = || config.cors_origins.iter().any(|allowed| allowed == "*");
+        (is_named || is_any()).then(|| Self {
+            origin: origin.clone(),
+            is_named,
+        })
+    }
+
+    /// The answer to the question whether the page may send a request; `None`: the request is none.
+    pub(crate) fn preflight<B>(&self, request: &http::Request<B>) -> Option<Response> {
+        let is_asking = request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        if !is_asking || request.method() != Method::OPTIONS {
+            return None;
+        }
+        let mut response = StatusCode::NO_CONTENT.into_response();
+        let headers = response.headers_mut();
+        let methods = if self.is_named { METHODS } else { READING };
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+        // A page may send any header that it asks for (the API accepts many): none can do more than the body.
+        if let Some(wanted) = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS) {
+            headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
+        }
+        Some(response)
+    }
+}
+
+/// Says in an answer who may read it; every answer, a refusal too, of a server that has `cors_origins`.
+pub(crate) fn expose(config: &Config, page: Option<CrossOrigin>, headers: &mut HeaderMap) {
+    if config.cors_origins.is_empty() {
+        return;
+    }
     headers.append(VARY, HeaderValue::from_static("origin"));
-    if let Some(origin) = origin {
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    if let Some(page) = page {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, page.origin);
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
     }
-    response
-}
-
-fn is_allowed(origins: &[String], origin: &HeaderValue) -> bool {
-    let mut origins = origins.iter();
-    origins.any(|allowed| allowed == "*" || origin == allowed)
 }
 
 #[cfg(test)]
@@ -271,5 +282,24 @@ mod tests {
         }
         let without_port = [("host", "127.0.0.1:80"), ("origin", "http://127.0.0.1")];
         assert_eq!(status(Method::POST, &without_port), 200);
+        let of_no_page = [("host", "localhost"), ("origin", "extension://localhost")];
+        assert_eq!(status(Method::POST, &of_no_page), 403);
+    }
+
+    #[test]
+    fn a_page_in_plain_http_is_not_of_a_server_that_speaks_tls() {
+        let config = Config {
+            tls_cert: Some("cert.pem".into()),
+            ..Config::default()
+        };
+        for (origin, is_own) in [("https://localhost:7420", true), ("http://localhost:7420", false)] {
+            let request = http::Request::post("/").header("host", "localhost:7420");
+            let request = request
+                .header("origin", origin)
+                .body(())
+                .expect("a request of a test");
+            assert_eq!(check(&config, &request).is_ok(), is_own, "{origin}");
+            assert_eq!(is_trusted_page(&config, request.headers()), is_own, "{origin}");
+        }
     }
 }

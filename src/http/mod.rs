@@ -76,18 +76,14 @@ fn routes() -> OpenApiRouter<App> {
 pub fn router(app: App) -> Router {
     let (router, api) = routes().split_for_parts();
     app.metrics.requests(|| api.paths.paths.keys().cloned().collect());
-    let origins = app.config.cors_origins.clone();
-    let router = router
+    router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(app);
-    match origins.is_empty() {
-        true => router,
-        false => browsers::layer(router, origins),
-    }
+        .with_state(app)
 }
 
-async fn not_found(uri: Uri) -> Problem {
+/// The answer to a path that no route has.
+pub(crate) async fn not_found(uri: Uri) -> Problem {
     let detail = format!("nothing is at {}; GET /openapi.json lists every path", uri.path());
     Problem::new(Code::NotFound, detail)
 }

@@ -26,7 +26,7 @@ use crate::broker::lag::report::Lags;
 use lag::LagRows;
 pub(crate) use requests::Requests;
 use routes::RouteTable;
-pub(crate) use routes::Slot;
+pub(crate) use routes::{Slot, UNMATCHED};
 pub use text::Format;
 use text::{Label, Pair, Text, families};
 use topics::TopicRows;

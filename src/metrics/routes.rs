@@ -11,9 +11,12 @@ pub(crate) const METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other",
 ];
 
-/// The number of a counter: a route and a method. 0 is for paths without a route.
+/// The number of a counter: a route and a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot(pub(crate) usize);
+
+/// The counter of paths without a route.
+pub(crate) const UNMATCHED: Slot = Slot(0);
 
 /// All routes' paths.
 #[derive(Debug)]
@@ -74,7 +77,7 @@ impl RouteTable {
     pub(crate) fn find(&self, method: &Method, path: &str) -> Slot {
         let length = path.bytes().filter(|byte| *byte == b'/').count();
         let Some(routes) = self.by_length.get(length) else {
-            return Slot(0);
+            return UNMATCHED;
         };
         let matches = |route: &&Route| {
             let mut pairs = segments(path).zip(&route.segments);
@@ -85,7 +88,7 @@ impl RouteTable {
         };
         match routes.iter().find(matches) {
             Some(route) => Slot(1 + route.index * METHODS.len() + method_index(method)),
-            None => Slot(0),
+            None => UNMATCHED,
         }
     }
 

@@ -8,7 +8,8 @@ use x509_cert::der::{Decode as _, Error};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use crate::broker::caller::Certificate as Names;
+use crate::broker::engine::TimestampMs;
+use crate::broker::rights::grant::Certificate as Presented;
 
 /// When a certificate expires, in milliseconds since the epoch.
 ///
@@ -20,16 +21,18 @@ pub(super) fn expiry_ms(certificate: &CertificateDer<'_>) -> Result<i64, Error> 
     Ok(i64::try_from(not_after.to_unix_duration().as_millis()).unwrap_or(i64::MAX))
 }
 
-/// The names of a certificate.
+/// What a client's certificate says.
 ///
 /// # Errors
 /// It is no certificate.
-pub(super) fn names(certificate: &CertificateDer<'_>) -> Result<Names, Error> {
-    let certificate = Certificate::from_der(certificate)?;
+pub(super) fn read(der: &CertificateDer<'_>) -> Result<Presented, Error> {
+    let expires = TimestampMs(expiry_ms(der)?);
+    let certificate = Certificate::from_der(der)?;
     let certificate = certificate.tbs_certificate();
     let alternative = certificate.get_extension::<SubjectAltName>()?;
     let alternative = alternative.map_or_else(Vec::new, |(_, SubjectAltName(names))| names);
-    Ok(Names {
+    Ok(Presented {
+        expires,
         subject: certificate.subject().to_string(),
         names: alternative.iter().filter_map(text_of).collect(),
     })
@@ -77,23 +80,60 @@ mod tests {
             SanType::IpAddress("2001:db8::7".parse().unwrap()),
         ];
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        let found = names(certificate.der()).unwrap();
+        let found = read(certificate.der()).unwrap();
         assert_eq!(found.subject, "CN=billing,O=Example\\, Inc.,C=CH");
         let alternative =
             "billing.example billing@example.org spiffe://example.org/billing 192.0.2.7 2001:db8::7";
         assert_eq!(found.names.join(" "), alternative);
-        assert_eq!(expiry_ms(certificate.der()), Ok(2_524_608_000_000));
+        assert_eq!(found.expires.get(), 2_524_608_000_000);
+    }
+
+    #[test]
+    fn no_name_can_be_written_such_that_it_is_anothers() {
+        let subject = |parts: &[(DnType, &str)]| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            for (kind, text) in parts {
+                params.distinguished_name.push(kind.clone(), *text);
+            }
+            let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            read(certificate.der()).unwrap().subject
+        };
+        let honest = subject(&[
+            (DnType::OrganizationName, "Example"),
+            (DnType::CommonName, "billing"),
+        ]);
+        assert_eq!(honest, "CN=billing,O=Example");
+        for text in [
+            "billing,O=Example",
+            "billing+O=Example",
+            "billing\\,O=Example",
+            "billing;O=Example",
+            "\"billing\",O=Example",
+            "#0c07",
+            " billing",
+            "billing ",
+            "billing\0",
+        ] {
+            let found = subject(&[(DnType::CommonName, text)]);
+            assert!(found != honest && found != "CN=billing", "{found}");
+            // What has a meaning of its own in the text is escaped.
+            let plain = found.replace("\\\\", "").replace("\\,", "").replace("\\+", "");
+            assert!(!plain.contains([',', '+']), "{found}");
+        }
+        let hex = subject(&[(DnType::CommonName, "#0c07")]);
+        assert!(hex.starts_with("CN=\\#") || hex.starts_with("CN=#0c05"), "{hex}");
     }
 
     #[test]
     fn a_certificate_without_names_has_none_and_junk_is_no_certificate() {
         let params = CertificateParams::default();
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        assert!(names(certificate.der()).unwrap().names.is_empty());
+        assert!(read(certificate.der()).unwrap().names.is_empty());
         let bytes = certificate.der();
         for cut in [0, 1, bytes.len() / 2, bytes.len() - 1] {
             let cut = CertificateDer::from(bytes[..cut].to_vec());
-            assert!(names(&cut).is_err() && expiry_ms(&cut).is_err());
+            assert!(read(&cut).is_err() && expiry_ms(&cut).is_err());
         }
     }
 }

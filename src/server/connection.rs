@@ -64,16 +64,17 @@ use super::observe::{self, Noted};
 use super::pacing::{Pacing, Slowed};
 use super::socket::{Socket, say_and_close};
 use super::tls::{self, Tls};
-use crate::broker::caller::{Caller, Certificate, RequestId};
+use crate::broker::caller::{Caller, RequestId};
 use crate::broker::refusal::{Outcome, Reason};
-use crate::broker::rights::grant::Grant;
+use crate::broker::rights::grant::{Certificate, Grant};
 use crate::http::access::{Door, InFlight, Kind};
 use crate::http::app::App;
+use crate::http::browsers::CrossOrigin;
 use crate::http::budget::relieved;
 use crate::http::forwarded::Proxies;
 use crate::http::problem::Problem;
-use crate::http::{HoldsBodies, Mapped, SignedIn, browsers};
-use crate::metrics::{Requests, Slot};
+use crate::http::{HoldsBodies, Mapped, SignedIn, browsers, not_found};
+use crate::metrics::{Requests, Slot, UNMATCHED};
 
 /// The largest buffer of a connection in each direction, in bytes. An idle connection keeps its buffer, and thousands
 /// of slow readers fill theirs: so it is no larger than a fast upload needs. (A chunk beyond it may be buffered whole.)
@@ -135,8 +136,8 @@ const WRITING: u8 = 4;
 struct Connection {
     id: u64,
     caller: Caller,
-    /// What the client has presented in the handshake, and when that expires, in milliseconds since the epoch.
-    certificate: OnceLock<(Arc<Certificate>, i64)>,
+    /// What the client has presented in the handshake.
+    certificate: OnceLock<Arc<Certificate>>,
     /// How many requests it had.
     requests: AtomicU32,
     /// The bytes of the last request's body that were read.
@@ -165,6 +166,8 @@ struct Connection {
     is_over: AtomicBool,
     /// The quota of the grant counts the request's body.
     counts_body: AtomicBool,
+    /// It slows it, too.
+    slows_body: AtomicBool,
 }
 
 impl Connection {
@@ -239,6 +242,7 @@ impl Connections {
             grant: Mutex::default(),
             is_over: AtomicBool::new(false),
             counts_body: AtomicBool::new(false),
+            slows_body: AtomicBool::new(false),
         });
         self.open.lock().insert(connection.id, connection.clone());
         self.app.metrics.connections.fetch_add(1, Relaxed);
@@ -315,9 +319,8 @@ impl Connections {
 
     /// Ends the requests whose token, JWT or certificate is not valid any more.
     pub(super) fn end_grants(&self) {
-        let now = self.app.clock.now();
         for connection in self.open.lock().values() {
-            let is_over = |grant: &Arc<Grant>| grant.is_over(now);
+            let is_over = |grant: &Arc<Grant>| self.app.access.is_over(grant);
             if connection.grant.lock().as_ref().is_some_and(is_over) && !connection.is_over.swap(true, SeqCst)
             {
                 connection.wake();
@@ -464,11 +467,11 @@ fn note_certificate(stream: &TlsStream<TcpStream>, connection: &Connection) {
     let Some(own) = chain.and_then(|chain| chain.first()) else {
         return;
     };
-    match (certificate::names(own), certificate::expiry_ms(own)) {
-        (Ok(names), Ok(expires_ms)) => {
-            let _ = connection.certificate.set((Arc::new(names), expires_ms));
+    match certificate::read(own) {
+        Ok(certificate) => {
+            let _ = connection.certificate.set(Arc::new(certificate));
         }
-        (Err(error), _) | (_, Err(error)) => {
+        Err(error) => {
             tracing::debug!(%error, "a client's certificate cannot be read, so it signs nobody in");
         }
     }
@@ -483,6 +486,11 @@ async fn answer(
     connection.progress.fetch_add(1, Relaxed);
     connection.is_unread.store(false, Relaxed);
     let shared = &*connection.shared;
+    let is_sign_in_needed = shared.app.access.is_on();
+    if is_sign_in_needed {
+        // What is refused before it is looked at is not in the name of whoever came before.
+        *connection.grant.lock() = None;
+    }
     let started = shared.app.clock.monotonic();
     let slot = shared.requests.find(request.method(), request.uri().path());
     let is_safe = request.method().is_safe();
@@ -493,6 +501,7 @@ async fn answer(
     };
     let peer = connection.caller.address;
     let client = shared.proxies.client(peer, request.headers());
+    let page = CrossOrigin::of(&shared.app.config, request.headers());
     let address = *client.as_ref().unwrap_or(&peer);
     let who = (address, request_id);
     let mut noted = Noted::begin(&shared.app, &shared.requests, slot, &request, who, started);
@@ -507,12 +516,10 @@ async fn answer(
             connection: connection.clone(),
         }),
     });
-    let certificate = connection.certificate.get();
-    let certificate = certificate.filter(|(_, expires_ms)| shared.app.clock.now().get() < *expires_ms);
     let caller = Caller {
         address,
         request_id,
-        certificate: certificate.map(|(certificate, _)| certificate.clone()),
+        certificate: connection.certificate.get().cloned(),
         ..connection.caller.clone()
     };
     let expects_continue = request.headers().contains_key(header::EXPECT);
@@ -522,8 +529,17 @@ async fn answer(
     } else if let Err(problem) = client.and_then(|_| browsers::check(&shared.app.config, &request)) {
         drop(request);
         problem.into_response()
+    } else if let Some(preflight) = page.as_ref().and_then(|page| page.preflight(&request)) {
+        drop(request);
+        preflight
     } else {
         match admit(&connection, slot, &mut request, caller).await {
+            // The router would take nothing between two slashes for a name, on a route that the door has not looked at.
+            Ok(_) if slot == UNMATCHED => {
+                let uri = request.uri().clone();
+                drop(request);
+                not_found(uri).await.into_response()
+            }
             Ok(admitted) => {
                 in_flight = admitted;
                 let answering = shared.router.clone().call(request);
@@ -541,7 +557,7 @@ async fn answer(
             }
         }
     };
-    let grant = match shared.app.access.is_on() {
+    let grant = match is_sign_in_needed {
         true => connection.grant.lock().clone(),
         false => None,
     };
@@ -558,6 +574,7 @@ async fn answer(
         connection.has_answer.store(true, Relaxed);
     }
     let (mut response, held) = hold(&connection, response, is_safe).await;
+    browsers::expose(&shared.app.config, page, response.headers_mut());
     observe::problem(&shared.requests, slot, request_id, &mut response);
     if let Some(noted) = &mut noted {
         noted.answered(&shared.requests, &mut response);
@@ -568,9 +585,8 @@ async fn answer(
     let pacing = in_flight.as_ref().and_then(|in_flight| {
         let how = match in_flight.kind {
             Kind::Poll => Slowed::FromTheFirst,
-            Kind::Acknowledgement => return None,
             Kind::Other if is_stream => Slowed::AfterTheFirst,
-            Kind::Other => Slowed::Never,
+            Kind::Acknowledgement | Kind::Other => Slowed::Never,
         };
         Pacing::begin(&in_flight.quota, &shared.app.clock, how)
     });
@@ -604,10 +620,9 @@ async fn admit(
         *connection.grant.lock() = caller.grant().cloned();
         connection.is_over.store(false, SeqCst);
         in_flight = entered?;
-        let is_counted = in_flight
-            .as_ref()
-            .is_some_and(|in_flight| in_flight.kind == Kind::Other);
-        connection.counts_body.store(is_counted, Relaxed);
+        let kind = in_flight.as_ref().map(|in_flight| in_flight.kind);
+        connection.counts_body.store(kind.is_some(), Relaxed);
+        connection.slows_body.store(kind == Some(Kind::Other), Relaxed);
     }
     request.extensions_mut().insert(caller);
     Ok(in_flight)

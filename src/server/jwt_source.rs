@@ -94,8 +94,8 @@ impl Issuer {
 impl Verifier for Issuer {
     fn verify<'a>(&'a self, token: &'a str, now: TimestampMs) -> Verified<'a> {
         Box::pin(async move {
-            let Checked { claims, expires } = self.jwts.check(token, now).await?;
-            Ok(Claims { claims, expires })
+            let Checked { claims, expires, key } = self.jwts.check(token, now).await?;
+            Ok(Claims { claims, expires, key })
         })
     }
 }

@@ -258,3 +258,94 @@ fn changes_are_in_the_audit_log_with_who_made_them_and_without_secrets() {
         .problem(401, "unauthenticated");
     assert!(world.server.log().contains("a sign-in failed"));
 }
+
+#[test]
+fn a_poll_does_not_tell_what_somebody_else_has_subscribed_the_member_to() {
+    let world = World::new();
+    world.topic("a", 2);
+    world.topic("secret", 2);
+    let weak = world.token("weak", json!([rule("read", "a", "g q")]));
+    for (group, kind) in [("g", "ordered"), ("q", "shared")] {
+        let at = format!("/v1/groups/{group}/members/m/poll");
+        let join = json!({"topics": ["a", "secret"], "type": kind, "wait_ms": 0});
+        let first = world.admin("POST", &at, &join);
+        let refused = world.call(&weak, "POST", &at, &json!({"wait_ms": 0}));
+        let problem = refused.problem(403, "forbidden");
+        assert!(!problem.to_string().contains("secret"), "{problem}");
+        // It has disturbed nothing: the member goes on as it was.
+        let ack = json!({"ack": first["poll_id"], "wait_ms": 0});
+        let next = world.admin("POST", &at, &ack);
+        assert_eq!(next["assignment"], first["assignment"]);
+        assert_eq!(next["lost"], Value::Null);
+    }
+}
+
+#[test]
+fn an_acknowledgement_counts_only_for_records_that_may_be_read() {
+    let world = World::new();
+    world.topic("a", 2);
+    world.topic("secret", 2);
+    let weak = world.token(
+        "weak",
+        json!([rule("read", "a", "g q"), rule("write", "", "g q")]),
+    );
+    for (group, kind) in [("g", "ordered"), ("q", "shared")] {
+        let member = format!("/v1/groups/{group}/members/m");
+        let at = format!("{member}/poll");
+        let join = json!({"topics": ["a", "secret"], "type": kind, "wait_ms": 0, "max_records": 100});
+        let first = world.admin("POST", &at, &join);
+        assert_eq!(first["records"].as_array().unwrap().len(), 4, "{first}");
+        let ack = first["poll_id"].as_str().unwrap();
+        for topics in [json!(["a"]), json!(["*"]), Value::Null] {
+            let mut body = json!({"ack": ack, "wait_ms": 0});
+            if topics != Value::Null {
+                body["topics"] = topics;
+                body["type"] = kind.into();
+            }
+            let problem = world.call(&weak, "POST", &at, &body).problem(403, "forbidden");
+            assert_eq!(problem["pointer"], "/ack");
+            assert!(!problem.to_string().contains("secret"), "{problem}");
+        }
+        let leave = world.call(&weak, "DELETE", &format!("{member}?ack={ack}"), &Value::Null);
+        leave.problem(403, "forbidden");
+        // Nothing was acknowledged, and whoever may read it acknowledges it still.
+        let lag = || world.admin("GET", &format!("/v1/groups/{group}/lag"), &Value::Null)["lag"].clone();
+        assert_eq!(lag(), 4);
+        world.admin("POST", &at, &json!({"ack": ack, "wait_ms": 0}));
+        assert_eq!(lag(), 0);
+    }
+}
+
+#[test]
+fn what_is_refused_at_once_is_not_logged_in_the_name_of_whoever_came_before() {
+    let world = World::with("--access-log on");
+    let mut connection = world.server.connect();
+    let mine = crate::world::bearer(ADMIN);
+    connection
+        .request_with("GET", "/v1/topics", "", &mine, b"")
+        .unwrap()
+        .with_status(200);
+    let foreign = connection.request_with(
+        "DELETE",
+        "/v1/topics/x",
+        "",
+        "Origin: https://evil.example\r\n",
+        b"",
+    );
+    foreign.unwrap().problem(403, "forbidden");
+    let lines = || {
+        let log = world.server.log();
+        let lines = log.lines().filter(|line| line.contains("a request was answered"));
+        let lines = lines.filter(|line| !line.contains("/health/"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let begin = std::time::Instant::now();
+    while lines().len() < 2 {
+        assert!(begin.elapsed() < crate::support::PATIENCE, "both are logged");
+    }
+    let lines = lines();
+    assert!(
+        lines[0].contains("admin") && !lines[1].contains("admin"),
+        "{lines:?}"
+    );
+}

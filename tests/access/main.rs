@@ -7,6 +7,7 @@ mod support;
 
 mod hostile;
 mod lives;
+mod pages;
 mod quotas;
 mod rights;
 mod routes;

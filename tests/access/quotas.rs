@@ -1,5 +1,7 @@
 //! Quotas: what is refused, what waits, and what is never refused.
 
+use std::io::Read as _;
+
 use serde_json::{Value, json};
 
 use crate::world::{World, rule};
@@ -108,4 +110,111 @@ fn quotas_are_at_least_one() {
         let answer = world.call(crate::world::ADMIN, "POST", "/v1/tokens", &body);
         answer.invalid(&format!("/quotas/{name}"));
     }
+}
+
+#[test]
+fn looking_at_offsets_is_no_acknowledgement() {
+    let world = World::new();
+    world.topic("orders", 1);
+    let row = json!({"offsets": [{"topic": "orders", "partition": 0, "offset": 0}]});
+    let at = "/v1/groups/g/offsets";
+    world.admin("PUT", at, &row);
+    let rights = rule("read write describe", "orders", "g");
+    let token = limited(&world, "slow", rights, json!({"requests_per_second": 1}));
+    let refused = (0..50)
+        .map(|_| world.get(&token, at))
+        .find(|answer| answer.status != 200);
+    refused
+        .expect("the rate is exceeded")
+        .problem(429, "quota-exceeded");
+    for _ in 0..10 {
+        assert_eq!(world.call(&token, "PUT", at, &row).status, 200);
+    }
+}
+
+#[test]
+fn what_acknowledgements_bring_along_is_counted() {
+    let world = World::new();
+    world.topic("in", 2);
+    world.topic("out", 0);
+    let rights = rule("read write describe", "in out", "g q");
+    let token = limited(&world, "slow", rights, json!({"bytes_per_second": 10_000}));
+    let at = "/v1/groups/q/members/m";
+    let join = json!({"topics": ["in"], "type": "shared", "wait_ms": 0, "max_records": 1});
+    let polled = world.call(&token, "POST", &format!("{at}/poll"), &join).ok();
+    assert_eq!(
+        world.get(&token, "/v1/topics/out").status,
+        200,
+        "there is no debt yet"
+    );
+    let large = json!([{"topic": "out", "value": "x".repeat(500_000)}]);
+    let place = &polled["records"][0];
+    let place = json!({"topic": place["topic"], "partition": place["partition"], "offset": place["offset"]});
+    let settle = json!({"accept": [place], "produce": large});
+    world.call(&token, "POST", &format!("{at}/settle"), &settle).ok();
+    world.get(&token, "/v1/topics/out").problem(429, "quota-exceeded");
+    // More acknowledgements are not refused.
+    let beat = world.call(&token, "POST", &format!("{at}/heartbeat"), &Value::Null);
+    assert_eq!(beat.status, 200, "{}", beat.text());
+}
+
+#[test]
+fn whoever_has_used_up_a_quota_still_signs_out() {
+    let world = World::new();
+    let token = limited(
+        &world,
+        "slow",
+        rule("read", "a", ""),
+        json!({"requests_per_second": 1}),
+    );
+    let begun = world.call("", "POST", "/v1/session", &json!({"token": token}));
+    let begun = begun.with_status(204);
+    let cookie = begun.header("set-cookie").unwrap().split(';').next().unwrap();
+    let cookie = format!("Cookie: {cookie}\r\n");
+    let with = |method: &str, path: &str| world.call_with("", method, path, &cookie, &Value::Null);
+    let refused = (0..50).any(|_| with("GET", "/v1/topics").status == 429);
+    assert!(refused, "the rate is exceeded");
+    assert_eq!(with("GET", "/health/ready").status, 200);
+    assert_eq!(with("DELETE", "/v1/session").status, 204);
+    with("GET", "/v1/topics").problem(401, "unauthenticated");
+}
+
+#[test]
+fn a_stream_waits_until_its_bytes_are_paid_for() {
+    let world = World::new();
+    world.admin("PUT", "/v1/topics/orders", &json!({"partitions": 1}));
+    // More than the kernel buffers for a connection.
+    let value = "x".repeat(500_000);
+    for _ in 0..40 {
+        let body = json!({"records": [{"value": value}]});
+        world.admin("POST", "/v1/topics/orders/records", &body);
+    }
+    let path = "/v1/topics/orders/records";
+    let rights = rule("read", "orders", "");
+    let token = limited(&world, "slow", rights.clone(), json!({"bytes_per_second": 1}));
+    let mut slow = world.begin(&token, "GET", path, "Accept: application/x-ndjson\r\n");
+    slow.answering();
+    let mut first = [0; 1000];
+    slow.stream.read_exact(&mut first).expect("it begins");
+    // Others read all of it meanwhile, twice.
+    let free = world.token("free", json!([rights]));
+    for _ in 0..2 {
+        assert!(world.get(&free, path).body.len() > 20_000_000);
+    }
+    // What the slow one got until then is its first part, which costs days.
+    let mut rest = 0;
+    let socket = slow.stream.get_ref().try_clone().expect("a socket");
+    socket.set_nonblocking(true).expect("a socket");
+    let mut part = vec![0; 1 << 20];
+    let error = loop {
+        match slow.stream.read(&mut part) {
+            Ok(0) => panic!("it ended after {rest} bytes"),
+            Ok(read) => rest += read,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    assert!(rest < 10_000_000, "{rest}");
+    // A new stream of the same principal, over another connection, is refused until then.
+    world.get(&token, path).problem(429, "quota-exceeded");
 }

@@ -25,6 +25,14 @@ fn names(list: &Value, field: &str) -> Vec<String> {
         .collect()
 }
 
+/// Checks that each row of a list is of that topic; returns how many there are.
+#[track_caller]
+fn all_of(list: &Value, topic: &str) -> usize {
+    let topics = names(list, "topic");
+    assert!(topics.iter().all(|found| found == topic), "{list}");
+    topics.len()
+}
+
 #[test]
 fn lists_and_sums_leave_out_what_may_not_be_described() {
     let world = world();
@@ -103,14 +111,7 @@ fn members_get_only_topics_that_they_may_read_by_name_and_by_pattern() {
     // A pattern brings what may be read, and later topics too.
     let polled = poll(&token, "m", &join(json!(["s.*"]))).ok();
     assert_eq!(names(&polled["assignment"], "topic"), ["s.a"]);
-    assert!(
-        polled["records"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|record| record["topic"] == "s.a"),
-        "{polled}"
-    );
+    all_of(&polled["records"], "s.a");
     world.topic("s.c", 2);
     let polled = poll(&token, "m", &json!({"ack": polled["poll_id"], "wait_ms": 0})).ok();
     assert_eq!(names(&polled["assignment"], "topic"), ["s.a"]);
@@ -124,13 +125,7 @@ fn members_get_only_topics_that_they_may_read_by_name_and_by_pattern() {
     // Whoever polls under its name does not get its records.
     let stolen = poll(&token, "n", &json!({"wait_ms": 0}));
     if stolen.status == 200 {
-        let records = stolen.json();
-        let records = records["records"].as_array().unwrap().iter();
-        assert!(
-            records.clone().all(|record| record["topic"] == "s.a"),
-            "{}",
-            stolen.text()
-        );
+        all_of(&stolen.json()["records"], "s.a");
     }
     // Less rights, fewer topics: also of what is in hand.
     world.admin(
@@ -139,8 +134,7 @@ fn members_get_only_topics_that_they_may_read_by_name_and_by_pattern() {
         &json!({"rules": [rule("read", "s.c", "*")]}),
     );
     let polled = poll(&all, "n", &json!({"wait_ms": 0})).ok();
-    let records = polled["records"].as_array().unwrap().iter();
-    assert!(records.clone().all(|record| record["topic"] == "s.c"), "{polled}");
+    all_of(&polled["records"], "s.c");
 }
 
 #[test]
@@ -152,15 +146,7 @@ fn a_work_queue_gives_each_member_only_what_it_may_read() {
     let body = json!({"topics": ["s.*"], "type": "shared", "wait_ms": 0, "max_records": 100});
     let at = "/v1/groups/q/members/m/poll";
     let polled = world.call(&a, "POST", at, &body).ok();
-    assert_eq!(polled["records"].as_array().unwrap().len(), 3, "{polled}");
-    assert!(
-        polled["records"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|record| record["topic"] == "s.a"),
-        "{polled}"
-    );
+    assert_eq!(all_of(&polled["records"], "s.a"), 3);
     let settle = json!({"accept": [{"topic": "s.b", "partition": 0, "offset": 0}]});
     world
         .call(&a, "POST", "/v1/groups/q/members/m/settle", &settle)
@@ -176,23 +162,9 @@ fn a_work_queue_gives_each_member_only_what_it_may_read() {
     let polled = world
         .call(&both, "POST", "/v1/groups/q/members/n/poll", &body)
         .ok();
-    assert!(
-        polled["records"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|record| record["topic"] == "s.b"),
-        "{polled}"
-    );
+    all_of(&polled["records"], "s.b");
     let leases = world.get(&both, "/v1/groups/q/leases").ok();
-    assert!(
-        leases["leases"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|lease| lease["topic"] == "s.a"),
-        "{leases}"
-    );
+    all_of(&leases["leases"], "s.a");
 }
 
 #[test]

@@ -212,3 +212,48 @@ fn health_gives_strangers_a_word_and_nothing_else_does() {
             .contains("quipu_failed_sign_ins_total 1")
     );
 }
+
+#[test]
+fn a_name_that_is_left_out_of_a_path_is_no_way_round_its_rights() {
+    let world = World::new();
+    world.topic("there", 1);
+    let nothing = world.token("nothing", json!([]));
+    let mut checked = 0;
+    for (method, path) in operations(&world) {
+        for left_out in [
+            "{topic}",
+            "{group}",
+            "{partition}",
+            "{member}",
+            "{name}",
+            "{file}",
+        ] {
+            if !path.contains(left_out) {
+                continue;
+            }
+            let at = filled(&path.replace(left_out, ""), "there", "there");
+            let body = if method == "GET" {
+                Value::Null
+            } else {
+                json!({"wrong": 1})
+            };
+            world
+                .call("", &method, &at, &body)
+                .problem(401, "unauthenticated");
+            let problem = world.call(&nothing, &method, &at, &body);
+            // A path that ends with a slash may be another route.
+            assert!(
+                [404, 405].contains(&problem.status),
+                "{method} {at}: {}",
+                problem.text()
+            );
+            let code = problem.json()["code"].clone();
+            assert!(
+                code == "not-found" || code == "method-not-allowed",
+                "{method} {at}: {code}"
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked > 40, "{checked}");
+}

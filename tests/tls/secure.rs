@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use quipu::server::{self, Server};
 use quipu::settings::Config;
+use quipu_segments::{Clock, RealDisk, SystemClock};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -33,6 +34,11 @@ impl Secure {
 
     /// The same with settings; the closure also gets the directory of the files.
     pub(crate) fn with(set: impl FnOnce(&mut Config, &Path)) -> Self {
+        Self::at(Arc::new(SystemClock::new()), set)
+    }
+
+    /// The same with a clock.
+    pub(crate) fn at(clock: Arc<dyn Clock>, set: impl FnOnce(&mut Config, &Path)) -> Self {
         let authority = Authority::new("the servers' authority");
         let dir = tempfile::tempdir().expect("a temporary directory");
         write_pair(dir.path(), &authority.sign());
@@ -47,7 +53,8 @@ impl Secure {
         config.limits.max_request_bytes = 1 << 20;
         set(&mut config, dir.path());
         let runtime = Runtime::new().expect("threads");
-        let server = runtime.block_on(server::start(config)).expect("it starts");
+        let starting = server::start_on(config, Arc::new(RealDisk::new()), clock);
+        let server = runtime.block_on(starting).expect("it starts");
         Self {
             authority,
             server,

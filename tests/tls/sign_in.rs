@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use crate::authority::{Authority, Pair, write};
 use crate::open::{refusal, started, temporary};
-use crate::secure::{Secure, client, connect};
+use crate::secure::{Secure, Stream, client, connect};
+use crate::support::clock::HandClock;
 use crate::support::contains;
 
 const ADMIN: &str = "the-administrators-token";
@@ -72,10 +73,10 @@ impl Secure {
         answer
     }
 
-    /// Gives rules to whoever matches: to look at the topic `orders`, which is made.
+    /// Gives rules to whoever matches: to look at the topic `orders`, which is made, and to read it.
     fn admit(&self, name: &str, matches: &Value) {
         self.ask(ADMIN, None, "PUT", "/v1/topics/orders", r#"{"partitions":1}"#);
-        let rules = json!([{"allow": ["describe"], "topics": ["orders"]}]);
+        let rules = json!([{"allow": ["describe", "read"], "topics": ["orders"]}]);
         let body = json!({"match": matches, "rules": rules}).to_string();
         let answer = self.ask(ADMIN, None, "PUT", &format!("/v1/principals/{name}"), &body);
         contains(&answer, "HTTP/1.1 20");
@@ -133,6 +134,156 @@ fn a_jwt_of_the_issuer_signs_in_with_the_rules_for_its_claims() {
     secure.expect(200, &next.token(|_| {}), None, ORDERS);
     let fresh = issuer.token(|claims| claims["jti"] = 2.into());
     secure.expect(401, &fresh, None, ORDERS);
+    secure.expect(401, &good, None, ORDERS);
+    secure.stop();
+}
+
+/// Begins a live tail of the topic `orders`, whose head has come.
+fn tail(secure: &Secure, token: &str, own: Option<&Pair>) -> Stream {
+    let config = client(&secure.authority.pem, own, rustls::ALL_VERSIONS);
+    let mut stream = connect(secure.address(), config).expect("a handshake");
+    let accept = match token {
+        "" => "text/plain".to_owned(),
+        token => format!("text/plain\r\nAuthorization: Bearer {token}"),
+    };
+    let head = stream.call("GET", "/v1/topics/orders/records?follow=true", &accept, b"");
+    contains(&head.expect("an answer"), "HTTP/1.1 200 ");
+    stream
+}
+
+/// Reads until the stream breaks off, which is without its final chunk.
+fn breaks_off(mut stream: Stream) {
+    let mut rest = Vec::new();
+    let read = stream.0.read_to_end(&mut rest);
+    let is_late = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+    assert!(!read.as_ref().is_err_and(is_late), "it goes on");
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "it ended in order");
+}
+
+/// Checks that the stream goes on: it gets a record that is produced now.
+fn goes_on(secure: &Secure, stream: &mut Stream) {
+    let body = r#"{"records":[{"value":"news"}]}"#;
+    secure.ask(ADMIN, None, "POST", "/v1/topics/orders/records", body);
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while !seen.ends_with(b"news") {
+        stream.0.read_exact(&mut byte).expect("a record comes");
+        seen.push(byte[0]);
+    }
+}
+
+#[test]
+fn a_stream_ends_with_the_key_that_has_signed_its_jwt() {
+    let (issuer, other) = (Issuer::new(), Issuer::new());
+    let both = |first: &Issuer, second: &Issuer| {
+        let mut set: Value = serde_json::from_str(&first.keys()).unwrap();
+        let more: Value = serde_json::from_str(&second.keys()).unwrap();
+        let mut more = more["keys"][0].clone();
+        more["kid"] = "two".into();
+        set["keys"].as_array_mut().unwrap().push(more);
+        set.to_string()
+    };
+    let secure = Secure::with(|config, dir| {
+        let keys = write(dir, "keys.json", &issuer.keys());
+        issued_by(config, keys.display().to_string());
+    });
+    secure.admit("billing", &json!({"jwt": {"sub": "billing"}}));
+    let token = issuer.token(|_| {});
+    let mut stream = tail(&secure, &token, None);
+    // Another key beside it changes nothing.
+    write(secure.dir(), "keys.json", &both(&issuer, &other));
+    secure.reload();
+    goes_on(&secure, &mut stream);
+    write(secure.dir(), "keys.json", &other.keys());
+    secure.reload();
+    breaks_off(stream);
+    secure.expect(401, &token, None, ORDERS);
+    secure.stop();
+}
+
+#[test]
+fn a_stream_ends_with_the_certificate_that_it_was_signed_in_with() {
+    let clients = Authority::new("the clients' authority");
+    let clock = Arc::new(HandClock::running());
+    let secure = Secure::at(clock.clone(), |config, dir| {
+        asks(config);
+        config.tls_client_ca = Some(write(dir, "clients.pem", &clients.pem));
+    });
+    secure.admit("billing", &json!({"cert": "billing.example"}));
+    let own = clients.sign_with(&["billing.example"], |params| {
+        params.not_after = rcgen::date_time_ymd(2089, 1, 1);
+    });
+    let mut stream = tail(&secure, "", Some(&own));
+    goes_on(&secure, &mut stream);
+    let config = client(&secure.authority.pem, Some(&own), rustls::ALL_VERSIONS);
+    let mut open = connect(secure.address(), config).expect("a handshake");
+    contains(&open.get(ORDERS).expect("an answer"), "HTTP/1.1 200 ");
+    clock.set(3_755_376_000_000 + 1);
+    breaks_off(stream);
+    contains(&open.get(ORDERS).expect("an answer"), "HTTP/1.1 401 ");
+    secure.stop();
+}
+
+#[test]
+fn rules_that_come_later_for_some_jwts_and_certificates_end_their_streams_and_no_others() {
+    let issuer = Issuer::new();
+    let clients = Authority::new("the clients' authority");
+    let secure = Secure::with(|config, dir| {
+        let keys = write(dir, "keys.json", &issuer.keys());
+        issued_by(config, keys.display().to_string());
+        config.tls_client_ca = Some(write(dir, "clients.pem", &clients.pem));
+    });
+    secure.admit("team", &json!({"jwt": {"team": "red"}}));
+    secure.admit("machines", &json!({"cert": "machines.example"}));
+    let of = |sub: &str| {
+        issuer.token(|claims| {
+            claims["team"] = "red".into();
+            claims["sub"] = sub.into();
+        })
+    };
+    let own = |name: &str| clients.sign_with(&["machines.example", name], |_| {});
+    let mut stays = tail(&secure, &of("alice"), None);
+    let ends = tail(&secure, &of("mallory"), None);
+    let mut stays_too = tail(&secure, "", Some(&own("one.example")));
+    let ends_too = tail(&secure, "", Some(&own("lost.example")));
+    let nothing = |name: &str, matches: Value| {
+        let body = json!({"match": matches, "rules": []}).to_string();
+        let answer = secure.ask(ADMIN, None, "PUT", &format!("/v1/principals/{name}"), &body);
+        contains(&answer, "HTTP/1.1 201 ");
+    };
+    nothing("blocked", json!({"jwt": {"team": "red", "sub": "mallory"}}));
+    nothing("blocked-machine", json!({"cert": "lost.example"}));
+    breaks_off(ends);
+    breaks_off(ends_too);
+    secure.expect(403, &of("mallory"), None, ORDERS);
+    secure.expect(403, "", Some(&own("lost.example")), ORDERS);
+    goes_on(&secure, &mut stays);
+    goes_on(&secure, &mut stays_too);
+    secure.stop();
+}
+
+#[test]
+fn a_certificate_counts_only_for_trusted_pages() {
+    let clients = Authority::new("the clients' authority");
+    let secure = Secure::with(|config, dir| {
+        asks(config);
+        config.tls_client_ca = Some(write(dir, "clients.pem", &clients.pem));
+        config.cors_origins = vec!["*".to_owned(), "https://app.example".to_owned()];
+    });
+    secure.admit("billing", &json!({"cert": "billing.example"}));
+    let own = clients.sign_with(&["billing.example"], |_| {});
+    for (headers, status) in [
+        ("", 200),
+        ("\r\nSec-Fetch-Site: same-origin", 200),
+        ("\r\nOrigin: https://app.example", 200),
+        ("\r\nOrigin: https://evil.example", 401),
+        ("\r\nSec-Fetch-Site: cross-site", 401),
+    ] {
+        let config = client(&secure.authority.pem, Some(&own), rustls::ALL_VERSIONS);
+        let mut stream = connect(secure.address(), config).expect("a handshake");
+        let answer = stream.call("GET", ORDERS, &format!("text/plain{headers}"), b"");
+        contains(&answer.expect("an answer"), &format!("HTTP/1.1 {status} "));
+    }
     secure.stop();
 }
 

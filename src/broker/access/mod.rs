@@ -34,10 +34,10 @@ use self::secret::{Digest, digest};
 use self::sessions::Sessions;
 use self::verify::Verifier;
 use super::audit;
-use super::caller::{Caller, Certificate};
+use super::caller::Caller;
 use super::engine::{AppendRequest, Clock, Log, Monotonic, StateChange, TimestampMs};
 use super::refusal::{Reason, Refusal};
-use super::rights::grant::{Grant, Principal};
+use super::rights::grant::{Certificate, Credential, Grant, Matched, Principal};
 use super::rights::quota::{Limits, Quota};
 use super::rights::{Rule, Rules};
 
@@ -72,16 +72,16 @@ struct Table {
     admin: Option<Digest>,
     tokens: BTreeMap<String, Known<Token>>,
     principals: BTreeMap<String, Known<Ruled>>,
+    /// How often the principals have changed.
+    change: u64,
     /// JWTs that were verified, by their digests.
     verified: HashMap<Digest, (Arc<Grant>, Monotonic)>,
 }
 
-/// A token or a principal, with what it gives.
+/// A token or a principal, with whose it is.
 struct Known<T> {
     record: T,
     principal: Arc<Principal>,
-    /// Of a principal: what its certificates give. Of a token: nothing, its secrets have their own.
-    grant: Arc<Grant>,
 }
 
 /// A sign-in that failed.
@@ -223,11 +223,13 @@ impl Access {
         let mut table = self.0.table.write();
         let principal = table
             .principal_of_claims(&claims.claims)
+            .cloned()
             .ok_or(Failure::NoRules)?;
         if table.verified.len() >= MAX_REMEMBERED {
             table.verified.clear();
         }
-        let grant = Grant::new(&principal, Some(claims.expires));
+        let credential = Credential::Jwt(claims.claims, claims.key);
+        let grant = Grant::matched(&principal, claims.expires, credential, table.change);
         if grant.is_over(now) {
             return Err(Failure::Wrong);
         }
@@ -238,17 +240,43 @@ impl Access {
     /// What a client's certificate gives, which the listener has verified.
     ///
     /// # Errors
-    /// [`Failure::NoRules`].
-    pub fn certificate(&self, certificate: &Certificate) -> Result<Arc<Grant>, Failure> {
+    /// [`Failure`].
+    pub fn certificate(&self, certificate: &Arc<Certificate>) -> Result<Arc<Grant>, Failure> {
+        if certificate.expires <= self.now() {
+            return Err(Failure::Wrong);
+        }
         let table = self.0.table.read();
-        let is_for = |known: &&Known<Ruled>| match &known.record.r#match {
-            Match::Cert(name) => certificate.has(name),
-            Match::Jwt(_) => false,
+        let principal = table.principal_of_certificate(certificate);
+        let principal = principal.ok_or(Failure::NoRules)?;
+        let credential = Credential::Certificate(Arc::clone(certificate));
+        let (expires, change) = (certificate.expires, table.change);
+        Ok(Grant::matched(principal, expires, credential, change))
+    }
+
+    /// Whether requests with a grant end: it is over, or it is another principal's by now.
+    #[must_use]
+    pub fn is_over(&self, grant: &Grant) -> bool {
+        grant.is_over(self.now()) || !self.is_still_its(grant)
+    }
+
+    /// Whether a credential still matches the principal that it matched when it signed in, and no other before that.
+    fn is_still_its(&self, grant: &Grant) -> bool {
+        let Some(Matched { credential, change }) = &grant.matched else {
+            return true;
         };
-        let found = table.principals.values().find(is_for);
-        found
-            .map(|known| Arc::clone(&known.grant))
-            .ok_or(Failure::NoRules)
+        let table = self.0.table.read();
+        if change.load(Relaxed) == table.change {
+            return true;
+        }
+        let found = match credential {
+            Credential::Jwt(claims, _) => table.principal_of_claims(claims),
+            Credential::Certificate(certificate) => table.principal_of_certificate(certificate),
+        };
+        let is_it = found.is_some_and(|found| Arc::ptr_eq(found, &grant.principal));
+        if is_it {
+            change.store(table.change, Relaxed);
+        }
+        is_it
     }
 
     /// Notes a sign-in that failed.
@@ -305,12 +333,7 @@ impl Table {
                 self.grants.insert(digest, grant);
             }
         }
-        let grant = Grant::new(&principal, None);
-        let known = Known {
-            record,
-            principal,
-            grant,
-        };
+        let known = Known { record, principal };
         self.tokens.insert(name.to_owned(), known);
     }
 
@@ -353,18 +376,14 @@ impl Table {
         let before = self.take_principal(name);
         let quota = quota_of(before.as_ref().map(|known| &known.principal), record.quotas);
         let principal = Principal::new(name, Rules::new(record.rules.clone()), quota);
-        let grant = Grant::new(&principal, None);
-        let known = Known {
-            record,
-            principal,
-            grant,
-        };
+        let known = Known { record, principal };
         self.principals.insert(name.to_owned(), known);
     }
 
-    /// Takes a principal back. Other rules may be for its JWTs now, so all of them are matched again.
+    /// Takes a principal back. Other rules may be for its JWTs and certificates now, so all of them are matched again.
     fn take_principal(&mut self, name: &str) -> Option<Known<Ruled>> {
         self.verified.clear();
+        self.change += 1;
         let known = self.principals.remove(name)?;
         known.principal.end();
         Some(known)

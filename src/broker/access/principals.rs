@@ -14,7 +14,7 @@ use super::{Access, Table};
 use crate::broker::caller::Caller;
 use crate::broker::refusal::Refusal;
 use crate::broker::rights;
-use crate::broker::rights::grant::Principal;
+use crate::broker::rights::grant::{Certificate, Principal};
 
 /// The most claims of a match.
 const MAX_CLAIMS: usize = 20;
@@ -108,7 +108,7 @@ impl Access {
 
 impl Table {
     /// Whose a JWT with these claims is.
-    pub(super) fn principal_of_claims(&self, claims: &Map<String, Value>) -> Option<Arc<Principal>> {
+    pub(super) fn principal_of_claims(&self, claims: &Map<String, Value>) -> Option<&Arc<Principal>> {
         let for_these = self
             .principals
             .values()
@@ -123,7 +123,17 @@ impl Table {
             });
         // Of equal ones the first.
         let found = for_these.min_by_key(|(claims, _)| Reverse(*claims));
-        found.map(|(_, principal)| Arc::clone(principal))
+        found.map(|(_, principal)| principal)
+    }
+
+    /// Whose a certificate is.
+    pub(super) fn principal_of_certificate(&self, certificate: &Certificate) -> Option<&Arc<Principal>> {
+        let mut principals = self.principals.values();
+        let found = principals.find(|known| match &known.record.r#match {
+            Match::Cert(name) => certificate.has(name),
+            Match::Jwt(_) => false,
+        });
+        found.map(|known| &known.principal)
     }
 }
 

@@ -1,10 +1,12 @@
 //! The seam for JWTs: who checks them is set from outside, with [`Access::set_verifier`](super::Access::set_verifier).
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use crate::broker::engine::TimestampMs;
+use crate::broker::rights::grant::SigningKey;
 
 /// What a JWT says, after it was checked.
 #[derive(Clone, Debug)]
@@ -13,6 +15,8 @@ pub struct Claims {
     pub claims: Map<String, Value>,
     /// When it ends, leeway included: it is not asked for again before, but for a minute at most.
     pub expires: TimestampMs,
+    /// The key that has signed it: what it has signed ends when the issuer withdraws it.
+    pub key: Arc<SigningKey>,
 }
 
 /// The answer of a [`Verifier`].

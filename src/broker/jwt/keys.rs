@@ -4,7 +4,8 @@
 //! are passed over, above all symmetric ones: a public file has no secrets, and a token that claims to be signed by one
 //! must not be believed because the file's text is known.
 //!
-//! A set that cannot be had, or has no key of use, leaves the former in force.
+//! A set that cannot be had, or has no key of use, leaves the former in force. What a key has signed that a new set does not
+//! have any more ends with it ([`SigningKey`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde_json::{Map, Value};
 
 use crate::broker::engine::{Clock, Monotonic};
+use crate::broker::rights::grant::SigningKey;
 use crate::formats::unique::parse_unique;
 
 /// How long no token makes the server ask for the keys again.
@@ -57,8 +59,11 @@ impl Algorithm {
 pub struct Key {
     id: Option<String>,
     public: Public,
+    /// The same for as long as sets have the key.
+    pub(super) signing: Arc<SigningKey>,
 }
 
+#[derive(PartialEq, Eq)]
 enum Public {
     Rsa {
         n: Vec<u8>,
@@ -152,7 +157,13 @@ impl Key {
             }
             _ => return None,
         };
-        Some(Self { id, public })
+        let signing = Arc::default();
+        Some(Self { id, public, signing })
+    }
+
+    /// Whether it is the same key under the same name.
+    fn is(&self, other: &Self) -> bool {
+        self.id == other.id && self.public == other.public
     }
 }
 
@@ -241,10 +252,26 @@ impl Keys {
         if let Ok(keys) = parsed
             && is_new
         {
-            *self.set.write() = keys.into();
+            self.replace(keys);
         }
         *seen = Some(found);
         (is_new, count)
+    }
+
+    /// Puts a set in force. What was signed with a key that it does not have ends.
+    fn replace(&self, mut keys: Vec<Key>) {
+        let mut set = self.set.write();
+        for key in &mut keys {
+            if let Some(same) = set.iter().find(|former| former.is(key)) {
+                key.signing = Arc::clone(&same.signing);
+            }
+        }
+        for former in set.iter() {
+            if !keys.iter().any(|key| key.is(former)) {
+                former.signing.withdraw();
+            }
+        }
+        *set = keys.into();
     }
 
     /// Reads the source again because a token names an unknown key, but at most once in [`ASK_INTERVAL`]. Whoever calls

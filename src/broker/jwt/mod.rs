@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use self::keys::{Algorithm, Key, Keys, fitting, knows};
 use crate::broker::engine::TimestampMs;
+use crate::broker::rights::grant::SigningKey;
 use crate::formats::unique::parse_unique;
 
 /// The largest token.
@@ -29,6 +30,8 @@ pub struct Checked {
     pub claims: Map<String, Value>,
     /// When it ends, leeway included.
     pub expires: TimestampMs,
+    /// The key that has signed it.
+    pub key: Arc<SigningKey>,
 }
 
 /// Checks the JWTs of one issuer.
@@ -76,20 +79,21 @@ impl Jwts {
     pub async fn check(&self, token: &str, now: TimestampMs) -> Result<Checked, String> {
         let token = read(token)?;
         let mut verified = verify(&token, &self.keys.all());
-        if verified == Err(Unverified::UnknownKey) {
+        if matches!(verified, Err(Unverified::UnknownKey)) {
             self.keys.ask().await;
             verified = verify(&token, &self.keys.all());
         }
-        verified.map_err(|why| match why {
+        let key = verified.map_err(|why| match why {
             Unverified::UnknownKey => "no key of the issuer has its kid and is for its alg".to_owned(),
             Unverified::Forged => "the signature is wrong".to_owned(),
         })?;
         let claims = object(token.payload).map_err(|error| format!("the claims are {error}"))?;
-        self.claims(claims, now)
+        let expires = self.check_claims(&claims, now)?;
+        Ok(Checked { claims, expires, key })
     }
 
-    /// Checks the claims of a token whose signature is right.
-    fn claims(&self, claims: Map<String, Value>, now: TimestampMs) -> Result<Checked, String> {
+    /// Checks the claims of a token whose signature is right. Returns when it ends.
+    fn check_claims(&self, claims: &Map<String, Value>, now: TimestampMs) -> Result<TimestampMs, String> {
         if claims.get("iss").and_then(Value::as_str) != Some(&*self.issuer) {
             return Err("iss is not jwt_issuer".to_owned());
         }
@@ -121,10 +125,7 @@ impl Jwts {
         {
             return Err("it is not valid yet (nbf)".to_owned());
         }
-        Ok(Checked {
-            claims,
-            expires: TimestampMs(expires_ms),
-        })
+        Ok(TimestampMs(expires_ms))
     }
 }
 
@@ -161,12 +162,12 @@ fn read(token: &str) -> Result<Unchecked<'_>, String> {
     })
 }
 
-/// Whether one of these keys has signed the token.
-fn verify(token: &Unchecked<'_>, keys: &[Key]) -> Result<(), Unverified> {
+/// Which of these keys has signed the token.
+fn verify(token: &Unchecked<'_>, keys: &[Key]) -> Result<Arc<SigningKey>, Unverified> {
     let id = token.key_id.as_deref();
     let mut candidates = fitting(keys, id, token.algorithm);
-    if candidates.any(|key| key.verifies(token.message, &token.signature)) {
-        return Ok(());
+    if let Some(key) = candidates.find(|key| key.verifies(token.message, &token.signature)) {
+        return Ok(Arc::clone(&key.signing));
     }
     match id {
         Some(id) if knows(keys, id) => Err(Unverified::Forged),

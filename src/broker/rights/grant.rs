@@ -2,10 +2,15 @@
 //!
 //! A [`Grant`] belongs to one credential: a secret of a token, a JWT, a certificate. Requests keep it for as long as they run,
 //! so a check needs no look-up. When a principal is revoked or changed, its [`Principal`] is marked as over, and a new one
-//! takes its place: whoever still works with the old one asks [`Grant::is_over`] from time to time, and ends.
+//! takes its place: whoever still works with the old one asks from time to time whether it is over, and ends.
+//!
+//! The rules of a JWT and of a certificate are those of the principal that it matches. Other principals may come, so a grant
+//! keeps what was matched.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use serde_json::{Map, Value};
 
 use super::Rules;
 use super::quota::Quota;
@@ -47,14 +52,87 @@ pub struct Grant {
     pub principal: Arc<Principal>,
     /// When it ends; the largest number: never.
     expires: AtomicI64,
+    /// What was matched with the principals; `None`: a token, which has its own rules.
+    pub(in crate::broker) matched: Option<Matched>,
+}
+
+/// What a client's certificate says, which the listener has verified.
+#[derive(Clone, Debug, Default)]
+pub struct Certificate {
+    /// Its subject (RFC 4514).
+    pub subject: String,
+    /// Its alternative names: of hosts, mail addresses, URIs, IP addresses, as text.
+    pub names: Vec<String>,
+    /// When it ends.
+    pub expires: TimestampMs,
+}
+
+impl Certificate {
+    /// Whether it has this subject or alternative name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.subject == name || self.names.iter().any(|own| own == name)
+    }
+}
+
+/// A credential that has no rules of its own.
+#[derive(Debug)]
+pub(in crate::broker) struct Matched {
+    pub(in crate::broker) credential: Credential,
+    /// The number of the change of principals after which it was last matched.
+    pub(in crate::broker) change: AtomicU64,
+}
+
+/// What principals are matched with.
+#[derive(Debug)]
+pub(in crate::broker) enum Credential {
+    /// The claims of a JWT, and the key that has signed it.
+    Jwt(Map<String, Value>, Arc<SigningKey>),
+    /// A client's certificate.
+    Certificate(Arc<Certificate>),
+}
+
+/// A key of the issuer of JWTs: what it has signed ends when it is withdrawn.
+#[derive(Debug, Default)]
+pub struct SigningKey {
+    is_withdrawn: AtomicBool,
+}
+
+impl SigningKey {
+    /// The issuer's keys are without it by now.
+    pub fn withdraw(&self) {
+        self.is_withdrawn.store(true, Relaxed);
+    }
+
+    /// Whether the issuer has withdrawn it.
+    #[must_use]
+    pub fn is_withdrawn(&self) -> bool {
+        self.is_withdrawn.load(Relaxed)
+    }
 }
 
 impl Grant {
-    /// What a credential of `principal` gives until `expires`.
+    /// What a secret of the token `principal` gives until `expires`.
     pub fn new(principal: &Arc<Principal>, expires: Option<TimestampMs>) -> Arc<Self> {
+        Self::of(principal, expires, None)
+    }
+
+    /// What a credential gives that was matched with the principals after so many changes of them.
+    pub(in crate::broker) fn matched(
+        principal: &Arc<Principal>,
+        expires: TimestampMs,
+        credential: Credential,
+        change: u64,
+    ) -> Arc<Self> {
+        let change = AtomicU64::new(change);
+        Self::of(principal, Some(expires), Some(Matched { credential, change }))
+    }
+
+    fn of(principal: &Arc<Principal>, expires: Option<TimestampMs>, matched: Option<Matched>) -> Arc<Self> {
         Arc::new(Self {
             principal: Arc::clone(principal),
             expires: AtomicI64::new(expires.map_or(i64::MAX, TimestampMs::get)),
+            matched,
         })
     }
 
@@ -71,6 +149,10 @@ impl Grant {
 
     /// Whether it has expired, or was revoked or changed. Requests with it end.
     pub fn is_over(&self, now: TimestampMs) -> bool {
-        self.principal.is_over.load(Relaxed) || self.expires.load(Relaxed) <= now.get()
+        let is_withdrawn = || match self.matched.as_ref().map(|matched| &matched.credential) {
+            Some(Credential::Jwt(_, key)) => key.is_withdrawn(),
+            Some(Credential::Certificate(_)) | None => false,
+        };
+        self.principal.is_over.load(Relaxed) || self.expires.load(Relaxed) <= now.get() || is_withdrawn()
     }
 }

@@ -37,10 +37,11 @@ use Need::{Admin, ByContent, Group, Open, SeesAll, SignedIn, Topic, Valid};
 /// The cookie that has a session's id.
 pub(super) const COOKIE: &str = "quipu_session";
 
-fn kind_of(path: &str) -> Kind {
-    match path.strip_prefix("/v1/groups/{group}/") {
-        Some("members/{member}/poll") => Kind::Poll,
-        Some(rest) if rest.starts_with("members/{member}") || rest == "offsets" => Kind::Acknowledgement,
+fn kind_of(method: &str, path: &str) -> Kind {
+    match (method, path.strip_prefix("/v1/groups/{group}/")) {
+        ("POST", Some("members/{member}/poll")) => Kind::Poll,
+        ("POST" | "DELETE", Some(rest)) if rest.starts_with("members/{member}") => Kind::Acknowledgement,
+        ("PUT", Some("offsets")) => Kind::Acknowledgement,
         _ => Kind::Other,
     }
 }
@@ -58,7 +59,8 @@ struct Entry {
 pub(crate) enum Kind {
     /// A poll is never refused, since it acknowledges; its answer is slowed.
     Poll,
-    /// Acknowledgements, settles and heartbeats are neither refused nor slowed: what they acknowledge would come again.
+    /// Acknowledgements, settles and heartbeats are counted, and neither refused nor slowed: what they acknowledge would
+    /// come again.
     Acknowledgement,
     /// Refused while the quota is used up; uploads and streams are slowed.
     Other,
@@ -105,7 +107,7 @@ impl Door {
             Entry {
                 need,
                 named: path.split('/').position(is_named).unwrap_or(0),
-                kind: kind_of(path),
+                kind: kind_of(method, path),
             }
         };
         Self {
@@ -136,6 +138,10 @@ impl Door {
             }
         };
         self.check(entry, path, caller)?;
+        if entry.need == Open {
+            // Strangers get that too, and whoever has used up a quota may still sign out.
+            return Ok(None);
+        }
         let Some(grant) = caller.grant().filter(|grant| grant.principal.quota.is_limited()) else {
             return Ok(None);
         };
@@ -177,11 +183,12 @@ impl Door {
             };
             return access.bearer(bearer).await.map(Some);
         }
+        // What a browser sends by itself counts only for trusted pages: a page of another origin could read what it was not
+        // meant to, in the name of who has signed in.
+        if !browsers::is_trusted_page(&self.app.config, headers) {
+            return Ok(None);
+        }
         for id in sessions(headers) {
-            // Without it a page of another origin could read what it was not meant to, in the name of who has signed in.
-            if !browsers::is_trusted_page(&self.app.config, headers) {
-                break;
-            }
             if let Ok(grant) = access.session(id).await {
                 return Ok(Some(grant));
             }

@@ -63,9 +63,10 @@ impl http_body::Body for RequestBody {
                 // What is read whole runs into debt, and an upload is slowed.
                 let most = connection.shared.app.config.limits.max_request_bytes as u64;
                 let length = this.body.size_hint().exact();
-                let how = match length.is_some_and(|left| left + bytes <= most) {
-                    true => Slowed::Never,
-                    false => Slowed::AfterTheFirst,
+                let is_whole = length.is_some_and(|left| left + bytes <= most);
+                let how = match connection.slows_body.load(Relaxed) && !is_whole {
+                    true => Slowed::AfterTheFirst,
+                    false => Slowed::Never,
                 };
                 this.pacing = Pacing::begin(&grant.principal.quota, &connection.shared.app.clock, how);
             }
