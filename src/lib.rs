@@ -4,6 +4,7 @@ pub mod broker;
 mod dashboard;
 pub mod formats;
 pub mod http;
+pub mod kafka;
 pub mod metrics;
 pub mod server;
 pub mod settings;

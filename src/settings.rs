@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::broker::limits::Limits;
 use crate::formats::units;
 use serde_json::{Map, Value};
-pub(crate) use texts::parse_network;
+pub(crate) use texts::{host_and_port, parse_network};
 use texts::{is_host, is_origin};
 
 /// The value of every setting; [`SETTINGS`] describes each one.
@@ -23,6 +23,13 @@ use texts::{is_host, is_origin};
 pub struct Config {
     pub data: PathBuf,
     pub listen: SocketAddr,
+    /// The address for Kafka's clients; `None`: they are not listened to.
+    pub kafka_listen: Option<SocketAddr>,
+    /// The host and the port that Kafka's clients are told.
+    pub kafka_advertise: Option<String>,
+    pub kafka_auto_create: bool,
+    pub kafka_partitions: u32,
+    pub kafka_any_replication: bool,
     pub auth: Auth,
     /// The token of the first administrator.
     pub admin_token: Option<Secret>,
@@ -156,6 +163,11 @@ impl Default for Config {
         Self {
             data: "quipu-data".into(),
             listen: ([127, 0, 0, 1], 7420).into(),
+            kafka_listen: None,
+            kafka_advertise: None,
+            kafka_auto_create: true,
+            kafka_partitions: 4,
+            kafka_any_replication: false,
             auth: Auth::None,
             admin_token: None,
             admin_token_file: None,
@@ -331,6 +343,19 @@ pub static SETTINGS: &[Setting] = &[
     row!(text listen: ADDR "an IP address and a port, as in 127.0.0.1:7420 or [::1]:7420",
         "The address to listen on; port 0 picks a free one",
         |c| c.listen.to_string(), |c, v| v.parse().map(|listen| c.listen = listen).is_ok()),
+    row!(text kafka_listen: ADDR "an IP address and a port, as in 127.0.0.1:9092 or [::1]:9092, or nothing",
+        "The address to listen on for clients of Kafka's protocol; none unless set",
+        |c| c.kafka_listen.map_or_else(String::new, |listen| listen.to_string()),
+        |c, v| set_to(&mut c.kafka_listen, v.parse().ok()) && (v.is_empty() || c.kafka_listen.is_some())),
+    row!(optional kafka_advertise: HOST "a host and a port as in log.example.org:9092, or nothing",
+        "The host and port that Kafka clients are told to connect to; unless set, those that they have reached",
+        |v: &str| v.is_empty() || host_and_port(v).is_some()),
+    row!(switch kafka_auto_create,
+        "Whether a topic that a Kafka client asks for by its name is created, if the client wants that"),
+    row!(number kafka_partitions: Count (1, 1_000_000), kafka_partitions as u32,
+        "Partitions of a topic that a Kafka client creates without a number of them; at most max_partitions"),
+    row!(switch kafka_any_replication,
+        "Whether a Kafka client may ask for several replicas of a topic; it has one all the same"),
     row!(text auth: WHO "none or tokens", "Who may call: none asks nobody who he is, tokens asks everybody",
         |c| name_in(&AUTHS, c.auth), |c, v| set_by_name(&mut c.auth, &AUTHS, v)),
     row!(text admin_token: TOKEN "8 to 256 visible ASCII characters, or nothing",

@@ -4,6 +4,7 @@ pub mod access;
 pub mod audit;
 pub mod backups;
 pub mod blocking;
+pub mod budget;
 pub mod caller;
 pub mod counters;
 pub mod engine;
@@ -32,6 +33,7 @@ use self::access::Access;
 use self::audit::Audit;
 use self::backups::Backups;
 use self::blocking::Blocking;
+use self::budget::Pool;
 use self::counters::Counters;
 use self::engine::{Clock, Log, Monotonic};
 use self::fetch::Fetcher;
@@ -62,6 +64,8 @@ pub struct Parts {
     pub access: Access,
     /// The threads for work that blocks.
     pub blocking: Blocking,
+    /// The memory for requests that arrive.
+    pub bodies: Pool,
     /// What one client may ask for.
     pub limits: Limits,
     /// For how long committed offsets of groups without members are kept; `None`: for ever.
@@ -132,6 +136,7 @@ impl Broker {
             topics,
             clock,
             blocking,
+            bodies: Pool::new(limits.max_in_flight_bytes),
             limits,
             offsets_retention,
             counters,

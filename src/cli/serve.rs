@@ -152,6 +152,10 @@ async fn serve(args: &Args, config: Config, logging: &Logging) -> anyhow::Result
         server.scheme(),
         server.addr()
     ));
+    if let Some(addr) = server.kafka_addr() {
+        announce(&format!("quipu listens for Kafka clients on {addr}"));
+        tracing::info!(address = %addr, "Kafka clients are listened to");
+    }
     notify::tell(notify::State::Ready);
     tracing::info!(address = %server.addr(), data, version = env!("CARGO_PKG_VERSION"), "the server is ready");
 

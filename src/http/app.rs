@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use super::budget::Pool;
 use crate::broker::Broker;
 use crate::broker::engine::{Clock, Log};
 use crate::metrics::Metrics;
@@ -26,8 +25,6 @@ pub struct Inner {
     pub metrics: Arc<Metrics>,
     /// Takes spans, if requests are traced.
     pub(crate) tracer: Option<Tracer>,
-    /// The memory for request bodies.
-    pub(crate) bodies: Pool,
     /// The OpenAPI document, made at the first request for it.
     pub(crate) openapi: OnceLock<Bytes>,
 }
@@ -62,7 +59,6 @@ impl App {
             tracer: config.otlp_endpoint.as_ref().and_then(start),
             broker,
             metrics,
-            bodies: Pool::new(config.limits.max_in_flight_bytes),
             openapi: OnceLock::new(),
             config,
         }))

@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Share;
-use super::budget::{Budget, Pace};
 use super::params::{json_body, single};
 use super::problem::{Code, Problem};
+use crate::broker::budget::{Budget, Pace};
 use crate::broker::refusal::Reason;
 use crate::http::app::App;
 

@@ -6,10 +6,10 @@ use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::accept::negotiate;
-use super::budget::{Budget, Pool};
 use super::fetch::query;
 use super::problem::Problem;
 use super::produce::body::Incoming;
+use crate::broker::budget::{Budget, Pool};
 
 /// The media type of the answer to a request with these `Accept` fields.
 ///

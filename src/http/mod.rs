@@ -10,7 +10,6 @@ mod audit;
 mod backups;
 pub(crate) mod body;
 pub(crate) mod browsers;
-pub(crate) mod budget;
 pub(crate) mod chunks;
 mod damage;
 pub(crate) mod fetch;

@@ -9,6 +9,7 @@
 //! rest. Every group has its totals.
 
 mod bounded;
+mod kafka;
 mod lag;
 mod process;
 mod requests;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use crate::broker::counters::Counters;
 use crate::broker::engine::{JOURNAL_SYNC_BOUNDS_US, Log};
 use crate::broker::lag::report::Lags;
+pub use kafka::KafkaCounters;
 use lag::LagRows;
 pub(crate) use requests::Requests;
 use routes::RouteTable;
@@ -49,6 +51,8 @@ pub struct Metrics {
     pub failed_handshakes: AtomicU64,
     /// Until when the certificate of the server's TLS is valid, in milliseconds; 0 without one.
     pub certificate_expires_ms: AtomicI64,
+    /// The Kafka listener's.
+    pub kafka: KafkaCounters,
     requests: OnceLock<Arc<Requests>>,
 }
 
@@ -99,6 +103,7 @@ pub fn encode(from: &Sources, format: Format) -> String {
     if let Some(requests) = from.metrics.requests.get() {
         requests.encode(&mut out);
     }
+    from.metrics.kafka.encode(&mut out);
     topics.encode(&mut out);
     lags.encode(&mut out);
     process::encode(&mut out);
@@ -134,11 +139,13 @@ fn service(out: &mut Text, from: &Sources, left_out: u64) {
 
 fn connections(out: &mut Text, metrics: &Metrics) {
     let http: [Pair<'_>; 1] = [("listener", "http".into())];
+    let kafka: [Pair<'_>; 1] = [("listener", "kafka".into())];
+    let of_kafka = &metrics.kafka;
     families! { out:
-        gauges "quipu_connections", [(http, metrics.connections.load(Relaxed))], "Connections open now";
-        counters "quipu_accepted_connections", [(http, count(&metrics.accepted_connections))], "Connections accepted";
-        counters "quipu_refused_connections", [(http, count(&metrics.refused_connections))], "Connections refused above the limit";
-        counters "quipu_stalled_connections", [(http, count(&metrics.stalled_connections))],
+        gauges "quipu_connections", [(http, metrics.connections.load(Relaxed)), (kafka, of_kafka.connections.load(Relaxed))], "Connections open now";
+        counters "quipu_accepted_connections", [(http, count(&metrics.accepted_connections)), (kafka, count(&of_kafka.accepted_connections))], "Connections accepted";
+        counters "quipu_refused_connections", [(http, count(&metrics.refused_connections)), (kafka, count(&of_kafka.refused_connections))], "Connections refused above the limit";
+        counters "quipu_stalled_connections", [(http, count(&metrics.stalled_connections)), (kafka, count(&of_kafka.stalled_connections))],
             "Connections closed because the client read nothing of its answer";
     }
 }

@@ -64,17 +64,18 @@ use super::observe::{self, Noted};
 use super::pacing::{Pacing, Slowed};
 use super::socket::{Socket, say_and_close};
 use super::tls::{self, Tls};
+use crate::broker::budget::relieved;
 use crate::broker::caller::{Caller, RequestId};
 use crate::broker::refusal::{Outcome, Reason};
 use crate::broker::rights::grant::{Certificate, Grant};
 use crate::http::access::{Door, InFlight, Kind};
 use crate::http::app::App;
 use crate::http::browsers::CrossOrigin;
-use crate::http::budget::relieved;
 use crate::http::forwarded::Proxies;
 use crate::http::problem::Problem;
 use crate::http::{HoldsBodies, Mapped, SignedIn, browsers, not_found};
-use crate::metrics::{Requests, Slot, UNMATCHED};
+use crate::metrics::{Metrics, Requests, Slot, UNMATCHED};
+use crate::settings::Config;
 
 /// The largest buffer of a connection in each direction, in bytes. An idle connection keeps its buffer, and thousands
 /// of slow readers fill theirs: so it is no larger than a fast upload needs. (A chunk beyond it may be buffered whole.)
@@ -217,7 +218,7 @@ impl Connections {
 
     /// Answers a connection in a task of its own; returns it above the limit.
     pub(super) fn spawn(self: &Arc<Self>, stream: TcpStream) -> Result<(), TcpStream> {
-        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+        let Some(permit) = self.permit() else {
             return Err(stream);
         };
         let connection = Arc::new(Connection {
@@ -253,6 +254,24 @@ impl Connections {
         };
         tokio::spawn(serve(stream, registered));
         Ok(())
+    }
+
+    /// The place of one connection; `None`: all are taken.
+    pub(super) fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.permits.clone().try_acquire_owned().ok()
+    }
+
+    /// A random number of this process.
+    pub(super) fn life(&self) -> u32 {
+        self.life
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.app.metrics
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.app.config
     }
 
     pub(super) fn tls(&self) -> Option<&Arc<Tls>> {

@@ -5,15 +5,16 @@
 
 use crate::settings::{Config, TlsEnd};
 
-/// Whether the server may listen on the address of these settings.
+/// Whether the server may listen on the addresses of these settings.
 ///
 /// # Errors
 /// The message for the operator: what is missing, and what to set. Nothing must be opened then.
 pub(super) fn check(config: &Config) -> Result<(), String> {
-    let listen = config.listen;
-    if config.insecure || listen.ip().to_canonical().is_loopback() {
+    let mut all = [Some(config.listen), config.kafka_listen].into_iter().flatten();
+    let open = all.find(|listen| !listen.ip().to_canonical().is_loopback());
+    let Some(listen) = open.filter(|_| !config.insecure) else {
         return Ok(());
-    }
+    };
     let remedy = match (config.asks_for_tokens(), config.tls) {
         (false, _) => {
             "nobody would have to sign in there: set auth=tokens, and tls_cert with tls_key or tls=proxy with trusted_proxies"
@@ -71,6 +72,23 @@ mod tests {
         };
         set(&mut config);
         check(&config)
+    }
+
+    #[test]
+    fn the_address_for_kafka_is_held_to_the_same_rule() {
+        let open = |config: &mut Config| config.kafka_listen = "0.0.0.0:9092".parse().ok();
+        let refusal = found("127.0.0.1:1", open).unwrap_err();
+        assert!(
+            refusal.starts_with("will not listen on 0.0.0.0:9092"),
+            "{refusal}"
+        );
+        let insecure = |config: &mut Config| {
+            open(config);
+            config.insecure = true;
+        };
+        assert_eq!(found("127.0.0.1:1", insecure), Ok(()));
+        let here = |config: &mut Config| config.kafka_listen = "127.0.0.1:9092".parse().ok();
+        assert_eq!(found("127.0.0.1:1", here), Ok(()));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod certificate;
 mod connection;
 mod exposure;
 mod jwt_source;
+mod kafka;
 pub mod notify;
 mod observe;
 mod pacing;
@@ -38,9 +39,11 @@ use crate::broker::refusal::Reason;
 use crate::broker::{groups, lag, overview};
 use crate::http;
 use crate::http::app::App;
+use crate::kafka::Kafka;
 use crate::metrics::Metrics;
 use crate::settings::{Config, OnLogFailed, Secret};
 use connection::Connections;
+use kafka::KafkaListener;
 use socket::say_and_close;
 use tls::Tls;
 
@@ -140,6 +143,8 @@ pub struct Server {
     connections: Arc<Connections>,
     stop_accepting: watch::Sender<bool>,
     accepting: JoinHandle<()>,
+    /// For clients of Kafka's protocol, if an address is set for them.
+    kafka: Option<KafkaListener>,
     /// Feeds the history of the groups' lag.
     sampling: JoinHandle<()>,
 }
@@ -171,7 +176,8 @@ pub async fn start_on(
     let files = Files::share(crate::broker::engine::raise_file_limit());
     config.limits.max_connections = files.limit_connections(config.limits.max_connections);
     let listen = config.listen;
-    let socket = bind(listen).map_err(|source| ServeError::Listen { addr: listen, source })?;
+    let socket = bind(listen)?;
+    let kafka_socket = config.kafka_listen.map(bind).transpose()?;
 
     let (dir, options) = (config.data.clone(), config.log_options());
     let options = crate::broker::engine::Options {
@@ -205,13 +211,13 @@ pub async fn start_on(
         return Err(ServeError::NobodyCanSignIn);
     }
     let listening = socket
-        .listen(BACKLOG)
-        .and_then(|listener| Ok((listener.local_addr()?, listener)));
-    let (addr, listener) = match listening {
+        .listen()
+        .and_then(|http| Ok((http, kafka_socket.map(Bound::listen).transpose()?)));
+    let ((listener, addr), kafka_listener) = match listening {
         Ok(listening) => listening,
-        Err(source) => {
+        Err(error) => {
             close(&app).await?;
-            return Err(ServeError::Listen { addr: listen, source });
+            return Err(error);
         }
     };
     let router = http::router(app.clone());
@@ -245,6 +251,10 @@ pub async fn start_on(
         drop(tokio::spawn(end_grants(connections.clone())));
     }
     let (stop_accepting, stopped) = watch::channel(false);
+    let kafka = kafka_listener.map(|listening| {
+        let kafka = Kafka::new(app.broker.clone(), &app.config, app.metrics.clone());
+        KafkaListener::start(listening, kafka, connections.clone(), stopped.clone())
+    });
     let accepting = tokio::spawn(accept(listener, connections.clone(), files.refusals, stopped));
     let sampling = tokio::spawn(lag::sampler::run(app.lags.clone(), app.stopping.subscribe()));
     Ok(Server {
@@ -255,6 +265,7 @@ pub async fn start_on(
         connections,
         stop_accepting,
         accepting,
+        kafka,
         sampling,
     })
 }
@@ -263,6 +274,11 @@ impl Server {
     /// The address in use, with the chosen port for port 0.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// The address in use for clients of Kafka's protocol, if they are listened to.
+    pub fn kafka_addr(&self) -> Option<SocketAddr> {
+        self.kafka.as_ref().map(KafkaListener::addr)
     }
 
     /// The scheme of the server's addresses.
@@ -306,17 +322,24 @@ impl Server {
     ///
     /// # Errors
     /// [`ServeError::Close`]: everything acknowledged is safe, and the next start recovers.
-    pub async fn shutdown(self) -> Result<(), ServeError> {
+    pub async fn shutdown(mut self) -> Result<(), ServeError> {
         self.stop_accepting.send_replace(true);
         self.app.stopping.send_replace(true);
         self.accepting.await?;
+        if let Some(kafka) = &mut self.kafka {
+            kafka.accepted().await?;
+        }
         self.connections.drain();
         let drain_timeout = self.app.config.drain_timeout;
         let drained = tokio::time::timeout(drain_timeout, self.connections.all_closed());
         if drained.await.is_err() {
-            let connections = self.app.metrics.connections.load(Relaxed);
+            let metrics = &self.app.metrics;
+            let connections = metrics.connections.load(Relaxed) + metrics.kafka.connections.load(Relaxed);
             tracing::warn!(connections, "the drain timeout is over: what is left is cut");
             self.connections.cut();
+            if let Some(kafka) = &self.kafka {
+                kafka.cut();
+            }
             let _ = tokio::time::timeout(CUT_TIMEOUT, self.connections.all_closed()).await;
         }
         if let Some(tracer) = self.app.tracer.is_some().then(|| self.app.clone()) {
@@ -349,14 +372,51 @@ async fn close(app: &App) -> Result<(), ServeError> {
     closed.await?.map_err(ServeError::Close)
 }
 
-fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = match addr {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+/// A socket that has an address, and does not listen yet.
+struct Bound {
+    addr: SocketAddr,
+    socket: TcpSocket,
+}
+
+impl Bound {
+    /// Listens; returns the address in use, too.
+    fn listen(self) -> Result<(TcpListener, SocketAddr), ServeError> {
+        let listening = self.socket.listen(BACKLOG);
+        let listening = listening.and_then(|listener| Ok((listener.local_addr()?, listener)));
+        match listening {
+            Ok((addr, listener)) => Ok((listener, addr)),
+            Err(source) => Err(ServeError::Listen {
+                addr: self.addr,
+                source,
+            }),
+        }
+    }
+}
+
+fn bind(addr: SocketAddr) -> Result<Bound, ServeError> {
+    let bind = || {
+        let socket = match addr {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        Ok(socket)
     };
-    socket.set_reuseaddr(true)?;
-    socket.bind(addr)?;
-    Ok(socket)
+    match bind() {
+        Ok(socket) => Ok(Bound { addr, socket }),
+        Err(source) => Err(ServeError::Listen { addr, source }),
+    }
+}
+
+/// Sets the options of an accepted connection.
+fn prepare(stream: &TcpStream) {
+    // Without it a small answer may wait for the acknowledgement of the previous one.
+    let _ = stream.set_nodelay(true);
+    // A follower may wait for days: without this a machine that disappears would go unnoticed.
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive());
+    // If it cannot be set, the kernel's own limits apply.
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES);
 }
 
 async fn accept(
@@ -380,12 +440,7 @@ async fn accept(
                 continue;
             }
         };
-        // Without it a small answer may wait for the acknowledgement of the previous one.
-        let _ = stream.set_nodelay(true);
-        // A follower may wait for days: without this a machine that disappears would go unnoticed.
-        let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
-        // If it cannot be set, the kernel's own limits apply.
-        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
+        prepare(&stream);
         if let Err(stream) = connections.spawn(stream) {
             connections.count_refused();
             if let Ok(permit) = refusers.clone().try_acquire_owned() {

@@ -33,6 +33,16 @@ pub(super) fn is_host(text: &str) -> bool {
     labels.all(|label| !label.is_empty() && label.bytes().all(is_allowed))
 }
 
+/// The host and the port that a text names; an IPv6 address stands in brackets.
+pub(crate) fn host_and_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok().then_some((address, port)),
+        None => is_host(host).then_some((host, port)),
+    }
+}
+
 /// Whether the text is the path of a file, or a URL whose answer nobody on the way can change: one with `https://`, or one of
 /// this machine.
 pub(super) fn is_key_source(text: &str) -> bool {

@@ -3,11 +3,13 @@
 //! - [`range`] finds the offsets that a request asks for.
 //! - [`wait`] reads them, and waits if there are too few records.
 //! - [`page`] is the result of one read.
+//! - [`several`] reads whole batches of several partitions at once.
 //!
 //! Records in memory are read on the calling worker; a read that may wait for the disk runs on a blocking thread.
 
 pub mod page;
 pub mod range;
+pub mod several;
 mod wait;
 
 use std::sync::Arc;

@@ -9,6 +9,7 @@ pub mod append;
 pub mod idempotency;
 pub mod limits;
 pub mod placing;
+pub mod producer_ids;
 pub mod record_batch;
 pub mod several;
 pub mod upload;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use self::idempotency::First;
 use self::limits::RecordLimits;
 use self::placing::Placing;
+use self::producer_ids::ProducerIds;
 use super::blocking::Blocking;
 use super::caller::Caller;
 use super::counters::Counters;
@@ -47,6 +49,8 @@ pub struct Producer {
     rotation: Arc<Rotation>,
     /// Set once the log can take calls with idempotency keys ([`Log::prepare_keys`]).
     keys_prepared: Arc<AtomicBool>,
+    /// The ids of idempotent producers that ask for one.
+    ids: ProducerIds,
 }
 
 /// The topic's configuration for records and produce calls.
@@ -83,6 +87,15 @@ pub struct Target {
 }
 
 impl Target {
+    /// A topic as it is now, for a caller that may write to it.
+    pub fn of(topic: &Arc<Topic>) -> Self {
+        Self {
+            partitions: topic.partition_count(),
+            rules: TopicRules::of(&topic.spec()),
+            topic: Arc::clone(topic),
+        }
+    }
+
     /// When a call is answered.
     fn ack(&self, options: Options) -> Ack {
         options.ack.unwrap_or(self.rules.ack)
@@ -119,6 +132,7 @@ impl Producer {
             stopping,
             rotation,
             keys_prepared: Arc::default(),
+            ids: ProducerIds::default(),
         }
     }
 
@@ -128,12 +142,7 @@ impl Producer {
     /// [`Reason::UnknownTopic`](super::refusal::Reason::UnknownTopic).
     pub fn target(&self, caller: &Caller, name: &str) -> Result<Target, Refusal> {
         caller.check_topic(Right::Write, name)?;
-        let topic = catalog::find(&self.log, name)?;
-        Ok(Target {
-            partitions: topic.partition_count(),
-            rules: TopicRules::of(&topic.spec()),
-            topic,
-        })
+        Ok(Target::of(&catalog::find(&self.log, name)?))
     }
 
     /// The rules for placing a call's records.

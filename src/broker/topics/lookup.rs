@@ -49,6 +49,31 @@ impl Start {
     }
 }
 
+/// The first record with the largest timestamp; `None` if there are no records. May block on the disk, once for a log in
+/// the order of time, and for others about as often as the distance of the last record's time to the largest has binary digits.
+///
+/// # Errors
+/// Those of [`skips::offset_for_time`] and [`Partition::stats`].
+pub fn largest_time(log: &Log, partition: &Partition) -> Result<Option<Found>, Error> {
+    let Some(last) = partition.stats()?.last_timestamp else {
+        return Ok(None);
+    };
+    let (mut largest, mut step) = (last, 1_i64);
+    loop {
+        let later = TimestampMs(largest.get().saturating_add(step));
+        match skips::offset_for_time(log, partition, later)? {
+            Some((_, found)) if found > largest => {
+                largest = found;
+                step = step.saturating_mul(2);
+            }
+            _ if step > 1 => step /= 2,
+            _ => break,
+        }
+    }
+    let found = skips::offset_for_time(log, partition, largest)?;
+    Ok(found.map(|(offset, time)| (offset, Some(time))))
+}
+
 fn earliest(partition: &Partition) -> Result<Found, Error> {
     loop {
         let offset = partition.positions().log_start_offset;

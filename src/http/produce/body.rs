@@ -25,9 +25,9 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
+use crate::broker::budget::{Budget, Pace, Pool};
 use crate::broker::refusal::Reason;
 use crate::http::body::broken;
-use crate::http::budget::{Budget, Pace, Pool};
 use crate::http::problem::{Code, Problem};
 
 /// About how many bytes are decoded at once.

@@ -10,9 +10,9 @@ use utoipa::ToSchema;
 
 use super::body::Incoming;
 use super::{TopicCall, replayed};
+use crate::broker::budget::Budget;
 use crate::broker::produce::upload::{Stop, Upload};
 use crate::http::Answer;
-use crate::http::budget::Budget;
 use crate::http::json_answer;
 use crate::http::problem::Problem;
 

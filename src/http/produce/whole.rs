@@ -6,12 +6,12 @@ use bytes::Bytes;
 
 use super::body::Incoming;
 use super::{Call, INLINE_BYTES, Options, positions, replayed};
+use crate::broker::budget::Budget;
 use crate::broker::produce::idempotency::{Key, fingerprint};
 use crate::broker::produce::placing::Placement;
 use crate::broker::produce::whole::{Attempt, Placed, Places};
 use crate::broker::refusal::Refusal;
 use crate::http::Answer;
-use crate::http::budget::Budget;
 use crate::http::problem::Problem;
 use crate::http::{HoldsBodies, fresh};
 

@@ -16,6 +16,7 @@ pub mod index;
 pub mod journal;
 pub mod json;
 pub mod jwt;
+pub mod kafka;
 pub mod negotiate;
 pub mod once;
 pub mod query;
@@ -30,7 +31,7 @@ mod record;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("batches", batches::run),
     ("coding", coding::run),
     ("descriptions", descriptions::run),
@@ -40,6 +41,7 @@ pub const TARGETS: [Target; 14] = [
     ("journal", journal::run),
     ("json", json::run),
     ("jwt", jwt::run),
+    ("kafka", kafka::run),
     ("negotiate", negotiate::run),
     ("once", once::run),
     ("query", query::run),

@@ -1,4 +1,4 @@
-//! The memory for request bodies, and which request gives way when it runs out.
+//! The memory for requests that arrive, whatever the wire, and which request gives way when it runs out.
 //!
 //! - [`Budget`]: a request's share of `max_in_flight_bytes`. If other requests hold all of it, a request waits a
 //!   little, and is then refused as overloaded, before any of it is in memory.
@@ -17,8 +17,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::problem::Problem;
-use crate::broker::refusal::Reason;
+use super::refusal::{Reason, Refusal};
 
 /// Above this the budget grows in steps of this size, so that not every chunk of a large body takes the lock.
 const STEP_BYTES: usize = 64 << 10;
@@ -35,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const BYTES_A_SECOND: u32 = 64 << 10;
 
 /// The memory for all request bodies.
-pub(crate) struct Pool {
+pub struct Pool {
     /// A permit is a KiB.
     semaphore: Arc<Semaphore>,
     permits: usize,
@@ -46,7 +45,9 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(bytes: u64) -> Self {
+    /// A pool of so many bytes.
+    #[must_use]
+    pub fn new(bytes: u64) -> Self {
         let permits = usize::try_from(bytes / 1024)
             .unwrap_or(usize::MAX)
             .min(Semaphore::MAX_PERMITS);
@@ -59,19 +60,19 @@ impl Pool {
     }
 
     /// Sets a function that is called regularly while requests wait.
-    pub(crate) fn set_relief(&self, relief: impl Fn() + Send + Sync + 'static) {
+    pub fn set_relief(&self, relief: impl Fn() + Send + Sync + 'static) {
         let _ = self.relief.set(Box::new(relief));
     }
 
     /// Bytes in use.
-    pub(crate) fn held_bytes(&self) -> u64 {
+    pub fn held_bytes(&self) -> u64 {
         let held = self.permits.saturating_sub(self.semaphore.available_permits());
         held as u64 * 1024
     }
 }
 
 /// A request's share of a [`Pool`], returned when dropped.
-pub(crate) struct Budget<'a> {
+pub struct Budget<'a> {
     /// A request that needs more than the pool holds takes all of it.
     pool: &'a Pool,
     permit: Option<OwnedSemaphorePermit>,
@@ -79,7 +80,9 @@ pub(crate) struct Budget<'a> {
 }
 
 impl<'a> Budget<'a> {
-    pub(crate) fn new(pool: &'a Pool) -> Self {
+    /// A share of nothing.
+    #[must_use]
+    pub fn new(pool: &'a Pool) -> Self {
         Self {
             pool,
             permit: None,
@@ -88,7 +91,7 @@ impl<'a> Budget<'a> {
     }
 
     /// Makes the share cover `bytes`, if that needs no wait; returns whether it covers them.
-    pub(crate) fn try_cover(&mut self, bytes: usize) -> bool {
+    pub fn try_cover(&mut self, bytes: usize) -> bool {
         let more = self.missing(bytes);
         if more > 0 {
             let Ok(permit) = self.pool.semaphore.clone().try_acquire_many_owned(more) else {
@@ -102,16 +105,16 @@ impl<'a> Budget<'a> {
     /// Makes the share cover `bytes`; waits for a while if other bodies hold the rest.
     ///
     /// # Errors
-    /// 503 `overloaded` if the wait ended without success.
-    pub(crate) async fn cover(&mut self, bytes: usize) -> Result<(), Problem> {
+    /// [`Reason::Overloaded`] if the wait ended without success.
+    pub async fn cover(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.cover_beside(0, bytes).await
     }
 
     /// The same for a request that holds `held_bytes` of the server's memory besides.
     ///
     /// # Errors
-    /// 503 `overloaded` if the wait ended without success, or others wait for the memory that the request holds.
-    pub(crate) async fn cover_beside(&mut self, held_bytes: usize, bytes: usize) -> Result<(), Problem> {
+    /// [`Reason::Overloaded`] if the wait ended without success, or others wait for the memory that the request holds.
+    pub async fn cover_beside(&mut self, held_bytes: usize, bytes: usize) -> Result<(), Refusal> {
         if self.try_cover(bytes) {
             return Ok(());
         }
@@ -158,23 +161,19 @@ impl<'a> Budget<'a> {
     }
 
     /// The bytes covered.
-    pub(crate) fn covered(&self) -> usize {
+    pub fn covered(&self) -> usize {
         let permits = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         permits * 1024
     }
 
     /// Passes the share on, and covers nothing any more.
-    pub(crate) fn take(&mut self) -> Option<OwnedSemaphorePermit> {
+    pub fn take(&mut self) -> Option<OwnedSemaphorePermit> {
         self.permit.take()
     }
 }
 
 /// Waits for at most `wait`, and regularly closes clients that may end the wait. `None`: it timed out.
-pub(crate) async fn relieved<T>(
-    wait: Duration,
-    awaited: impl Future<Output = T>,
-    relief: impl Fn(),
-) -> Option<T> {
+pub async fn relieved<T>(wait: Duration, awaited: impl Future<Output = T>, relief: impl Fn()) -> Option<T> {
     let mut awaited = pin!(awaited);
     let end = Instant::now() + wait;
     loop {
@@ -206,14 +205,16 @@ impl Drop for Waiting<'_> {
 }
 
 /// The progress of a body.
-pub(crate) struct Pace<'a> {
+pub struct Pace<'a> {
     waiting: &'a watch::Sender<usize>,
     /// How much longer to wait for the client while others wait for the body's memory.
     patience: Duration,
 }
 
 impl<'a> Pace<'a> {
-    pub(crate) fn new(pool: &'a Pool) -> Self {
+    /// The progress of a body that begins.
+    #[must_use]
+    pub fn new(pool: &'a Pool) -> Self {
         Self {
             waiting: &pool.waiting,
             patience: PATIENCE,
@@ -223,12 +224,12 @@ impl<'a> Pace<'a> {
     /// Waits for the client's next data, for a body that holds `held_bytes` of the budget.
     ///
     /// # Errors
-    /// 503 `overloaded` if other requests wait for the budget and the client's time is over.
-    pub(crate) async fn wait<T>(
+    /// [`Reason::Overloaded`] if other requests wait for the budget and the client's time is over.
+    pub async fn wait<T>(
         &mut self,
         held_bytes: usize,
         arrival: impl Future<Output = T>,
-    ) -> Result<T, Problem> {
+    ) -> Result<T, Refusal> {
         let begin = Instant::now();
         let arrived = tokio::select! {
             biased;
@@ -243,7 +244,7 @@ impl<'a> Pace<'a> {
     }
 
     /// Counts received bytes.
-    pub(crate) fn count(&mut self, bytes: usize) {
+    pub fn count(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let bought = Duration::from_secs(1).saturating_mul(bytes) / BYTES_A_SECOND;
         self.patience = self.patience.saturating_add(bought).min(PATIENCE);
@@ -269,14 +270,13 @@ async fn in_the_way(waiting: &watch::Sender<usize>, own: usize, held_bytes: usiz
 }
 
 #[cold]
-fn overloaded(detail: &str) -> Problem {
-    Problem::new(Reason::Overloaded, detail)
+fn overloaded(detail: &str) -> Refusal {
+    Refusal::new(Reason::Overloaded, detail)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::problem::Code;
 
     /// A pool of this many KiB.
     fn pool(kib: u64) -> Pool {
@@ -312,7 +312,7 @@ mod tests {
         let mut second = budget(&pool, Duration::ZERO);
         second.cover(60 << 10).await.unwrap();
         let problem = second.cover(100 << 10).await.unwrap_err();
-        assert_eq!(problem.code(), Code::Refused(Reason::Overloaded));
+        assert_eq!(problem.reason, Reason::Overloaded);
         drop(first.take());
         second.cover(100 << 10).await.unwrap();
         drop((first, second));
@@ -354,7 +354,7 @@ mod tests {
             result
         };
         let (evicted, covered) = tokio::join!(slow, other.cover(50 << 10));
-        assert_eq!(evicted.unwrap_err().code(), Code::Refused(Reason::Overloaded));
+        assert_eq!(evicted.unwrap_err().reason, Reason::Overloaded);
         covered.unwrap();
     }
 

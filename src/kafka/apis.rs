@@ -1,0 +1,157 @@
+//! The table of APIs: from it ApiVersions is answered, and requests find their handlers.
+//!
+//! A handler is an async function from a [`Call`] and a request to an answer. What it refuses goes into the answer as an
+//! [`ErrorCode`](super::errors::ErrorCode); `Err` closes the connection. The requests of a connection are handled one after another; only `begins`
+//! handlers may leave work for later ([`Answer::Later`]).
+//!
+//! To offer an API: declare its messages in `messages/`, write its handler, add its row here.
+
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+
+use super::call::{Answer, Call, Client, Hangup, request_id};
+use super::header::{API_VERSIONS, RequestHeader, begin_answer, skip_tags};
+use super::wire::{Message, Reader, Version, Writer};
+use super::{Kafka, api_versions, coordinator, fetch, group_offsets, metadata, offsets, produce};
+use crate::broker::caller::{Caller, Who};
+
+/// An API as it is offered.
+#[derive(Debug)]
+pub(crate) struct Api {
+    pub(crate) key: i16,
+    pub(crate) name: &'static str,
+    /// The versions that clients are told.
+    pub(crate) versions: RangeInclusive<i16>,
+    /// Whether it is open to clients that have not signed in.
+    is_open: bool,
+}
+
+macro_rules! apis {
+    ($($key:literal $name:ident $versions:expr, $kind:ident $handler:path $(, $open:ident)?;)*) => {
+        /// Every API that is offered, by key.
+        pub(crate) static APIS: &[Api] = &[
+            $(Api { key: $key, name: stringify!($name), versions: $versions, is_open: open!($($open)?) },)*
+        ];
+
+        async fn handle(call: Call, header: &RequestHeader, reader: Reader) -> Result<Answer, Hangup> {
+            match header.key {
+                $($key => $kind(call, header, reader, $handler).await,)*
+                _ => Err(Hangup::UnknownApi),
+            }
+        }
+    };
+}
+
+macro_rules! open {
+    () => {
+        false
+    };
+    (open) => {
+        true
+    };
+}
+
+apis! {
+    // Versions 0 to 2 are told but refused: librdkafka before 2.11.1 does not compress without them.
+    0 Produce 0..=13, begins produce::produce;
+    1 Fetch 4..=18, answers fetch::fetch;
+    2 ListOffsets 1..=11, answers offsets::list_offsets;
+    3 Metadata 0..=13, answers metadata::metadata;
+    8 OffsetCommit 2..=10, answers group_offsets::commit;
+    9 OffsetFetch 1..=10, answers group_offsets::fetch;
+    10 FindCoordinator 0..=6, answers coordinator::find_coordinator;
+    18 ApiVersions 0..=5, answers api_versions::api_versions, open;
+    22 InitProducerId 0..=5, answers produce::init_producer_id;
+    23 OffsetForLeaderEpoch 2..=4, answers offsets::offset_for_leader_epoch;
+}
+
+/// Answers a frame.
+///
+/// # Errors
+/// Why the connection is to be closed.
+pub(crate) async fn answer(
+    kafka: &Kafka,
+    client: &Client,
+    (life, connection, number): (u32, u64, u32),
+    frame: Bytes,
+) -> Result<(Answer, usize), Hangup> {
+    let mut reader = Reader::new(frame);
+    let header = RequestHeader::read(&mut reader)?;
+    let api = APIS
+        .iter()
+        .find(|api| api.key == header.key)
+        .ok_or(Hangup::UnknownApi)?;
+    if !api.is_open && matches!(client.caller.who, Who::Nobody) {
+        return Err(Hangup::NotSignedIn);
+    }
+    kafka.metrics.kafka.count_request(api.name);
+    let call = Call {
+        kafka: kafka.clone(),
+        caller: Caller {
+            request_id: request_id(life, connection, number),
+            ..client.caller.clone()
+        },
+        reached: client.reached,
+        api: api.name,
+        version: header.version,
+        client_id: header.client_id.clone(),
+    };
+    if !api.versions.contains(&header.version) {
+        return match api.key {
+            API_VERSIONS => Ok((api_versions::too_new(&call, &header), 0)),
+            _ => Err(Hangup::UnknownVersion),
+        };
+    }
+    let length = reader.remaining();
+    handle(call, &header, reader).await.map(|answer| (answer, length))
+}
+
+/// Reads the body of a request.
+fn read<M: Message>(header: &RequestHeader, mut reader: Reader) -> Result<M, Hangup> {
+    skip_tags(&mut reader, M::version(header.version))?;
+    Ok(M::decode(&mut reader, header.version)?)
+}
+
+/// An answer with its header.
+pub(crate) fn write<M: Message>(key: i16, correlation: i32, number: i16, message: &M) -> Vec<Bytes> {
+    let version: Version = M::version(number);
+    let mut writer = Writer::default();
+    begin_answer(&mut writer, key, correlation, version);
+    message.write(&mut writer, version);
+    writer.finish()
+}
+
+/// Handles a request whose answer is there when the handler ends.
+async fn answers<Q: Message, A: Message>(
+    call: Call,
+    header: &RequestHeader,
+    reader: Reader,
+    handler: impl AsyncFnOnce(&Call, Q) -> Result<A, Hangup>,
+) -> Result<Answer, Hangup> {
+    let request = read(header, reader)?;
+    let message = handler(&call, request).await?;
+    let pieces = write(header.key, header.correlation, header.version, &message);
+    Ok(Answer::Now(pieces))
+}
+
+/// Handles a request whose answer may come later.
+async fn begins<Q: Message>(
+    call: Call,
+    header: &RequestHeader,
+    reader: Reader,
+    handler: impl AsyncFnOnce(Call, i32, Q) -> Result<Answer, Hangup>,
+) -> Result<Answer, Hangup> {
+    let request = read(header, reader)?;
+    handler(call, header.correlation, request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_names_each_api_once() {
+        assert!(APIS.is_sorted_by(|one, other| one.key < other.key));
+    }
+}

@@ -1,0 +1,159 @@
+//! What a handler gets beside its request, and what it may answer.
+
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::Kafka;
+use super::errors::ErrorCode;
+use super::wire::{Malformed, Text, Uuid};
+use crate::broker::caller::{Caller, RequestId};
+use crate::broker::engine::{Topic, TopicId};
+use crate::broker::refusal::Refusal;
+use crate::broker::rights::Right;
+use crate::broker::topics::catalog;
+
+/// The id of the one node.
+pub(crate) const NODE: i32 = 0;
+/// The epoch of every partition's leader: there is one leader for ever.
+pub(crate) const LEADER_EPOCH: i32 = 0;
+
+/// A connection's client.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    /// Who calls; its request id is replaced with each request.
+    pub(crate) caller: Caller,
+    /// The address that the client has reached.
+    pub(crate) reached: SocketAddr,
+}
+
+/// One request: the service, who calls, and in which version. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Call {
+    pub(crate) kafka: Kafka,
+    /// What every call of the broker takes.
+    pub(crate) caller: Caller,
+    pub(crate) reached: SocketAddr,
+    /// The API's name, for metrics.
+    pub(crate) api: &'static str,
+    pub(crate) version: i16,
+    /// What the client calls itself.
+    pub(crate) client_id: Option<Bytes>,
+}
+
+/// Why a connection is closed without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Hangup {
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error("an API that is not offered")]
+    UnknownApi,
+    #[error("a version of an API that is not offered")]
+    UnknownVersion,
+    #[error("a request of a client that has not signed in")]
+    NotSignedIn,
+}
+
+/// An answer, as pieces of bytes with the header and without the length.
+pub(crate) enum Answer {
+    Now(Vec<Bytes>),
+    /// It comes when the future ends. The next request is answered meanwhile, its answer is sent after this one.
+    Later(BoxFuture<'static, Vec<Bytes>>),
+    /// The client wants none.
+    Never,
+}
+
+impl Deref for Call {
+    type Target = Kafka;
+
+    fn deref(&self) -> &Kafka {
+        &self.kafka
+    }
+}
+
+impl Call {
+    /// The code of a refusal in the answer; counts it.
+    pub(crate) fn refused(&self, refusal: &Refusal) -> i16 {
+        self.failed(ErrorCode::from(refusal))
+    }
+
+    /// The code in the answer; counts it.
+    pub(crate) fn failed(&self, code: ErrorCode) -> i16 {
+        self.metrics.kafka.count_error(self.api, code.number());
+        code.number()
+    }
+
+    /// The topic of that name, if the caller may do this with it.
+    ///
+    /// # Errors
+    /// [`ErrorCode::TopicAuthorizationFailed`], whether there is such a topic or not;
+    /// [`ErrorCode::UnknownTopicOrPartition`].
+    pub(crate) fn topic(&self, right: Right, name: &str) -> Result<Arc<Topic>, Refusal> {
+        self.caller.check_topic(right, name)?;
+        catalog::find(&self.broker.log, name)
+    }
+
+    /// The topic with that id, if the caller may do this with it; one that it must not see is not known.
+    pub(crate) fn topic_by_id(&self, right: Right, id: Uuid) -> Result<Arc<Topic>, ErrorCode> {
+        let (directory, topic) = (&id.0[..8], &id.0[8..]);
+        let number = u64::from_be_bytes(topic.try_into().unwrap_or_default());
+        let topic = Some(TopicId(number))
+            .filter(|_| directory == self.broker.log.directory_number().to_be_bytes())
+            .and_then(|id| self.broker.log.topic_by_id(id))
+            .filter(|topic| {
+                self.caller.sees_topic(topic.name()) || self.caller.may_topic(right, topic.name())
+            })
+            .ok_or(ErrorCode::UnknownTopicId)?;
+        match self.caller.may_topic(right, topic.name()) {
+            true => Ok(topic),
+            false => Err(ErrorCode::TopicAuthorizationFailed),
+        }
+    }
+
+    /// A topic by its name, or by its id in versions that have no name.
+    pub(crate) fn topic_of(&self, right: Right, name: &str, id: Uuid) -> Result<Arc<Topic>, ErrorCode> {
+        match id == Uuid::ZERO && !name.is_empty() {
+            true => self
+                .topic(right, name)
+                .map_err(|refusal| ErrorCode::from(&refusal)),
+            false => self.topic_by_id(right, id),
+        }
+    }
+
+    /// The id of a topic: the directory's id, and the topic's number in it.
+    pub(crate) fn topic_id(&self, topic: &Topic) -> Uuid {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.broker.log.directory_number().to_be_bytes());
+        id[8..].copy_from_slice(&topic.id().0.to_be_bytes());
+        Uuid(id)
+    }
+
+    /// The cluster's id: that of the data directory.
+    pub(crate) fn cluster_id(&self) -> Text {
+        self.broker.log.directory_id().into()
+    }
+
+    /// Where clients reach the node: the host and the port of `kafka_advertise`, or else the address that this one has
+    /// reached.
+    pub(crate) fn address(&self) -> (Text, i32) {
+        match &self.settings.advertise {
+            Some((host, port)) => (host.as_str().into(), i32::from(*port)),
+            None => {
+                let host = self.reached.ip().to_canonical().to_string();
+                (host.into(), self.reached.port().into())
+            }
+        }
+    }
+}
+
+/// The number of a request, unique over connections and restarts.
+pub(crate) fn request_id(life: u32, connection: u64, number: u32) -> RequestId {
+    RequestId {
+        life,
+        connection,
+        number,
+    }
+}

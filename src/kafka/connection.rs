@@ -1,0 +1,166 @@
+//! One connection: reads requests, has them answered one after another, and sends the answers in that order.
+//!
+//! A request whose answer is still to come (a produce request that waits for the disk) does not hold up those behind it:
+//! up to [`IN_FLIGHT`] answers of a connection may be under way. When as many are, nothing more is read.
+//!
+//! Bytes that are no request close the connection, as in Kafka, after the answers to the requests before them.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::pin;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::timeout;
+
+use super::Kafka;
+use super::apis;
+use super::call::{Answer, Client, Hangup};
+use super::frames::{End, Frames, Silence};
+
+/// The most answers of a connection that are under way.
+const IN_FLIGHT: usize = 16;
+
+/// Why a connection ends.
+#[derive(Debug, thiserror::Error)]
+enum Over {
+    #[error(transparent)]
+    End(#[from] End),
+    #[error(transparent)]
+    Hangup(#[from] Hangup),
+    #[error("the server is stopping")]
+    Stopping,
+    #[error("the client does not read its answers")]
+    Stalled,
+}
+
+/// An answer in its place, and the share of the memory that its request holds until then.
+type Queued = (Answer, Option<OwnedSemaphorePermit>);
+
+/// Answers the requests of a connection until it ends, or until the server stops.
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
+    kafka: &Kafka,
+    stream: S,
+    client: &Client,
+    (life, connection): (u32, u64),
+) {
+    let (read, write) = tokio::io::split(stream);
+    let (read, write) = (pin!(read), pin!(write));
+    let (answers, queue) = mpsc::channel(IN_FLIGHT);
+    let reading = async move {
+        let silence = Silence {
+            idle: kafka.settings.idle_timeout,
+            pause: kafka.settings.pause_timeout,
+        };
+        let mut frames = Frames::new(read, silence);
+        let mut stopping = kafka.broker.stopping.subscribe();
+        let mut number = 0;
+        loop {
+            let frame = tokio::select! {
+                biased;
+                frame = frames.next(&kafka.broker.bodies) => frame?,
+                _ = stopping.wait_for(|stopping| *stopping) => return Err(Over::Stopping),
+            };
+            number += 1;
+            let answering = apis::answer(kafka, client, (life, connection, number), frame.bytes);
+            let answer = tokio::select! {
+                biased;
+                answer = answering => answer?,
+                end = frames.closed() => return Err(end.into()),
+            };
+            // The writer is gone: the connection ends by what it says.
+            if answers.send((answer, frame.share)).await.is_err() {
+                return Ok(());
+            }
+        }
+    };
+    let mut writing = pin!(write_answers(kafka, write, queue));
+    let over: Result<(), Over> = tokio::select! {
+        biased;
+        written = writing.as_mut() => written,
+        read = reading => {
+            // What was begun is answered.
+            let written = writing.await;
+            read.and(written)
+        }
+    };
+    match over {
+        Ok(()) | Err(Over::End(End::Closed | End::Idle) | Over::Stopping) => {}
+        Err(over) => {
+            if matches!(over, Over::Stalled) {
+                kafka.metrics.kafka.stalled_connections.fetch_add(1, Relaxed);
+            }
+            tracing::debug!(client = ?client.caller.address, reason = %over, "a Kafka connection is closed");
+        }
+    }
+}
+
+async fn write_answers<W: AsyncWrite + Unpin>(
+    kafka: &Kafka,
+    mut to: W,
+    mut queue: mpsc::Receiver<Queued>,
+) -> Result<(), Over> {
+    while let Some((answer, _share)) = queue.recv().await {
+        let pieces = match answer {
+            Answer::Now(pieces) => pieces,
+            Answer::Later(answer) => answer.await,
+            Answer::Never => continue,
+        };
+        let mut pieces = Pieces::framed(pieces);
+        while pieces.has_remaining() {
+            let written = timeout(kafka.settings.write_timeout, to.write_buf(&mut pieces)).await;
+            match written.map_err(|_| Over::Stalled)?.map_err(End::from)? {
+                0 => return Err(End::from(io::Error::from(io::ErrorKind::WriteZero)).into()),
+                _ => continue,
+            }
+        }
+        to.flush().await.map_err(End::from)?;
+    }
+    Ok(())
+}
+
+/// The pieces of an answer that are still to be sent, as one buffer that is written without being put together.
+struct Pieces(VecDeque<Bytes>);
+
+impl Pieces {
+    /// An answer with its length before it.
+    fn framed(pieces: Vec<Bytes>) -> Self {
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        let length = i32::try_from(length).unwrap_or(i32::MAX);
+        let mut all: VecDeque<Bytes> = pieces.into();
+        all.push_front(Bytes::copy_from_slice(&length.to_be_bytes()));
+        Self(all)
+    }
+}
+
+impl Buf for Pieces {
+    fn remaining(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.0.front().map_or(&[], |piece| piece)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let count = slices.len().min(self.0.len());
+        for (slice, piece) in slices.iter_mut().zip(&self.0) {
+            *slice = IoSlice::new(piece);
+        }
+        count
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while let Some(front) = self.0.front_mut() {
+            let of_front = count.min(front.len());
+            front.advance(of_front);
+            count -= of_front;
+            if !front.is_empty() {
+                return;
+            }
+            self.0.pop_front();
+        }
+    }
+}

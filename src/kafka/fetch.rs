@@ -1,0 +1,127 @@
+//! API 1, Fetch: whole batches, as slices of the files that they lie in.
+//!
+//! There are no sessions: the answer to a client that asks for one has session id 0, and each of its requests names all
+//! partitions.
+
+use std::time::Duration;
+
+use super::call::{Call, Hangup, LEADER_EPOCH};
+use super::errors::ErrorCode;
+use super::messages::fetch::{
+    FetchPartition, FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopicResponse,
+};
+use super::wire::Records;
+use crate::broker::engine::{Offset, Topic};
+use crate::broker::fetch::page::Page;
+use crate::broker::fetch::several::{Extent, Wanted};
+use crate::broker::refusal::Refusal;
+use crate::broker::rights::Right;
+use crate::broker::topics;
+
+/// The longest wait for records; clients ask again.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// Reads partitions, and waits for records.
+pub(crate) async fn fetch(call: &Call, request: FetchRequest) -> Result<FetchResponse, Hangup> {
+    // Epochs 0 and -1 begin or decline a session; others go on with one, and there is none.
+    if request.session_id != 0 || request.session_epoch > 0 {
+        return Ok(FetchResponse {
+            error_code: call.failed(ErrorCode::FetchSessionIdNotFound),
+            ..FetchResponse::default()
+        });
+    }
+    let mut wanted = Vec::new();
+    // Of each topic its partitions: an error, or the place in `wanted`.
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for topic in request.topics {
+        let found = call.topic_of(Right::Read, &topic.topic, topic.topic_id);
+        let look_up = |asked: &FetchPartition| {
+            let topic = found.as_ref().map_err(|code| *code)?;
+            let partition = want(topic, asked)?;
+            wanted.push(partition);
+            Ok(wanted.len() - 1)
+        };
+        let places: Vec<Result<usize, ErrorCode>> = topic.partitions.iter().map(look_up).collect();
+        topics.push((topic, places));
+    }
+    let has_error = topics.iter().any(|(_, places)| places.iter().any(Result::is_err));
+    let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
+    let extent = Extent {
+        max_bytes: bytes(request.max_bytes),
+        min_bytes: bytes(request.min_bytes),
+        // An error is answered at once.
+        wait: if has_error {
+            Duration::ZERO
+        } else {
+            wait.min(MAX_WAIT)
+        },
+    };
+    let pages = call.broker.fetcher.fetch_several(&wanted, extent).await;
+    let mut pages: Vec<Option<Result<Page, Refusal>>> = pages.into_iter().map(Some).collect();
+    let mut responses = Vec::with_capacity(topics.len());
+    for (topic, places) in topics {
+        let mut partitions = Vec::with_capacity(places.len());
+        for (asked, place) in topic.partitions.iter().zip(places) {
+            partitions.push(match place.map(|place| pages[place].take()) {
+                Ok(Some(Ok(page))) => records(asked.partition, page),
+                Ok(Some(Err(refusal))) => failed(asked.partition, call.refused(&refusal)),
+                Ok(None) => failed(asked.partition, call.failed(ErrorCode::UnknownServerError)),
+                Err(code) => failed(asked.partition, call.failed(code)),
+            });
+        }
+        responses.push(FetchTopicResponse {
+            topic: topic.topic,
+            topic_id: topic.topic_id,
+            partitions,
+        });
+    }
+    Ok(FetchResponse {
+        responses,
+        ..FetchResponse::default()
+    })
+}
+
+fn bytes(number: i32) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+fn want(topic: &Topic, asked: &FetchPartition) -> Result<Wanted, ErrorCode> {
+    let index = u32::try_from(asked.partition).map_err(|_| ErrorCode::UnknownTopicOrPartition)?;
+    let partition = topics::partition(topic, index).map_err(|refusal| ErrorCode::from(&refusal))?;
+    check_epoch(asked.current_leader_epoch)?;
+    let from = u64::try_from(asked.fetch_offset).ok().and_then(Offset::try_new);
+    Ok(Wanted {
+        partition,
+        from: from.ok_or(ErrorCode::OffsetOutOfRange)?,
+        max_bytes: bytes(asked.partition_max_bytes),
+    })
+}
+
+/// Checks the epoch that a client takes the leader's to be; a negative one says nothing.
+pub(crate) fn check_epoch(epoch: i32) -> Result<(), ErrorCode> {
+    match epoch > LEADER_EPOCH {
+        true => Err(ErrorCode::UnknownLeaderEpoch),
+        false => Ok(()),
+    }
+}
+
+fn records(partition_index: i32, page: Page) -> FetchPartitionResponse {
+    FetchPartitionResponse {
+        partition_index,
+        high_watermark: page.end_offset.get() as i64,
+        // There are no transactions, so all is stable.
+        last_stable_offset: page.end_offset.get() as i64,
+        log_start_offset: page.log_start_offset.get() as i64,
+        records: Records(page.runs.into_iter().map(|run| run.bytes).collect()),
+        ..FetchPartitionResponse::default()
+    }
+}
+
+fn failed(partition_index: i32, error_code: i16) -> FetchPartitionResponse {
+    FetchPartitionResponse {
+        partition_index,
+        error_code,
+        high_watermark: -1,
+        ..FetchPartitionResponse::default()
+    }
+}

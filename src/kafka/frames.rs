@@ -1,0 +1,151 @@
+//! Cuts a connection's bytes into frames.
+//!
+//! A frame is a length and so many bytes. The length comes from outside: nothing is allocated by it. The buffer grows by
+//! what has arrived, and what a frame holds counts in the memory that all requests share
+//! ([`budget`](crate::broker::budget)).
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use crate::broker::budget::{Budget, Pace, Pool};
+
+/// The largest frame, as in Kafka (`socket.request.max.bytes`).
+const MAX_FRAME_BYTES: usize = 100 << 20;
+/// What is read at once while no large frame is under way, and what a connection that waits for an answer may send ahead.
+const READ_BYTES: usize = 16 << 10;
+/// The bytes of the length.
+const LENGTH: usize = 4;
+
+/// A request, and its share of the memory.
+pub(crate) struct Frame {
+    pub(crate) bytes: Bytes,
+    pub(crate) share: Option<OwnedSemaphorePermit>,
+}
+
+/// Why there are no more frames.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum End {
+    #[error("the client has closed the connection")]
+    Closed,
+    #[error("the client has closed the connection within a request")]
+    Half,
+    #[error("the length of a frame is {0}, which is no length")]
+    Length(i32),
+    #[error("the client was silent for too long")]
+    Idle,
+    #[error("the client paused for too long within a request")]
+    Slow,
+    #[error("too many requests are in memory")]
+    Overloaded,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// How long a client may be silent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Silence {
+    /// Between requests.
+    pub(crate) idle: Duration,
+    /// Within one.
+    pub(crate) pause: Duration,
+}
+
+/// The frames of a connection.
+pub(crate) struct Frames<R> {
+    from: R,
+    buffer: BytesMut,
+    silence: Silence,
+}
+
+impl<R: AsyncRead + Unpin> Frames<R> {
+    pub(crate) fn new(from: R, silence: Silence) -> Self {
+        Self {
+            from,
+            buffer: BytesMut::new(),
+            silence,
+        }
+    }
+
+    /// The next frame, with its share of `pool`.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn next(&mut self, pool: &Pool) -> Result<Frame, End> {
+        let (mut budget, mut pace) = (Budget::new(pool), Pace::new(pool));
+        loop {
+            let wanted = self.wanted()?;
+            if let Some(wanted) = wanted
+                && self.buffer.len() >= LENGTH + wanted
+            {
+                budget.cover(wanted).await.map_err(|_| End::Overloaded)?;
+                self.buffer.advance(LENGTH);
+                return Ok(Frame {
+                    bytes: self.buffer.split_to(wanted).freeze(),
+                    share: budget.take(),
+                });
+            }
+            let step = self.step(wanted);
+            if self.buffer.len() > READ_BYTES {
+                budget
+                    .cover(self.buffer.len() + step)
+                    .await
+                    .map_err(|_| End::Overloaded)?;
+            }
+            self.buffer.reserve(step);
+            let is_between = self.buffer.is_empty();
+            let limit = if is_between {
+                self.silence.idle
+            } else {
+                self.silence.pause
+            };
+            let read = timeout(limit, self.from.read_buf(&mut self.buffer));
+            let read = pace
+                .wait(budget.covered(), read)
+                .await
+                .map_err(|_| End::Overloaded)?;
+            match read {
+                Ok(Ok(0)) if is_between => return Err(End::Closed),
+                Ok(Ok(0)) => return Err(End::Half),
+                Ok(read) => pace.count(read?),
+                Err(_) if is_between => return Err(End::Idle),
+                Err(_) => return Err(End::Slow),
+            }
+        }
+    }
+
+    /// How many bytes the next frame has, if its length has arrived.
+    fn wanted(&self) -> Result<Option<usize>, End> {
+        let Some(length) = self.buffer.first_chunk::<LENGTH>() else {
+            return Ok(None);
+        };
+        let length = i32::from_be_bytes(*length);
+        match usize::try_from(length) {
+            Ok(wanted @ 1..=MAX_FRAME_BYTES) => Ok(Some(wanted)),
+            _ => Err(End::Length(length)),
+        }
+    }
+
+    /// How much to read next: what is missing, but no more than has arrived, so that a length allocates nothing.
+    fn step(&self, wanted: Option<usize>) -> usize {
+        let missing = wanted.map_or(LENGTH, |wanted| LENGTH + wanted - self.buffer.len());
+        missing.min(self.buffer.len()).max(READ_BYTES)
+    }
+
+    /// Reads ahead while a request is being answered; returns when the client has closed the connection, or it breaks.
+    pub(crate) async fn closed(&mut self) -> End {
+        while self.buffer.len() < READ_BYTES {
+            self.buffer.reserve(READ_BYTES - self.buffer.len());
+            match self.from.read_buf(&mut self.buffer).await {
+                Ok(0) => return End::Closed,
+                Ok(_) => {}
+                Err(error) => return error.into(),
+            }
+        }
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,115 @@
+//! API 3, Metadata: one node that leads every partition, and the topics.
+
+use std::sync::Arc;
+
+use super::call::{Call, Hangup, LEADER_EPOCH, NODE};
+use super::errors::ErrorCode;
+use super::messages::NO_OPERATIONS;
+use super::messages::metadata::{
+    MetadataBroker, MetadataPartition, MetadataRequest, MetadataResponse, MetadataTopic,
+};
+use super::wire::{Text, Uuid};
+use crate::broker::blocking::Share;
+use crate::broker::engine::Topic;
+use crate::broker::refusal::Reason;
+use crate::broker::rights::Right;
+
+/// Describes the node and topics; creates topics that are missing, if the client and the settings want that.
+pub(crate) async fn metadata(call: &Call, request: MetadataRequest) -> Result<MetadataResponse, Hangup> {
+    let topics = match request.topics {
+        // In version 0 an empty list stands for all topics.
+        Some(topics) if call.version > 0 || !topics.is_empty() => {
+            let may_create = request.allow_auto_topic_creation && call.settings.auto_create;
+            let mut answers = Vec::with_capacity(topics.len());
+            for topic in topics {
+                answers.push(match topic.name {
+                    Some(name) => by_name(call, name, may_create).await,
+                    None => by_id(call, topic.topic_id),
+                });
+            }
+            answers
+        }
+        _ => {
+            let topics = call.broker.log.topics().into_iter();
+            let seen = topics.filter(|topic| call.caller.sees_topic(topic.name()));
+            seen.map(|topic| described(call, &topic)).collect()
+        }
+    };
+    let (host, port) = call.address();
+    Ok(MetadataResponse {
+        brokers: vec![MetadataBroker {
+            node_id: NODE,
+            host,
+            port,
+            rack: None,
+        }],
+        cluster_id: Some(call.cluster_id()),
+        controller_id: NODE,
+        topics,
+        ..MetadataResponse::default()
+    })
+}
+
+async fn by_name(call: &Call, name: Text, may_create: bool) -> MetadataTopic {
+    let found = match call.topic(Right::Describe, &name) {
+        Err(refusal) if refusal.reason == Reason::UnknownTopic && may_create => create(call, &name).await,
+        found => found.map_err(|refusal| ErrorCode::from(&refusal)),
+    };
+    match found {
+        Ok(topic) => described(call, &topic),
+        Err(code) => MetadataTopic {
+            error_code: call.failed(code),
+            name: Some(name),
+            ..MetadataTopic::default()
+        },
+    }
+}
+
+/// Creates a topic that a client has asked for by its name; it can be used at once.
+async fn create(call: &Call, name: &Text) -> Result<Arc<Topic>, ErrorCode> {
+    let (topics, caller) = (call.broker.topics.clone(), call.caller.clone());
+    let (wanted, partitions) = (name.to_string(), call.settings.partitions);
+    let create = move || topics.create(&caller, &wanted, Some(partitions), &[]);
+    match call.broker.blocking.attempt(Share::Change, create).await {
+        Ok((topic, _)) => Ok(topic),
+        Err(refusal) => match refusal.reason {
+            Reason::InvalidRequest => Err(ErrorCode::InvalidTopic),
+            // Somebody else has created it meanwhile, with another number of partitions.
+            Reason::TopicExists => call
+                .topic(Right::Describe, name)
+                .map_err(|refusal| ErrorCode::from(&refusal)),
+            reason => Err(ErrorCode::of(reason)),
+        },
+    }
+}
+
+fn by_id(call: &Call, id: Uuid) -> MetadataTopic {
+    match call.topic_by_id(Right::Describe, id) {
+        Ok(topic) => described(call, &topic),
+        Err(code) => MetadataTopic {
+            error_code: call.failed(code),
+            topic_id: id,
+            ..MetadataTopic::default()
+        },
+    }
+}
+
+fn described(call: &Call, topic: &Topic) -> MetadataTopic {
+    let partition = |index: u32| MetadataPartition {
+        error_code: 0,
+        partition_index: index as i32,
+        leader_id: NODE,
+        leader_epoch: LEADER_EPOCH,
+        replica_nodes: vec![NODE],
+        isr_nodes: vec![NODE],
+        offline_replicas: Vec::new(),
+    };
+    MetadataTopic {
+        error_code: 0,
+        name: Some(topic.name().into()),
+        topic_id: call.topic_id(topic),
+        is_internal: false,
+        partitions: (0..topic.partition_count()).map(partition).collect(),
+        topic_authorized_operations: NO_OPERATIONS,
+    }
+}

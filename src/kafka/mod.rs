@@ -1,0 +1,134 @@
+//! Kafka's protocol, a wire over the broker like `http`: parse, call, render. It decides nothing about topics, records
+//! and groups.
+//!
+//! - [`wire`] encodes messages, [`messages`] declares them, [`header`] what stands before them.
+//! - [`frames`] cuts a connection's bytes into requests, [`connection`] answers them in order.
+//! - [`apis`] is the table of what is offered; each API has its handler in a file here, and gets a [`call::Call`].
+//! - [`errors`] maps a refusal's reason to Kafka's code.
+//!
+//! The node is alone: it has id 0, leads every partition in epoch 0 and coordinates every group. The cluster's id is that
+//! of the data directory, a topic's id is the directory's id followed by the topic's number in it.
+
+mod api_versions;
+mod apis;
+mod call;
+mod connection;
+mod coordinator;
+mod errors;
+mod fetch;
+mod frames;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod group_offsets;
+mod header;
+mod messages;
+mod metadata;
+mod offsets;
+mod produce;
+mod wire;
+
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::broker::Broker;
+use crate::broker::caller::{Caller, Who};
+use crate::metrics::Metrics;
+use crate::settings::{Config, host_and_port};
+
+/// The service as Kafka's clients see it. Cheap to clone.
+#[derive(Clone)]
+pub struct Kafka(Arc<Inner>);
+
+/// The parts of [`Kafka`].
+pub struct Inner {
+    pub(crate) broker: Broker,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) settings: Settings,
+}
+
+/// The settings that this wire needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The host and the port that clients are told; `None`: those that they have reached.
+    pub(crate) advertise: Option<(String, u16)>,
+    /// Whether a topic is created when a client asks for it by its name.
+    pub(crate) auto_create: bool,
+    /// The partitions of a topic that is created without a number of them.
+    pub(crate) partitions: u32,
+    /// Whether a topic with several replicas may be asked for; it has one.
+    #[allow(dead_code, reason = "read when topics are created by name")]
+    pub(crate) any_replication: bool,
+    /// How long a connection may be idle.
+    pub(crate) idle_timeout: Duration,
+    /// How long a client may pause within a request.
+    pub(crate) pause_timeout: Duration,
+    /// How long a client may not read its answer.
+    pub(crate) write_timeout: Duration,
+}
+
+/// A connection, as the listener knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The client's address.
+    pub address: Option<SocketAddr>,
+    /// The address that it has reached.
+    pub reached: SocketAddr,
+    /// A random number of this process.
+    pub life: u32,
+    /// The connection's number.
+    pub connection: u64,
+}
+
+impl Kafka {
+    /// The wire over a broker.
+    #[must_use]
+    pub fn new(broker: Broker, config: &Config, metrics: Arc<Metrics>) -> Self {
+        metrics.kafka.register(apis::APIS.iter().map(|api| api.name));
+        Self(Arc::new(Inner {
+            settings: Settings {
+                advertise: config
+                    .kafka_advertise
+                    .as_deref()
+                    .and_then(host_and_port)
+                    .map(|(host, port)| (host.to_owned(), port)),
+                auto_create: config.kafka_auto_create,
+                partitions: config.kafka_partitions,
+                any_replication: config.kafka_any_replication,
+                idle_timeout: config.idle_timeout,
+                pause_timeout: config.body_idle_timeout,
+                write_timeout: config.write_idle_timeout,
+            },
+            broker,
+            metrics,
+        }))
+    }
+
+    /// Answers the requests of a connection until it ends, or until the server stops: then what was begun is answered.
+    pub async fn serve<S: AsyncRead + AsyncWrite>(&self, stream: S, peer: Peer) {
+        let client = call::Client {
+            caller: Caller {
+                address: peer.address,
+                who: match self.broker.access.is_on() {
+                    true => Who::Nobody,
+                    false => Who::Anyone,
+                },
+                ..Caller::default()
+            },
+            reached: peer.reached,
+        };
+        connection::serve(self, stream, &client, (peer.life, peer.connection)).await;
+    }
+}
+
+impl Deref for Kafka {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}

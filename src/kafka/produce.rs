@@ -1,0 +1,201 @@
+//! API 0, Produce, and API 22, InitProducerId.
+//!
+//! The appends of a request are queued in the log before the next request of the connection is looked at, so that the
+//! order of a connection's batches is the order of its requests. The answer comes when they are written or durable, as
+//! `acks` says; meanwhile the next requests are answered.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, join_all};
+
+use super::apis::write;
+use super::call::{Answer, Call, Hangup};
+use super::errors::ErrorCode;
+use super::messages::produce::{
+    InitProducerIdRequest, InitProducerIdResponse, ProducePartition, ProducePartitionResponse,
+    ProduceRequest, ProduceResponse, ProduceTopicResponse,
+};
+use super::wire::Text;
+use crate::broker::blocking::Share;
+use crate::broker::engine::batch::{BatchError, Batches, verify};
+use crate::broker::engine::{Ack, Topic};
+use crate::broker::produce::{Options, Target};
+use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::rights::Right;
+use crate::broker::topics;
+
+/// Batches up to this size are checked on the worker that received them: about a millisecond of checksum.
+const INLINE_BYTES: usize = 2 << 20;
+
+/// The answer for a partition, now or when its batch is stored.
+type Stored = BoxFuture<'static, ProducePartitionResponse>;
+
+/// Appends the batches of a request; each partition has its own result.
+pub(crate) async fn produce(call: Call, correlation: i32, request: ProduceRequest) -> Result<Answer, Hangup> {
+    let ack = match (request.acks, &request.transactional_id) {
+        (0 | 1, None) => Ok(Ack::Written),
+        (-1, None) => Ok(Ack::Durable),
+        (-1..=1, Some(_)) => Err((ErrorCode::InvalidTxnState, "transactions are not supported")),
+        _ => Err((ErrorCode::InvalidRequiredAcks, "acks is 0, 1 or -1")),
+    };
+    let mut topics = Vec::with_capacity(request.topic_data.len());
+    for topic in request.topic_data {
+        let mut target = ack.and_then(|_| {
+            let found = call.topic_of(Right::Write, &topic.name, topic.topic_id);
+            found.map_err(|code| (code, ""))
+        });
+        let mut stored: Vec<Stored> = Vec::with_capacity(topic.partition_data.len());
+        for partition in topic.partition_data {
+            let begun = match (&mut target, ack) {
+                (Ok(found), Ok(ack)) => begin(&call, found, partition, ack).await,
+                (Err((code, why)), _) | (_, Err((code, why))) => refused(&call, partition.index, *code, *why),
+            };
+            stored.push(begun);
+        }
+        topics.push(async move {
+            ProduceTopicResponse {
+                name: topic.name,
+                topic_id: topic.topic_id,
+                partition_responses: join_all(stored).await,
+            }
+        });
+    }
+    let version = call.version;
+    let all = join_all(topics);
+    if request.acks == 0 {
+        // Nobody waits for it: the appends are queued, and go on by themselves.
+        return Ok(Answer::Never);
+    }
+    let mut answer: BoxFuture<'static, Vec<Bytes>> = Box::pin(async move {
+        let message = ProduceResponse {
+            responses: all.await,
+            ..ProduceResponse::default()
+        };
+        write(0, correlation, version, &message)
+    });
+    let first = std::future::poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
+    Ok(match first {
+        Poll::Ready(pieces) => Answer::Now(pieces),
+        Poll::Pending => Answer::Later(answer),
+    })
+}
+
+/// Checks the batch for a partition, and queues its append.
+async fn begin(call: &Call, topic: &Arc<Topic>, partition: ProducePartition, ack: Ack) -> Stored {
+    let index = partition.index;
+    let target = Target::of(topic);
+    let Ok(number) = u32::try_from(index) else {
+        return refused(call, index, ErrorCode::UnknownTopicOrPartition, "");
+    };
+    let found = match topics::partition(topic, number) {
+        Ok(found) => found,
+        Err(refusal) => return refused(call, index, ErrorCode::from(&refusal), &refusal.detail),
+    };
+    let batch = partition.records.unwrap_or_default();
+    if Batches::new(&batch).nth(1).is_some() {
+        return refused(
+            call,
+            index,
+            ErrorCode::InvalidRecord,
+            "one batch for each partition",
+        );
+    }
+    let producer = Arc::clone(&call.broker.producer);
+    let now = producer.now();
+    let check = {
+        let (producer, target, batch) = (Arc::clone(&producer), target.clone(), batch.clone());
+        move || producer.check_batches(&target, number, batch, now)
+    };
+    let checked = match batch.len() <= INLINE_BYTES {
+        true => check(),
+        false => call.broker.blocking.attempt(Share::Parse, check).await,
+    };
+    let checked = match checked {
+        Ok(checked) => checked,
+        Err(refusal) => return refused(call, index, fault(&batch, &refusal), &refusal.detail),
+    };
+    let options = Options {
+        ack: Some(ack),
+        expected_offset: None,
+        repartition: false,
+    };
+    let call = call.clone();
+    let log_append_time = target.rules.log_append_time.then_some(now);
+    let mut append: Stored = Box::pin(async move {
+        match producer
+            .append_batches(&target, number, options, checked, None, now)
+            .await
+        {
+            Ok(range) => ProducePartitionResponse {
+                index,
+                base_offset: range.first_offset.get() as i64,
+                log_append_time_ms: log_append_time.map_or(-1, |now| now.get()),
+                log_start_offset: found.positions().log_start_offset.get() as i64,
+                ..ProducePartitionResponse::default()
+            },
+            Err(refusal) => error(&call, index, ErrorCode::from(&refusal), &refusal.detail),
+        }
+    });
+    // The first poll queues the append.
+    match std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut append).poll(context))).await {
+        Poll::Ready(response) => Box::pin(std::future::ready(response)),
+        Poll::Pending => append,
+    }
+}
+
+fn refused(call: &Call, index: i32, code: ErrorCode, why: &str) -> Stored {
+    Box::pin(std::future::ready(error(call, index, code, why)))
+}
+
+fn error(call: &Call, index: i32, code: ErrorCode, why: &str) -> ProducePartitionResponse {
+    ProducePartitionResponse {
+        index,
+        error_code: call.failed(code),
+        base_offset: -1,
+        error_message: Some(why).filter(|why| !why.is_empty()).map(Text::from),
+        ..ProducePartitionResponse::default()
+    }
+}
+
+/// The code for a batch that was refused: Kafka tells damaged bytes from a batch that is not valid.
+fn fault(batch: &[u8], refusal: &Refusal) -> ErrorCode {
+    match refusal.reason {
+        Reason::InvalidRequest => match verify(batch) {
+            Err(BatchError::Checksum { .. }) => ErrorCode::CorruptMessage,
+            Err(BatchError::Magic(magic)) if magic > 2 => ErrorCode::CorruptMessage,
+            _ => ErrorCode::InvalidRecord,
+        },
+        Reason::NotSupported => ErrorCode::InvalidRecord,
+        reason => ErrorCode::of(reason),
+    }
+}
+
+/// Gives an id to an idempotent producer. A transactional one is refused: there are no transactions.
+pub(crate) async fn init_producer_id(
+    call: &Call,
+    request: InitProducerIdRequest,
+) -> Result<InitProducerIdResponse, Hangup> {
+    let failed = |error_code| InitProducerIdResponse {
+        error_code,
+        producer_epoch: -1,
+        ..InitProducerIdResponse::default()
+    };
+    if let Some(id) = request.transactional_id {
+        let code = match id.is_empty() {
+            true => ErrorCode::InvalidRequest,
+            false => ErrorCode::UnsupportedVersion,
+        };
+        return Ok(failed(call.failed(code)));
+    }
+    Ok(match call.broker.producer.new_producer_id(&call.caller).await {
+        Ok(producer_id) => InitProducerIdResponse {
+            producer_id,
+            ..InitProducerIdResponse::default()
+        },
+        Err(refusal) => failed(call.refused(&refusal)),
+    })
+}

@@ -1,0 +1,203 @@
+//! Reads primitives from a frame.
+
+use bytes::{Buf, Bytes};
+
+use super::{Field, Malformed, Text, Version};
+
+/// What arrays of any frame may take in memory.
+const ALLOWANCE_BYTES: usize = 64 << 10;
+/// What they may take for each byte of the frame besides.
+const ALLOWANCE_FACTOR: usize = 8;
+/// What they may take at most.
+const MAX_ALLOWANCE_BYTES: usize = 32 << 20;
+
+const SHORT: Malformed = Malformed("the message ends too early");
+const LENGTH: Malformed = Malformed("a length is negative, or beyond the end of the message");
+
+/// A frame, or the rest of it.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    rest: Bytes,
+    allowance: usize,
+    charged: usize,
+}
+
+impl Reader {
+    pub(crate) fn new(bytes: Bytes) -> Self {
+        let factored = bytes.len().saturating_mul(ALLOWANCE_FACTOR);
+        Self {
+            allowance: (ALLOWANCE_BYTES.saturating_add(factored)).min(MAX_ALLOWANCE_BYTES),
+            rest: bytes,
+            charged: 0,
+        }
+    }
+
+    /// How much more the arrays of this frame may take in memory, in bytes.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn allowance(&self) -> usize {
+        self.allowance
+    }
+
+    /// What the arrays that were read take in memory, in bytes.
+    pub(crate) fn charged(&self) -> usize {
+        self.charged
+    }
+
+    /// The bytes that are left.
+    pub(crate) fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    pub(crate) fn i8(&mut self) -> Result<i8, Malformed> {
+        self.rest.try_get_i8().map_err(|_| SHORT)
+    }
+
+    pub(crate) fn i16(&mut self) -> Result<i16, Malformed> {
+        self.rest.try_get_i16().map_err(|_| SHORT)
+    }
+
+    pub(crate) fn i32(&mut self) -> Result<i32, Malformed> {
+        self.rest.try_get_i32().map_err(|_| SHORT)
+    }
+
+    pub(crate) fn i64(&mut self) -> Result<i64, Malformed> {
+        self.rest.try_get_i64().map_err(|_| SHORT)
+    }
+
+    /// An unsigned varint of at most 32 bits.
+    pub(crate) fn varint(&mut self) -> Result<u32, Malformed> {
+        let mut value = 0;
+        for shift in [0, 7, 14, 21, 28] {
+            let byte = self.rest.try_get_u8().map_err(|_| SHORT)?;
+            value |= u32::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return match shift == 28 && byte > 0x0f {
+                    true => Err(Malformed("a varint of more than 32 bits")),
+                    false => Ok(value),
+                };
+            }
+        }
+        Err(Malformed("a varint of more than 5 bytes"))
+    }
+
+    /// The next `count` bytes, without a copy.
+    pub(crate) fn take(&mut self, count: usize) -> Result<Bytes, Malformed> {
+        match count <= self.rest.len() {
+            true => Ok(self.rest.split_to(count)),
+            false => Err(LENGTH),
+        }
+    }
+
+    /// The length of bytes or of an array: compact, or an `i32`. `None`: null.
+    pub(crate) fn length(&mut self, version: Version) -> Result<Option<usize>, Malformed> {
+        if version.is_flexible {
+            return Ok((self.varint()? as usize).checked_sub(1));
+        }
+        signed(self.i32()?)
+    }
+
+    /// The length of a text: compact, or an `i16`. `None`: null.
+    pub(crate) fn text_length(&mut self, version: Version) -> Result<Option<usize>, Malformed> {
+        if version.is_flexible {
+            return self.length(version);
+        }
+        signed(self.i16()?.into())
+    }
+
+    /// A text of `length` bytes.
+    pub(crate) fn text(&mut self, length: usize) -> Result<Text, Malformed> {
+        Text::of(self.take(length)?)
+    }
+
+    /// An array of `count` elements.
+    pub(crate) fn array<T: Field>(&mut self, count: usize, version: Version) -> Result<Vec<T>, Malformed> {
+        // Every element takes at least a byte.
+        if count > self.rest.len() {
+            return Err(LENGTH);
+        }
+        let bytes = count.saturating_mul(size_of::<T>());
+        self.allowance = (self.allowance.checked_sub(bytes)).ok_or(Malformed(
+            "the message has more elements than a frame of its size may have",
+        ))?;
+        self.charged += bytes;
+        let mut elements = Vec::with_capacity(count);
+        for _ in 0..count {
+            elements.push(T::read(self, version)?);
+        }
+        Ok(elements)
+    }
+
+    /// Reads tagged fields. `known` reads one of a tag that it knows and returns true; of others it reads nothing.
+    pub(crate) fn tags(
+        &mut self,
+        mut known: impl FnMut(&mut Self, u32) -> Result<bool, Malformed>,
+    ) -> Result<(), Malformed> {
+        for _ in 0..self.varint()? {
+            let (tag, size) = (self.varint()?, self.varint()? as usize);
+            let field = self.take(size)?;
+            let after = std::mem::replace(&mut self.rest, field);
+            if known(self, tag)? && !self.rest.is_empty() {
+                return Err(Malformed("a tagged field is longer than what it holds"));
+            }
+            self.rest = after;
+        }
+        Ok(())
+    }
+}
+
+fn signed(length: i32) -> Result<Option<usize>, Malformed> {
+    match length {
+        -1 => Ok(None),
+        _ => usize::try_from(length).map(Some).map_err(|_| LENGTH),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn varint(bytes: &'static [u8]) -> Result<u32, Malformed> {
+        Reader::new(Bytes::from_static(bytes)).varint()
+    }
+
+    #[test]
+    fn a_varint_has_at_most_32_bits() {
+        assert_eq!(varint(&[0x00]), Ok(0));
+        assert_eq!(varint(&[0xac, 0x02]), Ok(300));
+        assert_eq!(varint(&[0xff, 0xff, 0xff, 0xff, 0x0f]), Ok(u32::MAX));
+        assert!(varint(&[0xff, 0xff, 0xff, 0xff, 0x1f]).is_err());
+        assert!(varint(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x00]).is_err());
+        assert!(varint(&[0x80]).is_err());
+    }
+
+    #[test]
+    fn an_array_is_refused_by_its_length_before_anything_is_allocated() {
+        let version = Version {
+            number: 0,
+            is_flexible: false,
+        };
+        let mut reader = Reader::new(Bytes::from_static(&[0x7f, 0xff, 0xff, 0xff, 0, 0]));
+        assert!(Vec::<i32>::read(&mut reader, version).is_err());
+        // A MiB that promises a million arrays of a million texts each.
+        let mut bytes = vec![0; 1 << 20];
+        bytes[..4].copy_from_slice(&(1_i32 << 19).to_be_bytes());
+        let mut reader = Reader::new(bytes.into());
+        assert!(Vec::<[Text; 4]>::read(&mut reader, version).is_err());
+    }
+
+    impl Field for [Text; 4] {
+        fn read(reader: &mut Reader, version: Version) -> Result<Self, Malformed> {
+            let mut texts = Self::default();
+            for text in &mut texts {
+                *text = Text::read(reader, version)?;
+            }
+            Ok(texts)
+        }
+
+        fn write(&self, _: &mut super::super::Writer, _: Version) {}
+
+        fn sample(_: &mut crate::kafka::wire::sample::Sampler, _: Version) -> Self {
+            Self::default()
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The listener for clients of Kafka's protocol: its sockets, their limits, and its part of the ordered stop.
+//!
+//! Connections count in the same limit as those of HTTP. Above it, a connection is closed at once: the protocol has no
+//! answer to a request that was not sent. What the bytes of a connection mean is in [`crate::kafka`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::connection::Connections;
+use super::socket::Socket;
+use super::tls::{self, Tls};
+use super::{ACCEPT_PAUSE, prepare};
+use crate::kafka::{Kafka, Peer};
+use crate::metrics::KafkaCounters;
+
+/// A running listener.
+pub(super) struct KafkaListener {
+    addr: SocketAddr,
+    accepting: JoinHandle<()>,
+    cut: watch::Sender<bool>,
+}
+
+impl KafkaListener {
+    /// Accepts connections until `stopped`; their places are taken from `connections`.
+    pub(super) fn start(
+        (listener, addr): (TcpListener, SocketAddr),
+        kafka: Kafka,
+        connections: Arc<Connections>,
+        stopped: watch::Receiver<bool>,
+    ) -> Self {
+        let cut = watch::Sender::new(false);
+        let shared = Shared {
+            kafka,
+            connections,
+            cut: cut.subscribe(),
+            next_id: AtomicU64::new(0),
+        };
+        Self {
+            addr,
+            accepting: tokio::spawn(accept(listener, Arc::new(shared), stopped)),
+            cut,
+        }
+    }
+
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Returns when no more connections are accepted; open ones go on.
+    pub(super) async fn accepted(&mut self) -> Result<(), tokio::task::JoinError> {
+        (&mut self.accepting).await
+    }
+
+    /// Closes every connection at once.
+    pub(super) fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+}
+
+struct Shared {
+    kafka: Kafka,
+    connections: Arc<Connections>,
+    cut: watch::Receiver<bool>,
+    next_id: AtomicU64,
+}
+
+impl Shared {
+    fn counters(&self) -> &KafkaCounters {
+        &self.connections.metrics().kafka
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // An error means that the server is gone, which also ends this task.
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a Kafka connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        prepare(&stream);
+        let Some(permit) = shared.connections.permit() else {
+            shared.counters().refused_connections.fetch_add(1, Relaxed);
+            continue;
+        };
+        shared.counters().connections.fetch_add(1, Relaxed);
+        shared.counters().accepted_connections.fetch_add(1, Relaxed);
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let mut cut = shared.cut.clone();
+            tokio::select! {
+                () = serve(&shared, stream) => {}
+                // An error means that the server is gone.
+                _ = cut.wait_for(|cut| *cut) => {}
+            }
+            shared.counters().connections.fetch_sub(1, Relaxed);
+            drop(permit);
+        });
+    }
+}
+
+async fn serve(shared: &Shared, stream: TcpStream) {
+    let Ok(reached) = stream.local_addr() else { return };
+    let peer = Peer {
+        address: stream.peer_addr().ok(),
+        reached,
+        life: shared.connections.life(),
+        connection: shared.next_id.fetch_add(1, Relaxed),
+    };
+    let socket = match shared.connections.tls() {
+        None => Some(Socket::Plain(stream)),
+        Some(tls) => shake_hands(shared, tls, stream).await,
+    };
+    if let Some(socket) = socket {
+        shared.kafka.serve(socket, peer).await;
+    }
+}
+
+/// The stream after the TLS handshake; `None`: there is none, and the connection is over.
+async fn shake_hands(shared: &Shared, tls: &Tls, stream: TcpStream) -> Option<Socket> {
+    let mut stopping = shared.connections.stopping();
+    let limit = shared.connections.config().header_read_timeout;
+    let shaken = tokio::select! {
+        shaken = timeout(limit, tls.acceptor().accept(stream)) => shaken,
+        _ = stopping.wait_for(|stopping| *stopping) => return None,
+    };
+    let error = match shaken {
+        Ok(Ok(stream)) => return Some(Socket::Tls(Box::new(stream))),
+        Ok(Err(error)) => error,
+        Err(_) => std::io::ErrorKind::TimedOut.into(),
+    };
+    shared
+        .connections
+        .metrics()
+        .failed_handshakes
+        .fetch_add(1, Relaxed);
+    tls::log_failure(&error);
+    None
+}

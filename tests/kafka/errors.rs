@@ -1,0 +1,180 @@
+//! The errors that Kafka 4.4 was seen to answer with, for the same requests.
+
+use super::*;
+
+fn without_crc(values: &[&str], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut bytes = batch(values);
+    change(&mut bytes);
+    bytes
+}
+
+/// CRC-32C, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+    let add = |crc: u32, byte: &u8| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc));
+    !bytes.iter().fold(!0, add)
+}
+
+/// A change of the header that the checksum covers, with the checksum made good.
+fn with_crc(values: &[&str], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut bytes = without_crc(values, change);
+    let crc = crc32c(&bytes[21..]).to_be_bytes();
+    bytes[17..21].copy_from_slice(&crc);
+    bytes
+}
+
+#[test]
+fn produce_is_refused_as_kafka_refuses_it() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    let good = batch(&["a"]);
+    let cases: [(&str, i16, Vec<u8>, i16); 9] = [
+        ("no topic", -1, good.clone(), 3),
+        ("acks 2", 2, good.clone(), 21),
+        ("crc", -1, without_crc(&["a"], |bytes| bytes[65] ^= 1), 2),
+        ("magic 3", -1, without_crc(&["a"], |bytes| bytes[16] = 3), 2),
+        ("magic 1", -1, without_crc(&["a"], |bytes| bytes[16] = 1), 87),
+        ("two batches", -1, [good.clone(), good.clone()].concat(), 87),
+        ("no batch", -1, Vec::new(), 87),
+        ("count", -1, with_crc(&["a", "b"], |bytes| bytes[60] = 1), 87),
+        ("control", -1, with_crc(&["a"], |bytes| bytes[22] |= 1 << 5), 87),
+    ];
+    for (name, acks, records, code) in cases {
+        let topic = if name == "no topic" { "none" } else { "t" };
+        assert_eq!(produce(&mut client, topic, acks, &records), (code, -1), "{name}");
+    }
+    let answer = client.ask(PRODUCE, 3, produce_request("t", 7, -1, &good));
+    assert_eq!(produced(answer), (3, -1), "no such partition");
+    // Nothing of it was stored, and the connection goes on.
+    assert_eq!(produce(&mut client, "t", -1, &good), (0, 0));
+}
+
+#[test]
+fn a_batch_above_the_limit_of_the_topic_is_too_large() {
+    let fixture = Fixture::new();
+    let body = br#"{"partitions":1,"config":{"max_record_bytes":1000}}"#;
+    fixture
+        .server
+        .expect(201, "PUT", "/v1/topics/t", "application/json", body);
+    let large = "x".repeat(2000);
+    assert_eq!(
+        produce(&mut fixture.client(), "t", -1, &batch(&[&large])),
+        (10, -1)
+    );
+}
+
+#[test]
+fn fetch_is_refused_as_kafka_refuses_it() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    produce(&mut client, "t", -1, &batch(&["a"]));
+    for offset in [2, -5, i64::MAX] {
+        assert_eq!(fetch(&mut client, "t", offset), (1, -1, Vec::new()), "{offset}");
+    }
+    assert_eq!(fetch(&mut client, "none", 0).0, 3);
+    // Version 9: a larger epoch of the leader than there is. Version 7: a session.
+    let head = |session: i32, epoch: i32| {
+        Out::new()
+            .i32(-1)
+            .i32(0)
+            .i32(0)
+            .i32(1 << 20)
+            .i8(0)
+            .i32(session)
+            .i32(epoch)
+    };
+    let topic = |out: Out| out.i32(1).text("t").i32(1).i32(0);
+    let of_epoch = topic(head(0, -1)).i32(1).i64(0).i64(-1).i32(1 << 20).i32(0);
+    let mut answer = client.ask(FETCH, 9, of_epoch);
+    assert_eq!(
+        (answer.i32(), answer.i16(), answer.i32(), answer.i32()),
+        (0, 0, 0, 1)
+    );
+    answer.text();
+    assert_eq!((answer.i32(), answer.i32(), answer.i16()), (1, 0, 75));
+    let in_session = topic(head(5, 3)).i64(0).i64(-1).i32(1 << 20).i32(0);
+    let mut answer = client.ask(FETCH, 7, in_session);
+    assert_eq!(
+        (answer.i32(), answer.i16(), answer.i32(), answer.i32()),
+        (0, 70, 0, 0)
+    );
+    answer.end();
+}
+
+#[test]
+fn an_id_that_no_topic_has_is_not_known() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client();
+    // Fetch 13, flexible: a topic by its id.
+    let body = Out::new()
+        .raw(&[0])
+        .i32(-1)
+        .i32(0)
+        .i32(0)
+        .i32(1)
+        .i8(0)
+        .i32(0)
+        .i32(-1);
+    let topic = body
+        .raw(&[2])
+        .raw(&[7; 16])
+        .raw(&[2])
+        .i32(0)
+        .i32(-1)
+        .i64(0)
+        .i32(-1)
+        .i64(-1)
+        .i32(1)
+        .raw(&[0, 0]);
+    let mut answer = client.ask(FETCH, 13, topic.raw(&[1, 1, 0]));
+    answer.i8();
+    assert_eq!(
+        (answer.i32(), answer.i16(), answer.i32(), answer.i8()),
+        (0, 0, 0, 2)
+    );
+    answer.bytes(16);
+    assert_eq!((answer.i8(), answer.i32(), answer.i16()), (2, 0, 100));
+}
+
+#[test]
+fn bytes_that_are_no_request_close_the_connection() {
+    let fixture = Fixture::new();
+    let frame = |key, version, body: &[u8]| Out::new().raw(body).frame(key, version, 1);
+    let cases: [(&str, Vec<u8>); 12] = [
+        ("unknown key", frame(999, 0, &[])),
+        ("key that is never offered", frame(71, 0, &[0])),
+        ("version", frame(METADATA, 14, &[0; 8])),
+        ("produce before Kafka 4", frame(PRODUCE, 2, &[0; 32])),
+        ("short body", frame(METADATA, 4, &[0, 0])),
+        ("array of 2^31-1", frame(METADATA, 4, &i32::MAX.to_be_bytes())),
+        (
+            "negative array",
+            frame(LIST_OFFSETS, 1, &Out::new().i32(-1).i32(-2).0),
+        ),
+        ("length 0", vec![0; 4]),
+        ("negative length", vec![0xff; 4]),
+        ("2 GiB", i32::MAX.to_be_bytes().to_vec()),
+        ("HTTP", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()),
+        ("TLS", vec![0x16, 3, 1, 0, 0xc8, 1, 0, 0, 0xc4]),
+    ];
+    for (name, bytes) in cases {
+        println!("{name}");
+        let mut client = fixture.client();
+        client.send(&bytes);
+        client.is_closed();
+    }
+}
+
+#[test]
+fn bytes_after_the_body_and_a_client_id_of_any_bytes_are_answered() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client();
+    client.ask(METADATA, 1, Out::new().i32(0).raw(&[1, 2, 3]));
+    for client_id in [Out::new().null().0, Out::new().i16(2).raw(&[0xff, 0xfe]).0] {
+        let head = Out::new().i16(API_VERSIONS).i16(0).i32(9).raw(&client_id);
+        client.send(&Out::new().bytes(&head.0).0);
+        assert_eq!(client.receive().0, 9);
+    }
+}
