@@ -75,7 +75,7 @@ pub(crate) async fn answer(
     client: &Client,
     (life, connection, number): (u32, u64, u32),
     frame: Bytes,
-) -> Result<(Answer, usize), Hangup> {
+) -> Result<Answer, Hangup> {
     let mut reader = Reader::new(frame);
     let header = RequestHeader::read(&mut reader)?;
     let api = APIS
@@ -99,12 +99,11 @@ pub(crate) async fn answer(
     };
     if !api.versions.contains(&header.version) {
         return match api.key {
-            API_VERSIONS => Ok((api_versions::too_new(&call, &header), 0)),
+            API_VERSIONS => Ok(api_versions::too_new(&call, &header)),
             _ => Err(Hangup::UnknownVersion),
         };
     }
-    let length = reader.remaining();
-    handle(call, &header, reader).await.map(|answer| (answer, length))
+    handle(call, &header, reader).await
 }
 
 /// Reads the body of a request.

@@ -44,15 +44,15 @@ pub(crate) async fn produce(call: Call, correlation: i32, request: ProduceReques
     };
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for topic in request.topic_data {
-        let mut target = ack.and_then(|_| {
+        let target = ack.and_then(|ack| {
             let found = call.topic_of(Right::Write, &topic.name, topic.topic_id);
-            found.map_err(|code| (code, ""))
+            found.map(|topic| (topic, ack)).map_err(|code| (code, ""))
         });
         let mut stored: Vec<Stored> = Vec::with_capacity(topic.partition_data.len());
         for partition in topic.partition_data {
-            let begun = match (&mut target, ack) {
-                (Ok(found), Ok(ack)) => begin(&call, found, partition, ack).await,
-                (Err((code, why)), _) | (_, Err((code, why))) => refused(&call, partition.index, *code, *why),
+            let begun = match &target {
+                Ok((found, ack)) => begin(&call, found, partition, *ack).await,
+                Err((code, why)) => refused(&call, partition.index, *code, why),
             };
             stored.push(begun);
         }

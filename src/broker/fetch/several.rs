@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::Fetcher;
 use super::page::{Page, PageLimits};
 use super::range::check_within;
-use crate::broker::engine::{Offset, Partition};
+use crate::broker::engine::{Offset, Partition, WaitForData};
 use crate::broker::refusal::Refusal;
 
 /// Where to read a partition.
@@ -63,7 +63,7 @@ impl Fetcher {
                 .map(|(page, wanted)| (page.end_offset, &wanted.partition));
             let mut waits: Vec<_> = seen.map(|(end, partition)| partition.wait_for(end)).collect();
             let arrived = std::future::poll_fn(|context| {
-                let is_ready = |wait| Pin::new(wait).poll(context).is_ready();
+                let is_ready = |wait: &mut WaitForData| Pin::new(wait).poll(context).is_ready();
                 match waits.iter_mut().any(is_ready) {
                     true => Poll::Ready(()),
                     false => Poll::Pending,

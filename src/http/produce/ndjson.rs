@@ -119,7 +119,8 @@ async fn read(upload: &mut Upload<'_>, budget: &mut Budget<'_>, body: &mut Incom
         if !budget.try_cover(held) {
             // An upload must not wait for memory that its own unit in flight holds.
             upload.settle().await?;
-            budget.cover_beside(body.covered(), held).await?;
+            let covered = budget.cover_beside(body.covered(), held).await;
+            covered.map_err(Problem::from)?;
         }
     }
     if !tail.is_empty() {

@@ -2,6 +2,10 @@
 //! `common/message/*.json`), in the versions that Kafka 4.4 or older clients use.
 //!
 //! Fields have Kafka's names. Error codes are in [`errors`](super::errors), what the calls mean in the handlers.
+#![allow(
+    dead_code,
+    reason = "messages are declared whole, a family at a time; handlers use what they need"
+)]
 
 pub(crate) mod admin;
 pub(crate) mod api_versions;

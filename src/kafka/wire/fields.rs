@@ -134,11 +134,6 @@ impl Text {
             Err(_) => Err(Malformed("a text that is not UTF-8")),
         }
     }
-
-    /// A text of the program.
-    pub(crate) const fn fixed(text: &'static str) -> Self {
-        Self(Bytes::from_static(text.as_bytes()))
-    }
 }
 
 impl Deref for Text {

@@ -27,6 +27,7 @@ pub(crate) use writer::Writer;
 
 use std::ops::RangeInclusive;
 
+#[cfg(any(test, feature = "fuzzing"))]
 use bytes::Bytes;
 
 /// The version that a message is read or written in.
@@ -70,6 +71,7 @@ pub(crate) trait Message: Field {
     }
 
     /// The message as bytes; byte fields are not copied.
+    #[cfg(any(test, feature = "fuzzing"))]
     fn encode(&self, number: i16) -> Vec<Bytes> {
         let mut writer = Writer::default();
         self.write(&mut writer, Self::version(number));

@@ -19,6 +19,7 @@ const LENGTH: Malformed = Malformed("a length is negative, or beyond the end of 
 pub(crate) struct Reader {
     rest: Bytes,
     allowance: usize,
+    #[cfg(any(test, feature = "fuzzing"))]
     charged: usize,
 }
 
@@ -28,6 +29,7 @@ impl Reader {
         Self {
             allowance: (ALLOWANCE_BYTES.saturating_add(factored)).min(MAX_ALLOWANCE_BYTES),
             rest: bytes,
+            #[cfg(any(test, feature = "fuzzing"))]
             charged: 0,
         }
     }
@@ -39,11 +41,13 @@ impl Reader {
     }
 
     /// What the arrays that were read take in memory, in bytes.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn charged(&self) -> usize {
         self.charged
     }
 
-    /// The bytes that are left.
+    /// How many bytes are left.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn remaining(&self) -> usize {
         self.rest.len()
     }
@@ -119,7 +123,10 @@ impl Reader {
         self.allowance = (self.allowance.checked_sub(bytes)).ok_or(Malformed(
             "the message has more elements than a frame of its size may have",
         ))?;
-        self.charged += bytes;
+        #[cfg(any(test, feature = "fuzzing"))]
+        {
+            self.charged += bytes;
+        }
         let mut elements = Vec::with_capacity(count);
         for _ in 0..count {
             elements.push(T::read(self, version)?);
