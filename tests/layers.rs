@@ -30,7 +30,7 @@ const WIRES: [&str; 13] = [
 ];
 
 /// What a folder must not import: other folders, and crates by their names in a path.
-const FORBIDDEN: [(&str, &[&str]); 9] = [
+const FORBIDDEN: [(&str, &[&str]); 11] = [
     ("broker", &WIRES),
     ("dashboard", &WIRES),
     (
@@ -52,6 +52,11 @@ const FORBIDDEN: [(&str, &[&str]); 9] = [
         ],
     ),
     ("http", &["crate::server", "quipu_segments"]),
+    ("http", &["crate::kafka"]),
+    (
+        "kafka",
+        &["crate::server", "crate::http", "quipu_segments", "axum", "hyper"],
+    ),
     ("server", &["quipu_segments"]),
 ];
 
@@ -117,7 +122,7 @@ fn a_topic_and_a_partition_are_asked_only_for_what_a_second_engine_has_to_offer(
     }
     assert!(others.iter().any(|name| name == "try_read"), "{others:?}");
     others.retain(|name| !listed.contains(&**name));
-    let users = ["broker", "http", "metrics", "server"];
+    let users = ["broker", "http", "kafka", "metrics", "server"];
     let is_user = |module: &str| users.contains(&module.split("::").next().unwrap_or_default());
     for (module, code) in all_sources().into_iter().filter(|(module, _)| is_user(module)) {
         for name in &others {

@@ -41,6 +41,7 @@ pub(crate) struct Call {
     pub(crate) api: &'static str,
     pub(crate) version: i16,
     /// What the client calls itself.
+    #[allow(dead_code, reason = "members of groups are described with it")]
     pub(crate) client_id: Option<Bytes>,
 }
 

@@ -59,7 +59,7 @@ fn kcat_produces_and_consumes() {
             "k1:one\nk2:two\nk3:three\n",
         );
         let topic = fixture.server.get(&format!("/v1/topics/made-{acks}"));
-        assert_eq!(topic["partitions"], 4, "{topic}");
+        assert_eq!(topic["partition_count"], 4, "{topic}");
         let out = kcat(&fixture, &format!("-C -t made-{acks} -o beginning -e -q"), "");
         let mut lines: Vec<&str> = out.lines().collect();
         lines.sort_unstable();
@@ -116,5 +116,5 @@ print("done")
     command.args(["-c", script]);
     assert_eq!(run(&fixture, command, "").trim(), "done");
     let topic = fixture.server.get("/v1/topics/events");
-    assert_eq!(topic["partitions"], 4, "{topic}");
+    assert_eq!(topic["partition_count"], 4, "{topic}");
 }

@@ -48,7 +48,7 @@ impl Fixture {
     fn over(directory: TempDir, settings: &[(&str, &str)]) -> Self {
         let mut all = vec![
             ("QUIPU_KAFKA_LISTEN", "127.0.0.1:0"),
-            ("QUIPU_JOURNAL_FILE_BYTES", "40000000"),
+            ("QUIPU_JOURNAL_FILE_BYTES", "40MiB"),
         ];
         all.extend_from_slice(settings);
         let server = Server::start_with_settings(&directory.path().join("data"), &all);
@@ -181,7 +181,7 @@ fn a_batch_comes_back_byte_for_byte_but_for_its_offset() {
     let mut client = fixture.client();
     let sent = batch(&["a", "b"]);
     assert_eq!(produce(&mut client, "t", -1, &sent), (0, 0));
-    assert_eq!(produce(&mut client, "t", 1, &sent), (0, 2));
+    assert_eq!(produce(&mut client, "t", -1, &sent), (0, 2));
     let (error, high_watermark, mut batches) = fetch(&mut client, "t", 2);
     assert_eq!((error, high_watermark), (0, 4));
     assert_eq!(batches[..8], 2_i64.to_be_bytes());
