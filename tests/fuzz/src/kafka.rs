@@ -8,7 +8,7 @@ use quipu::kafka::fuzzing::{has_header, rewrite};
 
 /// Keys, versions and directions are chosen by the first three bytes.
 pub fn run(data: &[u8]) {
-    has_header(Bytes::copy_from_slice(data));
+    let _ = has_header(Bytes::copy_from_slice(data));
     let Some((&[key, version, direction], body)) = data.split_first_chunk::<3>() else {
         return;
     };
