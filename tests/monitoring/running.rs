@@ -7,6 +7,7 @@ use http::Method;
 use quipu::server::{self, Server};
 use quipu::settings::Config;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::support::Connection;
 
@@ -29,6 +30,7 @@ impl Running {
         let dir = tempfile::tempdir().expect("a temporary directory");
         config.data = dir.path().join("data");
         config.listen = ([127, 0, 0, 1], 0).into();
+        config.kafka_listen = Some(([127, 0, 0, 1], 0).into());
         config.journal_file_bytes = 40 << 20;
         config.journal_files = 2;
         let server = server::start(config).await.expect("it starts");
@@ -58,12 +60,23 @@ impl Running {
         running
             .call(Method::POST, "/v1/groups/work/members/m/poll", poll)
             .await;
+        running.ask_for_a_version_that_is_too_new().await;
         let app = running.server.app();
         app.metrics
             .certificate_expires_ms
             .store(1_900_000_000_000, Relaxed);
         app.counters.last_backup_ms.store(1_700_000_000_000, Relaxed);
         running
+    }
+
+    /// A request of Kafka's protocol whose answer is an error: ApiVersions, version 99.
+    async fn ask_for_a_version_that_is_too_new(&self) {
+        let address = self.server.kafka_addr().expect("it listens");
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
+        let request = [0, 0, 0, 10, 0, 18, 0, 99, 0, 0, 0, 1, 0xff, 0xff];
+        stream.write_all(&request).await.expect("it reads");
+        let length = stream.read_u32().await.expect("it answers");
+        assert!(length > 0);
     }
 
     /// A call that must be answered with 2xx.
