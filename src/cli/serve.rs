@@ -1,7 +1,7 @@
 //! `quipu serve`: runs the service until a signal stops it.
 //!
 //! The flags are made from the table of settings, so that each is described once. The first SIGTERM or SIGINT stops in
-//! order, the second at once; the log recovers from that as from a crash. SIGHUP reads again what can change while the
+//! order, a SIGINT after that at once; the log recovers from that as from a crash. SIGHUP reads again what can change while the
 //! server runs; if the process was started on a terminal it stops, because then it means that the terminal has closed.
 
 use std::io::{self, Write};
@@ -178,20 +178,13 @@ async fn serve(args: &Args, config: Config, logging: &Logging) -> anyhow::Result
     };
     tracing::info!(
         signal = name,
-        "the server stops; a second signal stops it at once"
+        "the server stops; Ctrl-C now stops it at once"
     );
     notify::tell(notify::State::Stopping);
     tokio::select! {
         result = server.shutdown() => result?,
-        name = async {
-            loop {
-                match signals.next().await {
-                    HANGUP if !stops_on_hangup => {}
-                    name => break name,
-                }
-            }
-        } => {
-            anyhow::bail!("stopped at once by a second signal, {name}; the next start recovers");
+        () = signals.interrupted() => {
+            anyhow::bail!("stopped at once by Ctrl-C; the next start recovers");
         }
     }
     tracing::info!("the server has stopped");

@@ -1,7 +1,7 @@
 //! When a long command should stop: Ctrl-C, SIGTERM, SIGHUP, or the reader of standard output is gone.
 //!
 //! Two threads wait for these and set a flag. The command checks the flag between its steps, so it finishes each step
-//! that it began: a request gets its answer, a printed record its commit. A second Ctrl-C does not wait (exit 130).
+//! that it began: a request gets its answer, a printed record its commit. Ctrl-C after that does not wait (exit 130).
 
 use std::io;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The name of the signal that is sent when the terminal closes.
 pub(crate) const HANGUP: &str = "SIGHUP";
+/// The name of the signal of Ctrl-C.
+const INTERRUPT: &str = "SIGINT";
 
 /// Why to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +81,7 @@ impl Interrupt {
     async fn run(self, mut signals: Signals) {
         signals.next().await;
         self.set(Stop::Asked);
-        signals.next().await;
+        signals.interrupted().await;
         std::process::exit(130);
     }
 }
@@ -110,6 +112,12 @@ impl Signals {
         })
     }
 
+    /// Waits for a further Ctrl-C: somebody does not want to wait. Other signals may come twice for one wish to stop, as
+    /// SIGTERM does from `timeout`, and SIGHUP when a terminal closes.
+    pub(crate) async fn interrupted(&mut self) {
+        while self.next().await != INTERRUPT {}
+    }
+
     /// Waits for the next signal; returns its name.
     pub(crate) async fn next(&mut self) -> &'static str {
         let hangup = async {
@@ -119,7 +127,7 @@ impl Signals {
             }
         };
         tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.interrupt.recv() => INTERRUPT,
             _ = self.terminate.recv() => "SIGTERM",
             _ = hangup => HANGUP,
         }
