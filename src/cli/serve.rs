@@ -176,10 +176,7 @@ async fn serve(args: &Args, config: Config, logging: &Logging) -> anyhow::Result
             anyhow::bail!("stopped because appends have failed (on_log_failed=exit); the next start recovers");
         }
     };
-    tracing::info!(
-        signal = name,
-        "the server stops; Ctrl-C now stops it at once"
-    );
+    tracing::info!(signal = name, "the server stops; Ctrl-C now stops it at once");
     notify::tell(notify::State::Stopping);
     tokio::select! {
         result = server.shutdown() => result?,
