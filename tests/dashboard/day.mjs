@@ -2,7 +2,7 @@
 // a preview, redrives the dead letters, and is in the audit log with it.
 
 import { execFile } from "node:child_process";
-import { mkdtemp, readFile, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
@@ -49,6 +49,8 @@ async function firing(server, name) {
     await promisify(execFile)(tool, ["test", "rules", file]);
   } catch (error) {
     if (error.code !== "ENOENT") throw new Error(`promtool: ${error.stdout}${error.stderr}`);
+  } finally {
+    await rm(folder, { recursive: true });
   }
   return found.map((row) => row[2]);
 }
