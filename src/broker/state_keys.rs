@@ -10,6 +10,8 @@
 //! 'R' group 0x00 topic_id:u64 partition:u32      redriven records                  groups/shared/codec
 //! 'a' group 0x00 member 0x00 slot:u8              what an acknowledgement produced    groups/repeats
 //! 'v' group                                      a group's generation               groups/generation
+//! 'c' group                                      a classic group                    groups/classic/stored
+//! 'm' group 0x00 member                          a member of its generation         groups/classic/stored
 //! 'A' time_ms:u64 …                               an entry of the audit log        audit
 //! 'k' name                                       a token that the server made         access/records
 //! 'P' name                                       rules for JWTs or certificates       access/records
@@ -32,6 +34,8 @@ pub(super) const REDRIVE: u8 = b'r';
 pub(super) const RETURNED: u8 = b'R';
 pub(super) const PRODUCED: u8 = b'a';
 pub(super) const GENERATION: u8 = b'v';
+pub(super) const CLASSIC: u8 = b'c';
+pub(super) const CLASSIC_MEMBER: u8 = b'm';
 pub(super) const SKIP: u8 = b'd';
 pub(super) const AUDIT: u8 = b'A';
 pub(super) const TOKEN: u8 = b'k';
@@ -80,6 +84,8 @@ mod tests {
             (b"pgroup\0", None),
             (b"agroup\0", None),
             (b"vgroup\0", None),
+            (b"cgroup\0", None),
+            (b"mgroup\0", None),
             (b"A", None),
             (b"keyed-nowhere/", None),
         ] {

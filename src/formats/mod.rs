@@ -1,6 +1,7 @@
 //! The formats of wire and stored texts. Pure: no I/O, no clock, no HTTP.
 
 pub mod cloudevents;
+pub mod consumer_protocol;
 pub mod cursor;
 pub mod json;
 pub mod partitioner;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::live::GroupType;
 use super::shared::settings::{GroupValue, Order};
 use super::{Groups, append, audited, offsets};
 use crate::broker::caller::Caller;
@@ -69,7 +70,8 @@ impl Groups {
     ///
     /// # Errors
     /// - [`Reason::UnknownGroup`]. [`Reason::GroupTypeMismatch`]: settings of a queue for an ordered group.
-    /// - [`Reason::GroupActive`]: another `order`, and the group has members.
+    /// - [`Reason::GroupActive`]: another `order`, and the group has members; a `filter`, and they are of Kafka's classic
+    ///   protocol.
     /// - [`Reason::InvalidRequest`]: a setting that is out of range, or a dead letter topic that the group reads.
     /// - Those of [`Groups::commit`].
     pub async fn alter(&self, caller: &Caller, group: &str, alteration: &Alteration) -> Result<(), Refusal> {
@@ -92,7 +94,10 @@ impl Groups {
             GroupValue::Shared(settings) => settings.order,
         };
         // Without members, the queue is forgotten afterwards and loaded again in its new order.
-        let outside = (order(&after) != order(&before)).then(|| self.no_members(group));
+        // Kafka's clients cannot filter.
+        let filters_classic = after.filter() != before.filter() && self.kind_of(group) == GroupType::Classic;
+        let is_alone = order(&after) != order(&before) || filters_classic;
+        let outside = is_alone.then(|| self.no_members(group));
         let outside = outside.transpose()?;
         let entry = audited(&self.log, caller, "group.alter", group, "", "");
         let (groups, group) = (self.clone(), group.to_owned());

@@ -46,10 +46,11 @@ impl Groups {
     /// commit.
     ///
     /// # Errors
-    /// Those of [`Groups::check_commits`], [`Reason::UnknownMember`], [`Reason::Fenced`], [`Reason::MemberSuperseded`]:
-    /// nothing was committed. Those of a commit. With outputs, [`Reason::Fenced`] also for offsets that are committed
+    /// Those of [`Groups::check_commits`], [`Reason::UnknownMember`], [`Reason::Fenced`], [`Reason::MemberSuperseded`],
+    /// [`Reason::GroupActive`] (members of Kafka's classic protocol): nothing was committed. Those of a commit. With outputs, [`Reason::Fenced`] also for offsets that are committed
     /// already, or that this member was not delivered.
     ///
+    /// [`Reason::GroupActive`]: crate::broker::refusal::Reason::GroupActive
     /// [`Reason::UnknownMember`]: crate::broker::refusal::Reason::UnknownMember
     /// [`Reason::Fenced`]: crate::broker::refusal::Reason::Fenced
     /// [`Reason::MemberSuperseded`]: crate::broker::refusal::Reason::MemberSuperseded
@@ -64,6 +65,7 @@ impl Groups {
     ) -> Result<(Vec<Offset>, Option<Produced>), Refusal> {
         caller.check_group(&[Right::Read], group)?;
         check_named(caller, offsets)?;
+        self.refuse_classic(group)?;
         let commits = self.check_commits(offsets)?;
         let identity = || {
             let places = commits.iter().map(|commit| (0, commit.partition, commit.offset));
@@ -181,6 +183,7 @@ impl Groups {
             let change = |&(partition, offset): &(PartitionId, Offset)| Commit {
                 partition,
                 offset,
+                leader_epoch: None,
                 metadata: metadata.remove(&partition),
             };
             let changes = begun.offsets.iter().map(change).collect();

@@ -14,8 +14,10 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
+use super::classic::rebalance::{Classic, Phase};
+use super::classic::{Answer, CallNumber, stored, views};
 use super::live::{GroupState, GroupType, Live};
 use super::members::{Asking, Begun, Joining, Members, Ms, Refused};
 use super::ordered::partitions::{Acknowledged, Ordered};
@@ -80,13 +82,18 @@ pub(crate) enum Kind {
     Ordered(Ordered),
     /// Each record is leased to one member at a time.
     Shared(Work),
+    /// The members assign the partitions to each other.
+    Classic(Box<Classic>),
 }
 
 /// The content of a cell.
 #[derive(Debug)]
 pub(crate) struct Core {
+    /// The members of an ordered or shared group. Those of a classic one are in its kind.
     pub(crate) members: Members,
     pub(crate) kind: Kind,
+    /// The calls of classic members that wait for an answer.
+    pub(crate) waiting: HashMap<CallNumber, oneshot::Sender<Answer>>,
     /// Of an ordered group, the records that it gets; open: all. A shared group has it in its settings.
     pub(crate) filter: Arc<Filter>,
     sessions: BTreeMap<Arc<str>, Session>,
@@ -249,6 +256,7 @@ impl Coordinator {
         let core = Core {
             members: Members::new(self.life, self.numbers.load(Relaxed)),
             kind: Kind::Ordered(Ordered::default()),
+            waiting: HashMap::new(),
             filter: Arc::default(),
             sessions: BTreeMap::new(),
             unsubscribed: Vec::new(),
@@ -272,6 +280,30 @@ impl Coordinator {
         cell
     }
 
+    /// How the members of a group share the records; `None` if it has no members.
+    pub(crate) fn kind_of_members(&self, group: &str) -> Option<GroupType> {
+        let cell = self.find(group)?;
+        let core = cell.core.lock();
+        (core.member_count() > 0).then(|| core.group_type())
+    }
+
+    /// The groups that are classic, as they were stored, with their members.
+    pub(crate) fn load_classic(&self, log: &Log, now: Ms) {
+        for group in stored::groups(log) {
+            match stored::load(log, &group) {
+                Ok(Some(generation)) if !generation.members.is_empty() => {
+                    let cell = self.cell(&group);
+                    let kind = Kind::Classic(Box::new(Classic::load(generation, now)));
+                    self.lock(&cell, now).become_kind(kind);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(group, %error, "the members of this group have to join again");
+                }
+            }
+        }
+    }
+
     /// Forgets a group without members, because its committed offsets change from outside.
     pub(crate) fn forget(&self, group: &str) {
         let mut cells = self.cells.lock();
@@ -282,7 +314,7 @@ impl Coordinator {
 
     /// The same, with the locks held. Does nothing while the group has members, or another change from outside runs.
     fn forget_cell(&self, cells: &mut HashMap<Arc<str>, Arc<Cell>>, cell: &Cell, core: &mut Core) {
-        if core.members.is_empty() && core.outside == 0 && !core.is_forgotten {
+        if core.member_count() == 0 && core.outside == 0 && !core.is_forgotten {
             core.is_forgotten = true;
             self.unsettled.fetch_sub(core.counted_unsettled, Relaxed);
             self.numbers.fetch_max(core.members.last_number(), Relaxed);
@@ -307,7 +339,7 @@ impl Coordinator {
             if core.is_forgotten {
                 continue;
             }
-            if !core.members.is_empty() || !core.is_idle() {
+            if core.member_count() > 0 || !core.is_idle() {
                 return None;
             }
             core.outside += 1;
@@ -362,17 +394,18 @@ impl Coordinator {
     }
 
     /// The group's members and partitions now; `None` if it has no members.
-    pub(crate) fn live(&self, group: &str) -> Option<Live> {
+    pub(crate) fn live(&self, group: &str, log: &Log) -> Option<Live> {
         let cell = self.find(group)?;
         let core = cell.core.lock();
-        if core.members.is_empty() {
+        if core.member_count() == 0 {
             return None;
         }
         Some(Live {
             state: core.state(),
             kind: core.group_type(),
-            members: core.members.len(),
+            members: core.member_count(),
             partitions: match &core.kind {
+                Kind::Classic(classic) => views::partitions(classic, log),
                 Kind::Shared(work) => work.queues.keys().map(|id| (*id, None)).collect(),
                 Kind::Ordered(ordered) => ordered
                     .partitions()
@@ -393,6 +426,15 @@ impl Coordinator {
                 "a member sent no request within its session timeout"
             );
         }
+        if let Kind::Classic(classic) = &mut core.kind {
+            for member in classic.advance(now) {
+                tracing::info!(
+                    group = &*cell.group,
+                    member = &*member,
+                    "a member sent no request within its session timeout, or did not ask for its assignment"
+                );
+            }
+        }
         Locked {
             coordinator: self,
             core,
@@ -403,7 +445,11 @@ impl Coordinator {
     /// Updates the counts after members joined, left or sent a request.
     fn count(&self, core: &mut Core, now: Ms) {
         self.look_sooner(core.members.next_deadline());
-        let count = core.members.len();
+        if let Kind::Classic(classic) = &core.kind {
+            let save = Some(now).filter(|_| classic.wants_save());
+            self.look_sooner(save.or(classic.next_deadline()));
+        }
+        let count = core.member_count();
         if count != core.counted {
             self.members.fetch_add(count, Relaxed);
             self.members.fetch_sub(core.counted, Relaxed);
@@ -444,6 +490,12 @@ impl Coordinator {
                     deadline = deadline.into_iter().chain([due]).min();
                 }
             }
+            if let Kind::Classic(classic) = kind {
+                deadline = classic.next_deadline();
+                if classic.wants_save() {
+                    busy.push(Arc::clone(&cell));
+                }
+            }
             if let Kind::Shared(work) = kind {
                 work.expire(at);
                 work.forget_members(|name| members.get(name).is_some());
@@ -456,7 +508,7 @@ impl Coordinator {
             let is_idle = core.is_idle() && !core.is_closed();
             // A queue stays in memory: what is delayed or leased in it shows in the group's lag.
             let forget_at = match core.kind {
-                Kind::Ordered(_) => core.empty_since.map(|since| since + REMEMBERED_MS),
+                Kind::Ordered(_) | Kind::Classic(_) => core.empty_since.map(|since| since + REMEMBERED_MS),
                 Kind::Shared(_) => None,
             };
             drop(core);
@@ -491,6 +543,31 @@ impl Core {
         match &self.kind {
             Kind::Ordered(ordered) => !ordered.is_committing(),
             Kind::Shared(work) => work.is_idle(),
+            Kind::Classic(classic) => classic.is_idle(),
+        }
+    }
+
+    /// How many members it has.
+    pub(crate) fn member_count(&self) -> usize {
+        match &self.kind {
+            Kind::Classic(classic) => classic.members().len(),
+            Kind::Ordered(_) | Kind::Shared(_) => self.members.len(),
+        }
+    }
+
+    /// Makes the group another kind; it has no members.
+    pub(crate) fn become_kind(&mut self, kind: Kind) {
+        self.kind = kind;
+        self.waiting.clear();
+        self.unsubscribed.clear();
+        self.topics_seen = 0;
+    }
+
+    /// The state of a classic group.
+    pub(crate) fn classic(&mut self) -> Option<&mut Classic> {
+        match &mut self.kind {
+            Kind::Classic(classic) => Some(classic),
+            Kind::Ordered(_) | Kind::Shared(_) => None,
         }
     }
 
@@ -499,15 +576,17 @@ impl Core {
         match self.kind {
             Kind::Ordered(_) => GroupType::Ordered,
             Kind::Shared(_) => GroupType::Shared,
+            Kind::Classic(_) => GroupType::Classic,
         }
     }
 
     /// The state of its members.
     pub(crate) fn state(&self) -> GroupState {
         match &self.kind {
-            _ if self.members.is_empty() => GroupState::Empty,
+            _ if self.member_count() == 0 => GroupState::Empty,
             Kind::Ordered(ordered) if ordered.is_rebalancing() => GroupState::Rebalancing,
-            Kind::Ordered(_) | Kind::Shared(_) => GroupState::Stable,
+            Kind::Classic(classic) if classic.phase() != Phase::Stable => GroupState::Rebalancing,
+            Kind::Ordered(_) | Kind::Shared(_) | Kind::Classic(_) => GroupState::Stable,
         }
     }
 
@@ -515,7 +594,7 @@ impl Core {
     pub(crate) fn ordered(&mut self) -> Option<(&mut Ordered, &mut Members)> {
         match &mut self.kind {
             Kind::Ordered(ordered) => Some((ordered, &mut self.members)),
-            Kind::Shared(_) => None,
+            Kind::Shared(_) | Kind::Classic(_) => None,
         }
     }
 
@@ -534,13 +613,21 @@ impl Core {
     /// The state of a shared group.
     pub(crate) fn work(&mut self) -> Option<&mut Work> {
         match &mut self.kind {
-            Kind::Ordered(_) => None,
+            Kind::Ordered(_) | Kind::Classic(_) => None,
             Kind::Shared(work) => Some(work),
         }
     }
 
-    /// Wakes the polls that have news.
+    /// Wakes the polls that have news, and answers calls that wait.
     fn wake(&mut self) {
+        if let Kind::Classic(classic) = &mut self.kind {
+            for (call, answer) in classic.take_answers() {
+                if let Some(waiting) = self.waiting.remove(&call) {
+                    // The caller may have gone away.
+                    let _ = waiting.send(answer);
+                }
+            }
+        }
         if let Kind::Shared(work) = &mut self.kind
             && work.take_freed()
             && let Some(session) = self.sessions.values().next()
@@ -562,6 +649,7 @@ impl Core {
             Kind::Ordered(ordered) => ordered.join(&name),
             // Leases of an earlier session of this name are still its own.
             Kind::Shared(work) => drop(work.member(&name)),
+            Kind::Classic(_) => debug_assert!(false, "members of a classic group join in another way"),
         }
         self.topics_seen = 0;
         if let Some(session) = self.sessions.get_mut(&name) {
@@ -569,7 +657,7 @@ impl Core {
             return;
         }
         let common = match self.kind {
-            Kind::Ordered(_) => None,
+            Kind::Ordered(_) | Kind::Classic(_) => None,
             Kind::Shared(_) => self.sessions.values().next(),
         };
         let session = Session {
@@ -592,7 +680,7 @@ impl Core {
     pub(crate) fn tell(&mut self, member: &str) -> Result<(u64, Vec<PartitionId>), Refused> {
         match &mut self.kind {
             Kind::Ordered(ordered) => ordered.tell(&mut self.members, member),
-            Kind::Shared(_) => {
+            Kind::Shared(_) | Kind::Classic(_) => {
                 let member = self.members.get(member).ok_or(Refused::Unknown)?;
                 Ok((member.epoch, Vec::new()))
             }
@@ -644,7 +732,7 @@ impl Core {
         let begun = self.members.begin_poll(member, asking, now)?;
         let acknowledged = match &mut self.kind {
             Kind::Ordered(ordered) => ordered.acknowledge(&mut self.members, member, ack, begun.is_repeated),
-            Kind::Shared(_) => Acknowledged::default(),
+            Kind::Shared(_) | Kind::Classic(_) => Acknowledged::default(),
         };
         Ok((begun, acknowledged))
     }
@@ -666,7 +754,7 @@ impl Core {
                 let acknowledged = ordered.acknowledge(&mut self.members, member, ack, false);
                 acknowledged.commits
             }
-            Kind::Shared(_) => Vec::new(),
+            Kind::Shared(_) | Kind::Classic(_) => Vec::new(),
         })
     }
 
@@ -746,6 +834,8 @@ impl Core {
             .sessions
             .values()
             .any(|session| session.topics.contains(name));
+        let is_named =
+            is_named || matches!(&self.kind, Kind::Classic(classic) if views::subscribes(classic, name));
         let Some(topic) = topic else { return !is_named };
         let is_read = self
             .members
@@ -755,6 +845,7 @@ impl Core {
             return false;
         }
         match &mut self.kind {
+            Kind::Classic(_) => true,
             Kind::Ordered(ordered) => ordered.forget_topic(topic),
             Kind::Shared(work) => {
                 let mut queues = work.queues.iter().filter(|(id, _)| id.topic == topic);
@@ -786,7 +877,8 @@ impl Core {
     /// Looks up the subscribed topics and their partitions again, if they may have changed.
     pub(crate) fn refresh(&mut self, group: &str, log: &Log, coordinator: &Coordinator) {
         let change = *coordinator.topics.borrow();
-        if std::mem::replace(&mut self.topics_seen, change) == change {
+        if std::mem::replace(&mut self.topics_seen, change) == change || matches!(self.kind, Kind::Classic(_))
+        {
             return;
         }
         let mut topics: BTreeMap<TopicId, u32> = BTreeMap::new();
@@ -817,6 +909,7 @@ impl Core {
         self.unsubscribed = topics.into_keys().collect();
         self.unsubscribed.retain(|topic| !has_begun(log, group, *topic));
         match &mut self.kind {
+            Kind::Classic(_) => {}
             Kind::Shared(work) => {
                 // Unsettled records stay when members leave.
                 for id in subscriptions::topics(log, group) {

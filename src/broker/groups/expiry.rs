@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::classic::stored;
 use super::members::Ms;
 use super::offsets::{self, Committed};
 use super::repeats;
@@ -191,13 +192,18 @@ impl Plan {
             patterns_prefix(group),
             codec::states_prefix(group),
             repeats::group_prefix(group),
+            stored::members_prefix(group),
         ];
         for prefix in prefixes {
             changes.extend(keys(&prefix).map(|key| StateChange::remove(&*key)));
         }
         match is_deleted {
             true => {
-                let own = [offsets::group_key(group), generation::key(group)];
+                let own = [
+                    offsets::group_key(group),
+                    generation::key(group),
+                    stored::key(group),
+                ];
                 changes.extend(own.into_iter().map(StateChange::remove));
             }
             false => changes.push(generation::begin(group)),
@@ -314,6 +320,7 @@ mod tests {
                 Commit {
                     partition,
                     offset,
+                    leader_epoch: None,
                     metadata,
                 }
             };

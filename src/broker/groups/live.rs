@@ -14,6 +14,8 @@ pub enum GroupType {
     Ordered,
     /// Each record is leased to one member at a time, in no order.
     Shared,
+    /// Kafka's client-side protocol: the members assign the partitions to each other.
+    Classic,
 }
 
 impl GroupType {
@@ -23,6 +25,7 @@ impl GroupType {
         match self {
             Self::Ordered => "ordered",
             Self::Shared => "shared",
+            Self::Classic => "classic",
         }
     }
 }
@@ -58,7 +61,9 @@ pub struct Overview {
     pub state: GroupState,
     /// How many members there are.
     pub members: usize,
-    /// How they share the records, and the group's settings.
+    /// How they share the records.
+    pub kind: GroupType,
+    /// The group's settings.
     pub value: GroupValue,
 }
 

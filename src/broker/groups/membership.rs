@@ -12,10 +12,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::classic::calls::has_classic_members;
+use super::classic::{stored, views};
 use super::commit::BegunCommits;
 use super::coordinator::{Cell, Coordinator, Kind, Locked};
 use super::live::{GroupState, GroupType};
 use super::members::{Joining, Ms, Refused};
+use super::ordered::partitions::Ordered;
 use super::patterns::{Candidates, is_pattern};
 use super::poll_id::{PollId, Unreadable};
 use super::settle::is_ordered;
@@ -194,6 +197,10 @@ enum Attempt {
     Done(Result<(u64, Vec<PartitionId>), Refused>),
     /// A change from outside is running: wait for its end.
     Closed,
+    /// The group has members of Kafka's classic protocol.
+    Classic,
+    /// It had some, and that they have left is being stored: wait for its end.
+    Saving,
     /// The cell was forgotten, or the group deleted or created again, since it was looked up: try again.
     Outdated,
 }
@@ -204,6 +211,7 @@ impl Groups {
     /// # Errors
     /// - [`Reason::UnknownTopic`]; [`Reason::Overloaded`] with too many members.
     /// - [`Reason::GroupTypeMismatch`], [`Reason::GroupSettingsDiffer`]: the group has another type or other settings.
+    /// - [`Reason::GroupActive`]: the group has members of Kafka's classic protocol.
     /// - [`Reason::MemberSuperseded`]: an older process wants to take back the member that a newer one has.
     /// - Those of a commit.
     pub async fn join(
@@ -231,14 +239,19 @@ impl Groups {
             }
         };
         let joined = loop {
+            self.end_classic(group).await?;
             let value = self.begin(caller, group, &join).await?;
             let cell = self.coordinator.cell(group);
             // Registered before the state is checked, so that the end of a change from outside is not missed.
             let mut joinable = pin!(cell.joinable.notified());
             joinable.as_mut().enable();
+            let mut saved = pin!(cell.written.notified());
+            saved.as_mut().enable();
             match self.try_join(caller, &cell, &member, (&join, &value)) {
                 Attempt::Done(joined) => break joined,
                 Attempt::Closed => joinable.await,
+                Attempt::Classic => return Err(has_classic_members(group)),
+                Attempt::Saving => saved.await,
                 Attempt::Outdated => {}
             }
         };
@@ -264,6 +277,18 @@ impl Groups {
         }
         if core.is_forgotten || self.value_of(&cell.group).ok().flatten().as_ref() != Some(value) {
             return Attempt::Outdated;
+        }
+        if let Kind::Classic(classic) = &core.kind {
+            if !classic.members().is_empty() {
+                return Attempt::Classic;
+            }
+            if !classic.is_idle() {
+                return Attempt::Saving;
+            }
+            if stored::is_classic(&self.log, &cell.group) {
+                return Attempt::Outdated;
+            }
+            core.become_kind(Kind::Ordered(Ordered::default()));
         }
         if let (GroupValue::Shared(settings), Kind::Ordered(_)) = (value, &core.kind) {
             core.kind = Kind::Shared(Work::new(settings.clone()));
@@ -329,6 +354,7 @@ impl Groups {
                 commits.push(Commit {
                     partition: partition.id(),
                     offset: self.starting_offset(partition, *start).await?,
+                    leader_epoch: None,
                     metadata: None,
                 });
             }
@@ -589,6 +615,9 @@ impl Groups {
         ack: Option<&str>,
     ) -> Result<(), Refusal> {
         caller.check_group(&[Right::Read, Right::Write], group)?;
+        if ack.is_none() && self.remove_classic_member(group, member).await? {
+            return Ok(());
+        }
         let ack = self.read_ack(caller, ack, group, member)?;
         let order = self.turn_of(group, member).await?;
         let cell = self.cell_of(group, member)?;
@@ -617,6 +646,9 @@ impl Groups {
             return Vec::new();
         };
         let (now, core) = self.lock(&cell);
+        if let Kind::Classic(classic) = &core.kind {
+            return views::described(classic, now);
+        }
         let mut held: BTreeMap<&Arc<str>, Vec<PartitionId>> = BTreeMap::new();
         if let Kind::Ordered(ordered) = &core.kind {
             for (id, owner) in ordered.partitions() {
@@ -638,7 +670,7 @@ impl Groups {
             is_polling: member.is_polling(),
             assignment: self.named(held.get(name).map_or(&[][..], Vec::as_slice)),
             leased: match &core.kind {
-                Kind::Ordered(_) => None,
+                Kind::Ordered(_) | Kind::Classic(_) => None,
                 Kind::Shared(work) => Some(work.known_member(name).map_or(0, |key| work.leased_to(key))),
             },
         });

@@ -10,6 +10,7 @@
 //! - [`membership`], [`poll`], [`commit`] and [`settle`] are the calls of members, [`outside`] and [`reset`] those of others;
 //!   [`alter`] changes settings.
 //! - [`outputs`] are records that are appended with what a call acknowledges; [`repeats`] remembers such calls.
+//! - [`classic`] is Kafka's client-side protocol: its members have calls of their own.
 //! - `writing` makes durable what members of shared groups settle.
 //! - `coordinator` holds the groups with members. The state machines that decide are pure: [`members`] for both kinds
 //!   of groups, [`ordered`] for partitions, [`shared`] for leases.
@@ -20,6 +21,7 @@
 //! a topic.
 
 pub mod alter;
+pub mod classic;
 pub mod commit;
 mod coordinator;
 pub mod dead_letters;
@@ -49,7 +51,9 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
+use classic::stored;
 use coordinator::{Cell, Coordinator};
+use live::GroupType;
 use members::Ms;
 use offsets::Committed;
 use patterns::Candidates;
@@ -64,7 +68,8 @@ use crate::broker::blocking::Blocking;
 use crate::broker::caller::Caller;
 use crate::broker::counters::Counters;
 use crate::broker::engine::{
-    AppendRequest, Clock, Error, Log, Offset, Partition, PartitionId, StateChange, StateEntry, Topic, TopicId,
+    AppendRequest, Clock, Error, Log, Monotonic, Offset, Partition, PartitionId, StateChange, StateEntry,
+    Topic, TopicId,
 };
 use crate::broker::fetch::Fetcher;
 use crate::broker::refusal::{Reason, Refusal};
@@ -136,13 +141,15 @@ impl Groups {
     /// Groups over a log, without members. Queues look at no further records while all of them together remember
     /// `max_queue_records` unsettled ones.
     pub fn new(uses: Uses, max_queue_records: usize) -> Self {
+        let coordinator = Coordinator::new(
+            uses.log.directory_number(),
+            uses.clock.now(),
+            uses.topics.changes(),
+            max_queue_records,
+        );
+        coordinator.load_classic(&uses.log, millis(uses.clock.monotonic()));
         Self(Arc::new(Parts {
-            coordinator: Coordinator::new(
-                uses.log.directory_number(),
-                uses.clock.now(),
-                uses.topics.changes(),
-                max_queue_records,
-            ),
+            coordinator,
             last_calls: parking_lot::Mutex::new(LastCalls::load(&uses.log)),
             uses,
             changes: Arc::default(),
@@ -152,7 +159,7 @@ impl Groups {
     }
 
     fn now_ms(&self) -> Ms {
-        u64::try_from(self.clock.monotonic().0.as_millis()).unwrap_or(u64::MAX)
+        millis(self.clock.monotonic())
     }
 
     /// The time on both clocks. The wall clock is read first, so that no lease ends before the time in its answer.
@@ -187,7 +194,16 @@ impl Groups {
 
     /// The group's members and partitions at the moment; `None` where it has no members.
     pub fn live(&self, group: &str) -> Option<live::Live> {
-        self.coordinator.live(group)
+        self.coordinator.live(group, &self.log)
+    }
+
+    /// How a group's members share the records. A group that never had members is ordered.
+    pub fn kind_of(&self, group: &str) -> GroupType {
+        match self.value_of(group) {
+            Ok(Some(GroupValue::Shared(_))) => GroupType::Shared,
+            _ if stored::is_classic(&self.log, group) => GroupType::Classic,
+            _ => self.coordinator.kind_of_members(group).unwrap_or_default(),
+        }
     }
 
     /// Begins a change of a group's committed offsets from outside the group. No member joins until the returned value
@@ -237,6 +253,7 @@ impl Groups {
         live::Overview {
             state: live.state,
             members: live.members,
+            kind: self.kind_of(group),
             value,
         }
     }
@@ -371,6 +388,7 @@ impl Groups {
             let committed = Committed {
                 offset: commit.offset,
                 last_commit: now,
+                leader_epoch: commit.leader_epoch,
                 metadata: commit.metadata,
             };
             state.push(offsets::commit(group, commit.partition, &committed));
@@ -455,6 +473,8 @@ pub struct Commit {
     pub partition: PartitionId,
     /// The next record to read in the partition.
     pub offset: Offset,
+    /// The leader epoch that a Kafka client sends with it.
+    pub leader_epoch: Option<u32>,
     /// The metadata that the consumer sends with it.
     pub metadata: Option<String>,
 }
@@ -469,6 +489,7 @@ fn keys_of_group(log: &Log, group: &str) -> Vec<Box<[u8]>> {
         codec::returned_prefix(group),
         repeats::group_prefix(group),
         letters::fates_prefix(group),
+        stored::members_prefix(group),
     ];
     let entries = prefixes.iter().flat_map(|prefix| log.state_prefix(prefix));
     entries.map(|(key, _)| key).collect()
@@ -478,9 +499,14 @@ fn keys_of_group(log: &Log, group: &str) -> Vec<Box<[u8]>> {
 fn changes_for_deleted_group(log: &Log, group: &str) -> Vec<StateChange> {
     let own = [offsets::group_key(group), generation::key(group)];
     own.into_iter()
+        .chain(stored::is_classic(log, group).then(|| stored::key(group)))
         .map(StateChange::remove)
         .chain(keys_of_group(log, group).into_iter().map(StateChange::remove))
         .collect()
+}
+
+fn millis(at: Monotonic) -> Ms {
+    u64::try_from(at.0.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn exists(log: &Log, group: &str) -> bool {

@@ -6,6 +6,7 @@
 //!
 //! key    'o' group 0x00 topic_id:u64 partition:u32  its committed offset there      (numbers big-endian)
 //! value  version=1 offset:u64 last_commit:i64 has_metadata:u8 metadata (UTF-8, to the end)
+//!        version=2 leader_epoch:u32 and the same: with the epoch that a Kafka client committed
 //! ```
 //!
 //! A group's name has no byte 0, so the offsets of one group are all keys that begin with `'o' group 0x00`. Keys carry
@@ -16,6 +17,7 @@ use crate::broker::engine::{Offset, PartitionId, StateChange, TimestampMs, Topic
 use crate::broker::state_keys::{GROUP, OFFSET};
 
 const VERSION: u8 = 1;
+const VERSION_EPOCH: u8 = 2;
 const PARTITION_ID_BYTES: usize = 12;
 
 /// A committed offset.
@@ -25,6 +27,8 @@ pub struct Committed {
     pub offset: Offset,
     /// When it was committed.
     pub last_commit: TimestampMs,
+    /// The leader epoch that a Kafka client sent with it; it gets it back.
+    pub leader_epoch: Option<u32>,
     /// The metadata that the consumer sent with it.
     pub metadata: Option<String>,
 }
@@ -38,8 +42,14 @@ impl Committed {
     /// The encoded value.
     pub fn encode(&self) -> Vec<u8> {
         let metadata = self.metadata.as_deref().unwrap_or_default();
-        let mut value = Vec::with_capacity(18 + metadata.len());
-        value.push(VERSION);
+        let mut value = Vec::with_capacity(22 + metadata.len());
+        match self.leader_epoch {
+            None => value.push(VERSION),
+            Some(epoch) => {
+                value.push(VERSION_EPOCH);
+                value.extend_from_slice(&epoch.to_be_bytes());
+            }
+        }
         value.extend_from_slice(&self.offset.get().to_be_bytes());
         value.extend_from_slice(&self.last_commit.get().to_be_bytes());
         value.push(u8::from(self.metadata.is_some()));
@@ -53,10 +63,15 @@ impl Committed {
     /// [`Unreadable`]: report it; the group cannot continue from there.
     pub fn decode(value: &[u8]) -> Result<Self, Unreadable> {
         let (&version, rest) = value.split_first().ok_or(Unreadable("it is empty"))?;
-        if version != VERSION {
-            return Err(Unreadable("its version is not 1"));
-        }
         let short = Unreadable("it is too short");
+        let (leader_epoch, rest) = match version {
+            VERSION => (None, rest),
+            VERSION_EPOCH => {
+                let (epoch, rest) = rest.split_first_chunk::<4>().ok_or(short)?;
+                (Some(u32::from_be_bytes(*epoch)), rest)
+            }
+            _ => return Err(Unreadable("its version is not 1 or 2")),
+        };
         let (offset, rest) = rest.split_first_chunk::<8>().ok_or(short)?;
         let (last_commit, rest) = rest.split_first_chunk::<8>().ok_or(short)?;
         let (&has_metadata, metadata) = rest.split_first().ok_or(short)?;
@@ -71,6 +86,7 @@ impl Committed {
             offset: Offset::try_new(u64::from_be_bytes(*offset))
                 .ok_or(Unreadable("its offset is too large"))?,
             last_commit: TimestampMs(i64::from_be_bytes(*last_commit)),
+            leader_epoch,
             metadata,
         })
     }
@@ -146,6 +162,7 @@ mod tests {
         Committed {
             offset: Offset::new(0x0102_0304_0506),
             last_commit: TimestampMs(1_357_035_420_000),
+            leader_epoch: None,
             metadata: metadata.map(str::to_owned),
         }
     }
@@ -153,8 +170,31 @@ mod tests {
     #[test]
     fn a_committed_offset_comes_back_as_it_was() {
         for metadata in [None, Some(""), Some("batch 7 ✓")] {
-            let value = committed(metadata);
-            assert_eq!(Committed::decode(&value.encode()), Ok(value));
+            for leader_epoch in [None, Some(0), Some(u32::MAX)] {
+                let value = Committed {
+                    leader_epoch,
+                    ..committed(metadata)
+                };
+                assert_eq!(Committed::decode(&value.encode()), Ok(value));
+            }
+        }
+    }
+
+    #[test]
+    fn the_layout_of_version_2_does_not_change() {
+        let value = Committed {
+            leader_epoch: Some(7),
+            ..committed(None)
+        };
+        let expected = [
+            &[2, 0, 0, 0, 7][..],
+            &[0, 0, 1, 2, 3, 4, 5, 6],
+            &[0, 0, 1, 0x3b, 0xf5, 0x9d, 0x39, 0x60],
+            &[0],
+        ];
+        assert_eq!(value.encode(), expected.concat());
+        for length in 0..value.encode().len() {
+            assert!(Committed::decode(&value.encode()[..length]).is_err(), "{length}");
         }
     }
 
@@ -182,8 +222,9 @@ mod tests {
             assert!(Committed::decode(&value[..length]).is_err(), "{length}");
         }
         let mut later = value.clone();
-        later[0] = 2;
-        assert_eq!(Committed::decode(&later), Err(Unreadable("its version is not 1")));
+        later[0] = 3;
+        let found = Committed::decode(&later);
+        assert_eq!(found, Err(Unreadable("its version is not 1 or 2")));
         let mut large = value;
         large[1] = 0x80;
         let found = Committed::decode(&large);

@@ -287,7 +287,7 @@ impl World {
                     ..held
                 })
             }
-            GroupType::Shared => {
+            GroupType::Shared | GroupType::Classic => {
                 let (done, rest) = inputs.split_at(some);
                 let rejected = self.rng.index(done.len() + 1);
                 for part in [done, rest].into_iter().filter(|part| !part.is_empty()) {

@@ -144,6 +144,7 @@ impl Groups {
             commits.push(Commit {
                 partition: partition.id(),
                 offset,
+                leader_epoch: None,
                 metadata: row.metadata.clone(),
             });
         }

@@ -114,6 +114,7 @@ impl Moved {
         Commit {
             partition: self.partition,
             offset: self.new,
+            leader_epoch: None,
             metadata: self.old.as_ref().and_then(|old| old.metadata.clone()),
         }
     }
@@ -124,7 +125,8 @@ impl Groups {
     ///
     /// # Errors
     /// [`Reason::UnknownGroup`], [`Reason::UnknownTopic`], [`Reason::UnknownPartition`], [`Reason::InvalidRequest`];
-    /// [`Reason::GroupActive`]: it has members, and the reset is not for live groups; [`Reason::PreviewOutdated`]: nothing
+    /// [`Reason::GroupActive`]: it has members, and the reset is not for live groups, or they are of Kafka's classic
+    /// protocol; [`Reason::PreviewOutdated`]: nothing
     /// was changed. Those of [`Groups::commit`].
     pub async fn reset(&self, caller: &Caller, group: &str, reset: Reset) -> Result<Plan, Refusal> {
         caller.check_group(&[Right::Write], group)?;
@@ -141,7 +143,13 @@ impl Groups {
         }
         // A client that goes away ends the waiting, and not the change.
         let closed = match reset.while_active && !reset.dry_run {
-            true => Some(self.close(group).await),
+            true => {
+                self.refuse_classic(group)?;
+                let closed = self.close(group).await;
+                // From now on nobody joins.
+                self.refuse_classic(group)?;
+                Some(closed)
+            }
             false => None,
         };
         let keeps = match reset.dry_run {

@@ -524,7 +524,7 @@ impl Groups {
             }
             // Read again under the lock: settings that change from here on are set in the cell as well.
             let settings = settings()?;
-            if matches!(core.kind, Kind::Ordered(_)) {
+            if !matches!(core.kind, Kind::Shared(_)) {
                 core.kind = Kind::Shared(Work::new(settings));
                 core.refresh(group, &self.log, &self.coordinator);
             }

@@ -211,13 +211,17 @@ impl Groups {
 
     /// Starts the writes that a group makes without a request: records that were delivered too often become dead
     /// letters, and the delivery counts of ended leases are written; in an ordered group, what does not match its filter is
-    /// committed. Does not wait for them.
+    /// committed; in a classic group, the members that are left are stored. Does not wait for them.
     pub(super) fn attend(&self, cell: &Arc<Cell>) {
         let (is_due, unsaved) = {
             let (now, core) = self.lock(cell);
             match &core.kind {
                 Kind::Shared(work) if !core.is_closed() => (work.is_due(now), work.unsaved()),
                 Kind::Shared(_) => return,
+                Kind::Classic(_) => {
+                    drop(core);
+                    return self.save_classic(cell);
+                }
                 Kind::Ordered(_) => {
                     drop(core);
                     return self.commit_passed(cell);

@@ -317,7 +317,7 @@ struct CommittedBody {
     params(("group" = String, Path, description = "The group's name; the group is created if it does not exist")),
     responses((status = 201, description = "The member has joined", body = JoinedBody),
         (status = 404, description = "`unknown-topic`"),
-        (status = 409, description = "`group-type-mismatch`, `group-settings-differ`; `member-superseded`: another `instance` has taken the member over")))]
+        (status = 409, description = "`group-type-mismatch`, `group-settings-differ`; `group-active`: the group has members of Kafka's classic protocol; `member-superseded`: another `instance` has taken the member over")))]
 async fn join_group(
     app: App,
     caller: Caller,

@@ -49,8 +49,9 @@ struct GroupRow {
     /// `empty`: no members; `stable`; or `rebalancing`: partitions wait until their owners give them up.
     #[schema(pattern = "^(empty|stable|rebalancing)$")]
     state: &'static str,
-    /// `ordered`: each partition is read by one member, in order; `shared`: a work queue.
-    #[schema(pattern = "^(ordered|shared)$")]
+    /// `ordered`: each partition is read by one member, in order; `shared`: a work queue; `classic`: Kafka's client-side
+    /// protocol, in which the members assign the partitions to each other.
+    #[schema(pattern = "^(ordered|shared|classic)$")]
     r#type: &'static str,
     /// The number of members.
     members: usize,
@@ -74,8 +75,9 @@ struct GroupBody {
     /// `empty`: no members; `stable`; or `rebalancing`: partitions wait until their owners give them up.
     #[schema(pattern = "^(empty|stable|rebalancing)$")]
     state: &'static str,
-    /// `ordered`: each partition is read by one member, in order; `shared`: a work queue.
-    #[schema(pattern = "^(ordered|shared)$")]
+    /// `ordered`: each partition is read by one member, in order; `shared`: a work queue; `classic`: Kafka's client-side
+    /// protocol, in which the members assign the partitions to each other.
+    #[schema(pattern = "^(ordered|shared|classic)$")]
     r#type: &'static str,
     /// The members, sorted by name.
     members: Vec<MemberBody>,
@@ -115,7 +117,7 @@ async fn list_groups(app: App, caller: Caller, RawQuery(query): RawQuery) -> Ans
         let overview = app.groups.overview(&group);
         GroupRow {
             state: overview.state.name(),
-            r#type: overview.value.kind().name(),
+            r#type: overview.kind.name(),
             members: overview.members,
             group,
         }
@@ -133,8 +135,8 @@ async fn describe_group(app: App, caller: Caller, _: NoQuery, AtGroup(group): At
 
 async fn described(app: &App, caller: &Caller, group: String) -> Result<GroupBody, Problem> {
     let overview = app.groups.overview(&group);
-    let queue = match overview.value.kind() {
-        GroupType::Ordered => None,
+    let queue = match overview.kind {
+        GroupType::Ordered | GroupType::Classic => None,
         GroupType::Shared => {
             let (lags, name, caller) = (app.lags.clone(), group.clone(), caller.clone());
             let lag = move || lags.seen_by(&caller, &name);
@@ -152,7 +154,7 @@ async fn described(app: &App, caller: &Caller, group: String) -> Result<GroupBod
     Ok(GroupBody {
         queue,
         state: overview.state.name(),
-        r#type: overview.value.kind().name(),
+        r#type: overview.kind.name(),
         members: members::described(caller, &app.groups, &group, app.clock.now()),
         settings: SettingsBody::of(caller, &overview.value),
         group,

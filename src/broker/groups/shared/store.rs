@@ -239,6 +239,7 @@ fn changes_of<'a>(
     let committed = Committed {
         offset: head.floor,
         last_commit: now,
+        leader_epoch: None,
         metadata: None,
     };
     let state = StateChange {

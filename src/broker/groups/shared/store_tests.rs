@@ -227,6 +227,7 @@ fn a_group_that_was_moved_knows_of_nothing_settled_where_it_is_now() {
     let moved = Committed {
         offset: Offset::new(1),
         last_commit: NOW,
+        leader_epoch: None,
         metadata: None,
     };
     let damaged = StateChange::set(state_key("h", partition.id()), vec![9]);

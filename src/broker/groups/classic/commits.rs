@@ -1,0 +1,281 @@
+//! Commits of Kafka's clients, members or not, and the committed offsets as they ask for them.
+
+use std::sync::Arc;
+
+use super::calls::check_name;
+use super::{Denied, Identity};
+use crate::broker::caller::Caller;
+use crate::broker::engine::{AppendRequest, Offset, PartitionId, StateChange};
+use crate::broker::groups::offsets::{self, Committed};
+use crate::broker::groups::shared::settings::GroupValue;
+use crate::broker::groups::{
+    Commit, Groups, MAX_METADATA_BYTES, Subscribed, append, audited, finish, generation,
+};
+use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::rights::Right;
+use crate::broker::topics::{self, catalog};
+
+/// An offset that a Kafka client commits.
+#[derive(Clone, Debug)]
+pub struct CommitRow {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// The next record to read, which may lie beyond the end; `None`: nothing is committed there any more.
+    pub offset: Option<u64>,
+    /// The leader epoch that the client knows.
+    pub leader_epoch: Option<u32>,
+    /// What the client stores with it, at most [`MAX_METADATA_BYTES`].
+    pub metadata: Option<String>,
+}
+
+/// A topic with its partitions, each with what is committed in it.
+pub type CommittedTopic = (String, Vec<(u32, Result<Option<Committed>, Refusal>)>);
+
+impl Groups {
+    /// Commits offsets for a classic member, or for nobody in a group without members; creates the group if it does not
+    /// exist. Those that cannot be committed do not keep the others from it. Returns the result of each, in the same order.
+    /// A later commit counts even if its offset is lower.
+    ///
+    /// # Errors
+    /// Nothing is committed: [`Denied::UnknownMember`], [`Denied::FencedInstance`], [`Denied::IllegalGeneration`],
+    /// [`Denied::Rebalancing`], [`Denied::InvalidName`]; [`Denied::Refused`], with [`Reason::GroupTypeMismatch`] if the group
+    /// is shared. For an offset: [`Reason::UnknownTopic`], [`Reason::UnknownPartition`], [`Reason::Forbidden`];
+    /// [`Reason::InvalidRequest`]: its metadata is too long.
+    pub async fn commit_classic(
+        &self,
+        caller: &Caller,
+        group: &str,
+        who: &Identity<'_>,
+        rows: &[CommitRow],
+    ) -> Result<Vec<Result<(), Refusal>>, Denied> {
+        check_name(group)?;
+        let is_outside = who.generation_id < 0;
+        let right = if is_outside { Right::Write } else { Right::Read };
+        caller.check_group(&[right], group)?;
+        let guard = self.commits().await;
+        if let Some(GroupValue::Shared(_)) = self.value_of(group)? {
+            let detail = format!("the group {group} is shared: records are settled, not committed");
+            return Err(Refusal::new(Reason::GroupTypeMismatch, detail).into());
+        }
+        let mut commits = Vec::with_capacity(rows.len());
+        let mut withdrawn = Vec::new();
+        let mut results = Vec::with_capacity(rows.len());
+        for row in rows {
+            let checked = self.check_row(caller, row);
+            results.push(checked.map(|(partition, offset)| match offset {
+                None => withdrawn.push(partition),
+                Some(offset) => commits.push(Commit {
+                    partition,
+                    offset,
+                    leader_epoch: row.leader_epoch,
+                    metadata: row.metadata.clone(),
+                }),
+            }));
+        }
+        let (value, nothing) = (GroupValue::default(), Subscribed::default());
+        let existed = self.exists(group);
+        let (mut state, touched) = self.changes_for(group, &value, &nothing, commits);
+        let remove = |id: PartitionId| StateChange::remove(offsets::offset_key(group, id));
+        state.extend(withdrawn.into_iter().map(remove));
+        let is_nothing = results.iter().all(Result::is_err);
+        let groups = self.clone();
+        if is_outside {
+            let Some(outside) = self.begin_outside(group) else {
+                return Err(self.denied_to_outsiders(group, who));
+            };
+            if is_nothing {
+                return Ok(results);
+            }
+            if existed {
+                state.push(generation::begin(group));
+            }
+            let change = async move {
+                append(&groups.log, state).await?;
+                groups.remove_orphans(touched).await
+            };
+            finish((guard, outside), change).await.map_err(Refusal::from)?;
+            return Ok(results);
+        }
+        let unknown = if existed {
+            Denied::UnknownMember
+        } else {
+            Denied::IllegalGeneration
+        };
+        let Some(cell) = self.coordinator.find(group) else {
+            return Err(unknown);
+        };
+        let ticket = {
+            let (now, mut core) = self.lock(&cell);
+            let classic = core.classic().ok_or(unknown)?;
+            classic.check_commit(who, now)?;
+            if is_nothing {
+                return Ok(results);
+            }
+            // Queued under the lock: what a later generation commits comes later in the log.
+            let ticket = self
+                .log
+                .append(AppendRequest::of_state(state))
+                .map_err(Refusal::from)?;
+            classic.begin_commit();
+            ticket
+        };
+        let cell = Arc::clone(&cell);
+        let change = async move {
+            let result = match ticket.await {
+                Ok(_) => groups.remove_orphans(touched).await,
+                Err(error) => Err(error),
+            };
+            if let Some(classic) = groups.lock(&cell).1.classic() {
+                classic.end_commit();
+            }
+            cell.written.notify_waiters();
+            result
+        };
+        finish(guard, change).await.map_err(Refusal::from)?;
+        Ok(results)
+    }
+
+    /// Why somebody who names no generation may not commit: the group has members.
+    fn denied_to_outsiders(&self, group: &str, who: &Identity<'_>) -> Denied {
+        let denied = self.coordinator.find(group).and_then(|cell| {
+            let (now, mut core) = self.lock(&cell);
+            core.classic()?.check_commit(who, now).err()
+        });
+        denied.unwrap_or(Denied::UnknownMember)
+    }
+
+    /// Removes committed offsets that no member needs. Those that cannot be removed do not keep the others from it. Returns the
+    /// result of each, by topic, in the same order; durable when this returns.
+    ///
+    /// # Errors
+    /// For the whole call [`Denied::InvalidName`]; [`Denied::Refused`] with [`Reason::UnknownGroup`] (also for a shared
+    /// group), or [`Reason::GroupActive`]: the group has members that are not classic ones of the protocol type `consumer`.
+    /// For an offset: [`Reason::UnknownTopic`], [`Reason::UnknownPartition`], [`Reason::Forbidden`]; [`Reason::GroupActive`]:
+    /// a member subscribes to the topic.
+    pub async fn delete_offsets(
+        &self,
+        caller: &Caller,
+        group: &str,
+        rows: &[(String, Vec<u32>)],
+    ) -> Result<Vec<Vec<Result<(), Refusal>>>, Denied> {
+        check_name(group)?;
+        caller.check_group(&[Right::Write], group)?;
+        let guard = self.alone().await;
+        self.check_exists(group)?;
+        if let Some(GroupValue::Shared(_)) = self.value_of(group)? {
+            let detail = format!("the group {group} is shared: it has no offsets of its own");
+            return Err(Refusal::new(Reason::UnknownGroup, detail).into());
+        }
+        // Without members, what the group remembers of the partitions is forgotten with them.
+        let outside = self.begin_outside(group);
+        let is_subscribed = |topic: &str| match &outside {
+            Some(_) => Ok(false),
+            None => self.subscribes(group, topic).ok_or_else(|| {
+                let detail = format!("the group {group} has live members that commit in every topic");
+                Refusal::new(Reason::GroupActive, detail)
+            }),
+        };
+        let mut state = Vec::new();
+        let mut results = Vec::with_capacity(rows.len());
+        for (topic, partitions) in rows {
+            let is_subscribed = is_subscribed(topic)?;
+            let mut of_topic = Vec::with_capacity(partitions.len());
+            for partition in partitions {
+                let row = CommitRow {
+                    topic: topic.clone(),
+                    partition: *partition,
+                    offset: None,
+                    leader_epoch: None,
+                    metadata: None,
+                };
+                let checked = self.check_row(caller, &row).and_then(|(id, _)| {
+                    if is_subscribed {
+                        let detail = format!("a live member of the group {group} subscribes to {topic}");
+                        return Err(Refusal::new(Reason::GroupActive, detail));
+                    }
+                    state.push(StateChange::remove(offsets::offset_key(group, id)));
+                    Ok(())
+                });
+                of_topic.push(checked);
+            }
+            results.push(of_topic);
+        }
+        if state.is_empty() {
+            return Ok(results);
+        }
+        let detail = format!("{} partitions", state.len());
+        state.push(audited(
+            &self.log,
+            caller,
+            "offsets.delete",
+            group,
+            "/offsets",
+            detail,
+        ));
+        let log = self.log.clone();
+        let change = async move { append(&log, state).await };
+        finish((guard, outside), change).await.map_err(Refusal::from)?;
+        Ok(results)
+    }
+
+    fn check_row(&self, caller: &Caller, row: &CommitRow) -> Result<(PartitionId, Option<Offset>), Refusal> {
+        caller.check_topic(Right::Read, &row.topic)?;
+        let topic = catalog::find(&self.log, &row.topic)?;
+        let partition = topics::partition(&topic, row.partition)?;
+        let bytes = row.metadata.as_ref().map_or(0, String::len);
+        if bytes > MAX_METADATA_BYTES {
+            let detail = format!("metadata is at most {MAX_METADATA_BYTES} bytes, not {bytes}");
+            return Err(Refusal::invalid("metadata", detail));
+        }
+        let offset = row.offset.map(|offset| {
+            let detail = || format!("no partition has an offset {offset}");
+            Offset::try_new(offset).ok_or_else(|| Refusal::invalid("offset", detail()))
+        });
+        Ok((partition.id(), offset.transpose()?))
+    }
+
+    /// What a group has committed: in the partitions that are named, in their order, or in all that the caller may
+    /// describe. A partition that does not exist has nothing committed.
+    ///
+    /// # Errors
+    /// [`Denied::InvalidName`], [`Denied::Refused`]; for a partition [`Reason::Forbidden`].
+    pub fn committed_in(
+        &self,
+        caller: &Caller,
+        group: &str,
+        wanted: Option<&[(String, Vec<u32>)]>,
+    ) -> Result<Vec<CommittedTopic>, Denied> {
+        check_name(group)?;
+        caller.check_group(&[Right::Describe], group)?;
+        let committed = self.committed(group);
+        let Some(wanted) = wanted else {
+            let mut all: Vec<CommittedTopic> = Vec::new();
+            for (id, committed) in committed {
+                let Some(topic) = self.log.topic_by_id(id.topic) else {
+                    continue;
+                };
+                if !caller.sees_topic(topic.name()) {
+                    continue;
+                }
+                let row = (id.index, Ok(Some(committed)));
+                match all.last_mut() {
+                    Some((name, rows)) if *name == topic.name() => rows.push(row),
+                    _ => all.push((topic.name().to_owned(), vec![row])),
+                }
+            }
+            return Ok(all);
+        };
+        let of_topic = |(name, partitions): &(String, Vec<u32>)| {
+            let seen = caller.check_topic(Right::Describe, name);
+            let id = self.log.topic(name).map(|topic| topic.id());
+            let row = |index: &u32| {
+                let found = id.and_then(|id| committed.get(&PartitionId::new(id, *index)).cloned());
+                (*index, seen.clone().map(|()| found))
+            };
+            (name.clone(), partitions.iter().map(row).collect())
+        };
+        Ok(wanted.iter().map(of_topic).collect())
+    }
+}

@@ -1,0 +1,179 @@
+//! A member of a classic group, and the choice of a protocol.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{CallNumber, Joining};
+use crate::broker::groups::members::Ms;
+
+/// A member.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The name of a static member.
+    pub instance: Option<Arc<str>>,
+    /// The client's own name for itself.
+    pub client_id: Option<String>,
+    /// Where it connected from.
+    pub address: Option<String>,
+    /// How long it may be silent.
+    pub session_timeout: Ms,
+    /// How long a rebalance waits for it.
+    pub rebalance_timeout: Ms,
+    /// The protocols that it supports, best first, with what it tells the leader. After a restart only the chosen one.
+    pub protocols: Vec<(Arc<str>, Bytes)>,
+    /// What the leader has assigned to it in the present generation.
+    pub assignment: Bytes,
+    /// When it last called, or a call of it ended.
+    pub last_contact: Ms,
+    /// Its join that waits for the end of the rebalance.
+    pub(super) joining: Option<CallNumber>,
+    /// Its sync that waits for the assignments.
+    pub(super) syncing: Option<CallNumber>,
+    /// It has asked for its assignment in the present generation.
+    pub(super) has_synced: bool,
+    /// It belongs to no generation yet.
+    pub(super) is_new: bool,
+}
+
+impl Member {
+    pub(super) fn new(joining: &Joining, now: Ms) -> Self {
+        let mut member = Self {
+            instance: joining.instance.clone(),
+            client_id: None,
+            address: None,
+            session_timeout: 0,
+            rebalance_timeout: 0,
+            protocols: Vec::new(),
+            assignment: Bytes::new(),
+            last_contact: now,
+            joining: None,
+            syncing: None,
+            has_synced: false,
+            is_new: true,
+        };
+        member.update(joining, now);
+        member
+    }
+
+    /// Takes over everything that a join says of it.
+    pub(super) fn update(&mut self, joining: &Joining, now: Ms) {
+        self.client_id.clone_from(&joining.client_id);
+        self.address.clone_from(&joining.address);
+        self.session_timeout = joining.session_timeout;
+        self.rebalance_timeout = joining.rebalance_timeout;
+        self.protocols.clone_from(&joining.protocols);
+        self.last_contact = now;
+    }
+
+    /// Whether a call of it waits: then it is alive.
+    pub fn is_waiting(&self) -> bool {
+        self.joining.is_some() || self.syncing.is_some()
+    }
+
+    /// When its session ends; `None` while a call of it waits.
+    pub(super) fn deadline(&self) -> Option<Ms> {
+        (!self.is_waiting()).then(|| self.last_contact.saturating_add(self.session_timeout))
+    }
+
+    /// What it tells the leader under a protocol.
+    pub fn metadata(&self, protocol: &str) -> Bytes {
+        let found = self.protocols.iter().find(|(name, _)| **name == *protocol);
+        found.map(|(_, metadata)| metadata.clone()).unwrap_or_default()
+    }
+
+    fn supports(&self, protocol: &str) -> bool {
+        self.protocols.iter().any(|(name, _)| **name == *protocol)
+    }
+}
+
+/// The protocols that all members support.
+pub(super) fn common<'a>(members: impl Iterator<Item = &'a Member>) -> BTreeSet<Arc<str>> {
+    let mut common: Option<BTreeSet<Arc<str>>> = None;
+    for member in members {
+        common = Some(match common {
+            None => member
+                .protocols
+                .iter()
+                .map(|(name, _)| Arc::clone(name))
+                .collect(),
+            Some(mut before) => {
+                before.retain(|name| member.supports(name));
+                before
+            }
+        });
+    }
+    common.unwrap_or_default()
+}
+
+/// The protocol that most members prefer, of those that all support: each has one vote. Of several with as many votes, the one
+/// that the leader likes best. `None`: they have none in common.
+pub(super) fn vote(members: &BTreeMap<Arc<str>, Member>, leader: &str) -> Option<Arc<str>> {
+    let common = common(members.values());
+    let preferred = |member: &Member| {
+        let mut names = member.protocols.iter().map(|(name, _)| name);
+        names.find(|name| common.contains(*name)).cloned()
+    };
+    let mut votes: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+    for name in members.values().filter_map(preferred) {
+        *votes.entry(name).or_default() += 1;
+    }
+    let most = votes.values().max().copied()?;
+    let of_leader = members.get(leader).map_or(&[][..], |member| &member.protocols);
+    let mut ranked = of_leader.iter().map(|(name, _)| name);
+    let chosen = ranked.find(|name| votes.get(*name) == Some(&most));
+    chosen.cloned().or_else(|| {
+        let mut best = votes.into_iter().filter(|(_, count)| *count == most);
+        best.next().map(|(name, _)| name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(protocols: &[&str]) -> Member {
+        let joining = Joining {
+            member: None,
+            fresh: "m".into(),
+            instance: None,
+            client_id: None,
+            address: None,
+            protocol_type: "consumer".into(),
+            protocols: protocols
+                .iter()
+                .map(|name| (Arc::from(*name), Bytes::new()))
+                .collect(),
+            session_timeout: 6_000,
+            rebalance_timeout: 6_000,
+            needs_id: false,
+            may_skip: false,
+        };
+        Member::new(&joining, 0)
+    }
+
+    #[test]
+    fn the_protocol_is_one_that_all_support_and_most_prefer() {
+        let choose = |lists: &[&[&str]]| {
+            let named = lists.iter().enumerate();
+            let members = named
+                .map(|(i, protocols)| (Arc::from(format!("m{i}")), member(protocols)))
+                .collect();
+            vote(&members, "m0").map(|name| name.to_string())
+        };
+        assert_eq!(choose(&[&["range", "sticky"]]).as_deref(), Some("range"));
+        // Two members prefer sticky to range; robin is not everybody's.
+        let lists: [&[&str]; 3] = [
+            &["range", "sticky"],
+            &["robin", "sticky", "range"],
+            &["sticky", "range"],
+        ];
+        assert_eq!(choose(&lists).as_deref(), Some("sticky"));
+        // A tie: the leader decides.
+        assert_eq!(choose(&[&["b", "a"], &["a", "b"]]).as_deref(), Some("b"));
+        assert_eq!(choose(&[&["a", "b"], &["b", "a"]]).as_deref(), Some("a"));
+        assert_eq!(choose(&[&["a"], &["b"]]), None);
+        assert_eq!(choose(&[]), None);
+    }
+}

@@ -1,0 +1,219 @@
+//! How a classic group is described.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::calls::check_name;
+use super::rebalance::{Classic, Phase};
+use super::roster::Member;
+use super::{Denied, stored};
+use crate::broker::caller::Caller;
+use crate::broker::engine::{Log, PartitionId};
+use crate::broker::groups::Groups;
+use crate::broker::groups::live::GroupType;
+use crate::broker::groups::members::Ms;
+use crate::broker::groups::membership::Described;
+use crate::broker::groups::subscriptions;
+use crate::broker::rights::Right;
+use crate::formats::consumer_protocol::{assigned_partitions, subscribed_topics};
+
+/// The protocol type whose subscriptions and assignments can be read.
+const CONSUMER: &str = "consumer";
+
+/// A classic group, as Kafka's tools see it.
+#[derive(Clone, Debug)]
+pub struct ClassicGroup {
+    /// Where it is between two generations.
+    pub phase: Phase,
+    /// What the members are; empty: the group never had members.
+    pub protocol_type: Arc<str>,
+    /// The protocol that they have chosen; empty while they have none.
+    pub protocol: Arc<str>,
+    /// The members, sorted by id.
+    pub members: Vec<ClassicMember>,
+}
+
+/// A member of a [`ClassicGroup`].
+#[derive(Clone, Debug)]
+pub struct ClassicMember {
+    /// Its id.
+    pub member: Arc<str>,
+    /// The name of a static member.
+    pub instance: Option<Arc<str>>,
+    /// The client's own name for itself.
+    pub client_id: Option<String>,
+    /// Where it connected from.
+    pub address: Option<String>,
+    /// What it told the leader; empty while the group rebalances.
+    pub metadata: Bytes,
+    /// What is assigned to it; empty while the group rebalances.
+    pub assignment: Bytes,
+}
+
+/// A row of a list of groups.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The group's name.
+    pub group: String,
+    /// How its members share the records.
+    pub kind: GroupType,
+    /// Whether it has, or had, members that were not classic.
+    pub has_subscribed: bool,
+    /// The protocol type of a classic group; empty: it has none.
+    pub protocol_type: Arc<str>,
+    /// Where a classic group is between two generations.
+    pub phase: Phase,
+    /// Whether it has members.
+    pub is_empty: bool,
+}
+
+fn assigned(classic: &Classic, member: &Member) -> Vec<(String, u32)> {
+    let is_readable = classic.protocol_type().is_some_and(|name| **name == *CONSUMER);
+    let assigned = is_readable.then(|| assigned_partitions(&member.assignment));
+    assigned.flatten().unwrap_or_default()
+}
+
+/// The partitions that are assigned, with their members.
+pub fn partitions(classic: &Classic, log: &Log) -> BTreeMap<PartitionId, Option<Arc<str>>> {
+    let mut partitions = BTreeMap::new();
+    for (id, member) in classic.members() {
+        for (topic, index) in assigned(classic, member) {
+            if let Some(topic) = log.topic(&topic) {
+                partitions.insert(PartitionId::new(topic.id(), index), Some(Arc::clone(id)));
+            }
+        }
+    }
+    partitions
+}
+
+/// Whether a member subscribes to a topic, as far as anybody can tell.
+pub fn subscribes(classic: &Classic, topic: &str) -> bool {
+    let is_readable = classic.protocol_type().is_some_and(|name| **name == *CONSUMER);
+    let mut members = classic.members().values();
+    members.any(|member| {
+        let mut proposed = member.protocols.iter();
+        let topics = proposed
+            .next()
+            .and_then(|(_, metadata)| subscribed_topics(metadata));
+        !is_readable || topics.is_none_or(|topics| topics.contains(topic))
+    })
+}
+
+/// The members, for any kind of groups.
+pub fn described(classic: &Classic, now: Ms) -> Vec<Described> {
+    let describe = |(id, member): (&Arc<str>, &Member)| {
+        let mut assignment: Vec<(Arc<str>, u32)> = assigned(classic, member)
+            .into_iter()
+            .map(|(topic, index)| (topic.into(), index))
+            .collect();
+        assignment.sort();
+        Described {
+            member: Arc::clone(id),
+            client_id: member.client_id.clone(),
+            address: member.address.clone(),
+            epoch: u64::try_from(classic.generation_id()).unwrap_or(0),
+            last_contact_ms: match member.is_waiting() {
+                true => 0,
+                false => now.saturating_sub(member.last_contact),
+            },
+            is_polling: false,
+            assignment,
+            leased: None,
+        }
+    };
+    classic.members().iter().map(describe).collect()
+}
+
+impl Groups {
+    /// Describes a group that is classic, or has only commits. `None`: there is no such group.
+    ///
+    /// # Errors
+    /// [`Denied::InconsistentProtocol`]: it is of another kind. [`Denied::InvalidName`], [`Denied::Refused`].
+    pub fn describe_classic(&self, caller: &Caller, group: &str) -> Result<Option<ClassicGroup>, Denied> {
+        check_name(group)?;
+        caller.check_group(&[Right::Describe], group)?;
+        let listed = self.listed(group.to_owned());
+        if listed.kind == GroupType::Shared || listed.kind == GroupType::Ordered && !listed.is_empty {
+            return Err(Denied::InconsistentProtocol);
+        }
+        let empty = ClassicGroup {
+            phase: Phase::Empty,
+            protocol_type: listed.protocol_type,
+            protocol: Arc::default(),
+            members: Vec::new(),
+        };
+        let live = self.coordinator.find(group).and_then(|cell| {
+            let (_, mut core) = self.lock(&cell);
+            let classic = core.classic()?;
+            let is_stable = classic.phase() == Phase::Stable;
+            let protocol = classic
+                .protocol()
+                .filter(|_| is_stable)
+                .cloned()
+                .unwrap_or_default();
+            let describe = |(id, member): (&Arc<str>, &Member)| ClassicMember {
+                member: Arc::clone(id),
+                instance: member.instance.clone(),
+                client_id: member.client_id.clone(),
+                address: member.address.clone(),
+                metadata: member.metadata(&protocol),
+                assignment: match is_stable {
+                    true => member.assignment.clone(),
+                    false => Bytes::new(),
+                },
+            };
+            Some(ClassicGroup {
+                phase: classic.phase(),
+                protocol_type: classic.protocol_type().cloned().unwrap_or_default(),
+                members: classic.members().iter().map(describe).collect(),
+                protocol,
+            })
+        });
+        let live = live.filter(|live| live.phase != Phase::Empty);
+        Ok(live.or(self.exists(group).then_some(empty)))
+    }
+
+    /// Whether a member of a live classic group subscribes to a topic. `None`: nobody can tell, because the members are of
+    /// another kind or of another protocol type than `consumer`.
+    pub(super) fn subscribes(&self, group: &str, topic: &str) -> Option<bool> {
+        let cell = self.coordinator.find(group)?;
+        let (_, mut core) = self.lock(&cell);
+        let classic = core.classic()?;
+        let is_readable = classic.protocol_type().is_some_and(|name| **name == *CONSUMER);
+        is_readable.then(|| subscribes(classic, topic))
+    }
+
+    /// All groups that the caller may describe, sorted by name.
+    pub fn list_for_tools(&self, caller: &Caller) -> Vec<Listed> {
+        let mut names = self.names();
+        names.retain(|name| caller.sees_group(name));
+        names.into_iter().map(|name| self.listed(name)).collect()
+    }
+
+    fn listed(&self, group: String) -> Listed {
+        let kind = self.kind_of(&group);
+        let live = self.coordinator.find(&group).and_then(|cell| {
+            let (_, mut core) = self.lock(&cell);
+            if core.member_count() == 0 {
+                return None;
+            }
+            let classic = core.classic();
+            let of_classic = classic.map(|classic| (classic.phase(), classic.protocol_type().cloned()));
+            Some(of_classic.unwrap_or((Phase::Stable, None)))
+        });
+        let is_empty = live.is_none();
+        let (phase, protocol_type) = live.unwrap_or((Phase::Empty, None));
+        let stored = || stored::load(&self.log, &group).ok().flatten()?.protocol_type;
+        Listed {
+            kind,
+            has_subscribed: !subscriptions::topics(&self.log, &group).is_empty()
+                || !subscriptions::patterns(&self.log, &group).is_empty(),
+            protocol_type: protocol_type.or_else(stored).unwrap_or_default(),
+            phase,
+            is_empty,
+            group,
+        }
+    }
+}
