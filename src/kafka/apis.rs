@@ -8,12 +8,12 @@
 
 use std::ops::RangeInclusive;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::call::{Answer, Call, Client, Hangup, request_id};
 use super::header::{API_VERSIONS, RequestHeader, begin_answer, skip_tags};
 use super::wire::{Message, Reader, Version, Writer};
-use super::{Kafka, api_versions, coordinator, fetch, group_offsets, metadata, offsets, produce};
+use super::{Kafka, api_versions, coordinator, fetch, group_offsets, metadata, offsets, produce, topics};
 use crate::broker::caller::{Caller, Who};
 
 /// An API as it is offered.
@@ -62,8 +62,13 @@ apis! {
     9 OffsetFetch 1..=10, answers group_offsets::fetch;
     10 FindCoordinator 0..=6, answers coordinator::find_coordinator;
     18 ApiVersions 0..=5, answers api_versions::api_versions, open;
+    // Version 1 is for faust with an old aiokafka, whose worker ends without it.
+    19 CreateTopics 1..=7, answers topics::create;
+    20 DeleteTopics 1..=6, answers topics::delete;
+    21 DeleteRecords 0..=2, answers topics::delete_records;
     22 InitProducerId 0..=5, answers produce::init_producer_id;
     23 OffsetForLeaderEpoch 2..=4, answers offsets::offset_for_leader_epoch;
+    37 CreatePartitions 0..=3, answers topics::create_partitions;
 }
 
 /// Answers a frame.
@@ -74,7 +79,7 @@ pub(crate) async fn answer(
     kafka: &Kafka,
     client: &Client,
     (life, connection, number): (u32, u64, u32),
-    frame: Bytes,
+    frame: BytesMut,
 ) -> Result<Answer, Hangup> {
     let mut reader = Reader::new(frame);
     let header = RequestHeader::read(&mut reader)?;

@@ -26,6 +26,8 @@ mod messages;
 mod metadata;
 mod offsets;
 mod produce;
+mod topic_configs;
+mod topics;
 mod wire;
 
 use std::net::SocketAddr;
@@ -61,7 +63,6 @@ pub(crate) struct Settings {
     /// The partitions of a topic that is created without a number of them.
     pub(crate) partitions: u32,
     /// Whether a topic with several replicas may be asked for; it has one.
-    #[allow(dead_code, reason = "read when topics are created by name")]
     pub(crate) any_replication: bool,
     /// How long a connection may be idle.
     pub(crate) idle_timeout: Duration,

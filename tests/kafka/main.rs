@@ -6,8 +6,10 @@ mod support;
 
 mod clients;
 mod errors;
+mod group_offsets;
 mod hostile;
 mod idempotent;
+mod topics;
 mod wire;
 
 use std::net::SocketAddr;

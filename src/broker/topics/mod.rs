@@ -85,6 +85,28 @@ impl Topics {
         Ok((topic, true))
     }
 
+    /// Checks whether [`Topics::create`] would create a topic.
+    ///
+    /// # Errors
+    /// Those of [`Topics::create`], but for the engine's; [`Reason::TopicExists`] also if the topic matches.
+    pub fn may_create(
+        &self,
+        caller: &Caller,
+        name: &str,
+        partitions: Option<u32>,
+        config: &[(String, Value)],
+    ) -> Result<(), Refusal> {
+        caller.check_topic(Right::Create, name)?;
+        catalog::new_spec(name, self.max_partitions, partitions, config)?;
+        match self.log.topic(name) {
+            Some(_) => Err(Refusal::new(
+                Reason::TopicExists,
+                format!("the topic {name} exists"),
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// What [`Topics::alter`] would change, if it were called now: the topic, and its new description unless that is the
     /// same.
     ///
