@@ -100,7 +100,7 @@ fn a_faust_app_counts_in_windows() {
 }
 
 /// A process that ends with the test.
-struct Running(std::process::Child);
+pub(crate) struct Running(pub(crate) std::process::Child);
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -20,6 +20,7 @@
 
 mod across;
 mod article;
+mod connect;
 mod kcat;
 #[path = "../support/mod.rs"]
 mod support;
