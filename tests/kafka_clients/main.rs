@@ -54,7 +54,7 @@ impl Fixture {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let settings = [
             ("QUIPU_KAFKA_LISTEN", "127.0.0.1:0"),
-            ("QUIPU_JOURNAL_FILE_BYTES", "40000000"),
+            ("QUIPU_JOURNAL_FILE_BYTES", "37748736"),
         ];
         let server = Server::start_with_settings(&directory.path().join("data"), &settings);
         let kafka = server.kafka.expect("it listens for Kafka's clients");

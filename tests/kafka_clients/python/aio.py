@@ -111,7 +111,7 @@ async def times():
 async def commits():
     """Offsets of a group without members."""
     topic, partition = f"{PREFIX}-commits", TopicPartition(f"{PREFIX}-commits", 1)
-    await send_all(topic)
+    await send_all(topic, acks="all")
     async with consumer(group_id=f"{PREFIX}-commits") as first:
         first.assign([partition])
         assert await first.committed(partition) is None

@@ -122,7 +122,7 @@ def offset_and_metadata(offset, text):
 def commits():
     """Offsets of a group without members."""
     topic = f"{PREFIX}-commits"
-    send_all(topic)
+    send_all(topic, acks="all")
     partition = TopicPartition(topic, 1)
     first = consumer(group_id=f"{PREFIX}-commits")
     first.assign([partition])
