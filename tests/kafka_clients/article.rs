@@ -67,8 +67,17 @@ fn a_faust_app_counts_in_windows() {
     let begin = std::time::Instant::now();
     let log = || std::fs::read_to_string(fixture.directory.path().join("faust.log")).unwrap_or_default();
     let wait = |app: &mut Running| {
-        assert!(app.0.try_wait().expect("a process").is_none(), "it has ended: {}", log());
-        assert!(begin.elapsed().as_secs() < 240, "waited in vain: {}\n{}", log(), fixture.server.log());
+        assert!(
+            app.0.try_wait().expect("a process").is_none(),
+            "it has ended: {}",
+            log()
+        );
+        assert!(
+            begin.elapsed().as_secs() < 240,
+            "waited in vain: {}\n{}",
+            log(),
+            fixture.server.log()
+        );
         std::thread::sleep(std::time::Duration::from_millis(50));
     };
     let is_there = |topic: &str| {
@@ -79,7 +88,9 @@ fn a_faust_app_counts_in_windows() {
         wait(&mut app);
     }
     let path = "/v1/topics/faust-payments/records";
-    fixture.server.expect(200, "POST", path, "application/json", body.as_bytes());
+    fixture
+        .server
+        .expect(200, "POST", path, "application/json", body.as_bytes());
     loop {
         let mut found: BTreeMap<(String, u64), u64> = BTreeMap::new();
         for record in fixture.all_records("faust-totals") {

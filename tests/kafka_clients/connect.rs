@@ -34,15 +34,28 @@ impl<'a> Worker<'a> {
         );
         let file = directory.join("worker.properties");
         std::fs::write(&file, properties).expect("a file");
-        let log = std::fs::File::options().create(true).append(true).open(directory.join("connect.log")).expect("a file");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(directory.join("connect.log"))
+            .expect("a file");
         let jars = installed().join("java/jars/*");
         let mut command = bounded(Path::new("java"));
         command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx384m", "-cp"]);
         command.arg(format!("{}:{}", classes.display(), jars.display()));
-        command.arg("org.apache.kafka.connect.cli.ConnectDistributed").arg(file);
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
+        command
+            .arg("org.apache.kafka.connect.cli.ConnectDistributed")
+            .arg(file);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file"))
+            .stderr(log);
         let process = Running(command.spawn().expect("it starts"));
-        Self { fixture, process, address }
+        Self {
+            fixture,
+            process,
+            address,
+        }
     }
 
     fn configure(&mut self, name: &str, config: &Value) {
@@ -50,7 +63,8 @@ impl<'a> Worker<'a> {
         let body = config.to_string();
         self.until(&format!("{name} is configured"), |worker| {
             let connection = Connection::open(worker.address);
-            let answer = connection.and_then(|mut open| open.request("PUT", &path, "application/json", body.as_bytes()));
+            let answer = connection
+                .and_then(|mut open| open.request("PUT", &path, "application/json", body.as_bytes()));
             // Not there yet, or busy with a rebalance.
             answer.is_ok_and(|answer| [200, 201].contains(&answer.status))
         });
@@ -59,10 +73,17 @@ impl<'a> Worker<'a> {
     fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         let begin = Instant::now();
         while !holds(self) {
-            let log = || std::fs::read_to_string(self.fixture.directory.path().join("connect.log")).unwrap_or_default();
+            let log = || {
+                std::fs::read_to_string(self.fixture.directory.path().join("connect.log")).unwrap_or_default()
+            };
             let ended = self.process.0.try_wait().expect("a process");
             assert!(ended.is_none(), "{what}: it has ended: {}", log());
-            assert!(begin.elapsed() < PATIENCE, "{what}: waited in vain: {}{}", log(), self.fixture.server.log());
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "{what}: waited in vain: {}{}",
+                log(),
+                self.fixture.server.log()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -74,7 +95,12 @@ impl<'a> Worker<'a> {
             let lines = std::fs::read_to_string(&file).unwrap_or_default();
             lines.lines().collect::<BTreeSet<_>>().len() == count
         });
-        let mut numbers: Vec<_> = self.fixture.all_records("counted").iter().map(|record| record["value"].as_u64()).collect();
+        let mut numbers: Vec<_> = self
+            .fixture
+            .all_records("counted")
+            .iter()
+            .map(|record| record["value"].as_u64())
+            .collect();
         numbers.sort_unstable();
         let expected: Vec<_> = (0..count as u64).map(Some).collect();
         assert_eq!(numbers, expected, "each number once");
@@ -90,7 +116,12 @@ fn connect_runs_a_source_and_a_sink_and_goes_on_after_a_restart() {
     let fixture = Fixture::new();
     let classes = fixture.directory.path().join("classes");
     let mut compiler = bounded(Path::new("javac"));
-    compiler.arg("-cp").arg(installed().join("java/jars/*")).arg("-d").arg(&classes).arg(script("java/Counter.java"));
+    compiler
+        .arg("-cp")
+        .arg(installed().join("java/jars/*"))
+        .arg("-d")
+        .arg(&classes)
+        .arg(script("java/Counter.java"));
     fixture.output(compiler);
     let source = |count: u64| json!({"connector.class": "tests.Counter", "topic": "counted", "count": count.to_string(), "tasks.max": "1"});
     let mut worker = Worker::start(&fixture, &classes);

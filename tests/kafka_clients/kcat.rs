@@ -14,7 +14,9 @@ fn kcat() -> Option<PathBuf> {
 impl Fixture {
     fn kcat(&self, arguments: &str) -> Vec<String> {
         let mut command = bounded(Path::new("kcat"));
-        command.args(["-b", &self.kafka.to_string()]).args(arguments.split(' '));
+        command
+            .args(["-b", &self.kafka.to_string()])
+            .args(arguments.split(' '));
         self.output(command).lines().map(str::to_owned).collect()
     }
 
@@ -37,7 +39,9 @@ impl Fixture {
     fn kcat_checks(&self, codec: &str, acks: &str, placed: &BTreeMap<String, u64>) {
         let topic = format!("kcat-{codec}-{acks}");
         let mut sent = self.kcat_sends(&topic, codec, acks);
-        let mut found = self.kcat(&format!("-C -t {topic} -o beginning -e -q -K | -X check.crcs=true"));
+        let mut found = self.kcat(&format!(
+            "-C -t {topic} -o beginning -e -q -K | -X check.crcs=true"
+        ));
         sent.sort_unstable();
         found.sort_unstable();
         assert_eq!(found, sent, "{topic}");
@@ -65,13 +69,19 @@ fn kcat_sends_and_reads() {
         fixture.kcat_checks("none", acks, &placed);
     }
     let listed = fixture.kcat("-L -t kcat-none-all").join("\n");
-    assert!(listed.contains("topic \"kcat-none-all\" with 4 partitions"), "{listed}");
+    assert!(
+        listed.contains("topic \"kcat-none-all\" with 4 partitions"),
+        "{listed}"
+    );
     // The offset of a time that no record has: the end.
-    let partition = (0..PARTITIONS).find(|partition| !fixture.records("kcat-none-all", *partition).is_empty());
+    let partition =
+        (0..PARTITIONS).find(|partition| !fixture.records("kcat-none-all", *partition).is_empty());
     let partition = partition.expect("records");
     let end = fixture.records("kcat-none-all", partition).len();
     let first = fixture.kcat(&format!("-Q -t kcat-none-all:{partition}:1"));
     assert_eq!(first, [format!("kcat-none-all [{partition}] offset 0")]);
-    let last = fixture.kcat(&format!("-C -t kcat-none-all -p {partition} -o -1 -e -q -f %o\\n"));
+    let last = fixture.kcat(&format!(
+        "-C -t kcat-none-all -p {partition} -o -1 -e -q -f %o\\n"
+    ));
     assert_eq!(last, [(end - 1).to_string()]);
 }

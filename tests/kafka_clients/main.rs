@@ -112,14 +112,23 @@ impl Fixture {
         self.server
             .connect()
             .call("PUT", path, "application/json", body.as_bytes());
-        let records: Vec<_> = (0..COUNT).map(|n| json!({"key": format!("key-{n}"), "value": n})).collect();
+        let records: Vec<_> = (0..COUNT)
+            .map(|n| json!({"key": format!("key-{n}"), "value": n}))
+            .collect();
         let body = json!({ "records": records }).to_string();
-        let answer = self
-            .server
-            .expect(200, "POST", &format!("{path}/records"), "application/json", body.as_bytes());
+        let answer = self.server.expect(
+            200,
+            "POST",
+            &format!("{path}/records"),
+            "application/json",
+            body.as_bytes(),
+        );
         let offsets = answer["offsets"].as_array().expect("offsets");
         let partition = |place: &Value| place["partition"].as_u64().expect("a partition");
-        (0..).zip(offsets).map(|(n, place): (usize, _)| (format!("key-{n}"), partition(place))).collect()
+        (0..)
+            .zip(offsets)
+            .map(|(n, place): (usize, _)| (format!("key-{n}"), partition(place)))
+            .collect()
     }
 
     /// The records that a client has sent are there over HTTP, as JSON, once, in the partitions of their keys.
@@ -127,10 +136,21 @@ impl Fixture {
         let mut seen = BTreeMap::new();
         for record in self.all_records(topic) {
             let key = record["key"].as_str().expect("a key").to_owned();
-            let n = key.strip_prefix("key-").and_then(|n| n.parse::<u64>().ok()).expect("a key of this test");
+            let n = key
+                .strip_prefix("key-")
+                .and_then(|n| n.parse::<u64>().ok())
+                .expect("a key of this test");
             let text = format!("héllo {}", "x".repeat(100));
-            assert_eq!(record["value"], json!({"n": n, "text": text}), "{topic}: {record}");
-            assert_eq!(record["timestamp"], 1_700_000_000_000 + 1000 * n, "{topic}: {record}");
+            assert_eq!(
+                record["value"],
+                json!({"n": n, "text": text}),
+                "{topic}: {record}"
+            );
+            assert_eq!(
+                record["timestamp"],
+                1_700_000_000_000 + 1000 * n,
+                "{topic}: {record}"
+            );
             assert_eq!(record["headers"], json!({"codec": codec}), "{topic}: {record}");
             assert_eq!(record["partition"], placed[&key], "{topic}: {record}");
             assert_eq!(seen.insert(n, ()), None, "{topic}: {record} is there twice");
@@ -159,13 +179,17 @@ struct Program(Command);
 
 /// Where the clients are installed.
 fn installed() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a directory below target");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .expect("a directory below target");
     let given = std::env::var_os("QUIPU_TEST_KAFKA_CLIENTS").map(PathBuf::from);
     given.unwrap_or_else(|| target.join("kafka-clients"))
 }
 
 fn script(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_clients").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/kafka_clients")
+        .join(path)
 }
 
 /// A command that ends in any case.
@@ -192,7 +216,9 @@ fn python(environment: &str, module: &str, file: &str) -> Option<Program> {
         return None;
     }
     let mut command = bounded(&python);
-    command.arg(script("python").join(file)).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+        .arg(script("python").join(file))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     Some(Program(command))
 }
 
@@ -204,7 +230,9 @@ fn node(package: &str, file: &str) -> Option<Program> {
         return None;
     }
     let mut command = bounded(Path::new("node"));
-    command.arg(script("node").join(file)).env("QUIPU_TEST_NODE", home);
+    command
+        .arg(script("node").join(file))
+        .env("QUIPU_TEST_NODE", home);
     Some(Program(command))
 }
 
@@ -244,7 +272,10 @@ fn check(program: Option<Program>, prefix: &str, parts: &[&str]) {
     let passed = out.lines().filter(|line| line.ends_with(": passed")).count();
     assert_eq!(passed, parts.len(), "{out}");
     let placed = fixture.placed();
-    for (part, levels) in [("records", &["0", "1", "all"][..]), ("idempotent", &["idempotent"])] {
+    for (part, levels) in [
+        ("records", &["0", "1", "all"][..]),
+        ("idempotent", &["idempotent"]),
+    ] {
         if parts.contains(&part) {
             for acks in levels {
                 fixture.stored(&format!("{prefix}-none-{acks}"), "none", &placed);
@@ -282,12 +313,20 @@ fn confluent_kafka() {
 
 #[test]
 fn kafkajs() {
-    check(node("kafkajs", "kafkajs.mjs"), "kjs", &["records", "idempotent", "binary", "times"]);
+    check(
+        node("kafkajs", "kafkajs.mjs"),
+        "kjs",
+        &["records", "idempotent", "binary", "times"],
+    );
 }
 
 #[test]
 fn platformatic_kafka() {
-    check(node("@platformatic/kafka", "platformatic.mjs"), "plat", &["records", "idempotent"]);
+    check(
+        node("@platformatic/kafka", "platformatic.mjs"),
+        "plat",
+        &["records", "idempotent"],
+    );
 }
 
 #[test]

@@ -190,7 +190,10 @@ impl Client<'_> {
             assert!(self.may_fail(error), "no producer id: error {error}");
             return Err(Gone);
         }
-        let id = (i64::from_be_bytes(at(&answer, 6)), i16::from_be_bytes(at(&answer, 14)));
+        let id = (
+            i64::from_be_bytes(at(&answer, 6)),
+            i16::from_be_bytes(at(&answer, 14)),
+        );
         self.producer(|producer| producer.id = Some(id));
         Ok(id)
     }
@@ -255,7 +258,9 @@ impl Client<'_> {
         self.accept();
         let first = u64::try_from(offset).unwrap_or_else(|_| panic!("the offset {offset} of {batch:?}"));
         let ids = (0..batch.count as usize).map(|index| Id::new(batch.request, index));
-        let placed = (first..).zip(ids).map(|(offset, id)| (batch.partition, offset, id));
+        let placed = (first..)
+            .zip(ids)
+            .map(|(offset, id)| (batch.partition, offset, id));
         self.history.note(batch.topic, placed);
         self.history.settle(batch.request, batch.count, batch.count);
         if batch.tries > 1 {

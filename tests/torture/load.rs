@@ -56,8 +56,8 @@ pub enum Role {
 }
 
 use Role::{
-    Batches, Committing, Expecting, Fetching, Json, JsonWritten, LongLines, Numbered, OneUnit, Retrying, ShortLines,
-    Topics,
+    Batches, Committing, Expecting, Fetching, Json, JsonWritten, LongLines, Numbered, OneUnit, Retrying,
+    ShortLines, Topics,
 };
 
 pub const CLIENTS: [Role; 19] = [
