@@ -1,6 +1,9 @@
 //! kcat, and so Debian's librdkafka.
 
+use std::time::Instant;
+
 use super::*;
+use crate::support::PATIENCE;
 
 fn kcat() -> Option<PathBuf> {
     let is_there = Command::new("kcat").arg("-V").output();
@@ -39,12 +42,17 @@ impl Fixture {
     fn kcat_checks(&self, codec: &str, acks: &str, placed: &BTreeMap<String, u64>) {
         let topic = format!("kcat-{codec}-{acks}");
         let mut sent = self.kcat_sends(&topic, codec, acks);
+        // With acks 0 and 1 kcat ends before its records can be read.
+        let begin = Instant::now();
+        while self.all_records(&topic).len() < COUNT {
+            assert!(begin.elapsed() < PATIENCE, "{topic}: records are missing");
+        }
         let mut found = self.kcat(&format!(
             "-C -t {topic} -o beginning -e -q -K | -X check.crcs=true"
         ));
         sent.sort_unstable();
         found.sort_unstable();
-        assert_eq!(found, sent, "{topic}");
+        assert!(found == sent, "{topic}: {found:#?}");
         let records = self.all_records(&topic);
         assert_eq!(records.len(), COUNT, "{topic}");
         for record in records {
