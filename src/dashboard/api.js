@@ -102,7 +102,9 @@ export function quoted(text) {
 /// The command that makes the same call.
 export function curl(method, path, { query, body, accept, type = "application/json" } = {}) {
   const words = ["curl", "-s"];
-  if (method !== "GET") words.push("-X", method);
+  // Without `-I`, curl waits for the body that an answer to HEAD does not have.
+  if (method === "HEAD") words.push("-I");
+  else if (method !== "GET") words.push("-X", method);
   words.push(quoted(address(path, query)));
   if (needsToken) words.push("-H", '"authorization: Bearer $QUIPU_TOKEN"');
   if (accept) words.push("-H", quoted(`accept: ${accept}`));

@@ -3,9 +3,9 @@
 import { curl } from "./api.js";
 import { copyButton, el, table } from "./dom.js";
 import { pretty, write } from "./json.js";
-import { bounds, example, inline, prose, resolve, tree, typeOf } from "./docs-schema.js";
+import { allBounds, example, inline, prose, resolve, tree, typeOf } from "./docs-schema.js";
 
-const METHODS = ["get", "put", "post", "patch", "delete"];
+const METHODS = ["get", "head", "put", "post", "patch", "delete"];
 
 /// Every call of the document: `{method, path, tag, operation, words}`; `words` is what a search looks at.
 export function callsOf(api) {
@@ -29,7 +29,7 @@ function parametersOf(api, { parameters }) {
   const listing = table("Parameters", [
     { name: "Parameter", cell: ({ name }) => el("code", {}, name) },
     { name: "In", cell: (parameter) => `${parameter.in}${parameter.required ? ", required" : ""}` },
-    { name: "Type", cell: ({ schema }) => [typeOf(api, schema), bounds(resolve(api, schema).schema)].filter(Boolean).join("; ") },
+    { name: "Type", cell: ({ schema }) => [typeOf(api, schema), allBounds(api, schema)].filter(Boolean).join("; ") },
     { name: "Meaning", class: "both", cell: ({ description }) => el("span", {}, inline(description ?? "")) },
   ], ({ name, in: place }) => `${place} ${name}`);
   listing.update(parameters);

@@ -32,6 +32,11 @@ function alternatives(schema) {
   return schema.oneOf ?? schema.anyOf ?? null;
 }
 
+/// The type of a value that a schema lists.
+function kindOf(value) {
+  return value === null ? "null" : typeof value;
+}
+
 /// The type in words, as `string or null`, `Record[]`; names are those of schemas.
 export function typeOf(api, schema) {
   if (schema?.$ref) return resolve(api, schema).name;
@@ -39,7 +44,7 @@ export function typeOf(api, schema) {
   const others = alternatives(schema);
   if (others) return [...new Set(others.map((other) => typeOf(api, other)))].join(" or ");
   if (schema.allOf) return schema.allOf.length === 1 ? typeOf(api, schema.allOf[0]) : "object";
-  const types = schema.type === undefined ? [] : [schema.type].flat();
+  const types = schema.type === undefined ? [...new Set((schema.enum ?? []).map(kindOf))] : [schema.type].flat();
   const words = types.map((type) => (type === "array" ? `${typeOf(api, schema.items)}[]` : type));
   if (words.length === 0) return schema.properties ? "object" : "any JSON";
   return words.join(" or ");
@@ -65,6 +70,14 @@ export function bounds(schema) {
   add("format", "format");
   add("default", "default");
   return words.join("; ");
+}
+
+/// The same, those of a schema's alternatives too.
+export function allBounds(api, schema, depth = 0) {
+  const { schema: found } = resolve(api, schema);
+  if (depth > DEEPEST) return "";
+  const others = (alternatives(found) ?? []).map((other) => allBounds(api, other, depth + 1)).filter(Boolean);
+  return [bounds(found), others.join(", or ")].filter(Boolean).join("; ");
 }
 
 /// Text with `code` between backticks, and a paragraph for each blank line.

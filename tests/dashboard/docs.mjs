@@ -1,11 +1,21 @@
-// The page of the API: every call is listed and can be opened, the search finds, and the commands work.
+// The page of the API: every call is listed and can be opened, and shows what the document says of it; the search finds, and
+// the commands work. Nothing comes from another address than the server's.
 
 import { execFile } from "node:child_process";
 import path from "node:path";
 import { promisify } from "node:util";
 import { assert, begin, fits, isAccessible, isWell } from "./harness.mjs";
 
-const METHODS = ["get", "put", "post", "patch", "delete"];
+// All that OpenAPI has: a call that the page leaves out is a fault.
+const METHODS = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
+
+/// The bounds that a schema, or one of its alternatives, has.
+function boundsIn(document, schema, depth = 0) {
+  if (schema.$ref) return boundsIn(document, schema.$ref.slice(2).split("/").reduce((at, part) => at[part], document), depth);
+  const own = ["pattern", "minimum", "maximum", "minLength", "maxLength", "minItems", "format"].filter((word) => word in schema).map((word) => schema[word]);
+  const others = depth < 4 ? (schema.oneOf ?? schema.anyOf ?? []).flatMap((other) => boundsIn(document, other, depth + 1)) : [];
+  return [...own, ...(schema.enum ?? []), ...others].map(String);
+}
 
 export default async function run(server, screenshots) {
   const tools = await begin(server);
@@ -15,6 +25,8 @@ export default async function run(server, screenshots) {
 
   // From the start page, by its link.
   const page = await tools.open();
+  const asked = new Set();
+  page.on("request", (request) => asked.add(new URL(request.url()).origin));
   await page.getByRole("link", { name: "API" }).click();
   await page.getByRole("heading", { name: "API", level: 1 }).waitFor();
   await page.getByText(`entries`).first().waitFor();
@@ -35,6 +47,38 @@ export default async function run(server, screenshots) {
   const commands = await page.locator('pre[aria-label="Command"]').allInnerTexts();
   assert.equal(commands.length, calls.length);
   assert.ok(commands.every((command) => command.startsWith("curl -s ") && command.includes(tools.base)), commands.join("\n"));
+
+  // What the document says is there: parameters with their bounds, types of bodies, answers, and fields.
+  const entries = await page.evaluate(() => [...document.querySelectorAll(".calls > li > details")].map((entry) => ({
+    name: [...entry.querySelector("summary").children].slice(0, 2).map((part) => part.textContent).join(" "),
+    parameters: [...entry.querySelectorAll("tbody > tr")].map((row) => [row.querySelector("th").textContent, row.textContent]),
+    answers: [...entry.querySelectorAll(".answer > h4")].map((head) => head.textContent),
+    words: [...entry.querySelectorAll("code")].map((code) => code.textContent),
+  })));
+  const shownOf = new Map(entries.map((entry) => [entry.name, entry]));
+  let checked = 0;
+  for (const call of calls) {
+    const [method, at] = call.split(" ");
+    const operation = document.paths[at][method.toLowerCase()];
+    const shown = shownOf.get(call);
+    assert.deepEqual(shown.parameters.map(([name]) => name), (operation.parameters ?? []).map(({ name }) => name), call);
+    for (const [index, { name, schema }] of (operation.parameters ?? []).entries()) {
+      const text = shown.parameters[index][1];
+      for (const bound of boundsIn(document, schema)) {
+        assert.ok(text.includes(bound), `${call}: ${name} does not show ${bound}, but ${text}`);
+        checked += 1;
+      }
+    }
+    assert.deepEqual(shown.answers, Object.keys(operation.responses), call);
+    const successes = Object.entries(operation.responses).filter(([status]) => !/^[45]/.test(status)).map(([, answer]) => answer);
+    for (const type of [operation.requestBody, ...successes].flatMap((part) => Object.keys(part?.content ?? {}))) {
+      assert.ok(shown.words.includes(type), `${call} does not show ${type}`);
+    }
+  }
+  assert.ok(checked > 300, `${checked} bounds of parameters`);
+  for (const [name, schema] of Object.entries(document.components.schemas)) {
+    for (const field of Object.keys(schema.properties ?? {})) assert.ok(shownOf.get(`type ${name}`).words.includes(field), `type ${name} does not show ${field}`);
+  }
 
   // By keyboard: / goes to the search, which looks at all words; Escape shows everything again.
   await page.goto(`${tools.base}docs`);
@@ -70,6 +114,7 @@ export default async function run(server, screenshots) {
   assert.match(stored.answer, /20[01]$/, stored.text);
   const listing = await command("get/v1/topics");
   assert.match(listing.answer, /"orders"[^]*200$/, listing.text);
+  assert.deepEqual([...asked], [new URL(tools.base).origin], "everything comes from the server");
   await page.screenshot({ path: path.join(screenshots, "docs-light.png") });
   await isAccessible(page, "docs");
   isWell(page);

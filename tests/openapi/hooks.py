@@ -5,6 +5,8 @@ import json
 import os
 import random
 import re
+import sys
+import threading
 import urllib.parse
 import urllib.request
 
@@ -13,6 +15,8 @@ import schemathesis
 SERVER = os.environ["QUIPU_SERVER"]
 TOKEN = os.environ.get("QUIPU_TOKEN")
 SEED = os.environ.get("SEED", "1")
+# No call takes longer: waits and streams are bounded below, and so is everything that a client waits for.
+MOST_SECONDS = 60
 RECORD_BATCH = "application/vnd.apache.kafka.record-batch"
 NDJSON = "application/x-ndjson"
 
@@ -69,8 +73,37 @@ def before_load_schema(context, raw_schema):
     content["application/octet-stream"] = content.pop("*/*")
 
 
+# The call in flight has a timer: a run that hangs says in which call. `--request-timeout` bounds each wait for bytes, and
+# not an answer that trickles.
+TIMERS = {}
+
+
+def end_the_run(call):
+    print(f"no end within {MOST_SECONDS} s: {call}", file=sys.stderr, flush=True)
+    os._exit(3)
+
+
+def begin(case):
+    text = f"{case.method} {case.formatted_path} query={case.query} headers={dict(case.headers)} body={str(case.body)[:2000]}"
+    timer = TIMERS[threading.get_ident()] = threading.Timer(MOST_SECONDS, end_the_run, [text])
+    timer.daemon = True
+    timer.start()
+
+
+def end():
+    timer = TIMERS.pop(threading.get_ident(), None)
+    if timer:
+        timer.cancel()
+
+
+@schemathesis.hook
+def after_network_error(context, case, request):
+    end()
+
+
 @schemathesis.hook
 def after_call(context, case, response):
+    end()
     topic = (case.path_parameters or {}).get("topic")
     if case.method == "DELETE" and response.status_code == 204 and topic in TOPICS:
         make(topic)
@@ -352,3 +385,4 @@ def before_call(context, case, kwargs):
                 accept = NDJSON
             case.headers["Accept"] = accept
     bound_waits(case)
+    begin(case)

@@ -16,7 +16,8 @@ pub(super) const NAME_OR_PATTERN: &str =
     r"^(?:[*#]|[A-Za-z0-9-][A-Za-z0-9_-]*|_(?:[A-Za-z0-9-][A-Za-z0-9_-]*)?)(?:\.(?:[*#]|[A-Za-z0-9_-]*))*$";
 
 /// An attribute of an event in a header: visible ASCII with blanks within, and other characters percent-encoded as UTF-8.
-const ATTRIBUTE: &str = "^(?:[!-$&-~]|%[2-6][0-9A-Fa-f])(?:[ -$&-~]|%[2-6][0-9A-Fa-f]|(?:%[Cc][3-9A-Fa-f]|%[Dd][0-9A-Fa-f]|%[Ee][1-9A-Ca-c]%[89ABab][0-9A-Fa-f]|%[Ff][1-3](?:%[89ABab][0-9A-Fa-f]){2})%[89ABab][0-9A-Fa-f])*$";
+/// Double quotes come in pairs; between them a backslash makes the next character stand for itself.
+const ATTRIBUTE: &str = r#"^(?:"")*(?:[!#$&-~]|"(?:[ !#$&-\[\]-~]|\\[ -$&-~])+"|%[2-6][0-9A-Fa-f]|%7[0-9A-Ea-e]|(?:%[Cc][3-9A-Fa-f]|%[Dd][0-9A-Fa-f]|%[Ee][1-9A-Ca-c]%[89ABab][0-9A-Fa-f]|%[Ff][1-3]%[89ABab][0-9A-Ea-e]%[89ABab][0-9A-Fa-f])%[89ABab][0-9A-Fa-f])(?: |""|[!#$&-~]|"(?:[ !#$&-\[\]-~]|\\[ -$&-~])+"|%[2-6][0-9A-Fa-f]|%7[0-9A-Ea-e]|(?:%[Cc][3-9A-Fa-f]|%[Dd][0-9A-Fa-f]|%[Ee][1-9A-Ca-c]%[89ABab][0-9A-Fa-f]|%[Ff][1-3]%[89ABab][0-9A-Ea-e]%[89ABab][0-9A-Fa-f])%[89ABab][0-9A-Fa-f])*$"#;
 
 /// What the name of a parameter, or of a field in a request, says about its value.
 fn of_name(name: &str) -> Option<Value> {
@@ -112,6 +113,7 @@ mod tests {
 
     use super::*;
     use crate::broker::names;
+    use crate::formats::cloudevents::read_binary;
 
     fn fits(pattern: &str, text: &str) -> bool {
         Regex::new(pattern).unwrap().is_match(text)
@@ -148,6 +150,67 @@ mod tests {
     fn the_pattern_of_members_is_the_rule_of_members() {
         for text in ["a/b:c", "__x", "", "a b", "ü", &"n".repeat(255), &"n".repeat(256)] {
             assert_eq!(names::MEMBER.check(text).is_ok(), fits(MEMBER, text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_pattern_of_attributes_allows_is_read_and_what_it_refuses_is_not() {
+        let is_read = |value: &str| {
+            let headers = [
+                ("ce-specversion", "1.0"),
+                ("ce-id", value),
+                ("ce-source", "/shops/7"),
+                ("ce-type", "t"),
+            ];
+            let headers = headers.map(|(name, value)| (name, value.as_bytes()));
+            read_binary(headers.into_iter(), b"").is_ok()
+        };
+        let good = [
+            "a",
+            "a b",
+            "a%20b",
+            "%7E",
+            "%c3%bc",
+            "%E2%82%AC",
+            "%f1%9f%98%80",
+            "\\",
+            "\"a\"",
+            "\"a b\"c",
+            "\"\"a",
+            "a\"\"",
+            "a\"b\" ",
+            "\" \"",
+            r#""say \"hi\" \\""#,
+        ];
+        for text in good {
+            assert!(is_read(text) && fits(ATTRIBUTE, text), "{text}");
+        }
+        let bad = [
+            "",
+            "\"",
+            "\"\"",
+            "a\"",
+            "\"a",
+            r#"a"b\""#,
+            r#""\"#,
+            "%",
+            "a%",
+            "%2",
+            "%zz",
+            "%0a",
+            "%1F",
+            "%7f",
+            "%C0%A0",
+            "%c3",
+            "%c3a",
+            "%ed%a0%80",
+            "%ef%bf%bf",
+            "%f1%9f%bf%bf",
+            "%ff",
+            "\n",
+        ];
+        for text in bad {
+            assert!(!is_read(text) && !fits(ATTRIBUTE, text), "{text}");
         }
     }
 
