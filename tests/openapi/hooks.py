@@ -7,6 +7,7 @@ import random
 import re
 import sys
 import threading
+import time
 import urllib.parse
 import urllib.request
 
@@ -73,37 +74,35 @@ def before_load_schema(context, raw_schema):
     content["application/octet-stream"] = content.pop("*/*")
 
 
-# The call in flight has a timer: a run that hangs says in which call. `--request-timeout` bounds each wait for bytes, and
-# not an answer that trickles.
-TIMERS = {}
+# The call in flight, and none between two calls.
+IN_FLIGHT = [None]
 
 
-def end_the_run(call):
+def watch():
+    """Ends a run that hangs, and says in which call. `--request-timeout` bounds each wait for bytes, and not an answer that
+    trickles. It counts seconds in which the process ran: one that was stopped meanwhile hangs no longer for it."""
+    seen, seconds = None, 0
+    while seconds < MOST_SECONDS:
+        time.sleep(1)
+        seconds = seconds + 1 if seen is not None and IN_FLIGHT[0] is seen else 0
+        seen = IN_FLIGHT[0]
+    headers, body = dict(seen.headers or {}), str(seen.body)[:2000]
+    call = f"{seen.method} {seen.formatted_path} query={seen.query} headers={headers} body={body}"
     print(f"no end within {MOST_SECONDS} s: {call}", file=sys.stderr, flush=True)
     os._exit(3)
 
 
-def begin(case):
-    text = f"{case.method} {case.formatted_path} query={case.query} headers={dict(case.headers)} body={str(case.body)[:2000]}"
-    timer = TIMERS[threading.get_ident()] = threading.Timer(MOST_SECONDS, end_the_run, [text])
-    timer.daemon = True
-    timer.start()
-
-
-def end():
-    timer = TIMERS.pop(threading.get_ident(), None)
-    if timer:
-        timer.cancel()
+threading.Thread(target=watch, daemon=True).start()
 
 
 @schemathesis.hook
 def after_network_error(context, case, request):
-    end()
+    IN_FLIGHT[0] = None
 
 
 @schemathesis.hook
 def after_call(context, case, response):
-    end()
+    IN_FLIGHT[0] = None
     topic = (case.path_parameters or {}).get("topic")
     if case.method == "DELETE" and response.status_code == 204 and topic in TOPICS:
         make(topic)
@@ -385,4 +384,4 @@ def before_call(context, case, kwargs):
                 accept = NDJSON
             case.headers["Accept"] = accept
     bound_waits(case)
-    begin(case)
+    IN_FLIGHT[0] = case
