@@ -15,7 +15,9 @@ use super::refusal::Refusal;
 /// The most rules of a principal.
 const MAX_RULES: usize = 100;
 /// The most patterns of a rule, for topics and for groups.
-const MAX_PATTERNS: usize = 1000;
+pub const MAX_PATTERNS: usize = 1000;
+/// The most names of rights in a rule; a name may be repeated.
+pub const MAX_RIGHTS: usize = 100;
 
 /// What may be done with a topic or a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +94,10 @@ impl Rule {
     fn check(&self) -> Result<(), Refusal> {
         if self.allow.is_empty() {
             return Err(Refusal::invalid("/allow", "name what the rule allows"));
+        }
+        if self.allow.len() > MAX_RIGHTS {
+            let detail = format!("a rule has at most {MAX_RIGHTS} rights");
+            return Err(Refusal::invalid("/allow", detail));
         }
         if self.is_admin() && (self.allow.len() > 1 || !self.topics.is_empty() || !self.groups.is_empty()) {
             let detail = "admin allows everything: it stands alone, without topics and groups";
@@ -318,6 +324,7 @@ mod tests {
             (rule("", "a", ""), "/rules/0/allow"),
             (rule("admin", "a", ""), "/rules/0/allow"),
             (rule("admin read", "", ""), "/rules/0/allow"),
+            (rule(&"read ".repeat(MAX_RIGHTS + 1), "", ""), "/rules/0/allow"),
             (rule("read look", "", ""), "/rules/0/allow/1"),
             (rule("Read", "", ""), "/rules/0/allow/0"),
             (rule("read", "a b/c", ""), "/rules/0/topics/1"),
@@ -330,6 +337,7 @@ mod tests {
         assert!(
             check(&[
                 rule("read", "* a-*.b **", "g*"),
+                rule(&"read ".repeat(MAX_RIGHTS), "", ""),
                 Rule::admin(),
                 rule("read", "", "")
             ])

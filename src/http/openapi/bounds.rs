@@ -16,8 +16,18 @@ pub(super) const NAME_OR_PATTERN: &str =
     r"^(?:[*#]|[A-Za-z0-9-][A-Za-z0-9_-]*|_(?:[A-Za-z0-9-][A-Za-z0-9_-]*)?)(?:\.(?:[*#]|[A-Za-z0-9_-]*))*$";
 
 /// An attribute of an event in a header: visible ASCII with blanks within, and other characters percent-encoded as UTF-8.
-/// Double quotes come in pairs; between them a backslash makes the next character stand for itself.
-const ATTRIBUTE: &str = r#"^(?:"")*(?:[!#$&-~]|"(?:[ !#$&-\[\]-~]|\\[ -$&-~])+"|%[2-6][0-9A-Fa-f]|%7[0-9A-Ea-e]|(?:%[Cc][3-9A-Fa-f]|%[Dd][0-9A-Fa-f]|%[Ee][1-9A-Ca-c]%[89ABab][0-9A-Fa-f]|%[Ff][1-3]%[89ABab][0-9A-Ea-e]%[89ABab][0-9A-Fa-f])%[89ABab][0-9A-Fa-f])(?: |""|[!#$&-~]|"(?:[ !#$&-\[\]-~]|\\[ -$&-~])+"|%[2-6][0-9A-Fa-f]|%7[0-9A-Ea-e]|(?:%[Cc][3-9A-Fa-f]|%[Dd][0-9A-Fa-f]|%[Ee][1-9A-Ca-c]%[89ABab][0-9A-Fa-f]|%[Ff][1-3]%[89ABab][0-9A-Ea-e]%[89ABab][0-9A-Fa-f])%[89ABab][0-9A-Fa-f])*$"#;
+/// Double quotes come in pairs; between them a backslash makes the next character stand for itself. The parts: a plain
+/// character, or some between quotes; and encoded ones by their length, without control characters and code points that are no
+/// characters (and without two blocks that have some).
+const ATTRIBUTE: &str = concat!(
+    r#"^(?:"")*(?:(?:"#,
+    r#"[!#$&-~]|"(?:[ !#$&-\[\]-~]|\\[ -$&-~])+""#,
+    r"|%[2-6][0-9A-Fa-f]|%7[0-9A-Ea-e]",
+    r"|%(?:[Cc](?:2%[ABab]|[3-9A-Fa-f]%[89ABab])|[Dd][0-9A-Fa-f]%[89ABab])[0-9A-Fa-f]",
+    r"|%[Ee](?:0%[ABab][0-9A-Fa-f]|[1-9A-Ca-cEe]%[89ABab][0-9A-Fa-f]|[Dd]%[89][0-9A-Fa-f]|[Ff]%(?:[89Aa][0-9A-Fa-f]|[Bb][0-689A-Ea-e]))%[89ABab][0-9A-Fa-f]",
+    r"|%[Ff](?:0%[9ABab]|[1-3]%[89ABab]|4%8)(?:[0-9A-Ea-e]%[89ABab][0-9A-Fa-f]|[Ff]%(?:[89Aa][0-9A-Fa-f]|[Bb][0-9A-Ea-e]))%[89ABab][0-9A-Fa-f]",
+    r#")(?: |"")*)+$"#,
+);
 
 /// What the name of a parameter, or of a field in a request, says about its value.
 fn of_name(name: &str) -> Option<Value> {
@@ -172,7 +182,12 @@ mod tests {
             "%7E",
             "%c3%bc",
             "%E2%82%AC",
-            "%f1%9f%98%80",
+            "%f0%9f%98%80",
+            "%C2%A0",
+            "%ed%9f%bf",
+            "%ef%bb%bf",
+            "%f1%9f%bf%8e",
+            "%F4%8f%be%bf",
             "\\",
             "\"a\"",
             "\"a b\"c",
@@ -205,7 +220,13 @@ mod tests {
             "%c3a",
             "%ed%a0%80",
             "%ef%bf%bf",
+            "%ef%b7%90",
             "%f1%9f%bf%bf",
+            "%c2%85",
+            "%e0%80%80",
+            "%f4%90%80%80",
+            "%f0%80%80%80",
+            "%c0%80",
             "%ff",
             "\n",
         ];

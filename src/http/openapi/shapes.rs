@@ -9,7 +9,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::bounds::{NAME, NAME_OR_PATTERN, NAME_WITH_STARS, OFFSET};
 use crate::broker::filter::MAX_PATTERNS;
-use crate::broker::rights::Right;
+use crate::broker::rights::{self, Right};
 use crate::broker::topics::catalog::{KEYS, Kind};
 
 /// Declares types that stand for the schemas of [`named`].
@@ -343,9 +343,9 @@ pub(super) fn refine(schemas: &mut Map<String, Value>) {
             }
             one
         };
-        let rights: Vec<&str> = Right::ALL.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = Right::ALL.iter().map(|(name, _)| *name).collect();
         let admin = of("An administrator", json!(["admin"]), 1, 0);
-        let rights = of("Rights", json!(rights), MAX_PATTERNS, 1000);
+        let rights = of("Rights", json!(names), rights::MAX_RIGHTS, rights::MAX_PATTERNS);
         *rule = json!({"description": rule["description"], "oneOf": [rights, admin]});
     }
     if let Some(of) = schemas.get_mut("PrincipalMatch") {
