@@ -19,7 +19,9 @@ function boundsIn(document, schema, depth = 0) {
 
 export default async function run(server, screenshots) {
   const tools = await begin(server);
-  const document = await tools.api("GET", "/openapi.json");
+  // Bounds of 64 bits are no numbers of JavaScript: they stay text here, as they do on the page.
+  const text = await (await fetch(`${server}/openapi.json`)).text();
+  const document = JSON.parse(text.replace(/([:[,])(\d{16,})(?=[,\]}])/g, '$1"$2"'));
   const calls = Object.entries(document.paths).flatMap(([at, item]) => METHODS.filter((method) => item[method]).map((method) => `${method.toUpperCase()} ${at}`));
   assert.ok(calls.length > 40, `${calls.length} calls`);
 
