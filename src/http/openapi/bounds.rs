@@ -186,7 +186,7 @@ mod tests {
             "%C2%A0",
             "%ed%9f%bf",
             "%ef%bb%bf",
-            "%f1%9f%bf%8e",
+            "%f1%9f%be%8e",
             "%F4%8f%be%bf",
             "\\",
             "\"a\"",
