@@ -1,6 +1,6 @@
 //! Quotas: what is refused, what waits, and what is never refused.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 
 use serde_json::{Value, json};
 
@@ -217,4 +217,63 @@ fn a_stream_waits_until_its_bytes_are_paid_for() {
     assert!(rest < 10_000_000, "{rest}");
     // A new stream of the same principal, over another connection, is refused until then.
     world.get(&token, path).problem(429, "quota-exceeded");
+}
+
+#[test]
+fn a_debt_outlives_other_rules_and_another_secret() {
+    let world = World::new();
+    world.topic("orders", 0);
+    let rights = rule("write describe", "orders", "");
+    let token = limited(&world, "slow", rights, json!({"bytes_per_second": 1}));
+    let records = json!({"records": [{"value": "x".repeat(100_000)}]});
+    let at = "/v1/topics/orders/records";
+    assert_eq!(world.call(&token, "POST", at, &records).status, 200);
+    let rules = json!({"rules": [rule("describe", "orders", "")]});
+    world.admin("PATCH", "/v1/tokens/slow", &rules);
+    world
+        .get(&token, "/v1/topics/orders")
+        .problem(429, "quota-exceeded");
+    let rotated = world.admin("POST", "/v1/tokens/slow/rotate", &Value::Null);
+    let token = rotated["token"].as_str().unwrap();
+    world
+        .get(token, "/v1/topics/orders")
+        .problem(429, "quota-exceeded");
+}
+
+#[test]
+fn an_upload_waits_until_its_bytes_are_paid_for() {
+    let world = World::new();
+    world.topic("orders", 0);
+    let at = "/v1/topics/orders/records";
+    let kind = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
+    let rights = rule("write", "orders", "");
+    let slow = limited(&world, "slow", rights.clone(), json!({"bytes_per_second": 1}));
+    let mut slow = world.begin(&slow, "POST", at, kind);
+    // Far more than the kernel buffers for a connection.
+    let line = format!("{{\"value\":\"{}\"}}\n", "x".repeat(100_000));
+    let part = format!("{:x}\r\n{line}\r\n", line.len()).repeat(400);
+    let mut left = part.as_bytes();
+    let socket = slow.stream.get_mut();
+    socket.set_nonblocking(true).expect("a socket");
+    let mut push = || {
+        while !left.is_empty() {
+            match socket.write(left) {
+                Ok(written) => left = &left[written..],
+                Err(error) => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                    break;
+                }
+            }
+        }
+        part.len() - left.len()
+    };
+    push();
+    // Others upload all of it meanwhile.
+    let free = world.token("free", json!([rights]));
+    let mut free = world.begin(&free, "POST", at, kind);
+    free.say(part.as_bytes());
+    free.chunk(b"");
+    free.answered().ok();
+    let taken = push();
+    assert!(taken < part.len() / 2, "{taken}");
 }

@@ -5,6 +5,8 @@ use std::net::TcpStream;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use rustls::HandshakeKind;
+
 use crate::authority::{Authority, write};
 use crate::open::refusal;
 use crate::secure::{Secure, client, connect};
@@ -195,6 +197,31 @@ fn a_client_certificate_is_optional_but_must_be_good() {
     }
     until("they are counted", || secure.failed_handshakes() == 4);
     secure.stop();
+}
+
+#[test]
+fn a_client_that_shows_certificates_is_asked_for_one_each_time() {
+    let clients = Authority::new("the clients' authority");
+    let with = Secure::with(|config, dir| {
+        config.tls_client_ca = Some(write(dir, "clients.pem", &clients.pem));
+    });
+    let without = Secure::start();
+    let own = clients.sign_with(&["billing.example"], |_| {});
+    for version in rustls::ALL_VERSIONS {
+        for (secure, expected) in [(&with, HandshakeKind::Full), (&without, HandshakeKind::Resumed)] {
+            // The client keeps what it needs to resume a session.
+            let config = client(&secure.authority.pem, Some(&own), &[version]);
+            let mut kind = None;
+            for _ in 0..2 {
+                let mut stream = connect(secure.address(), config.clone()).expect("a handshake");
+                contains(&stream.get("/v1/topics").expect("an answer"), "HTTP/1.1 200");
+                kind = stream.0.conn.handshake_kind();
+            }
+            assert_eq!(kind, Some(expected), "{version:?}");
+        }
+    }
+    with.stop();
+    without.stop();
 }
 
 #[test]

@@ -363,8 +363,11 @@ fn a_new_token_of_the_administrator_is_read_from_its_file() {
         config.admin_token_file = Some(write(dir, "token", "the-first-token\n"));
     });
     secure.expect(200, "the-first-token", None, "/v1/tokens");
+    secure.ask("the-first-token", None, "PUT", ORDERS, r#"{"partitions":1}"#);
+    let stream = tail(&secure, "the-first-token", None);
     write(secure.dir(), "token", "the-second-token\n");
     secure.reload();
+    breaks_off(stream);
     secure.expect(401, "the-first-token", None, "/v1/tokens");
     secure.expect(200, "the-second-token", None, "/v1/tokens");
     // What is no token leaves the former in force.

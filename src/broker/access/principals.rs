@@ -141,3 +141,86 @@ impl Table {
 fn says(found: &Value, wanted: &Value) -> bool {
     found == wanted || found.as_array().is_some_and(|all| all.contains(wanted))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::broker::engine::TimestampMs;
+    use crate::broker::rights::quota::Limits;
+
+    fn table(principals: &[(&str, Match)]) -> Table {
+        let mut table = Table::default();
+        for (name, of) in principals {
+            let ruled = Ruled::new(of.clone(), Vec::new(), Limits::default());
+            table.put_principal(name, ruled);
+        }
+        table
+    }
+
+    fn object(value: Value) -> Map<String, Value> {
+        value.as_object().expect("an object").clone()
+    }
+
+    fn name(found: Option<&Arc<Principal>>) -> Option<&str> {
+        found.map(|principal| &*principal.name)
+    }
+
+    #[test]
+    fn a_jwt_is_of_the_principal_that_matches_most_of_its_claims() {
+        let jwt = |claims| Match::Jwt(object(claims));
+        let table = table(&[
+            ("a", jwt(json!({"team": "red"}))),
+            ("b", jwt(json!({"team": "red"}))),
+            ("c", jwt(json!({"team": "red", "level": 3}))),
+            ("d", jwt(json!({"team": "red", "admin": true}))),
+            ("e", Match::Cert("red".to_owned())),
+        ]);
+        for (claims, expected) in [
+            (json!({"team": "red"}), Some("a")),
+            (json!({"team": "red", "level": 3}), Some("c")),
+            (json!({"team": "red", "level": 3, "admin": true}), Some("c")),
+            (json!({"team": "red", "admin": true}), Some("d")),
+            (json!({"team": ["blue", "red"], "level": [3]}), Some("c")),
+            (json!({"team": "red", "level": "3", "admin": "true"}), Some("a")),
+            (json!({"team": "redder"}), None),
+            (json!({"team": "RED"}), None),
+            (json!({"team": {"red": "red"}}), None),
+            (json!({"team": [["red"]]}), None),
+            (json!({"level": 3, "admin": true}), None),
+            (json!({}), None),
+        ] {
+            let claims = object(claims);
+            assert_eq!(name(table.principal_of_claims(&claims)), expected, "{claims:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_of_the_first_principal_that_has_one_of_its_names() {
+        let cert = |name: &str| Match::Cert(name.to_owned());
+        let table = table(&[
+            ("a", cert("one.example")),
+            ("b", cert("CN=two")),
+            ("c", cert("one.example")),
+            ("d", Match::Jwt(object(json!({"sub": "three.example"})))),
+        ]);
+        let certificate = |subject: &str, names: &[&str]| Certificate {
+            subject: subject.to_owned(),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            expires: TimestampMs(i64::MAX),
+        };
+        for (certificate, expected) in [
+            (certificate("", &["one.example"]), Some("a")),
+            (
+                certificate("CN=two", &["other.example", "one.example"]),
+                Some("a"),
+            ),
+            (certificate("CN=two", &[]), Some("b")),
+            (certificate("CN=two,O=x", &["two.example", "ONE.example"]), None),
+            (certificate("CN=three.example", &["three.example"]), None),
+        ] {
+            assert_eq!(name(table.principal_of_certificate(&certificate)), expected);
+        }
+    }
+}
