@@ -182,6 +182,13 @@ fn what_is_no_route_is_refused_as_well_and_methods_are_told_to_whoever_is_signed
             .call_with("", "GET", "/v1/topics", header, &Value::Null)
             .problem(401, "unauthenticated");
     }
+    // Of two tokens none counts, were one of them, or both, valid.
+    for other in [&*nothing, "wrong-token"] {
+        let twice = format!("Authorization: Bearer {other}\r\n");
+        world
+            .call_with(&nothing, "GET", "/v1/topics", &twice, &Value::Null)
+            .problem(401, "unauthenticated");
+    }
     // Tokens are never read from URLs.
     let at = format!("/v1/topics?token={nothing}&access_token={nothing}");
     world.get("", &at).problem(401, "unauthenticated");
