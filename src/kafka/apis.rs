@@ -8,12 +8,12 @@
 
 use std::ops::RangeInclusive;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::call::{Answer, Call, Client, Hangup, request_id};
 use super::header::{API_VERSIONS, RequestHeader, begin_answer, skip_tags};
 use super::wire::{Message, Reader, Version, Writer};
-use super::{Kafka, api_versions, coordinator, fetch, group_offsets, metadata, offsets, produce, topics};
+use super::{Kafka, admin, api_versions, coordinator, fetch, group_offsets, metadata, offsets, produce};
 use crate::broker::caller::{Caller, Who};
 
 /// An API as it is offered.
@@ -62,13 +62,25 @@ apis! {
     9 OffsetFetch 1..=10, answers group_offsets::fetch;
     10 FindCoordinator 0..=6, answers coordinator::find_coordinator;
     18 ApiVersions 0..=5, answers api_versions::api_versions, open;
-    // Version 1 is for faust with an old aiokafka, whose worker ends without it.
-    19 CreateTopics 1..=7, answers topics::create;
-    20 DeleteTopics 1..=6, answers topics::delete;
-    21 DeleteRecords 0..=2, answers topics::delete_records;
+    19 CreateTopics 1..=7, answers admin::topics::create_topics;
+    20 DeleteTopics 1..=6, answers admin::topics::delete_topics;
+    21 DeleteRecords 0..=2, answers admin::records::delete_records;
     22 InitProducerId 0..=5, answers produce::init_producer_id;
     23 OffsetForLeaderEpoch 2..=4, answers offsets::offset_for_leader_epoch;
-    37 CreatePartitions 0..=3, answers topics::create_partitions;
+    29 DescribeAcls 1..=3, answers admin::absent::describe_acls;
+    30 CreateAcls 1..=3, answers admin::absent::create_acls;
+    31 DeleteAcls 1..=3, answers admin::absent::delete_acls;
+    32 DescribeConfigs 1..=4, answers admin::configs::describe_configs;
+    33 AlterConfigs 0..=2, answers admin::configs::alter_configs;
+    35 DescribeLogDirs 1..=5, answers admin::cluster::describe_log_dirs;
+    37 CreatePartitions 0..=3, answers admin::topics::create_partitions;
+    44 IncrementalAlterConfigs 0..=1, answers admin::configs::incremental_alter_configs;
+    60 DescribeCluster 0..=2, answers admin::cluster::describe_cluster;
+    61 DescribeProducers 0..=0, answers admin::absent::describe_producers;
+    65 DescribeTransactions 0..=0, answers admin::absent::describe_transactions;
+    66 ListTransactions 0..=2, answers admin::absent::list_transactions;
+    74 ListConfigResources 0..=1, answers admin::configs::list_config_resources;
+    75 DescribeTopicPartitions 0..=0, answers admin::cluster::describe_topic_partitions;
 }
 
 /// Answers a frame.
@@ -79,7 +91,7 @@ pub(crate) async fn answer(
     kafka: &Kafka,
     client: &Client,
     (life, connection, number): (u32, u64, u32),
-    frame: BytesMut,
+    frame: Bytes,
 ) -> Result<Answer, Hangup> {
     let mut reader = Reader::new(frame);
     let header = RequestHeader::read(&mut reader)?;

@@ -148,6 +148,20 @@ impl Call {
             }
         }
     }
+
+    /// The same as Kafka writes it: with the protocol before it.
+    pub(crate) fn listener(&self) -> String {
+        let protocol = match (self.broker.access.is_on(), self.settings.has_tls) {
+            (false, false) => "PLAINTEXT",
+            (false, true) => "SSL",
+            (true, false) => "SASL_PLAINTEXT",
+            (true, true) => "SASL_SSL",
+        };
+        match self.address() {
+            (host, port) if host.contains(':') => format!("{protocol}://[{}]:{port}", &*host),
+            (host, port) => format!("{protocol}://{}:{port}", &*host),
+        }
+    }
 }
 
 /// The number of a request, unique over connections and restarts.

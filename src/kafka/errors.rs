@@ -29,6 +29,7 @@ pub(crate) enum ErrorCode {
     GroupAuthorizationFailed = 30,
     ClusterAuthorizationFailed = 31,
     InvalidTimestamp = 32,
+    UnsupportedSaslMechanism = 33,
     IllegalSaslState = 34,
     UnsupportedVersion = 35,
     TopicAlreadyExists = 36,
@@ -58,7 +59,11 @@ pub(crate) enum ErrorCode {
     InvalidRecord = 87,
     UnstableOffsetCommit = 88,
     ThrottlingQuotaExceeded = 89,
+    ResourceNotFound = 91,
     UnknownTopicId = 100,
+    TransactionalIdNotFound = 105,
+    MismatchedEndpointType = 114,
+    UnsupportedEndpointType = 115,
 }
 
 impl ErrorCode {

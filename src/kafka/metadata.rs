@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::admin::operations;
 use super::call::{Call, Hangup, LEADER_EPOCH, NODE};
 use super::errors::ErrorCode;
 use super::messages::NO_OPERATIONS;
@@ -16,7 +17,7 @@ use crate::broker::rights::Right;
 
 /// Describes the node and topics; creates topics that are missing, if the client and the settings want that.
 pub(crate) async fn metadata(call: &Call, request: MetadataRequest) -> Result<MetadataResponse, Hangup> {
-    let topics = match request.topics {
+    let mut topics = match request.topics {
         // In version 0 an empty list stands for all topics.
         Some(topics) if call.version > 0 || !topics.is_empty() => {
             let may_create = request.allow_auto_topic_creation && call.settings.auto_create;
@@ -35,6 +36,12 @@ pub(crate) async fn metadata(call: &Call, request: MetadataRequest) -> Result<Me
             seen.map(|topic| described(call, &topic)).collect()
         }
     };
+    if request.include_topic_authorized_operations {
+        for topic in topics.iter_mut().filter(|topic| topic.error_code == 0) {
+            let name = topic.name.as_deref().unwrap_or_default();
+            topic.topic_authorized_operations = operations::of_topic(call, name);
+        }
+    }
     let (host, port) = call.address();
     Ok(MetadataResponse {
         brokers: vec![MetadataBroker {
@@ -45,6 +52,10 @@ pub(crate) async fn metadata(call: &Call, request: MetadataRequest) -> Result<Me
         }],
         cluster_id: Some(call.cluster_id()),
         controller_id: NODE,
+        cluster_authorized_operations: match request.include_cluster_authorized_operations {
+            true => operations::of_cluster(call),
+            false => NO_OPERATIONS,
+        },
         topics,
         ..MetadataResponse::default()
     })

@@ -4,11 +4,13 @@
 //! - [`wire`] encodes messages, [`messages`] declares them, [`header`] what stands before them.
 //! - [`frames`] cuts a connection's bytes into requests, [`connection`] answers them in order.
 //! - [`apis`] is the table of what is offered; each API has its handler in a file here, and gets a [`call::Call`].
+//! - [`admin`] has the APIs for administrators.
 //! - [`errors`] maps a refusal's reason to Kafka's code.
 //!
 //! The node is alone: it has id 0, leads every partition in epoch 0 and coordinates every group. The cluster's id is that
 //! of the data directory, a topic's id is the directory's id followed by the topic's number in it.
 
+mod admin;
 mod api_versions;
 mod apis;
 mod call;
@@ -26,8 +28,6 @@ mod messages;
 mod metadata;
 mod offsets;
 mod produce;
-mod topic_configs;
-mod topics;
 mod wire;
 
 use std::net::SocketAddr;
@@ -64,6 +64,8 @@ pub(crate) struct Settings {
     pub(crate) partitions: u32,
     /// Whether a topic with several replicas may be asked for; it has one.
     pub(crate) any_replication: bool,
+    /// Whether connections are under TLS.
+    pub(crate) has_tls: bool,
     /// How long a connection may be idle.
     pub(crate) idle_timeout: Duration,
     /// How long a client may pause within a request.
@@ -100,6 +102,7 @@ impl Kafka {
                 auto_create: config.kafka_auto_create,
                 partitions: config.kafka_partitions,
                 any_replication: config.kafka_any_replication,
+                has_tls: config.has_certificate(),
                 idle_timeout: config.idle_timeout,
                 pause_timeout: config.body_idle_timeout,
                 write_timeout: config.write_idle_timeout,

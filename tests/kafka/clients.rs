@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use super::*;
 use support::process::python_with;
 
-fn run(fixture: &Fixture, mut command: Command, input: &str) -> String {
+pub(crate) fn run(fixture: &Fixture, mut command: Command, input: &str) -> String {
     use std::io::Write as _;
     let mut child = command
         .env("KAFKA", fixture.kafka.to_string())

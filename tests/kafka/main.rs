@@ -4,12 +4,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin;
+mod admin_clients;
 mod clients;
 mod errors;
-mod group_offsets;
 mod hostile;
 mod idempotent;
-mod topics;
 mod wire;
 
 use std::net::SocketAddr;

@@ -21,7 +21,6 @@ mod fetch;
 mod full;
 mod ground;
 mod history;
-mod kafka;
 mod load;
 mod records;
 mod retry;

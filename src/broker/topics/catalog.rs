@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::changes::{CLEANUP_POLICY, Changes, deletes};
 use crate::broker::engine::{Ack, Log, Topic, TopicId, TopicSettings, TopicSpec};
 use crate::broker::names;
 use crate::broker::refusal::{Reason, Refusal};
@@ -226,6 +227,30 @@ impl TopicConfig {
         Ok(())
     }
 
+    /// Applies all changes but that of partitions.
+    ///
+    /// # Errors
+    /// Those of [`TopicConfig::apply`]; nothing is changed.
+    fn apply_all(&mut self, changes: &Changes) -> Result<(), Refusal> {
+        changes.check_kept()?;
+        self.apply(&changes.config)?;
+        for (name, word) in &changes.kept {
+            match word {
+                Some(word) => self
+                    .properties
+                    .insert((*name).to_owned(), Value::from(word.as_str())),
+                None => self.properties.remove(*name),
+            };
+        }
+        Ok(())
+    }
+
+    /// A word that the topic keeps, by a name of [`changes`](super::changes).
+    #[must_use]
+    pub fn kept(&self, name: &str) -> Option<&str> {
+        self.properties.get(name).and_then(Value::as_str)
+    }
+
     /// The first of `wanted` (checked before) that differs from the current value, with that value.
     fn first_difference<'a>(&self, wanted: &'a [(String, Value)]) -> Option<(&'a str, Value)> {
         wanted.iter().find_map(|(name, wanted)| {
@@ -241,11 +266,13 @@ impl TopicConfig {
 
     /// The configuration as the engine needs it, with all properties.
     fn into_spec(self, partitions: u32) -> TopicSpec {
+        let deletes = deletes(self.kept(CLEANUP_POLICY));
+        let retention = |name| current_number(&self.properties, name).filter(|_| deletes);
         let settings = TopicSettings {
             segment_bytes: known(current_number(&self.properties, SEGMENT_BYTES)),
             segment_ms: known(current_number(&self.properties, SEGMENT_MS)),
-            retention_ms: current_number(&self.properties, RETENTION_MS),
-            retention_bytes: current_number(&self.properties, RETENTION_BYTES),
+            retention_ms: retention(RETENTION_MS),
+            retention_bytes: retention(RETENTION_BYTES),
         };
         TopicSpec {
             partitions,
@@ -387,17 +414,12 @@ pub fn partition_of_key(log: &Log, topic: &Topic, key: &[u8]) -> Option<u32> {
 ///
 /// # Errors
 /// Those of [`super::Topics::create`] for an invalid name, number of partitions or configuration.
-pub(super) fn new_spec(
-    name: &str,
-    max_partitions: u32,
-    partitions: Option<u32>,
-    config: &[(String, Value)],
-) -> Result<TopicSpec, Refusal> {
+pub(super) fn new_spec(name: &str, max_partitions: u32, changes: &Changes) -> Result<TopicSpec, Refusal> {
     names::TOPIC.check(name)?;
-    check_partitions(max_partitions, partitions)?;
+    check_partitions(max_partitions, changes.partitions)?;
     let mut new = TopicConfig::default();
-    new.apply(config)?;
-    Ok(new.into_spec(partitions.unwrap_or(1)))
+    new.apply_all(changes)?;
+    Ok(new.into_spec(changes.partitions.unwrap_or(1)))
 }
 
 fn check_partitions(max_partitions: u32, partitions: Option<u32>) -> Result<(), Refusal> {
@@ -411,20 +433,24 @@ fn check_partitions(max_partitions: u32, partitions: Option<u32>) -> Result<(), 
 }
 
 /// Whether an existing topic matches a client's request to create it.
-pub(super) fn compare(
-    topic: &Topic,
-    partitions: Option<u32>,
-    config: &[(String, Value)],
-) -> Result<(), Refusal> {
+pub(super) fn compare(topic: &Topic, wanted: &Changes) -> Result<(), Refusal> {
     let differs = |what: String| {
         let detail = format!("the topic {} exists with {what}", topic.name());
         Err(Refusal::new(Reason::TopicExists, detail))
     };
     let count = topic.partition_count();
-    if partitions.is_some_and(|wanted| wanted != count) {
+    if wanted.partitions.is_some_and(|wanted| wanted != count) {
         return differs(format!("{count} partitions")).map_err(|refusal| refusal.with("partitions", count));
     }
-    match TopicConfig::of(&topic.spec()).first_difference(config) {
+    let current = TopicConfig::of(&topic.spec());
+    let mut words = wanted
+        .kept
+        .iter()
+        .map(|(name, word)| (name, word, current.kept(name)));
+    if let Some((name, _, word)) = words.find(|(_, wanted, current)| wanted.as_deref() != *current) {
+        return differs(format!("{name} = {}", word.unwrap_or("null")));
+    }
+    match current.first_difference(&wanted.config) {
         Some((name, current)) => differs(format!("{name} = {current}")),
         None => Ok(()),
     }
@@ -437,14 +463,13 @@ pub(super) fn compare(
 pub(super) fn changed_spec(
     topic: &Topic,
     max_partitions: u32,
-    partitions: Option<u32>,
-    config: &[(String, Value)],
+    changes: &Changes,
 ) -> Result<Option<TopicSpec>, Refusal> {
     let spec = topic.spec();
-    let count = topic.partition_count();
+    let (count, partitions) = (topic.partition_count(), changes.partitions);
     let wanted = partitions.unwrap_or(count);
     let mut changed = TopicConfig::of(&spec);
-    changed.apply(config)?;
+    changed.apply_all(changes)?;
     // First refuse values that no topic can have, then those that this topic cannot: 0 is never a number of partitions.
     let possible = partitions.filter(|&wanted| wanted == 0 || wanted > count);
     check_partitions(max_partitions, possible)?;
@@ -583,6 +608,27 @@ mod tests {
         }
         let wanted = changes(json!({"retention_ms": null}));
         assert_eq!(config.first_difference(&wanted), Some(("retention_ms", json!(5))));
+    }
+
+    #[test]
+    fn a_topic_that_is_only_compacted_has_no_retention() {
+        let apply = |config: &mut TopicConfig, policy: Option<&str>| {
+            let changes = Changes {
+                config: changes(json!({"retention_ms": 5})),
+                kept: vec![(CLEANUP_POLICY, policy.map(str::to_owned))],
+                ..Changes::default()
+            };
+            config.apply_all(&changes).unwrap();
+            config.clone().into_spec(1).settings.retention_ms
+        };
+        let mut config = TopicConfig::default();
+        assert_eq!(apply(&mut config, Some("compact")), None);
+        assert_eq!(config.kept(CLEANUP_POLICY), Some("compact"));
+        let shown = config.entries().find(|(key, ..)| key.name == "retention_ms");
+        assert_eq!(shown.map(|(_, value, _)| value), Some(json!(5)));
+        assert_eq!(apply(&mut config, Some("compact,delete")), Some(5));
+        assert_eq!(apply(&mut config, None), Some(5));
+        assert_eq!(config.kept(CLEANUP_POLICY), None);
     }
 
     #[test]

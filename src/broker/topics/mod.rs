@@ -6,6 +6,7 @@
 //! topic was created, altered or deleted.
 
 pub mod catalog;
+pub mod changes;
 pub mod describe;
 pub mod lookup;
 pub mod skips;
@@ -26,6 +27,8 @@ use crate::broker::limits::Limits;
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::rights::Right;
 use crate::broker::state_keys;
+use catalog::TopicConfig;
+use changes::Changes;
 use skips::Gap;
 
 /// The topics of a log. Its changes block on the disk, and are durable when they return. Clones share it.
@@ -70,14 +73,26 @@ impl Topics {
         partitions: Option<u32>,
         config: &[(String, Value)],
     ) -> Result<(Arc<Topic>, bool), Refusal> {
-        caller.check_topic(Right::Create, name)?;
-        let new = catalog::new_spec(name, self.max_partitions, partitions, config)?;
+        self.create_with(caller, name, &Changes::of(partitions, config))
+    }
+
+    /// The same for everything that a new topic may have.
+    ///
+    /// # Errors
+    /// Those of [`Topics::create`].
+    pub fn create_with(
+        &self,
+        caller: &Caller,
+        name: &str,
+        changes: &Changes,
+    ) -> Result<(Arc<Topic>, bool), Refusal> {
+        let new = self.may_create(caller, name, changes)?;
         let _one_at_a_time = self.changing.lock();
         if let Some(topic) = self.log.topic(name) {
-            catalog::compare(&topic, partitions, config)?;
+            catalog::compare(&topic, changes)?;
             return Ok((topic, false));
         }
-        let detail = format!("partitions {}{}", new.partitions, listed(config));
+        let detail = format!("partitions {}{}", new.partitions, changes.listed());
         let entry = audit::entry(&self.log, caller, "topic.create", &path(name), detail);
         audit::store(&self.log, entry)?;
         let topic = self.log.create_topic(name, new)?;
@@ -85,26 +100,13 @@ impl Topics {
         Ok((topic, true))
     }
 
-    /// Checks whether [`Topics::create`] would create a topic.
+    /// The description of the topic that [`Topics::create_with`] would create, if there were none of that name.
     ///
     /// # Errors
-    /// Those of [`Topics::create`], but for the engine's; [`Reason::TopicExists`] also if the topic matches.
-    pub fn may_create(
-        &self,
-        caller: &Caller,
-        name: &str,
-        partitions: Option<u32>,
-        config: &[(String, Value)],
-    ) -> Result<(), Refusal> {
+    /// Those of [`Topics::create`], but for [`Reason::TopicExists`] and the engine's.
+    pub fn may_create(&self, caller: &Caller, name: &str, changes: &Changes) -> Result<TopicSpec, Refusal> {
         caller.check_topic(Right::Create, name)?;
-        catalog::new_spec(name, self.max_partitions, partitions, config)?;
-        match self.log.topic(name) {
-            Some(_) => Err(Refusal::new(
-                Reason::TopicExists,
-                format!("the topic {name} exists"),
-            )),
-            None => Ok(()),
-        }
+        catalog::new_spec(name, self.max_partitions, changes)
     }
 
     /// What [`Topics::alter`] would change, if it were called now: the topic, and its new description unless that is the
@@ -120,9 +122,27 @@ impl Topics {
         config: &[(String, Value)],
         if_id: Option<&str>,
     ) -> Result<(Arc<Topic>, Option<TopicSpec>), Refusal> {
+        let changes = |_: &TopicConfig| Ok(Changes::of(partitions, config));
+        let (topic, _, changed) = self.may_alter_by(caller, name, if_id, changes)?;
+        Ok((topic, changed))
+    }
+
+    /// What [`Topics::alter_by`] would change, if it were called now: the topic, the changes that were asked for, and its
+    /// new description unless that is the same.
+    ///
+    /// # Errors
+    /// Those of [`Topics::alter_by`], but for the engine's.
+    pub fn may_alter_by(
+        &self,
+        caller: &Caller,
+        name: &str,
+        if_id: Option<&str>,
+        changes: impl FnOnce(&TopicConfig) -> Result<Changes, Refusal>,
+    ) -> Result<(Arc<Topic>, Changes, Option<TopicSpec>), Refusal> {
         caller.check_topic(Right::Configure, name)?;
         let topic = self.find(name, if_id)?;
-        let changed = catalog::changed_spec(&topic, self.max_partitions, partitions, config)?;
+        let changes = changes(&TopicConfig::of(&topic.spec()))?;
+        let changed = catalog::changed_spec(&topic, self.max_partitions, &changes)?;
         if let Some(changed) = &changed
             && catalog::lowers_retention(&topic.spec().settings, &changed.settings)
         {
@@ -130,7 +150,7 @@ impl Topics {
             caller.check_topic(Right::Delete, name)?;
             catalog::check_protection(&topic)?;
         }
-        Ok((topic, changed))
+        Ok((topic, changes, changed))
     }
 
     /// The topic that [`Topics::delete`] would delete.
@@ -180,12 +200,26 @@ impl Topics {
         config: &[(String, Value)],
         if_id: Option<&str>,
     ) -> Result<Arc<Topic>, Refusal> {
+        self.alter_by(caller, name, if_id, |_| Ok(Changes::of(partitions, config)))
+    }
+
+    /// The same for changes that depend on what the topic has: nothing else changes it meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`Topics::alter`] and of `changes`.
+    pub fn alter_by(
+        &self,
+        caller: &Caller,
+        name: &str,
+        if_id: Option<&str>,
+        changes: impl FnOnce(&TopicConfig) -> Result<Changes, Refusal>,
+    ) -> Result<Arc<Topic>, Refusal> {
         let _one_at_a_time = self.changing.lock();
-        let (topic, changed) = self.may_alter(caller, name, partitions, config, if_id)?;
+        let (topic, changes, changed) = self.may_alter_by(caller, name, if_id, changes)?;
         let Some(changed) = changed else {
             return Ok(topic);
         };
-        let detail = format!("partitions {}{}", changed.partitions, listed(config));
+        let detail = format!("partitions {}{}", changed.partitions, changes.listed());
         let entry = audit::entry(&self.log, caller, "topic.alter", &path(name), detail);
         audit::store(&self.log, entry)?;
         let topic = self.log.alter_topic(name, changed)?;
@@ -302,14 +336,6 @@ impl Topics {
 
 fn path(topic: &str) -> String {
     format!("topics/{topic}")
-}
-
-/// The settings of a request, as an entry of the audit log shows them.
-fn listed(config: &[(String, Value)]) -> String {
-    config
-        .iter()
-        .map(|(key, value)| format!(", {key} {value}"))
-        .collect()
 }
 
 /// `name`: topic, slash, partition.

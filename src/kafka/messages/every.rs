@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::{
-    admin::*, api_versions::*, configs::*, coordinator::*, fetch::*, group_offsets::*, groups::*,
-    metadata::*, offsets::*, produce::*,
+    acls::*, admin::*, api_versions::*, cluster::*, configs::*, coordinator::*, fetch::*, group_offsets::*,
+    groups::*, metadata::*, offsets::*, produce::*, sasl::*, transactions::*,
 };
 use crate::kafka::wire::{Malformed, Message, Reader};
 
@@ -25,18 +25,32 @@ macro_rules! every {
             14 SyncGroupRequest SyncGroupResponse;
             15 DescribeGroupsRequest DescribeGroupsResponse;
             16 ListGroupsRequest ListGroupsResponse;
+            17 SaslHandshakeRequest SaslHandshakeResponse;
             18 ApiVersionsRequest ApiVersionsResponse;
             19 CreateTopicsRequest CreateTopicsResponse;
             20 DeleteTopicsRequest DeleteTopicsResponse;
             21 DeleteRecordsRequest DeleteRecordsResponse;
             22 InitProducerIdRequest InitProducerIdResponse;
             23 OffsetForLeaderEpochRequest OffsetForLeaderEpochResponse;
+            29 DescribeAclsRequest DescribeAclsResponse;
+            30 CreateAclsRequest CreateAclsResponse;
+            31 DeleteAclsRequest DeleteAclsResponse;
             32 DescribeConfigsRequest DescribeConfigsResponse;
             33 AlterConfigsRequest AlterConfigsResponse;
+            35 DescribeLogDirsRequest DescribeLogDirsResponse;
+            36 SaslAuthenticateRequest SaslAuthenticateResponse;
             37 CreatePartitionsRequest CreatePartitionsResponse;
             42 DeleteGroupsRequest DeleteGroupsResponse;
             44 IncrementalAlterConfigsRequest IncrementalAlterConfigsResponse;
             47 OffsetDeleteRequest OffsetDeleteResponse;
+            50 DescribeUserScramCredentialsRequest DescribeUserScramCredentialsResponse;
+            51 AlterUserScramCredentialsRequest AlterUserScramCredentialsResponse;
+            60 DescribeClusterRequest DescribeClusterResponse;
+            61 DescribeProducersRequest DescribeProducersResponse;
+            65 DescribeTransactionsRequest DescribeTransactionsResponse;
+            66 ListTransactionsRequest ListTransactionsResponse;
+            74 ListConfigResourcesRequest ListConfigResourcesResponse;
+            75 DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse;
         }
     };
 }
@@ -53,7 +67,7 @@ pub(crate) struct Rewritten {
 }
 
 fn rewrite_as<M: Message>(bytes: Bytes, version: i16) -> Result<Rewritten, Malformed> {
-    let mut reader = Reader::new(bytes.into());
+    let mut reader = Reader::new(bytes);
     let message = M::decode(&mut reader, version)?;
     Ok(Rewritten {
         bytes: message.encode(version).concat(),

@@ -7,8 +7,10 @@
     reason = "messages are declared whole, a family at a time; handlers use what they need"
 )]
 
+pub(crate) mod acls;
 pub(crate) mod admin;
 pub(crate) mod api_versions;
+pub(crate) mod cluster;
 pub(crate) mod configs;
 pub(crate) mod coordinator;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -19,8 +21,10 @@ pub(crate) mod groups;
 pub(crate) mod metadata;
 pub(crate) mod offsets;
 pub(crate) mod produce;
+pub(crate) mod sasl;
 #[cfg(test)]
 mod tests;
+pub(crate) mod transactions;
 
 /// Stands for "not asked for" in fields with authorized operations.
 pub(crate) const NO_OPERATIONS: i32 = i32::MIN;
