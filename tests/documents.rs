@@ -207,7 +207,11 @@ fn run(page: &str, document: &str, address: &str) -> Result<(), String> {
             let program = block.text.replace("localhost:7420", address);
             fs::write(work.join(name), program).expect("a program of the page");
         } else if info.is_empty() || info.starts_with("hex ") {
-        } else if !["text", "json", "toml", "python", "js", "nginx", "yaml"].contains(&info) {
+        } else if ![
+            "text", "json", "toml", "python", "js", "go", "java", "nginx", "yaml",
+        ]
+        .contains(&info)
+        {
             let line = here(block.line);
             return Err(format!(
                 "{line}: what is a block of {info:?}? A shell block is `sh`"

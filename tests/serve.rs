@@ -116,6 +116,20 @@ fn committed_offsets_survive_signals_that_end_with_0_and_a_kill_and_a_start_logs
     }
 }
 
+/// The state remembers such a record under a key that begins as those of tokens do.
+#[test]
+fn a_record_that_is_not_where_its_key_says_is_not_taken_for_a_token() {
+    let (dir, server) = started("");
+    server.create_topic("t", 4);
+    let record = |partition| format!(r#"{{"partition":{partition},"key":"k","value":1}}"#);
+    let records: Vec<String> = (0..4).map(record).collect();
+    let body = format!(r#"{{"records":[{}]}}"#, records.join(","));
+    server.expect(200, "POST", RECORDS, JSON, body.as_bytes());
+    server.stop();
+    let server = start(&dir, "");
+    assert!(!server.log().contains("ERROR"), "{}", server.log());
+}
+
 #[test]
 fn a_wrong_setting_is_named_and_nothing_is_made() {
     let dir = temporary();

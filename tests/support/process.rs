@@ -18,6 +18,8 @@ use super::{PATIENCE, anonymous_bytes};
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
+    /// The address for Kafka's clients, if it listens for them.
+    pub kafka: Option<SocketAddr>,
     log: PathBuf,
     /// From the start of the process to the first 200 of `/health/ready`.
     pub ready_after: Duration,
@@ -68,6 +70,9 @@ impl Server {
             .open(&log)
             .expect("the log can be written");
         let begin = Instant::now();
+        let listens_for_kafka = command
+            .get_envs()
+            .any(|(name, value)| name == "QUIPU_KAFKA_LISTEN" && value.is_some());
         let mut child = command
             .args([OsStr::new("serve"), OsStr::new("--data"), data.as_os_str()])
             .args(["--listen", "127.0.0.1:0"])
@@ -76,17 +81,23 @@ impl Server {
             .stderr(stderr)
             .spawn()
             .expect("the binary starts");
-        let mut line = String::new();
-        let stdout = child.stdout.as_mut().expect("piped");
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .expect("standard output can be read");
-        let address = line
-            .split(|c: char| c.is_whitespace() || c == '/')
-            .find_map(|word| word.trim_end_matches(['.', ',']).parse().ok());
+        let mut stdout = BufReader::new(child.stdout.as_mut().expect("piped"));
+        let mut next_line = || {
+            let mut line = String::new();
+            stdout.read_line(&mut line).expect("standard output can be read");
+            line
+        };
+        let named = |line: &str| -> Option<SocketAddr> {
+            line.split(|c: char| c.is_whitespace() || c == '/')
+                .find_map(|word| word.trim_end_matches(['.', ',']).parse().ok())
+        };
+        let line = next_line();
+        let address = named(&line);
+        let kafka = listens_for_kafka.then(|| named(&next_line())).flatten();
         let mut server = Self {
             child,
             address: address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
+            kafka,
             log,
             ready_after: Duration::ZERO,
         };

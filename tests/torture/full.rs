@@ -232,6 +232,7 @@ fn under_load(server: &Server, history: &History, rng: &mut Rng, disk: &SmallDis
     let (address, trouble) = (server.address, &["storage-full"]);
     let round = Round {
         address,
+        kafka: server.kafka.expect("it listens for Kafka's clients"),
         history,
         stop: &stop,
         trouble,

@@ -20,6 +20,7 @@ pub const SMALL: &[(&str, &str)] = &[
     ("QUIPU_RETENTION_INTERVAL_MS", "20"),
     ("QUIPU_MAX_OPEN_SEGMENTS", "16"),
     ("QUIPU_LOG_LEVEL", "warn"),
+    ("QUIPU_KAFKA_LISTEN", "127.0.0.1:0"),
 ];
 
 /// A directory of this test's own.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::kafka::Producer;
 use crate::records::Id;
 use crate::retry::Retries;
 
@@ -23,6 +24,8 @@ pub struct State {
     pub groups: BTreeMap<(String, String, u32), (u64, u64)>,
     /// By client: the requests that it sends again.
     pub retries: BTreeMap<u32, Retries>,
+    /// By client: the producers that number their batches.
+    pub producers: BTreeMap<u32, Producer>,
     sequences: HashMap<u32, u64>,
 }
 

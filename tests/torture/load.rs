@@ -45,6 +45,8 @@ pub enum Role {
     Expecting,
     /// Sends requests with a key, again until they are answered, and later again.
     Retrying,
+    /// Sends batches with a sequence over Kafka's protocol, several in flight, again until they are answered.
+    Numbered,
     /// Follows all partitions.
     Fetching,
     /// Commits a group's offsets, and deletes records now and then.
@@ -54,11 +56,11 @@ pub enum Role {
 }
 
 use Role::{
-    Batches, Committing, Expecting, Fetching, Json, JsonWritten, LongLines, OneUnit, Retrying, ShortLines,
-    Topics,
+    Batches, Committing, Expecting, Fetching, Json, JsonWritten, LongLines, Numbered, OneUnit, Retrying,
+    ShortLines, Topics,
 };
 
-pub const CLIENTS: [Role; 17] = [
+pub const CLIENTS: [Role; 19] = [
     Json,
     Json,
     JsonWritten,
@@ -72,6 +74,8 @@ pub const CLIENTS: [Role; 17] = [
     Expecting,
     Retrying,
     Retrying,
+    Numbered,
+    Numbered,
     Fetching,
     Fetching,
     Committing,
@@ -81,6 +85,8 @@ pub const CLIENTS: [Role; 17] = [
 /// The state that all clients of a round share.
 pub struct Round<'a> {
     pub address: SocketAddr,
+    /// The address for Kafka's clients.
+    pub kafka: SocketAddr,
     pub history: &'a History,
     pub stop: &'a AtomicBool,
     /// The codes with which the server may refuse valid requests while faults are injected.
@@ -165,6 +171,7 @@ impl Client<'_> {
             Topics => topics::churn(self),
             Expecting => self.expect(),
             Retrying => self.retry(),
+            Numbered => self.produce_numbered(),
             _ => self.produce(role),
         };
         match result {
@@ -175,6 +182,16 @@ impl Client<'_> {
 
     pub fn is_over(&self) -> bool {
         self.round.stop.load(Ordering::Relaxed) || self.refusals >= PATIENT_REFUSALS
+    }
+
+    /// A call was refused for a fault.
+    pub fn refuse(&mut self) {
+        self.refusals += 1;
+    }
+
+    /// A call was answered.
+    pub fn accept(&mut self) {
+        self.refusals = 0;
     }
 
     /// Makes one call. With faults, a broken connection is opened again, once.

@@ -21,6 +21,7 @@ mod fetch;
 mod full;
 mod ground;
 mod history;
+mod kafka;
 mod load;
 mod records;
 mod retry;

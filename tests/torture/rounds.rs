@@ -170,6 +170,7 @@ fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng
     };
     let round = Round {
         address: server.address,
+        kafka: server.kafka.expect("it listens for Kafka's clients"),
         history,
         stop: &stop,
         trouble,

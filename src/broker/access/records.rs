@@ -16,7 +16,7 @@ use super::secret::Kept;
 use crate::broker::engine::{Log, StateChange};
 use crate::broker::rights::Rule;
 use crate::broker::rights::quota::Limits;
-use crate::broker::state_keys::{PRINCIPAL, TOKEN};
+use crate::broker::state_keys::{PRINCIPAL, TOKEN, topic_of};
 
 const VERSION: u8 = 1;
 
@@ -128,7 +128,9 @@ pub fn principals(log: &Log) -> Vec<(String, Principal)> {
 
 fn read<T: DeserializeOwned>(log: &Log, kind: u8, version: fn(&T) -> u8) -> Vec<(String, T)> {
     let entries = log.state_prefix(&[kind]).into_iter();
-    let known = entries.filter_map(|(key, value)| {
+    // Not the entries of topics whose keys begin with the same byte.
+    let named = entries.filter(|(key, _)| topic_of(key).is_none());
+    let known = named.filter_map(|(key, value)| {
         let name = std::str::from_utf8(&key[1..]).ok()?.to_owned();
         match serde_json::from_slice::<T>(&value) {
             Ok(record) if version(&record) == VERSION => Some((name, record)),

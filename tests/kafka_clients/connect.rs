@@ -1,0 +1,139 @@
+//! A distributed worker of Kafka Connect: a source and a sink of the test's own, over Connect's group and its three
+//! topics for its state.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::article::Running;
+use crate::support::{Connection, PATIENCE};
+
+struct Worker<'a> {
+    fixture: &'a Fixture,
+    process: Running,
+    address: SocketAddr,
+}
+
+impl<'a> Worker<'a> {
+    fn start(fixture: &'a Fixture, classes: &Path) -> Self {
+        let directory = fixture.directory.path();
+        // Free a moment ago; the worker cannot be asked for a port of its own choice.
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        drop(listener);
+        let properties = format!(
+            "bootstrap.servers={}\ngroup.id=connect\nlisteners=http://{address}\n\
+             config.storage.topic=connect-configs\noffset.storage.topic=connect-offsets\nstatus.storage.topic=connect-status\n\
+             config.storage.replication.factor=1\noffset.storage.replication.factor=1\nstatus.storage.replication.factor=1\n\
+             offset.storage.partitions=3\nstatus.storage.partitions=2\noffset.flush.interval.ms=200\n\
+             key.converter=org.apache.kafka.connect.storage.StringConverter\n\
+             value.converter=org.apache.kafka.connect.json.JsonConverter\nvalue.converter.schemas.enable=false\n\
+             plugin.discovery=only_scan\nscheduled.rebalance.max.delay.ms=0\n",
+            fixture.kafka
+        );
+        let file = directory.join("worker.properties");
+        std::fs::write(&file, properties).expect("a file");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(directory.join("connect.log"))
+            .expect("a file");
+        let jars = installed().join("java/jars/*");
+        let mut command = bounded(Path::new("java"));
+        command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx384m", "-cp"]);
+        command.arg(format!("{}:{}", classes.display(), jars.display()));
+        command
+            .arg("org.apache.kafka.connect.cli.ConnectDistributed")
+            .arg(file);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file"))
+            .stderr(log);
+        let process = Running(command.spawn().expect("it starts"));
+        Self {
+            fixture,
+            process,
+            address,
+        }
+    }
+
+    fn configure(&mut self, name: &str, config: &Value) {
+        let path = format!("/connectors/{name}/config");
+        let body = config.to_string();
+        self.until(&format!("{name} is configured"), |worker| {
+            let connection = Connection::open(worker.address);
+            let answer = connection
+                .and_then(|mut open| open.request("PUT", &path, "application/json", body.as_bytes()));
+            // Not there yet, or busy with a rebalance.
+            answer.is_ok_and(|answer| [200, 201].contains(&answer.status))
+        });
+    }
+
+    fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let begin = Instant::now();
+        while !holds(self) {
+            let log = || {
+                std::fs::read_to_string(self.fixture.directory.path().join("connect.log")).unwrap_or_default()
+            };
+            let ended = self.process.0.try_wait().expect("a process");
+            assert!(ended.is_none(), "{what}: it has ended: {}", log());
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "{what}: waited in vain: {}{}",
+                log(),
+                self.fixture.server.log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until the source has sent so many numbers, and the sink has written them.
+    fn has_counted_to(&mut self, count: usize) {
+        let file = self.fixture.directory.path().join("lines");
+        self.until(&format!("{count} lines"), |_| {
+            let lines = std::fs::read_to_string(&file).unwrap_or_default();
+            lines.lines().collect::<BTreeSet<_>>().len() == count
+        });
+        let mut numbers: Vec<_> = self
+            .fixture
+            .all_records("counted")
+            .iter()
+            .map(|record| record["value"].as_u64())
+            .collect();
+        numbers.sort_unstable();
+        let expected: Vec<_> = (0..count as u64).map(Some).collect();
+        assert_eq!(numbers, expected, "each number once");
+    }
+}
+
+#[test]
+#[ignore = "groups of Kafka's clients are not served yet"]
+fn connect_runs_a_source_and_a_sink_and_goes_on_after_a_restart() {
+    if java().is_none() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let classes = fixture.directory.path().join("classes");
+    let mut compiler = bounded(Path::new("javac"));
+    compiler
+        .arg("-cp")
+        .arg(installed().join("java/jars/*"))
+        .arg("-d")
+        .arg(&classes)
+        .arg(script("java/Counter.java"));
+    fixture.output(compiler);
+    let source = |count: u64| json!({"connector.class": "tests.Counter", "topic": "counted", "count": count.to_string(), "tasks.max": "1"});
+    let mut worker = Worker::start(&fixture, &classes);
+    worker.configure("source", &source(50));
+    let lines = fixture.directory.path().join("lines");
+    let sink = json!({"connector.class": "tests.Counter$Lines", "topics": "counted", "file": lines, "tasks.max": "2"});
+    worker.configure("sink", &sink);
+    worker.has_counted_to(50);
+    drop(worker);
+    let mut worker = Worker::start(&fixture, &classes);
+    worker.configure("source", &source(80));
+    worker.has_counted_to(80);
+    let lag = fixture.server.get("/v1/groups/connect-sink/lag");
+    assert_eq!(lag["topics"][0]["topic"], "counted", "{lag}");
+}

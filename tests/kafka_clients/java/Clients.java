@@ -1,0 +1,447 @@
+import java.nio.charset.StandardCharsets;
+import java.time.Duration;
+import java.util.*;
+import java.util.concurrent.*;
+import java.util.function.BooleanSupplier;
+import java.util.function.Consumer;
+import java.util.stream.*;
+import org.apache.kafka.clients.admin.*;
+import org.apache.kafka.clients.consumer.*;
+import org.apache.kafka.clients.producer.*;
+import org.apache.kafka.common.*;
+import org.apache.kafka.common.config.ConfigResource;
+import org.apache.kafka.common.errors.TopicExistsException;
+import org.apache.kafka.common.serialization.*;
+import org.apache.kafka.streams.*;
+import org.apache.kafka.streams.kstream.*;
+
+/**
+ * Java's clients and Streams.
+ *
+ * <pre>java -cp 'jars/*' Clients.java KAFKA PREFIX PART...</pre>
+ *
+ * A part fails by throwing; `../main.rs` says what the parts are.
+ */
+public class Clients {
+    static final int COUNT = 100;
+    static final int PARTITIONS = 4;
+    static final Duration PATIENCE = Duration.ofSeconds(60);
+    static final List<String> CODECS = List.of("gzip", "snappy", "lz4", "zstd");
+    static String kafka, prefix;
+
+    public static void main(String[] arguments) throws Exception {
+        kafka = arguments[0];
+        prefix = arguments[1];
+        for (String part : Arrays.asList(arguments).subList(2, arguments.length)) {
+            System.out.print(part + ": ");
+            System.out.flush();
+            switch (part) {
+                case "records" -> records();
+                case "idempotent" -> idempotent();
+                case "codecs" -> codecs();
+                case "binary" -> binary();
+                case "times" -> times();
+                case "commits" -> commits();
+                case "groups" -> groups();
+                case "static" -> staticMembers();
+                case "topics" -> topics();
+                case "list_groups" -> listGroups();
+                case "streams" -> streams();
+                default -> throw new IllegalArgumentException(part);
+            }
+            System.out.println("passed");
+        }
+        System.exit(0);
+    }
+
+    static byte[] bytes(String text) {
+        return text.getBytes(StandardCharsets.UTF_8);
+    }
+
+    static String key(int n) {
+        return "key-" + n;
+    }
+
+    static String value(int n) {
+        return "{\"n\":" + n + ",\"text\":\"h\u00e9llo " + "x".repeat(100) + "\"}";
+    }
+
+    static long timestamp(int n) {
+        return 1_700_000_000_000L + 1000L * n;
+    }
+
+    static void check(boolean holds, Object about) {
+        if (!holds) throw new AssertionError(String.valueOf(about));
+    }
+
+    static void same(Object found, Object expected) {
+        check(Objects.equals(found, expected), "found " + found + ", expected " + expected);
+    }
+
+    static void until(String what, BooleanSupplier holds) throws InterruptedException {
+        long end = System.nanoTime() + PATIENCE.toNanos();
+        while (!holds.getAsBoolean()) {
+            check(System.nanoTime() < end, "waited in vain: " + what);
+            Thread.sleep(5);
+        }
+    }
+
+    static Properties properties(Object... pairs) {
+        Properties all = new Properties();
+        all.put("bootstrap.servers", kafka);
+        for (int i = 0; i < pairs.length; i += 2) all.put(pairs[i], pairs[i + 1]);
+        return all;
+    }
+
+    static KafkaProducer<byte[], byte[]> producer(Object... pairs) {
+        return new KafkaProducer<>(properties(pairs), new ByteArraySerializer(), new ByteArraySerializer());
+    }
+
+    static KafkaConsumer<byte[], byte[]> consumer(Object... pairs) {
+        Properties all = properties(pairs);
+        all.putIfAbsent("auto.offset.reset", "earliest");
+        all.put("enable.auto.commit", "false");
+        return new KafkaConsumer<>(all, new ByteArrayDeserializer(), new ByteArrayDeserializer());
+    }
+
+    static List<TopicPartition> partitions(String topic) {
+        return IntStream.range(0, PARTITIONS).mapToObj(p -> new TopicPartition(topic, p)).toList();
+    }
+
+    static void sendAll(String topic, String codec, Object... pairs) throws Exception {
+        List<Future<RecordMetadata>> sent = new ArrayList<>();
+        Object[] all = Stream.concat(Arrays.stream(pairs), Stream.of("compression.type", codec, "linger.ms", "20")).toArray();
+        try (var producer = producer(all)) {
+            for (int n = 0; n < COUNT; n++) {
+                var record = new ProducerRecord<>(topic, null, timestamp(n), bytes(key(n)), bytes(value(n)));
+                record.headers().add("codec", bytes(codec));
+                sent.add(producer.send(record));
+            }
+        }
+        for (var each : sent) each.get(60, TimeUnit.SECONDS);
+    }
+
+    static List<ConsumerRecord<byte[], byte[]>> readAll(String topic, int count) throws Exception {
+        List<ConsumerRecord<byte[], byte[]>> found = new ArrayList<>();
+        try (var consumer = consumer()) {
+            same(consumer.partitionsFor(topic).size(), PARTITIONS);
+            consumer.assign(partitions(topic));
+            consumer.seekToBeginning(consumer.assignment());
+            until(count + " records of " + topic, () -> {
+                consumer.poll(Duration.ofMillis(200)).forEach(found::add);
+                return found.size() >= count;
+            });
+        }
+        return found;
+    }
+
+    static void sendAndCheck(String topic, String codec, Object... pairs) throws Exception {
+        sendAll(topic, codec, pairs);
+        var found = readAll(topic, COUNT);
+        same(found.size(), COUNT);
+        Map<Integer, Long> ends = new HashMap<>();
+        Map<Integer, Long> times = new HashMap<>();
+        Set<String> seen = new HashSet<>();
+        for (var record : found) {
+            same(record.offset(), ends.merge(record.partition(), 1L, Long::sum) - 1);
+            check(times.getOrDefault(record.partition(), 0L) < record.timestamp(), "order in " + topic);
+            times.put(record.partition(), record.timestamp());
+            int n = (int) ((record.timestamp() - timestamp(0)) / 1000);
+            same(new String(record.key(), StandardCharsets.UTF_8), key(n));
+            same(new String(record.value(), StandardCharsets.UTF_8), value(n));
+            same(new String(record.headers().lastHeader("codec").value(), StandardCharsets.UTF_8), codec);
+            check(seen.add(key(n)), key(n) + " came twice");
+        }
+    }
+
+    static void records() throws Exception {
+        for (String acks : List.of("0", "1", "all"))
+            sendAndCheck(prefix + "-none-" + acks, "none", "acks", acks, "enable.idempotence", "false");
+    }
+
+    static void idempotent() throws Exception {
+        sendAndCheck(prefix + "-none-idempotent", "none");
+    }
+
+    static void codecs() throws Exception {
+        for (String codec : CODECS)
+            for (String acks : List.of("0", "1", "all"))
+                sendAndCheck(prefix + "-" + codec + "-" + acks, codec, "acks", acks, "enable.idempotence", "false");
+    }
+
+    /** Bytes that are no JSON, an empty value, a tombstone, a record without a key. */
+    static void binary() throws Exception {
+        String topic = prefix + "-binary";
+        byte[][][] sent = {{{0, -1}, {-2, 0}}, {bytes("empty"), {}}, {bytes("tombstone"), null}, {null, bytes("no key")}};
+        try (var producer = producer()) {
+            for (int i = 0; i < sent.length; i++)
+                same(producer.send(new ProducerRecord<>(topic, 1, sent[i][0], sent[i][1])).get(60, TimeUnit.SECONDS).offset(), (long) i);
+        }
+        var found = readAll(topic, sent.length);
+        for (int i = 0; i < sent.length; i++) {
+            check(Arrays.equals(found.get(i).key(), sent[i][0]), "key " + i);
+            check(Arrays.equals(found.get(i).value(), sent[i][1]), "value " + i);
+        }
+    }
+
+    static void times() throws Exception {
+        String topic = prefix + "-times";
+        sendAll(topic, "none");
+        List<TopicPartition> all = partitions(topic);
+        try (var consumer = consumer()) {
+            consumer.assign(all);
+            var ends = consumer.endOffsets(all);
+            same(ends.values().stream().mapToLong(end -> end).sum(), (long) COUNT);
+            same(new HashSet<>(consumer.beginningOffsets(all).values()), Set.of(0L));
+            long middle = timestamp(COUNT / 2);
+            var found = consumer.offsetsForTimes(all.stream().collect(Collectors.toMap(p -> p, p -> middle)));
+            found.forEach((partition, at) -> consumer.seek(partition, at.offset()));
+            List<Long> numbers = new ArrayList<>();
+            until("the later half", () -> {
+                consumer.poll(Duration.ofMillis(200)).forEach(record -> numbers.add(record.timestamp()));
+                return numbers.size() >= COUNT - COUNT / 2;
+            });
+            same(numbers.stream().sorted().toList(), IntStream.range(COUNT / 2, COUNT).mapToObj(Clients::timestamp).toList());
+            var late = consumer.offsetsForTimes(all.stream().collect(Collectors.toMap(p -> p, p -> timestamp(COUNT))));
+            check(late.values().stream().allMatch(Objects::isNull), late);
+            consumer.seekToEnd(all);
+            same(consumer.position(all.get(0)), ends.get(all.get(0)));
+        }
+        try (Admin admin = Admin.create(properties())) {
+            var newest = all.stream().collect(Collectors.toMap(p -> p, p -> OffsetSpec.maxTimestamp()));
+            long most = get(admin.listOffsets(newest).all()).values().stream().mapToLong(at -> at.timestamp()).max().getAsLong();
+            same(most, timestamp(COUNT - 1));
+        }
+    }
+
+    /** Offsets of a group without members. */
+    static void commits() throws Exception {
+        String topic = prefix + "-commits";
+        sendAll(topic, "none");
+        TopicPartition one = new TopicPartition(topic, 1), other = new TopicPartition(topic, 0);
+        try (var first = consumer("group.id", topic)) {
+            first.assign(List.of(one));
+            same(first.committed(Set.of(one)).get(one), null);
+            first.commitSync(Map.of(one, new OffsetAndMetadata(7, "seven")));
+        }
+        try (var second = consumer("group.id", topic)) {
+            second.assign(List.of(one));
+            var found = second.committed(Set.of(one, other));
+            same(found.get(one).offset(), 7L);
+            same(found.get(one).metadata(), "seven");
+            same(found.get(other), null);
+            same(second.position(one), 7L);
+        }
+    }
+
+    /** A member of a group: it polls in a thread of its own, and counts what is taken from it. */
+    static class Member extends Thread implements ConsumerRebalanceListener {
+        final KafkaConsumer<byte[], byte[]> consumer;
+        final Set<String> seen;
+        final List<String> twice = new CopyOnWriteArrayList<>();
+        volatile Set<TopicPartition> assignment = Set.of();
+        volatile int revoked = 0;
+        volatile boolean ends = false;
+        volatile Throwable failure;
+
+        Member(String topic, Set<String> seen, Object... pairs) {
+            Object[] all = Stream.concat(Arrays.stream(pairs), Stream.of(
+                "heartbeat.interval.ms", "200", "session.timeout.ms", "10000", "metadata.max.age.ms", "1000")).toArray();
+            this.seen = seen;
+            consumer = consumer(all);
+            consumer.subscribe(List.of(topic), this);
+            setDaemon(true);
+            start();
+        }
+
+        @Override public void run() {
+            try {
+                while (!ends) {
+                    var records = consumer.poll(Duration.ofMillis(100));
+                    for (var record : records)
+                        if (!seen.add(record.partition() + "@" + record.offset())) twice.add(record.toString());
+                    if (!records.isEmpty()) consumer.commitSync();
+                    assignment = Set.copyOf(consumer.assignment());
+                }
+                consumer.close();
+            } catch (Throwable error) {
+                failure = error;
+            }
+        }
+
+        @Override public void onPartitionsAssigned(Collection<TopicPartition> partitions) {}
+
+        @Override public void onPartitionsRevoked(Collection<TopicPartition> partitions) {
+            revoked += partitions.size();
+        }
+
+        boolean has(int count) {
+            if (failure != null) throw new AssertionError(failure);
+            return assignment.size() == count;
+        }
+
+        void end() throws InterruptedException {
+            ends = true;
+            join(PATIENCE.toMillis());
+            check(!isAlive(), "a member does not end");
+            same(failure, null);
+            same(twice, List.of());
+        }
+    }
+
+    static void groups() throws Exception {
+        for (var each : List.of(RangeAssignor.class, RoundRobinAssignor.class, StickyAssignor.class, CooperativeStickyAssignor.class)) {
+            String topic = prefix + "-" + each.getSimpleName();
+            sendAll(topic, "none");
+            Object[] pairs = {"group.id", topic, "partition.assignment.strategy", each.getName()};
+            Set<String> seen = ConcurrentHashMap.newKeySet();
+            Member first = new Member(topic, seen, pairs);
+            until("the first has all", () -> first.has(PARTITIONS) && seen.size() == COUNT);
+            Member second = new Member(topic, seen, pairs);
+            until("each has a half", () -> first.has(2) && second.has(2));
+            check(Collections.disjoint(first.assignment, second.assignment), "they share partitions");
+            // A cooperative member keeps what stays with it.
+            same(first.revoked, each == CooperativeStickyAssignor.class ? 2 : PARTITIONS);
+            sendAll(topic, "none");
+            until("both read the rest", () -> first.has(2) && second.has(2) && seen.size() == 2 * COUNT);
+            first.end();
+            until("the second has all", () -> second.has(PARTITIONS));
+            second.end();
+            try (var reader = consumer("group.id", topic)) {
+                var committed = reader.committed(Set.copyOf(partitions(topic))).values();
+                same(committed.stream().mapToLong(OffsetAndMetadata::offset).sum(), 2L * COUNT);
+            }
+        }
+    }
+
+    /** A static member comes back within its session and gets what it had; nobody notices. */
+    static void staticMembers() throws Exception {
+        String topic = prefix + "-static";
+        sendAll(topic, "none");
+        Object[] pairs = {"group.id", topic, "partition.assignment.strategy", RangeAssignor.class.getName(), "group.instance.id", null};
+        Set<String> seen = ConcurrentHashMap.newKeySet();
+        Consumer<String> name = text -> pairs[5] = text;
+        name.accept("one");
+        Member first = new Member(topic, seen, pairs.clone());
+        name.accept("two");
+        Member second = new Member(topic, seen, pairs.clone());
+        until("each has a half", () -> first.has(2) && second.has(2));
+        var had = first.assignment;
+        int revoked = second.revoked;
+        first.end();
+        name.accept("one");
+        Member again = new Member(topic, seen, pairs.clone());
+        until("it has them again", () -> again.has(2));
+        same(again.assignment, had);
+        same(second.revoked, revoked);
+        again.end();
+        second.end();
+    }
+
+    static <T> T get(KafkaFuture<T> future) throws Exception {
+        return future.get(60, TimeUnit.SECONDS);
+    }
+
+    static int partitionsOf(Admin admin, String topic) throws Exception {
+        return get(admin.describeTopics(List.of(topic)).allTopicNames()).get(topic).partitions().size();
+    }
+
+    /** Creates, lists, describes, grows and deletes topics; deletes records; reads and changes a configuration. */
+    static void topics() throws Exception {
+        String topic = prefix + "-topics";
+        try (Admin admin = Admin.create(properties())) {
+            get(admin.createTopics(List.of(new NewTopic(topic, 3, (short) 1).configs(Map.of("retention.ms", "3600000")))).all());
+            check(get(admin.listTopics().names()).contains(topic), "the list");
+            same(partitionsOf(admin, topic), 3);
+            ConfigResource resource = new ConfigResource(ConfigResource.Type.TOPIC, topic);
+            same(get(admin.describeConfigs(List.of(resource)).all()).get(resource).get("retention.ms").value(), "3600000");
+            AlterConfigOp op = new AlterConfigOp(new ConfigEntry("retention.ms", "7200000"), AlterConfigOp.OpType.SET);
+            get(admin.incrementalAlterConfigs(Map.of(resource, List.of(op))).all());
+            same(get(admin.describeConfigs(List.of(resource)).all()).get(resource).get("retention.ms").value(), "7200000");
+            get(admin.createPartitions(Map.of(topic, NewPartitions.increaseTo(5))).all());
+            same(partitionsOf(admin, topic), 5);
+            try (var producer = producer()) {
+                for (int i = 0; i < 10; i++) producer.send(new ProducerRecord<>(topic, 0, null, bytes("1")));
+            }
+            TopicPartition first = new TopicPartition(topic, 0);
+            get(admin.deleteRecords(Map.of(first, RecordsToDelete.beforeOffset(4))).all());
+            same(get(admin.listOffsets(Map.of(first, OffsetSpec.earliest())).all()).get(first).offset(), 4L);
+            same(get(admin.listOffsets(Map.of(first, OffsetSpec.latest())).all()).get(first).offset(), 10L);
+            try {
+                get(admin.createTopics(List.of(new NewTopic(topic, 3, (short) 1))).all());
+                throw new AssertionError("a topic was created twice");
+            } catch (ExecutionException error) {
+                check(error.getCause() instanceof TopicExistsException, error);
+            }
+            same(get(admin.describeCluster().nodes()).size(), 1);
+            check(get(admin.describeLogDirs(get(admin.describeCluster().nodes()).stream().map(Node::id).toList()).allDescriptions()).size() == 1, "directories");
+            get(admin.deleteTopics(List.of(topic)).all());
+            check(!get(admin.listTopics().names()).contains(topic), "the list");
+        }
+    }
+
+    /** Lists, describes and deletes groups; reads and changes their offsets. */
+    static void listGroups() throws Exception {
+        String topic = prefix + "-listed";
+        sendAll(topic, "none");
+        Set<String> seen = ConcurrentHashMap.newKeySet();
+        Member one = new Member(topic, seen, "group.id", topic);
+        until("it has all", () -> one.has(PARTITIONS) && seen.size() == COUNT);
+        try (Admin admin = Admin.create(properties())) {
+            check(get(admin.listGroups().all()).stream().anyMatch(group -> group.groupId().equals(topic)), "the list");
+            var described = get(admin.describeConsumerGroups(List.of(topic)).all()).get(topic);
+            same(described.groupState(), GroupState.STABLE);
+            same(described.members().size(), 1);
+            same(described.members().iterator().next().assignment().topicPartitions().size(), PARTITIONS);
+            one.end();
+            var offsets = get(admin.listConsumerGroupOffsets(topic).partitionsToOffsetAndMetadata());
+            same(offsets.values().stream().mapToLong(OffsetAndMetadata::offset).sum(), (long) COUNT);
+            TopicPartition first = new TopicPartition(topic, 0);
+            get(admin.alterConsumerGroupOffsets(topic, Map.of(first, new OffsetAndMetadata(1))).all());
+            same(get(admin.listConsumerGroupOffsets(topic).partitionsToOffsetAndMetadata()).get(first).offset(), 1L);
+            get(admin.deleteConsumerGroupOffsets(topic, Set.of(first)).all());
+            check(!get(admin.listConsumerGroupOffsets(topic).partitionsToOffsetAndMetadata()).containsKey(first), "a deleted offset");
+            get(admin.deleteConsumerGroups(List.of(topic)).all());
+            check(get(admin.listGroups().all()).stream().noneMatch(group -> group.groupId().equals(topic)), "the list");
+        }
+    }
+
+    /** Counts words over a repartition topic and a store whose changelog is compacted; stops, and goes on from the changelog. */
+    static void streams() throws Exception {
+        String in = prefix + "-lines", out = prefix + "-counts";
+        try (Admin admin = Admin.create(properties())) {
+            get(admin.createTopics(List.of(new NewTopic(in, 2, (short) 1), new NewTopic(out, 2, (short) 1))).all());
+        }
+        for (int round = 1; round <= 2; round++) {
+            StreamsBuilder builder = new StreamsBuilder();
+            builder.stream(in, Consumed.with(Serdes.String(), Serdes.String()))
+                .flatMapValues(line -> Arrays.asList(line.split(" ")))
+                .groupBy((key, word) -> word, Grouped.with(Serdes.String(), Serdes.String()))
+                .count(Materialized.<String, Long>as(org.apache.kafka.streams.state.Stores.inMemoryKeyValueStore("words"))
+                    .withKeySerde(Serdes.String()).withValueSerde(Serdes.Long()))
+                .toStream().to(out, Produced.with(Serdes.String(), Serdes.Long()));
+            Properties settings = properties(
+                "application.id", prefix + "-streams", "commit.interval.ms", "100", "auto.offset.reset", "earliest",
+                "statestore.cache.max.bytes", "0", "session.timeout.ms", "6000",
+                "state.dir", java.nio.file.Files.createTempDirectory("streams").toString());
+            try (KafkaStreams streams = new KafkaStreams(builder.build(), settings)) {
+                streams.start();
+                try (var producer = producer()) {
+                    for (int i = 0; i < 10; i++) producer.send(new ProducerRecord<>(in, bytes("k" + i), bytes("one two two")));
+                }
+                Map<String, Long> counts = new TreeMap<>();
+                Map<String, Long> expected = Map.of("one", 10L * round, "two", 20L * round);
+                try (var reader = new KafkaConsumer<>(properties(), new StringDeserializer(), new LongDeserializer())) {
+                    var all = List.of(new TopicPartition(out, 0), new TopicPartition(out, 1));
+                    reader.assign(all);
+                    reader.seekToBeginning(all);
+                    until("the counts of round " + round + ", not " + counts, () -> {
+                        reader.poll(Duration.ofMillis(200)).forEach(record -> counts.put(record.key(), record.value()));
+                        return counts.equals(expected);
+                    });
+                }
+                check(streams.close(PATIENCE), "it does not close");
+            }
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Real Kafka clients against the real binary, unchanged. `install` beside this file brings them from their registries;
+//! they are found in `target/kafka-clients`, or in `QUIPU_TEST_KAFKA_CLIENTS`. A client that is not there is skipped, by name.
+//!
+//! Each client has a script, which runs the parts that it is asked for and fails with a message. Its topics begin with
+//! its own prefix, have four partitions, and are created by being used. The parts:
+//!
+//! - `records`: 100 records with each of `acks` 0, 1 and all to `PREFIX-none-ACKS`; `idempotent` the same;
+//!   `codecs` the same with each codec to `PREFIX-CODEC-ACKS`. The script reads them back and compares every byte;
+//!   then [`stored`] reads them over HTTP. Record n: key `key-n`, value `{"n":n,"text":"héllo xxx…"}`, timestamp
+//!   1700000000000 + 1000 n, header `codec`.
+//! - `binary`: bytes that are no JSON, an empty value, a tombstone, no key.
+//! - `times`: first and last offsets, offsets by time, seek. `commits`: offsets of a group without members.
+//! - `groups`: for each assignor two members, a rebalance to two partitions each, a member leaves, nothing comes twice.
+//! - `static`: a static member comes back to what it had.
+//! - `topics`: create, list, describe, configure, grow, trim, delete. `list_groups`: list, describe, delete groups.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "it runs real programs against the real binary"
+)]
+
+mod across;
+mod article;
+mod connect;
+mod kcat;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use support::Server;
+
+/// The records of a topic.
+const COUNT: usize = 100;
+const PARTITIONS: u32 = 4;
+/// What every client does.
+const BASIC: &[&str] = &["records", "idempotent", "binary", "times", "commits"];
+
+/// A server that listens for Kafka's clients.
+struct Fixture {
+    server: Server,
+    kafka: SocketAddr,
+    directory: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let settings = [
+            ("QUIPU_KAFKA_LISTEN", "127.0.0.1:0"),
+            ("QUIPU_JOURNAL_FILE_BYTES", "37748736"),
+        ];
+        let server = Server::start_with_settings(&directory.path().join("data"), &settings);
+        let kafka = server.kafka.expect("it listens for Kafka's clients");
+        Self {
+            server,
+            kafka,
+            directory,
+        }
+    }
+
+    /// Runs a program with the parts that it is to show; returns what it printed.
+    fn run(&self, program: Program, prefix: &str, parts: &[&str]) -> String {
+        let mut command = program.0;
+        command.args([&self.kafka.to_string(), prefix]).args(parts);
+        self.output(command)
+    }
+
+    /// Runs a program to its end, which must be a success; returns what it printed.
+    fn output(&self, mut command: Command) -> String {
+        let output = command
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .expect("the program starts");
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{command:?} ended with {}:\n{out}{err}\nthe server's log says:\n{}",
+            output.status,
+            self.server.log()
+        );
+        out
+    }
+
+    fn records(&self, topic: &str, partition: u32) -> Vec<Value> {
+        let path = format!("/v1/topics/{topic}/partitions/{partition}/records?offset=0&max_records=10000");
+        let page = self.server.get(&path);
+        page["records"].as_array().expect("records").clone()
+    }
+
+    /// All records of a topic, by partition and offset.
+    fn all_records(&self, topic: &str) -> Vec<Value> {
+        let described = self.server.get(&format!("/v1/topics/{topic}"));
+        let count = described["partition_count"].as_u64().expect("a number") as u32;
+        (0..count)
+            .flat_map(|partition| self.records(topic, partition))
+            .collect()
+    }
+
+    /// The partition of each key, as quipu places it over HTTP.
+    fn placed(&self) -> BTreeMap<String, u64> {
+        let path = "/v1/topics/placed-over-http";
+        let body = json!({"partitions": PARTITIONS}).to_string();
+        self.server
+            .connect()
+            .call("PUT", path, "application/json", body.as_bytes());
+        let records: Vec<_> = (0..COUNT)
+            .map(|n| json!({"key": format!("key-{n}"), "value": n}))
+            .collect();
+        let body = json!({ "records": records }).to_string();
+        let answer = self.server.expect(
+            200,
+            "POST",
+            &format!("{path}/records"),
+            "application/json",
+            body.as_bytes(),
+        );
+        let offsets = answer["offsets"].as_array().expect("offsets");
+        let partition = |place: &Value| place["partition"].as_u64().expect("a partition");
+        (0..)
+            .zip(offsets)
+            .map(|(n, place): (usize, _)| (format!("key-{n}"), partition(place)))
+            .collect()
+    }
+
+    /// The records that a client has sent are there over HTTP, as JSON, once, in the partitions of their keys.
+    fn stored(&self, topic: &str, codec: &str, placed: &BTreeMap<String, u64>) {
+        let mut seen = BTreeMap::new();
+        for record in self.all_records(topic) {
+            let key = record["key"].as_str().expect("a key").to_owned();
+            let n = key
+                .strip_prefix("key-")
+                .and_then(|n| n.parse::<u64>().ok())
+                .expect("a key of this test");
+            let text = format!("héllo {}", "x".repeat(100));
+            assert_eq!(
+                record["value"],
+                json!({"n": n, "text": text}),
+                "{topic}: {record}"
+            );
+            assert_eq!(
+                record["timestamp"],
+                1_700_000_000_000 + 1000 * n,
+                "{topic}: {record}"
+            );
+            assert_eq!(record["headers"], json!({"codec": codec}), "{topic}: {record}");
+            assert_eq!(record["partition"], placed[&key], "{topic}: {record}");
+            assert_eq!(seen.insert(n, ()), None, "{topic}: {record} is there twice");
+        }
+        assert_eq!(seen.len(), COUNT, "{topic}");
+    }
+
+    /// What the part `binary` has sent.
+    fn stored_binary(&self, topic: &str) {
+        let found = self.records(topic, 1);
+        let expected = [
+            json!({"key_base64": "AP8=", "value_base64": "/gA="}),
+            json!({"key": "empty", "value_base64": ""}),
+            json!({"key": "tombstone", "value": null}),
+            json!({"key": null, "value_base64": "bm8ga2V5"}),
+        ];
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (found, expected) in found.iter().zip(&expected) {
+            support::has(found, expected);
+        }
+    }
+}
+
+/// A client's program, without the address.
+struct Program(Command);
+
+/// Where the clients are installed.
+fn installed() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .expect("a directory below target");
+    let given = std::env::var_os("QUIPU_TEST_KAFKA_CLIENTS").map(PathBuf::from);
+    given.unwrap_or_else(|| target.join("kafka-clients"))
+}
+
+fn script(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/kafka_clients")
+        .join(path)
+}
+
+/// A command that ends in any case.
+fn bounded(program: &Path) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg("280").arg(program);
+    command
+}
+
+/// Says that a client is skipped, past the test harness, which keeps what passing tests print.
+fn skipped(name: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {name} is not installed");
+}
+
+/// A script of Python in one of the environments.
+fn python(environment: &str, module: &str, file: &str) -> Option<Program> {
+    let python = installed().join(environment).join("bin/python");
+    let probe = Command::new(&python)
+        .args(["-c", &format!("import {module}")])
+        .stderr(Stdio::null())
+        .status();
+    if !probe.is_ok_and(|status| status.success()) {
+        skipped(environment);
+        return None;
+    }
+    let mut command = bounded(&python);
+    command
+        .arg(script("python").join(file))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    Some(Program(command))
+}
+
+/// A script of Node.
+fn node(package: &str, file: &str) -> Option<Program> {
+    let home = installed().join("node");
+    if !home.join("node_modules").join(package).exists() || Command::new("node").arg("-v").output().is_err() {
+        skipped(package);
+        return None;
+    }
+    let mut command = bounded(Path::new("node"));
+    command
+        .arg(script("node").join(file))
+        .env("QUIPU_TEST_NODE", home);
+    Some(Program(command))
+}
+
+fn go() -> Option<Program> {
+    let program = installed().join("go/franz-go");
+    if !program.exists() {
+        skipped("franz-go");
+        return None;
+    }
+    Some(Program(bounded(&program)))
+}
+
+/// Java with the clients' jars; a class or a source file follows.
+fn java() -> Option<Command> {
+    let jars = installed().join("java/jars");
+    if !jars.exists() || Command::new("java").arg("-version").output().is_err() {
+        skipped("Java's clients");
+        return None;
+    }
+    let mut command = bounded(Path::new("java"));
+    command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx384m", "-cp"]);
+    command.arg(jars.join("*"));
+    Some(command)
+}
+
+fn java_clients() -> Option<Program> {
+    let mut command = java()?;
+    command.arg(script("java/Clients.java"));
+    Some(Program(command))
+}
+
+/// Runs a client, and compares what it has stored over HTTP.
+fn check(program: Option<Program>, prefix: &str, parts: &[&str]) {
+    let Some(program) = program else { return };
+    let fixture = Fixture::new();
+    let out = fixture.run(program, prefix, parts);
+    let passed = out.lines().filter(|line| line.ends_with(": passed")).count();
+    assert_eq!(passed, parts.len(), "{out}");
+    let placed = fixture.placed();
+    for (part, levels) in [
+        ("records", &["0", "1", "all"][..]),
+        ("idempotent", &["idempotent"]),
+    ] {
+        if parts.contains(&part) {
+            for acks in levels {
+                fixture.stored(&format!("{prefix}-none-{acks}"), "none", &placed);
+            }
+        }
+    }
+    if parts.contains(&"binary") {
+        fixture.stored_binary(&format!("{prefix}-binary"));
+    }
+}
+
+#[test]
+fn kafka_python_2() {
+    let program = python("kafka-python-2", "kafka", "kafka_python.py");
+    // It knows neither idempotent producers nor static members.
+    check(program, "old", &["records", "binary", "times", "commits"]);
+}
+
+#[test]
+fn kafka_python_3() {
+    let program = python("kafka-python-3", "kafka", "kafka_python.py");
+    check(program, "new", BASIC);
+}
+
+#[test]
+fn aiokafka() {
+    check(python("aiokafka", "aiokafka", "aio.py"), "aio", BASIC);
+}
+
+#[test]
+fn confluent_kafka() {
+    let program = python("confluent-kafka", "confluent_kafka", "confluent.py");
+    check(program, "lrd", BASIC);
+}
+
+#[test]
+fn kafkajs() {
+    check(
+        node("kafkajs", "kafkajs.mjs"),
+        "kjs",
+        &["records", "idempotent", "binary", "times"],
+    );
+}
+
+#[test]
+fn platformatic_kafka() {
+    check(
+        node("@platformatic/kafka", "platformatic.mjs"),
+        "plat",
+        &["records", "idempotent"],
+    );
+}
+
+#[test]
+fn franz_go() {
+    check(go(), "franz", BASIC);
+}
+
+#[test]
+fn java_client() {
+    check(java_clients(), "java", BASIC);
+}
