@@ -8,6 +8,7 @@ mod admin;
 mod admin_clients;
 mod clients;
 mod errors;
+mod group_offsets;
 mod hostile;
 mod idempotent;
 mod wire;
