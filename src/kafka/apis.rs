@@ -8,7 +8,7 @@
 
 use std::ops::RangeInclusive;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::call::{Answer, Call, Client, Hangup, request_id};
 use super::header::{API_VERSIONS, RequestHeader, begin_answer, skip_tags};
@@ -91,7 +91,7 @@ pub(crate) async fn answer(
     kafka: &Kafka,
     client: &Client,
     (life, connection, number): (u32, u64, u32),
-    frame: Bytes,
+    frame: BytesMut,
 ) -> Result<Answer, Hangup> {
     let mut reader = Reader::new(frame);
     let header = RequestHeader::read(&mut reader)?;

@@ -7,7 +7,7 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
@@ -23,7 +23,7 @@ const LENGTH: usize = 4;
 
 /// A request, and its share of the memory.
 pub(crate) struct Frame {
-    pub(crate) bytes: Bytes,
+    pub(crate) bytes: BytesMut,
     pub(crate) share: Option<OwnedSemaphorePermit>,
 }
 
@@ -85,7 +85,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
                 budget.cover(wanted).await.map_err(|_| End::Overloaded)?;
                 self.buffer.advance(LENGTH);
                 return Ok(Frame {
-                    bytes: self.buffer.split_to(wanted).freeze(),
+                    bytes: self.buffer.split_to(wanted),
                     share: budget.take(),
                 });
             }

@@ -14,7 +14,7 @@ pub type Rewritten = (Vec<u8>, usize, usize, usize);
 /// are not one.
 #[must_use]
 pub fn rewrite(key: i16, version: i16, is_answer: bool, bytes: Bytes) -> Option<Rewritten> {
-    let allowance = Reader::new(bytes.clone()).allowance();
+    let allowance = Reader::new(bytes.clone().into()).allowance();
     let rewritten = every::rewrite(key, version, is_answer, bytes)?.ok()?;
     Some((rewritten.bytes, rewritten.left, rewritten.charged, allowance))
 }
@@ -22,5 +22,5 @@ pub fn rewrite(key: i16, version: i16, is_answer: bool, bytes: Bytes) -> Option<
 /// Whether bytes begin with the header of a request.
 #[must_use]
 pub fn has_header(bytes: Bytes) -> bool {
-    RequestHeader::read(&mut Reader::new(bytes)).is_ok()
+    RequestHeader::read(&mut Reader::new(bytes.into())).is_ok()
 }

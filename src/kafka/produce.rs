@@ -95,7 +95,7 @@ async fn begin(call: &Call, topic: &Arc<Topic>, partition: ProducePartition, ack
         Ok(found) => found,
         Err(refusal) => return refused(call, index, ErrorCode::from(&refusal), &refusal.detail),
     };
-    let batch = partition.records.unwrap_or_default();
+    let batch = partition.records.unwrap_or_default().freeze();
     if Batches::new(&batch).nth(1).is_some() {
         return refused(
             call,

@@ -11,6 +11,7 @@ mod errors;
 mod group_offsets;
 mod hostile;
 mod idempotent;
+mod topics;
 mod wire;
 
 use std::net::SocketAddr;

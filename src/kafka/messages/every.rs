@@ -67,7 +67,7 @@ pub(crate) struct Rewritten {
 }
 
 fn rewrite_as<M: Message>(bytes: Bytes, version: i16) -> Result<Rewritten, Malformed> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = Reader::new(bytes.into());
     let message = M::decode(&mut reader, version)?;
     Ok(Rewritten {
         bytes: message.encode(version).concat(),

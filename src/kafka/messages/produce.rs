@@ -1,6 +1,6 @@
 //! API 0, Produce, and API 22, InitProducerId.
 
-use bytes::Bytes;
+use bytes::BytesMut;
 
 use crate::kafka::wire::{Text, Uuid, messages};
 
@@ -24,7 +24,7 @@ messages! {
     /// The batch for a partition.
     pub(crate) struct ProducePartition {
         index: i32 [0..],
-        records: Option<Bytes> [0..],
+        records: Option<BytesMut> [0..],
     }
 
     /// Where the batches lie, or why they are not stored.

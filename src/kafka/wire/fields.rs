@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{Malformed, Reader, Version, Writer};
 
@@ -216,6 +216,36 @@ impl Nullable for Bytes {
         writer.length(value.map(Bytes::len), version);
         if let Some(bytes) = value {
             writer.piece(bytes);
+        }
+    }
+}
+
+/// Record batches of a request: a piece of its frame that nobody else holds, so that they are stored without a copy.
+impl Field for BytesMut {
+    fn read(reader: &mut Reader, version: Version) -> Result<Self, Malformed> {
+        Self::read_nullable(reader, version)?.ok_or(NULL)
+    }
+
+    fn write(&self, writer: &mut Writer, version: Version) {
+        Self::write_nullable(Some(self), writer, version);
+    }
+
+    #[cfg(test)]
+    fn sample(sampler: &mut super::sample::Sampler, _: Version) -> Self {
+        sampler.text().as_bytes().into()
+    }
+}
+
+impl Nullable for BytesMut {
+    fn read_nullable(reader: &mut Reader, version: Version) -> Result<Option<Self>, Malformed> {
+        let length = reader.length(version)?;
+        length.map(|length| reader.take_own(length)).transpose()
+    }
+
+    fn write_nullable(value: Option<&Self>, writer: &mut Writer, version: Version) {
+        writer.length(value.map(BytesMut::len), version);
+        if let Some(bytes) = value {
+            writer.raw(bytes);
         }
     }
 }

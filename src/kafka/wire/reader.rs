@@ -1,6 +1,6 @@
 //! Reads primitives from a frame.
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::{Field, Malformed, Text, Version};
 
@@ -17,14 +17,14 @@ const LENGTH: Malformed = Malformed("a length is negative, or beyond the end of 
 /// A frame, or the rest of it.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    rest: Bytes,
+    rest: BytesMut,
     allowance: usize,
     #[cfg(any(test, feature = "fuzzing"))]
     charged: usize,
 }
 
 impl Reader {
-    pub(crate) fn new(bytes: Bytes) -> Self {
+    pub(crate) fn new(bytes: BytesMut) -> Self {
         let factored = bytes.len().saturating_mul(ALLOWANCE_FACTOR);
         Self {
             allowance: (ALLOWANCE_BYTES.saturating_add(factored)).min(MAX_ALLOWANCE_BYTES),
@@ -86,6 +86,11 @@ impl Reader {
 
     /// The next `count` bytes, without a copy.
     pub(crate) fn take(&mut self, count: usize) -> Result<Bytes, Malformed> {
+        self.take_own(count).map(BytesMut::freeze)
+    }
+
+    /// The same, for somebody who may change them.
+    pub(crate) fn take_own(&mut self, count: usize) -> Result<BytesMut, Malformed> {
         match count <= self.rest.len() {
             true => Ok(self.rest.split_to(count)),
             false => Err(LENGTH),
@@ -141,7 +146,7 @@ impl Reader {
     ) -> Result<(), Malformed> {
         for _ in 0..self.varint()? {
             let (tag, size) = (self.varint()?, self.varint()? as usize);
-            let field = self.take(size)?;
+            let field = self.take_own(size)?;
             let after = std::mem::replace(&mut self.rest, field);
             if known(self, tag)? && !self.rest.is_empty() {
                 return Err(Malformed("a tagged field is longer than what it holds"));
@@ -164,7 +169,7 @@ mod tests {
     use super::*;
 
     fn varint(bytes: &'static [u8]) -> Result<u32, Malformed> {
-        Reader::new(Bytes::from_static(bytes)).varint()
+        Reader::new(BytesMut::from(bytes)).varint()
     }
 
     #[test]
@@ -183,12 +188,12 @@ mod tests {
             number: 0,
             is_flexible: false,
         };
-        let mut reader = Reader::new(Bytes::from_static(&[0x7f, 0xff, 0xff, 0xff, 0, 0]));
+        let mut reader = Reader::new(BytesMut::from(&[0x7f, 0xff, 0xff, 0xff, 0, 0][..]));
         assert!(Vec::<i32>::read(&mut reader, version).is_err());
         // A MiB that promises a million arrays of a million texts each.
         let mut bytes = vec![0; 1 << 20];
         bytes[..4].copy_from_slice(&(1_i32 << 19).to_be_bytes());
-        let mut reader = Reader::new(bytes.into());
+        let mut reader = Reader::new(BytesMut::from(&bytes[..]));
         assert!(Vec::<[Text; 4]>::read(&mut reader, version).is_err());
     }
 
