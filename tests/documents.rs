@@ -208,7 +208,16 @@ fn run(page: &str, document: &str, address: &str) -> Result<(), String> {
             fs::write(work.join(name), program).expect("a program of the page");
         } else if info.is_empty() || info.starts_with("hex ") {
         } else if ![
-            "text", "json", "toml", "python", "js", "go", "java", "nginx", "yaml",
+            "text",
+            "json",
+            "toml",
+            "python",
+            "js",
+            "go",
+            "java",
+            "nginx",
+            "properties",
+            "yaml",
         ]
         .contains(&info)
         {

@@ -7,14 +7,18 @@
 //! To offer an API: declare its messages in `messages/`, write its handler, add its row here.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::call::{Answer, Call, Client, Hangup, request_id};
+use super::call::{Answer, Call, Hangup, request_id};
 use super::header::{API_VERSIONS, RequestHeader, begin_answer, skip_tags};
+use super::quotas::{self, InFlight};
+use super::session::Session;
 use super::wire::{Message, Reader, Version, Writer};
-use super::{Kafka, admin, api_versions, coordinator, fetch, group_offsets, metadata, offsets, produce};
-use crate::broker::caller::{Caller, Who};
+use super::{
+    Kafka, admin, api_versions, coordinator, fetch, group_offsets, metadata, offsets, produce, sasl,
+};
 
 /// An API as it is offered.
 #[derive(Debug)]
@@ -61,6 +65,7 @@ apis! {
     8 OffsetCommit 2..=10, answers group_offsets::commit;
     9 OffsetFetch 1..=10, answers group_offsets::fetch;
     10 FindCoordinator 0..=6, answers coordinator::find_coordinator;
+    17 SaslHandshake 0..=1, answers sasl::handshake, open;
     18 ApiVersions 0..=5, answers api_versions::api_versions, open;
     19 CreateTopics 1..=7, answers admin::topics::create_topics;
     20 DeleteTopics 1..=6, answers admin::topics::delete_topics;
@@ -73,8 +78,11 @@ apis! {
     32 DescribeConfigs 1..=4, answers admin::configs::describe_configs;
     33 AlterConfigs 0..=2, answers admin::configs::alter_configs;
     35 DescribeLogDirs 1..=5, answers admin::cluster::describe_log_dirs;
+    36 SaslAuthenticate 0..=2, answers sasl::authenticate, open;
     37 CreatePartitions 0..=3, answers admin::topics::create_partitions;
     44 IncrementalAlterConfigs 0..=1, answers admin::configs::incremental_alter_configs;
+    50 DescribeUserScramCredentials 0..=0, answers sasl::describe_scram_credentials;
+    51 AlterUserScramCredentials 0..=0, answers sasl::alter_scram_credentials;
     60 DescribeCluster 0..=2, answers admin::cluster::describe_cluster;
     61 DescribeProducers 0..=0, answers admin::absent::describe_producers;
     65 DescribeTransactions 0..=0, answers admin::absent::describe_transactions;
@@ -83,44 +91,52 @@ apis! {
     75 DescribeTopicPartitions 0..=0, answers admin::cluster::describe_topic_partitions;
 }
 
+/// An answer, and the count of its request by a quota.
+pub(crate) type Counted = (Answer, Option<InFlight>);
+
 /// Answers a frame.
 ///
 /// # Errors
 /// Why the connection is to be closed.
 pub(crate) async fn answer(
     kafka: &Kafka,
-    client: &Client,
+    session: &Arc<Session>,
     (life, connection, number): (u32, u64, u32),
     frame: BytesMut,
-) -> Result<Answer, Hangup> {
+) -> Result<Counted, Hangup> {
+    let call = |name, header: Option<&RequestHeader>| Call {
+        kafka: kafka.clone(),
+        caller: session.caller(request_id(life, connection, number)),
+        session: Arc::clone(session),
+        api: name,
+        version: header.map_or(0, |header| header.version),
+        client_id: header.and_then(|header| header.client_id.clone()),
+    };
+    if session.expects_bare() {
+        let answer = sasl::bare(&call("SaslAuthenticate", None), &frame).await?;
+        return Ok((Answer::Now(vec![answer]), None));
+    }
+    let bytes = frame.len();
     let mut reader = Reader::new(frame);
     let header = RequestHeader::read(&mut reader)?;
     let api = APIS
         .iter()
         .find(|api| api.key == header.key)
         .ok_or(Hangup::UnknownApi)?;
-    if !api.is_open && matches!(client.caller.who, Who::Nobody) {
+    if !api.is_open && session.is_nobody() {
         return Err(Hangup::NotSignedIn);
     }
     kafka.metrics.kafka.count_request(api.name);
-    let call = Call {
-        kafka: kafka.clone(),
-        caller: Caller {
-            request_id: request_id(life, connection, number),
-            ..client.caller.clone()
-        },
-        reached: client.reached,
-        api: api.name,
-        version: header.version,
-        client_id: header.client_id.clone(),
-    };
+    let call = call(api.name, Some(&header));
     if !api.versions.contains(&header.version) {
         return match api.key {
-            API_VERSIONS => Ok(api_versions::too_new(&call, &header)),
+            API_VERSIONS => Ok((api_versions::too_new(&call, &header), None)),
             _ => Err(Hangup::UnknownVersion),
         };
     }
-    handle(call, &header, reader).await
+    let in_flight = quotas::begin(kafka, &call.caller, api.key, bytes).await;
+    let answer = handle(call, &header, reader).await?;
+    Ok((answer, in_flight))
 }
 
 /// Reads the body of a request.

@@ -1,6 +1,5 @@
 //! What a handler gets beside its request, and what it may answer.
 
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use futures_util::future::BoxFuture;
 
 use super::Kafka;
 use super::errors::ErrorCode;
+use super::session::Session;
 use super::wire::{Malformed, Text, Uuid};
 use crate::broker::caller::{Caller, RequestId};
 use crate::broker::engine::{Topic, TopicId};
@@ -21,22 +21,14 @@ pub(crate) const NODE: i32 = 0;
 /// The epoch of every partition's leader: there is one leader for ever.
 pub(crate) const LEADER_EPOCH: i32 = 0;
 
-/// A connection's client.
-#[derive(Clone, Debug)]
-pub(crate) struct Client {
-    /// Who calls; its request id is replaced with each request.
-    pub(crate) caller: Caller,
-    /// The address that the client has reached.
-    pub(crate) reached: SocketAddr,
-}
-
 /// One request: the service, who calls, and in which version. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Call {
     pub(crate) kafka: Kafka,
     /// What every call of the broker takes.
     pub(crate) caller: Caller,
-    pub(crate) reached: SocketAddr,
+    /// That of the connection.
+    pub(crate) session: Arc<Session>,
     /// The API's name, for metrics.
     pub(crate) api: &'static str,
     pub(crate) version: i16,
@@ -143,15 +135,15 @@ impl Call {
         match &self.settings.advertise {
             Some((host, port)) => (host.as_str().into(), i32::from(*port)),
             None => {
-                let host = self.reached.ip().to_canonical().to_string();
-                (host.into(), self.reached.port().into())
+                let host = self.session.reached.ip().to_canonical().to_string();
+                (host.into(), self.session.reached.port().into())
             }
         }
     }
 
     /// The same as Kafka writes it: with the protocol before it.
     pub(crate) fn listener(&self) -> String {
-        let protocol = match (self.broker.access.is_on(), self.settings.has_tls) {
+        let protocol = match (self.broker.access.is_on(), self.session.is_private) {
             (false, false) => "PLAINTEXT",
             (false, true) => "SSL",
             (true, false) => "SASL_PLAINTEXT",

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Buf, Bytes};
@@ -16,10 +17,15 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
 use super::Kafka;
-use super::apis;
-use super::call::{Answer, Client, Hangup};
+use super::apis::{self, Counted};
+use super::call::{Answer, Hangup};
 use super::frames::{End, Frames, Silence};
+use super::session::Session;
 
+/// The largest frame, as in Kafka (`socket.request.max.bytes`).
+const MAX_FRAME_BYTES: usize = 100 << 20;
+/// The same of a client that still has to sign in, as in Kafka (`sasl.server.max.receive.size`).
+const MAX_STRANGERS_FRAME_BYTES: usize = 512 << 10;
 /// The most answers of a connection that are under way.
 const IN_FLIGHT: usize = 16;
 
@@ -34,16 +40,18 @@ enum Over {
     Stopping,
     #[error("the client does not read its answers")]
     Stalled,
+    #[error("what the client has signed in with is over")]
+    SignedOut,
 }
 
 /// An answer in its place, and the share of the memory that its request holds until then.
-type Queued = (Answer, Option<OwnedSemaphorePermit>);
+type Queued = (Counted, Option<OwnedSemaphorePermit>);
 
 /// Answers the requests of a connection until it ends, or until the server stops.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
     kafka: &Kafka,
     stream: S,
-    client: &Client,
+    session: &Arc<Session>,
     (life, connection): (u32, u64),
 ) {
     let (read, write) = tokio::io::split(stream);
@@ -60,31 +68,38 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
         loop {
             let frame = tokio::select! {
                 biased;
-                frame = frames.next(&kafka.broker.bodies) => frame?,
+                frame = frames.next(&kafka.broker.bodies, most_bytes(session)) => frame?,
                 _ = stopping.wait_for(|stopping| *stopping) => return Err(Over::Stopping),
             };
             number += 1;
-            let answering = apis::answer(kafka, client, (life, connection, number), frame.bytes);
+            let answering = apis::answer(kafka, session, (life, connection, number), frame.bytes);
             let answer = tokio::select! {
                 biased;
                 answer = answering => answer?,
                 end = frames.closed() => return Err(end.into()),
             };
-            // The writer is gone: the connection ends by what it says.
-            if answers.send((answer, frame.share)).await.is_err() {
+            // If the writer is gone, the connection ends by what it says.
+            if answers.send((answer, frame.share)).await.is_err() || session.is_refused() {
                 return Ok(());
             }
         }
     };
-    let mut writing = pin!(write_answers(kafka, write, queue));
+    let serving = async move {
+        let mut writing = pin!(write_answers(kafka, write, queue));
+        tokio::select! {
+            biased;
+            written = writing.as_mut() => written,
+            read = reading => {
+                // What was begun is answered.
+                let written = writing.await;
+                read.and(written)
+            }
+        }
+    };
     let over: Result<(), Over> = tokio::select! {
         biased;
-        written = writing.as_mut() => written,
-        read = reading => {
-            // What was begun is answered.
-            let written = writing.await;
-            read.and(written)
-        }
+        () = session.over() => Err(Over::SignedOut),
+        served = serving => served,
     };
     match over {
         Ok(()) | Err(Over::End(End::Closed | End::Idle) | Over::Stopping) => {}
@@ -92,8 +107,16 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
             if matches!(over, Over::Stalled) {
                 kafka.metrics.kafka.stalled_connections.fetch_add(1, Relaxed);
             }
-            tracing::debug!(client = ?client.caller.address, reason = %over, "a Kafka connection is closed");
+            tracing::debug!(client = ?session.address, reason = %over, "a Kafka connection is closed");
         }
+    }
+}
+
+/// The largest frame of a client: one that has not signed in has no use for a large one.
+fn most_bytes(session: &Session) -> usize {
+    match session.is_nobody() {
+        true => MAX_STRANGERS_FRAME_BYTES,
+        false => MAX_FRAME_BYTES,
     }
 }
 
@@ -102,13 +125,16 @@ async fn write_answers<W: AsyncWrite + Unpin>(
     mut to: W,
     mut queue: mpsc::Receiver<Queued>,
 ) -> Result<(), Over> {
-    while let Some((answer, _share)) = queue.recv().await {
+    while let Some(((answer, in_flight), _share)) = queue.recv().await {
         let pieces = match answer {
             Answer::Now(pieces) => pieces,
             Answer::Later(answer) => answer.await,
             Answer::Never => continue,
         };
         let mut pieces = Pieces::framed(pieces);
+        if let Some(in_flight) = in_flight {
+            in_flight.pay(kafka, pieces.remaining());
+        }
         while pieces.has_remaining() {
             let written = timeout(kafka.settings.write_timeout, to.write_buf(&mut pieces)).await;
             match written.map_err(|_| Over::Stalled)?.map_err(End::from)? {

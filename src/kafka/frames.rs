@@ -14,8 +14,6 @@ use tokio::time::timeout;
 
 use crate::broker::budget::{Budget, Pace, Pool};
 
-/// The largest frame, as in Kafka (`socket.request.max.bytes`).
-const MAX_FRAME_BYTES: usize = 100 << 20;
 /// What is read at once while no large frame is under way, and what a connection that waits for an answer may send ahead.
 const READ_BYTES: usize = 16 << 10;
 /// The bytes of the length.
@@ -71,14 +69,14 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         }
     }
 
-    /// The next frame, with its share of `pool`.
+    /// The next frame, which has at most so many bytes, with its share of `pool`.
     ///
     /// # Errors
     /// Why there is none.
-    pub(crate) async fn next(&mut self, pool: &Pool) -> Result<Frame, End> {
+    pub(crate) async fn next(&mut self, pool: &Pool, most_bytes: usize) -> Result<Frame, End> {
         let (mut budget, mut pace) = (Budget::new(pool), Pace::new(pool));
         loop {
-            let wanted = self.wanted()?;
+            let wanted = self.wanted(most_bytes)?;
             if let Some(wanted) = wanted
                 && self.buffer.len() >= LENGTH + wanted
             {
@@ -119,13 +117,13 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     }
 
     /// How many bytes the next frame has, if its length has arrived.
-    fn wanted(&self) -> Result<Option<usize>, End> {
+    fn wanted(&self, most_bytes: usize) -> Result<Option<usize>, End> {
         let Some(length) = self.buffer.first_chunk::<LENGTH>() else {
             return Ok(None);
         };
         let length = i32::from_be_bytes(*length);
         match usize::try_from(length) {
-            Ok(wanted @ 1..=MAX_FRAME_BYTES) => Ok(Some(wanted)),
+            Ok(wanted) if (1..=most_bytes).contains(&wanted) => Ok(Some(wanted)),
             _ => Err(End::Length(length)),
         }
     }

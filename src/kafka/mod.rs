@@ -5,6 +5,7 @@
 //! - [`frames`] cuts a connection's bytes into requests, [`connection`] answers them in order.
 //! - [`apis`] is the table of what is offered; each API has its handler in a file here, and gets a [`call::Call`].
 //! - [`admin`] has the APIs for administrators.
+//! - [`session`] knows who a connection's client is, [`sasl`] how it signs in, [`quotas`] what it may use.
 //! - [`errors`] maps a refusal's reason to Kafka's code.
 //!
 //! The node is alone: it has id 0, leads every partition in epoch 0 and coordinates every group. The cluster's id is that
@@ -28,6 +29,9 @@ mod messages;
 mod metadata;
 mod offsets;
 mod produce;
+mod quotas;
+mod sasl;
+mod session;
 mod wire;
 
 use std::net::SocketAddr;
@@ -37,8 +41,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::session::{Session, Sessions};
 use crate::broker::Broker;
-use crate::broker::caller::{Caller, Who};
+use crate::broker::rights::grant::Certificate;
 use crate::metrics::Metrics;
 use crate::settings::{Config, host_and_port};
 
@@ -51,6 +56,7 @@ pub struct Inner {
     pub(crate) broker: Broker,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) settings: Settings,
+    sessions: Sessions,
 }
 
 /// The settings that this wire needs.
@@ -64,8 +70,6 @@ pub(crate) struct Settings {
     pub(crate) partitions: u32,
     /// Whether a topic with several replicas may be asked for; it has one.
     pub(crate) any_replication: bool,
-    /// Whether connections are under TLS.
-    pub(crate) has_tls: bool,
     /// How long a connection may be idle.
     pub(crate) idle_timeout: Duration,
     /// How long a client may pause within a request.
@@ -75,12 +79,16 @@ pub(crate) struct Settings {
 }
 
 /// A connection, as the listener knows it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// The client's address.
     pub address: Option<SocketAddr>,
     /// The address that it has reached.
     pub reached: SocketAddr,
+    /// Whether nobody can overhear the connection: it is under TLS, here or before a trusted proxy.
+    pub is_private: bool,
+    /// The certificate that the client has presented; the listener has verified it.
+    pub certificate: Option<Arc<Certificate>>,
     /// A random number of this process.
     pub life: u32,
     /// The connection's number.
@@ -102,30 +110,31 @@ impl Kafka {
                 auto_create: config.kafka_auto_create,
                 partitions: config.kafka_partitions,
                 any_replication: config.kafka_any_replication,
-                has_tls: config.has_certificate(),
                 idle_timeout: config.idle_timeout,
                 pause_timeout: config.body_idle_timeout,
                 write_timeout: config.write_idle_timeout,
             },
             broker,
             metrics,
+            sessions: Sessions::default(),
         }))
     }
 
     /// Answers the requests of a connection until it ends, or until the server stops: then what was begun is answered.
     pub async fn serve<S: AsyncRead + AsyncWrite>(&self, stream: S, peer: Peer) {
-        let client = call::Client {
-            caller: Caller {
-                address: peer.address,
-                who: match self.broker.access.is_on() {
-                    true => Who::Nobody,
-                    false => Who::Anyone,
-                },
-                ..Caller::default()
-            },
-            reached: peer.reached,
-        };
-        connection::serve(self, stream, &client, (peer.life, peer.connection)).await;
+        let session = Arc::new(Session::new(&self.broker.access, &peer));
+        // Nobody's session ends if nobody has to sign in.
+        let _open = self
+            .broker
+            .access
+            .is_on()
+            .then(|| self.sessions.open(peer.connection, &session));
+        connection::serve(self, stream, &session, (peer.life, peer.connection)).await;
+    }
+
+    /// Closes the connections whose token, JWT or certificate is not valid any more.
+    pub fn end_grants(&self) {
+        self.sessions.end(&self.broker.access);
     }
 }
 

@@ -1,8 +1,11 @@
 //! What a certificate says about its holder.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 use x509_cert::Certificate;
 use x509_cert::der::{Decode as _, Error};
 use x509_cert::ext::pkix::SubjectAltName;
@@ -25,7 +28,7 @@ pub(super) fn expiry_ms(certificate: &CertificateDer<'_>) -> Result<i64, Error> 
 ///
 /// # Errors
 /// It is no certificate.
-pub(super) fn read(der: &CertificateDer<'_>) -> Result<Presented, Error> {
+fn read(der: &CertificateDer<'_>) -> Result<Presented, Error> {
     let expires = TimestampMs(expiry_ms(der)?);
     let certificate = Certificate::from_der(der)?;
     let certificate = certificate.tbs_certificate();
@@ -36,6 +39,18 @@ pub(super) fn read(der: &CertificateDer<'_>) -> Result<Presented, Error> {
         subject: certificate.subject().to_string(),
         names: alternative.iter().filter_map(text_of).collect(),
     })
+}
+
+/// The certificate that a client has presented, which the handshake has verified.
+pub(super) fn of_client(stream: &TlsStream<TcpStream>) -> Option<Arc<Presented>> {
+    let own = stream.get_ref().1.peer_certificates()?.first()?;
+    match read(own) {
+        Ok(certificate) => Some(Arc::new(certificate)),
+        Err(error) => {
+            tracing::debug!(%error, "a client's certificate cannot be read, so it signs nobody in");
+            None
+        }
+    }
 }
 
 /// A name as text; `None` for the kinds that have no text of their own.

@@ -33,6 +33,7 @@ use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
 use std::hash::BuildHasher;
 use std::io;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -75,7 +76,7 @@ use crate::http::forwarded::Proxies;
 use crate::http::problem::Problem;
 use crate::http::{HoldsBodies, Mapped, SignedIn, browsers, not_found};
 use crate::metrics::{Metrics, Requests, Slot, UNMATCHED};
-use crate::settings::Config;
+use crate::settings::{Config, TlsEnd};
 
 /// The largest buffer of a connection in each direction, in bytes. An idle connection keeps its buffer, and thousands
 /// of slow readers fill theirs: so it is no larger than a fast upload needs. (A chunk beyond it may be buffered whole.)
@@ -274,6 +275,12 @@ impl Connections {
         &self.app.config
     }
 
+    /// Whether a connection from there comes from a trusted proxy that ends TLS before this server.
+    pub(super) fn is_behind_tls(&self, peer: Option<SocketAddr>) -> bool {
+        let is_trusted = peer.is_some_and(|peer| self.proxies.trusts(peer.ip()));
+        self.app.config.tls == TlsEnd::Proxy && is_trusted
+    }
+
     pub(super) fn tls(&self) -> Option<&Arc<Tls>> {
         self.tls.as_ref()
     }
@@ -467,8 +474,8 @@ async fn shake_hands(
     });
     let error = match ended.await? {
         Ok(Ok(stream)) => {
-            if let Some(stream) = &stream {
-                note_certificate(stream, connection);
+            if let Some(certificate) = stream.as_deref().and_then(certificate::of_client) {
+                let _ = connection.certificate.set(certificate);
             }
             return stream;
         }
@@ -478,22 +485,6 @@ async fn shake_hands(
     shared.app.metrics.failed_handshakes.fetch_add(1, Relaxed);
     tls::log_failure(&error);
     None
-}
-
-/// Keeps the names of the certificate that the client has presented, which the handshake has verified.
-fn note_certificate(stream: &TlsStream<TcpStream>, connection: &Connection) {
-    let chain = stream.get_ref().1.peer_certificates();
-    let Some(own) = chain.and_then(|chain| chain.first()) else {
-        return;
-    };
-    match certificate::read(own) {
-        Ok(certificate) => {
-            let _ = connection.certificate.set(Arc::new(certificate));
-        }
-        Err(error) => {
-            tracing::debug!(%error, "a client's certificate cannot be read, so it signs nobody in");
-        }
-    }
 }
 
 /// Answers one request: counts it, and turns a panic into an answer.

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::certificate;
 use super::connection::Connections;
 use super::socket::Socket;
 use super::tls::{self, Tls};
@@ -114,19 +115,25 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::
 
 async fn serve(shared: &Shared, stream: TcpStream) {
     let Ok(reached) = stream.local_addr() else { return };
-    let peer = Peer {
-        address: stream.peer_addr().ok(),
-        reached,
-        life: shared.connections.life(),
-        connection: shared.next_id.fetch_add(1, Relaxed),
-    };
+    let address = stream.peer_addr().ok();
     let socket = match shared.connections.tls() {
         None => Some(Socket::Plain(stream)),
         Some(tls) => shake_hands(shared, tls, stream).await,
     };
-    if let Some(socket) = socket {
-        shared.kafka.serve(socket, peer).await;
-    }
+    let Some(socket) = socket else { return };
+    let certificate = match &socket {
+        Socket::Tls(stream) => certificate::of_client(stream),
+        Socket::Plain(_) => None,
+    };
+    let peer = Peer {
+        address,
+        reached,
+        is_private: matches!(socket, Socket::Tls(_)) || shared.connections.is_behind_tls(address),
+        certificate,
+        life: shared.connections.life(),
+        connection: shared.next_id.fetch_add(1, Relaxed),
+    };
+    shared.kafka.serve(socket, peer).await;
 }
 
 /// The stream after the TLS handshake; `None`: there is none, and the connection is over.

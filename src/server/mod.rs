@@ -247,12 +247,14 @@ pub async fn start_on(
     if let Some(tls) = tls.clone() {
         drop(tokio::spawn(tls::watch(tls, app.stopping.subscribe())));
     }
-    if app.access.is_on() {
-        drop(tokio::spawn(end_grants(connections.clone())));
-    }
     let (stop_accepting, stopped) = watch::channel(false);
-    let kafka = kafka_listener.map(|listening| {
-        let kafka = Kafka::new(app.broker.clone(), &app.config, app.metrics.clone());
+    let kafka_wire = || Kafka::new(app.broker.clone(), &app.config, app.metrics.clone());
+    let kafka_listener = kafka_listener.map(|listening| (listening, kafka_wire()));
+    if app.access.is_on() {
+        let kafka = kafka_listener.as_ref().map(|(_, kafka)| kafka.clone());
+        drop(tokio::spawn(end_grants(connections.clone(), kafka)));
+    }
+    let kafka = kafka_listener.map(|(listening, kafka)| {
         KafkaListener::start(listening, kafka, connections.clone(), stopped.clone())
     });
     let accepting = tokio::spawn(accept(listener, connections.clone(), files.refusals, stopped));
@@ -356,11 +358,16 @@ impl Server {
 }
 
 /// Ends the requests of whoever may no longer call, until the server stops.
-async fn end_grants(connections: Arc<Connections>) {
+async fn end_grants(connections: Arc<Connections>, kafka: Option<Kafka>) {
     let mut stopping = connections.stopping();
     loop {
         tokio::select! {
-            () = tokio::time::sleep(GRANTS_INTERVAL) => connections.end_grants(),
+            () = tokio::time::sleep(GRANTS_INTERVAL) => {
+                connections.end_grants();
+                if let Some(kafka) = &kafka {
+                    kafka.end_grants();
+                }
+            }
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
     }

@@ -4,6 +4,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "some of it is for the tests of TLS alone")]
+#[path = "../tls/authority.rs"]
+mod authority;
+#[allow(dead_code, reason = "some of it is for the tests of TLS alone")]
+#[path = "../tls/secure.rs"]
+mod tls_server;
+
 mod admin;
 mod admin_clients;
 mod clients;
@@ -11,6 +18,9 @@ mod errors;
 mod group_offsets;
 mod hostile;
 mod idempotent;
+mod sasl;
+mod sasl_clients;
+mod secure;
 mod topics;
 mod wire;
 

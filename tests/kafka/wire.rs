@@ -63,6 +63,10 @@ impl Out {
 pub(crate) struct In(Vec<u8>, usize);
 
 impl In {
+    pub(crate) fn of(bytes: Vec<u8>) -> Self {
+        Self(bytes, 0)
+    }
+
     fn take<const N: usize>(&mut self) -> [u8; N] {
         let bytes = self.0[self.1..].first_chunk::<N>();
         self.1 += N;

@@ -7,6 +7,7 @@
 //!
 //! - [`rights`](crate::broker::rights): what rules allow, what a grant is, what quotas count.
 //! - [`secret`]: how secrets are made and kept. [`records`]: tokens and principals in the durable state.
+//! - [`scram`]: signing in without sending the secret.
 //! - [`tokens`], [`principals`]: their changes. [`sessions`]: those of browsers, in memory.
 //! - [`verify`]: the seam for JWTs.
 //!
@@ -17,6 +18,7 @@
 
 pub mod principals;
 pub mod records;
+pub mod scram;
 pub mod secret;
 pub mod sessions;
 pub mod tokens;
@@ -34,7 +36,7 @@ use self::secret::{Digest, digest};
 use self::sessions::Sessions;
 use self::verify::Verifier;
 use super::audit;
-use super::caller::Caller;
+use super::caller::{Caller, Shown};
 use super::engine::{AppendRequest, Clock, Log, Monotonic, StateChange, TimestampMs};
 use super::refusal::{Reason, Refusal};
 use super::rights::grant::{Certificate, Credential, Grant, Matched, Principal};
@@ -62,6 +64,8 @@ struct Parts {
     sessions: Sessions,
     verifier: RwLock<Option<Arc<dyn Verifier>>>,
     failed_sign_ins: AtomicU64,
+    /// Makes up salts for names that nobody has.
+    decoy: [u8; 32],
 }
 
 /// Everything that is known, in memory.
@@ -69,7 +73,8 @@ struct Parts {
 struct Table {
     /// By the digest of a secret, the first administrator's too.
     grants: HashMap<Digest, Arc<Grant>>,
-    admin: Option<Digest>,
+    /// The digest of the first administrator's token, and what is kept of it.
+    admin: Option<(Digest, Vec<secret::Kept>)>,
     tokens: BTreeMap<String, Known<Token>>,
     principals: BTreeMap<String, Known<Ruled>>,
     /// How often the principals have changed.
@@ -127,6 +132,7 @@ impl Access {
             sessions: Sessions::default(),
             verifier: RwLock::default(),
             failed_sign_ins: AtomicU64::new(0),
+            decoy: secret::random().unwrap_or_default(),
         }))
     }
 
@@ -143,13 +149,17 @@ impl Access {
     }
 
     /// Sets the token of the first administrator, or takes it away. Another one than before ends what the old one began.
+    /// Takes some milliseconds of one core.
     pub fn set_admin_token(&self, token: Option<&str>) {
         let digest = token.map(|token| digest(token.as_bytes()));
-        let mut table = self.0.table.write();
-        if table.admin == digest {
+        let current = || self.0.table.read().admin.as_ref().map(|(digest, _)| *digest);
+        if current() == digest {
             return;
         }
-        if let Some(before) = table.admin.take()
+        // Without random bytes it signs in by itself only, and not with SCRAM.
+        let kept = token.and_then(|token| secret::Kept::of(token).ok());
+        let mut table = self.0.table.write();
+        if let Some((before, _)) = table.admin.take()
             && let Some(grant) = table.grants.remove(&before)
         {
             grant.principal.end();
@@ -159,7 +169,7 @@ impl Access {
             let principal = Principal::new(ADMIN, rules, Arc::default());
             table.grants.insert(digest, Grant::new(&principal, None));
         }
-        table.admin = digest;
+        table.admin = digest.map(|digest| (digest, kept.into_iter().collect()));
     }
 
     /// Sets who checks JWTs. Without one, no JWT is valid.
@@ -204,6 +214,14 @@ impl Access {
         let (found, grant) = table.grants.get_key_value(digest)?;
         let is_it = secret::is_equal(found, digest);
         (is_it && !grant.is_over(self.0.clock.now())).then(|| Arc::clone(grant))
+    }
+
+    /// What a JWT gives, and nothing else.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn json_web_token(&self, text: &str) -> Result<Arc<Grant>, Failure> {
+        self.jwt(text, digest(text.as_bytes())).await
     }
 
     async fn jwt(&self, text: &str, digest: Digest) -> Result<Arc<Grant>, Failure> {
@@ -279,9 +297,25 @@ impl Access {
         is_it
     }
 
-    /// Notes a sign-in that failed.
-    pub fn count_failure(&self) {
+    /// Whether JWTs can be valid.
+    #[must_use]
+    pub fn takes_json_web_tokens(&self) -> bool {
+        self.0.verifier.read().is_some()
+    }
+
+    /// Counts a sign-in that failed, and writes a line.
+    pub fn count_failure(&self, caller: &Caller, failure: Failure) {
         self.0.failed_sign_ins.fetch_add(1, Relaxed);
+        let reason = match failure {
+            Failure::Wrong => "what was presented is not valid",
+            Failure::NoRules => "no rules are for what was presented",
+        };
+        tracing::warn!(
+            request_id = %caller.request_id,
+            address = caller.address.map(|address| tracing::field::display(Shown(address))),
+            reason,
+            "a sign-in failed"
+        );
     }
 
     /// How many sign-ins have failed since the start.

@@ -40,7 +40,11 @@ pub fn make() -> Result<String, Refusal> {
     Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
 }
 
-fn random<const N: usize>() -> Result<[u8; N], Refusal> {
+/// Random bytes.
+///
+/// # Errors
+/// [`Reason::Internal`]: the system gives none.
+pub fn random<const N: usize>() -> Result<[u8; N], Refusal> {
     let mut bytes = [0; N];
     let filled = ring::rand::SystemRandom::new().fill(&mut bytes);
     filled.map_err(|_| {
@@ -101,12 +105,28 @@ impl Kept {
     /// # Errors
     /// [`Reason::Internal`]: the system gives no random bytes.
     pub fn of(secret: &str) -> Result<Self, Refusal> {
-        Ok(Self {
+        Ok(Self::salted(secret, random()?, random()?))
+    }
+
+    /// The same with the salts of another secret of its token: one that is asked for a proof does not say which it has.
+    ///
+    /// # Errors
+    /// As for [`Kept::of`].
+    pub fn beside(secret: &str, other: &Self) -> Result<Self, Refusal> {
+        let salt = |keys: &ScramKeys| keys.salt.0.as_slice().try_into().ok();
+        match (salt(&other.scram_sha_256), salt(&other.scram_sha_512)) {
+            (Some(one), Some(two)) => Ok(Self::salted(secret, one, two)),
+            _ => Self::of(secret),
+        }
+    }
+
+    fn salted(secret: &str, sha_256: [u8; SALT_BYTES], sha_512: [u8; SALT_BYTES]) -> Self {
+        Self {
             sha256: Bytes(digest(secret.as_bytes()).to_vec()),
             expires: None,
-            scram_sha_256: scram(&SHA_256, secret.as_bytes(), random()?),
-            scram_sha_512: scram(&SHA_512, secret.as_bytes(), random()?),
-        })
+            scram_sha_256: scram(&SHA_256, secret.as_bytes(), sha_256),
+            scram_sha_512: scram(&SHA_512, secret.as_bytes(), sha_512),
+        }
     }
 
     /// The digest; `None` if the stored value is damaged.
@@ -151,6 +171,15 @@ fn scram(hash: &Hash, password: &[u8], salt: [u8; SALT_BYTES]) -> ScramKeys {
 /// Whether two digests are equal, in a time that does not depend on where they differ.
 #[must_use]
 pub fn is_equal(one: &Digest, other: &Digest) -> bool {
+    is_same(one, other)
+}
+
+/// The same for bytes of any length; only that is not hidden.
+#[must_use]
+pub fn is_same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
     let differing = one.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b));
     std::hint::black_box(differing) == 0
 }

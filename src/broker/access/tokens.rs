@@ -166,14 +166,18 @@ impl Access {
             let ends = now.saturating_add(i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX));
             // At most two are valid at a time.
             token.secrets.truncate(1);
-            for secret in &mut token.secrets {
-                secret.expires = Some(ends);
+            let secret = secret::make()?;
+            let kept = match token.secrets.first() {
+                Some(former) => secret::Kept::beside(&secret, former)?,
+                None => secret::Kept::of(&secret)?,
+            };
+            for former in &mut token.secrets {
+                former.expires = Some(ends);
             }
             if overlap.is_zero() {
                 token.secrets.clear();
             }
-            let secret = secret::make()?;
-            token.secrets.insert(0, secret::Kept::of(&secret)?);
+            token.secrets.insert(0, kept);
             Ok((set_token(&name, &token), (token, secret)))
         };
         let now = self.now();

@@ -24,7 +24,7 @@ use super::openapi::{self, shapes};
 use super::params::values_of;
 use super::problem::Problem;
 use crate::broker::access::Failure;
-use crate::broker::caller::{Caller, Shown, Who};
+use crate::broker::caller::{Caller, Who};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::rights::Rule;
 use crate::broker::rights::grant::Grant;
@@ -133,7 +133,7 @@ impl Door {
             Ok(None) => Who::Nobody,
             Err(_) if entry.need == Open => Who::Nobody,
             Err(failure) => {
-                count_failure(&self.app, caller, failure);
+                self.app.access.count_failure(caller, failure);
                 return Err(Refusal::from(failure).into());
             }
         };
@@ -198,21 +198,6 @@ impl Door {
             None => Ok(None),
         }
     }
-}
-
-/// Counts a sign-in that failed, and writes a line.
-fn count_failure(app: &App, caller: &Caller, failure: Failure) {
-    app.access.count_failure();
-    let reason = match failure {
-        Failure::Wrong => "what was presented is not valid",
-        Failure::NoRules => "no rules are for what was presented",
-    };
-    tracing::warn!(
-        request_id = %caller.request_id,
-        address = caller.address.map(|address| tracing::field::display(Shown(address))),
-        reason,
-        "a sign-in failed"
-    );
 }
 
 /// The token of `Bearer TOKEN`.

@@ -1,0 +1,155 @@
+//! Who the client of a connection is: nobody at first, if one has to sign in, or whom its certificate names; then whom it
+//! signs in as.
+//!
+//! [`Sessions`] has those that are open while everybody has to sign in. What a session was signed in with may be revoked,
+//! changed or expire: then the connection is closed ([`Sessions::end`]), and its client connects and signs in again.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Peer;
+use super::sasl::SignIn;
+use crate::broker::access::Access;
+use crate::broker::caller::{Caller, RequestId, Who};
+use crate::broker::rights::grant::{Certificate, Grant};
+
+/// A connection's client.
+pub(crate) struct Session {
+    /// Where it comes from.
+    pub(crate) address: Option<SocketAddr>,
+    /// The address that it has reached.
+    pub(crate) reached: SocketAddr,
+    /// Whether nobody can overhear it, so that a secret may be sent.
+    pub(crate) is_private: bool,
+    certificate: Option<Arc<Certificate>>,
+    state: Mutex<State>,
+    over: Notify,
+}
+
+struct State {
+    who: Who,
+    sign_in: SignIn,
+    /// The connection ends after the next answer.
+    is_refused: bool,
+}
+
+impl Session {
+    /// The session of a connection that begins.
+    pub(crate) fn new(access: &Access, peer: &Peer) -> Self {
+        let who = match &peer.certificate {
+            _ if !access.is_on() => Who::Anyone,
+            // Who has a certificate without rules may sign in otherwise.
+            Some(certificate) => access.certificate(certificate).map_or(Who::Nobody, Who::SignedIn),
+            None => Who::Nobody,
+        };
+        Self {
+            address: peer.address,
+            reached: peer.reached,
+            is_private: peer.is_private,
+            certificate: peer.certificate.clone(),
+            state: Mutex::new(State {
+                who,
+                sign_in: SignIn::default(),
+                is_refused: false,
+            }),
+            over: Notify::new(),
+        }
+    }
+
+    /// Whoever calls now.
+    pub(crate) fn caller(&self, request_id: RequestId) -> Caller {
+        Caller {
+            address: self.address,
+            request_id,
+            certificate: self.certificate.clone(),
+            who: self.state.lock().who.clone(),
+        }
+    }
+
+    /// Whether it must sign in before anything else.
+    pub(crate) fn is_nobody(&self) -> bool {
+        matches!(self.state.lock().who, Who::Nobody)
+    }
+
+    /// How far it is in signing in; nothing has begun from then on.
+    pub(crate) fn take_sign_in(&self) -> SignIn {
+        std::mem::take(&mut self.state.lock().sign_in)
+    }
+
+    /// Goes on with signing in there.
+    pub(crate) fn put_sign_in(&self, sign_in: SignIn) {
+        self.state.lock().sign_in = sign_in;
+    }
+
+    /// Whether its next frame is one of signing in, without a header.
+    pub(crate) fn expects_bare(&self) -> bool {
+        self.state.lock().sign_in.is_bare()
+    }
+
+    /// It has signed in.
+    pub(crate) fn sign_in(&self, grant: Arc<Grant>) {
+        self.state.lock().who = Who::SignedIn(grant);
+    }
+
+    /// It has failed to: the connection ends after the answer.
+    pub(crate) fn refuse(&self) {
+        self.state.lock().is_refused = true;
+    }
+
+    /// Whether the connection ends after the answer.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.state.lock().is_refused
+    }
+
+    fn is_over(&self, access: &Access) -> bool {
+        match &self.state.lock().who {
+            Who::SignedIn(grant) => access.is_over(grant),
+            Who::Anyone | Who::Nobody => false,
+        }
+    }
+
+    /// Returns when what it was signed in with is over.
+    pub(crate) async fn over(&self) {
+        self.over.notified().await;
+    }
+}
+
+/// The open sessions, by the numbers of their connections.
+#[derive(Default)]
+pub(crate) struct Sessions(Mutex<HashMap<u64, Arc<Session>>>);
+
+/// A session in [`Sessions`]; dropping it takes it out.
+pub(crate) struct Open<'a> {
+    sessions: &'a Sessions,
+    connection: u64,
+}
+
+impl Sessions {
+    /// Adds a session.
+    pub(crate) fn open(&self, connection: u64, session: &Arc<Session>) -> Open<'_> {
+        self.0.lock().insert(connection, Arc::clone(session));
+        Open {
+            sessions: self,
+            connection,
+        }
+    }
+
+    /// Ends those whose credentials are over.
+    pub(crate) fn end(&self, access: &Access) {
+        for session in self.0.lock().values() {
+            if session.is_over(access) {
+                session.over.notify_one();
+            }
+        }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.sessions.0.lock().remove(&self.connection);
+    }
+}
