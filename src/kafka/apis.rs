@@ -19,6 +19,10 @@ use super::wire::{Message, Reader, Version, Writer};
 use super::{
     Kafka, admin, api_versions, coordinator, fetch, group_offsets, metadata, offsets, produce, sasl,
 };
+use crate::broker::budget::{Budget, Pool};
+
+/// The structures of a request that take no more than this are not accounted for, in bytes.
+const SMALL_BYTES: usize = 32 << 10;
 
 /// An API as it is offered.
 #[derive(Debug)]
@@ -139,10 +143,22 @@ pub(crate) async fn answer(
     Ok((answer, in_flight))
 }
 
-/// Reads the body of a request.
-fn read<M: Message>(header: &RequestHeader, mut reader: Reader) -> Result<M, Hangup> {
+/// Reads the body of a request. If its structures take much more memory than its bytes, which are accounted for already,
+/// it comes with its share of the memory for requests.
+async fn read<'a, M: Message>(
+    pool: &'a Pool,
+    header: &RequestHeader,
+    mut reader: Reader,
+) -> Result<(M, Option<Budget<'a>>), Hangup> {
     skip_tags(&mut reader, M::version(header.version))?;
-    Ok(M::decode(&mut reader, header.version)?)
+    let message = M::decode(&mut reader, header.version)?;
+    if reader.charged() <= SMALL_BYTES {
+        return Ok((message, None));
+    }
+    let mut budget = Budget::new(pool);
+    let covered = budget.cover(reader.charged()).await;
+    covered.map_err(|_| Hangup::Overloaded)?;
+    Ok((message, Some(budget)))
 }
 
 /// An answer with its header.
@@ -161,7 +177,7 @@ async fn answers<Q: Message, A: Message>(
     reader: Reader,
     handler: impl AsyncFnOnce(&Call, Q) -> Result<A, Hangup>,
 ) -> Result<Answer, Hangup> {
-    let request = read(header, reader)?;
+    let (request, _share) = read(&call.kafka.broker.bodies, header, reader).await?;
     let message = handler(&call, request).await?;
     let pieces = write(header.key, header.correlation, header.version, &message);
     Ok(Answer::Now(pieces))
@@ -174,7 +190,8 @@ async fn begins<Q: Message>(
     reader: Reader,
     handler: impl AsyncFnOnce(Call, i32, Q) -> Result<Answer, Hangup>,
 ) -> Result<Answer, Hangup> {
-    let request = read(header, reader)?;
+    let kafka = call.kafka.clone();
+    let (request, _share) = read(&kafka.broker.bodies, header, reader).await?;
     handler(call, header.correlation, request).await
 }
 

@@ -48,6 +48,8 @@ pub(crate) enum Hangup {
     UnknownVersion,
     #[error("a request of a client that has not signed in")]
     NotSignedIn,
+    #[error("too many requests are in memory")]
+    Overloaded,
 }
 
 /// An answer, as pieces of bytes with the header and without the length.

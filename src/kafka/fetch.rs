@@ -11,6 +11,7 @@ use super::messages::fetch::{
     FetchPartition, FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopicResponse,
 };
 use super::wire::Records;
+use crate::broker::budget::Budget;
 use crate::broker::engine::{Offset, Topic};
 use crate::broker::fetch::page::Page;
 use crate::broker::fetch::several::{Extent, Wanted};
@@ -20,6 +21,15 @@ use crate::broker::topics;
 
 /// The longest wait for records; clients ask again.
 const MAX_WAIT: Duration = Duration::from_secs(60);
+/// The same for a request with many partitions, which holds much of the memory that all requests share.
+const MAX_LARGE_WAIT: Duration = Duration::from_secs(1);
+/// More partitions than these are many.
+const MANY_PARTITIONS: usize = 1000;
+/// What one partition of a request takes in memory while it is read and answered, in bytes.
+const PARTITION_BYTES: usize = 2 * size_of::<Option<Result<Page, Refusal>>>()
+    + size_of::<FetchPartitionResponse>()
+    + size_of::<FetchPartition>()
+    + 3 * size_of::<Wanted>();
 
 /// Reads partitions, and waits for records.
 pub(crate) async fn fetch(call: &Call, request: FetchRequest) -> Result<FetchResponse, Hangup> {
@@ -29,6 +39,13 @@ pub(crate) async fn fetch(call: &Call, request: FetchRequest) -> Result<FetchRes
             error_code: call.failed(ErrorCode::FetchSessionIdNotFound),
             ..FetchResponse::default()
         });
+    }
+    let count: usize = request.topics.iter().map(|topic| topic.partitions.len()).sum();
+    let mut budget = Budget::new(&call.broker.bodies);
+    if count > MANY_PARTITIONS {
+        let held = count * size_of::<FetchPartition>();
+        let covered = budget.cover_beside(held, count * PARTITION_BYTES).await;
+        covered.map_err(|_| Hangup::Overloaded)?;
     }
     let mut wanted = Vec::new();
     // Of each topic its partitions: an error, or the place in `wanted`.
@@ -50,10 +67,10 @@ pub(crate) async fn fetch(call: &Call, request: FetchRequest) -> Result<FetchRes
         max_bytes: bytes(request.max_bytes),
         min_bytes: bytes(request.min_bytes),
         // An error is answered at once.
-        wait: if has_error {
-            Duration::ZERO
-        } else {
-            wait.min(MAX_WAIT)
+        wait: match count {
+            _ if has_error => Duration::ZERO,
+            0..=MANY_PARTITIONS => wait.min(MAX_WAIT),
+            _ => wait.min(MAX_LARGE_WAIT),
         },
     };
     let pages = call.broker.fetcher.fetch_several(&wanted, extent).await;

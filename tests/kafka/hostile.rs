@@ -25,6 +25,27 @@ fn a_length_allocates_nothing_before_its_bytes_arrive() {
 }
 
 #[test]
+fn many_large_fetches_that_wait_hold_bounded_memory_and_keep_nobody_out() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut body = Out::new().i32(-1).i32(i32::MAX).i32(1).i32(1 << 20).i8(0);
+    body = body.i32(1).text("t").i32(20_000);
+    for _ in 0..20_000 {
+        body = body.i32(0).i64(0).i32(1 << 20);
+    }
+    let frame = body.frame(FETCH, 4, 1);
+    let mut clients: Vec<Client> = (0..100).map(|_| fixture.client()).collect();
+    for client in &mut clients {
+        client.stream.set_nonblocking(true).expect("a socket");
+        client.send(&frame);
+    }
+    let mut other = fixture.client();
+    assert_eq!(produce(&mut other, "t", -1, &batch(&["a"])), (0, 0));
+    let bytes = fixture.server.anonymous_bytes();
+    assert!(bytes < MAX_ANONYMOUS_BYTES, "{bytes}");
+}
+
+#[test]
 fn halves_of_frames_and_garbage_hurt_nobody_else() {
     let fixture = Fixture::new();
     fixture.server.create_topic("t", 1);

@@ -19,7 +19,6 @@ const LENGTH: Malformed = Malformed("a length is negative, or beyond the end of 
 pub(crate) struct Reader {
     rest: BytesMut,
     allowance: usize,
-    #[cfg(any(test, feature = "fuzzing"))]
     charged: usize,
 }
 
@@ -29,7 +28,6 @@ impl Reader {
         Self {
             allowance: (ALLOWANCE_BYTES.saturating_add(factored)).min(MAX_ALLOWANCE_BYTES),
             rest: bytes,
-            #[cfg(any(test, feature = "fuzzing"))]
             charged: 0,
         }
     }
@@ -41,7 +39,6 @@ impl Reader {
     }
 
     /// What the arrays that were read take in memory, in bytes.
-    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn charged(&self) -> usize {
         self.charged
     }
@@ -128,10 +125,7 @@ impl Reader {
         self.allowance = (self.allowance.checked_sub(bytes)).ok_or(Malformed(
             "the message has more elements than a frame of its size may have",
         ))?;
-        #[cfg(any(test, feature = "fuzzing"))]
-        {
-            self.charged += bytes;
-        }
+        self.charged += bytes;
         let mut elements = Vec::with_capacity(count);
         for _ in 0..count {
             elements.push(T::read(self, version)?);
