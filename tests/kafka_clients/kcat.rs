@@ -76,6 +76,11 @@ fn kcat_sends_and_reads() {
     for acks in ["0", "1", "all", "idempotent"] {
         fixture.kcat_checks("none", acks, &placed);
     }
+    for codec in ["gzip", "snappy", "lz4", "zstd"] {
+        for acks in ["0", "1", "all"] {
+            fixture.kcat_checks(codec, acks, &placed);
+        }
+    }
     let listed = fixture.kcat("-L -t kcat-none-all").join("\n");
     assert!(
         listed.contains("topic \"kcat-none-all\" with 4 partitions"),
@@ -92,4 +97,21 @@ fn kcat_sends_and_reads() {
         "-C -t kcat-none-all -p {partition} -o -1 -e -q -f %o\\n"
     ));
     assert_eq!(last, [(end - 1).to_string()]);
+}
+
+#[test]
+fn kcat_reads_as_a_member_and_what_is_committed_does_not_come_again() {
+    if kcat().is_none() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let mut sent = fixture.kcat_sends("grouped", "none", "all");
+    let read = || fixture.kcat("-G kcat -X auto.offset.reset=earliest -e -q -K | grouped");
+    let mut found = read();
+    sent.sort_unstable();
+    found.sort_unstable();
+    assert!(found == sent, "{found:#?}");
+    let lag = fixture.server.get("/v1/groups/kcat/lag");
+    assert_eq!(lag["lag"], 0, "{lag}");
+    assert_eq!(read(), [""; 0], "it was committed");
 }

@@ -40,7 +40,9 @@ use support::Server;
 const COUNT: usize = 100;
 const PARTITIONS: u32 = 4;
 /// What every client does.
-const BASIC: &[&str] = &["records", "idempotent", "binary", "times", "commits"];
+const BASIC: &[&str] = &["records", "idempotent", "codecs", "binary", "times", "commits"];
+/// What members of groups do.
+const GROUPS: &[&str] = &["groups", "static", "list_groups"];
 
 /// A server that listens for Kafka's clients.
 struct Fixture {
@@ -102,6 +104,17 @@ impl Fixture {
         let count = described["partition_count"].as_u64().expect("a number") as u32;
         (0..count)
             .flat_map(|partition| self.records(topic, partition))
+            .collect()
+    }
+
+    /// The names of all topics that begin so.
+    fn topics(&self, prefix: &str) -> Vec<String> {
+        let listed = self.server.get("/v1/topics?limit=1000");
+        let rows = listed["topics"].as_array().expect("topics");
+        let names = rows.iter().filter_map(|row| row["name"].as_str());
+        names
+            .filter(|name| name.starts_with(prefix))
+            .map(str::to_owned)
             .collect()
     }
 
@@ -282,22 +295,60 @@ fn check(program: Option<Program>, prefix: &str, parts: &[&str]) {
             }
         }
     }
+    if parts.contains(&"codecs") {
+        for topic in fixture.topics(&format!("{prefix}-")) {
+            let codec = ["gzip", "snappy", "lz4", "zstd"].into_iter().find(|codec| {
+                ["0", "1", "all"]
+                    .iter()
+                    .any(|acks| topic == format!("{prefix}-{codec}-{acks}"))
+            });
+            if let Some(codec) = codec {
+                fixture.stored(&topic, codec, &placed);
+            }
+        }
+    }
     if parts.contains(&"binary") {
         fixture.stored_binary(&format!("{prefix}-binary"));
     }
 }
 
+fn kafka_python(environment: &str, prefix: &str, parts: &[&str]) {
+    check(python(environment, "kafka", "kafka_python.py"), prefix, parts);
+}
+
 #[test]
 fn kafka_python_2() {
-    let program = python("kafka-python-2", "kafka", "kafka_python.py");
     // It knows neither idempotent producers nor static members.
-    check(program, "old", &["records", "binary", "times", "commits"]);
+    kafka_python(
+        "kafka-python-2",
+        "old",
+        &["records", "codecs", "binary", "times", "commits"],
+    );
+}
+
+#[test]
+fn kafka_python_2_in_groups() {
+    kafka_python("kafka-python-2", "old", &["groups", "list_groups"]);
+}
+
+#[test]
+fn kafka_python_2_administers() {
+    kafka_python("kafka-python-2", "old", &["topics"]);
 }
 
 #[test]
 fn kafka_python_3() {
-    let program = python("kafka-python-3", "kafka", "kafka_python.py");
-    check(program, "new", BASIC);
+    kafka_python("kafka-python-3", "new", BASIC);
+}
+
+#[test]
+fn kafka_python_3_in_groups() {
+    kafka_python("kafka-python-3", "new", GROUPS);
+}
+
+#[test]
+fn kafka_python_3_administers() {
+    kafka_python("kafka-python-3", "new", &["topics"]);
 }
 
 #[test]
@@ -306,27 +357,78 @@ fn aiokafka() {
 }
 
 #[test]
-fn confluent_kafka() {
+fn aiokafka_in_groups() {
+    check(python("aiokafka", "aiokafka", "aio.py"), "aio", GROUPS);
+}
+
+#[test]
+fn aiokafka_administers() {
+    check(python("aiokafka", "aiokafka", "aio.py"), "aio", &["topics"]);
+}
+
+fn confluent(parts: &[&str]) {
     let program = python("confluent-kafka", "confluent_kafka", "confluent.py");
-    check(program, "lrd", BASIC);
+    check(program, "lrd", parts);
+}
+
+#[test]
+fn confluent_kafka() {
+    confluent(BASIC);
+}
+
+#[test]
+fn confluent_kafka_in_groups() {
+    confluent(GROUPS);
+}
+
+#[test]
+fn confluent_kafka_administers() {
+    confluent(&["topics"]);
 }
 
 #[test]
 fn kafkajs() {
-    check(
-        node("kafkajs", "kafkajs.mjs"),
-        "kjs",
-        &["records", "idempotent", "binary", "times"],
-    );
+    let parts = &["records", "idempotent", "binary", "times"];
+    check(node("kafkajs", "kafkajs.mjs"), "kjs", parts);
+}
+
+#[test]
+fn kafkajs_in_groups() {
+    // It consumes in groups only, and has neither static members nor assignors of its own.
+    let parts = &[
+        "records",
+        "idempotent",
+        "read",
+        "codecs",
+        "commits",
+        "groups",
+        "list_groups",
+    ];
+    check(node("kafkajs", "kafkajs.mjs"), "kjs", parts);
+}
+
+#[test]
+fn kafkajs_administers() {
+    check(node("kafkajs", "kafkajs.mjs"), "kjs", &["topics"]);
+}
+
+fn platformatic(parts: &[&str]) {
+    check(node("@platformatic/kafka", "platformatic.mjs"), "plat", parts);
 }
 
 #[test]
 fn platformatic_kafka() {
-    check(
-        node("@platformatic/kafka", "platformatic.mjs"),
-        "plat",
-        &["records", "idempotent"],
-    );
+    platformatic(&["records", "idempotent"]);
+}
+
+#[test]
+fn platformatic_kafka_in_groups() {
+    platformatic(&["records", "idempotent", "read", "codecs", "groups", "list_groups"]);
+}
+
+#[test]
+fn platformatic_kafka_administers() {
+    platformatic(&["topics"]);
 }
 
 #[test]
@@ -335,6 +437,31 @@ fn franz_go() {
 }
 
 #[test]
+fn franz_go_in_groups() {
+    check(go(), "franz", GROUPS);
+}
+
+#[test]
+fn franz_go_administers() {
+    check(go(), "franz", &["topics"]);
+}
+
+#[test]
 fn java_client() {
     check(java_clients(), "java", BASIC);
+}
+
+#[test]
+fn java_client_in_groups() {
+    check(java_clients(), "java", GROUPS);
+}
+
+#[test]
+fn java_client_administers() {
+    check(java_clients(), "java", &["topics"]);
+}
+
+#[test]
+fn java_streams_count_and_go_on_from_their_changelog() {
+    check(java_clients(), "java", &["streams"]);
 }
