@@ -24,6 +24,8 @@ use crate::broker::budget::{Budget, Pool};
 /// The structures of a request that take no more than this are not accounted for, in bytes.
 const SMALL_BYTES: usize = 32 << 10;
 
+const PRODUCE: i16 = 0;
+
 /// An API as it is offered.
 #[derive(Debug)]
 pub(crate) struct Api {
@@ -97,6 +99,12 @@ apis! {
 
 /// An answer, and the count of its request by a quota.
 pub(crate) type Counted = (Answer, Option<InFlight>);
+
+/// Whether a request is handled to its end though its client is gone: Produce, since a client that wants no answer
+/// (`acks` of 0) may close its connection as soon as its records are sent.
+pub(crate) fn outlives_its_client(frame: &[u8]) -> bool {
+    frame.starts_with(&PRODUCE.to_be_bytes())
+}
 
 /// Answers a frame.
 ///

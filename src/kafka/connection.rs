@@ -72,11 +72,12 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
                 _ = stopping.wait_for(|stopping| *stopping) => return Err(Over::Stopping),
             };
             number += 1;
+            let goes_on = apis::outlives_its_client(&frame.bytes);
             let answering = apis::answer(kafka, session, (life, connection, number), frame.bytes);
             let answer = tokio::select! {
                 biased;
                 answer = answering => answer?,
-                end = frames.closed() => return Err(end.into()),
+                end = frames.closed(), if !goes_on => return Err(end.into()),
             };
             // If the writer is gone, the connection ends by what it says.
             if answers.send((answer, frame.share)).await.is_err() || session.is_refused() {
