@@ -44,7 +44,7 @@ fn a_faust_app_counts_in_windows() {
     let fixture = Fixture::new();
     let mut app = bounded(&python);
     app.arg(script("python/faust_app.py"))
-        .args(["worker", "-l", "warning", "--without-web"])
+        .args(["worker", "-l", "warn", "--without-web"])
         .env("KAFKA", format!("kafka://{}", fixture.kafka))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .current_dir(fixture.directory.path())

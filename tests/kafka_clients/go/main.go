@@ -212,7 +212,7 @@ func join(topic, group string, seen map[string]int, options ...kgo.Opt) *member 
 	}
 	all := append([]kgo.Opt{
 		kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.HeartbeatInterval(200 * time.Millisecond), kgo.DisableAutoCommit(),
-		kgo.SessionTimeout(10 * time.Second), kgo.MetadataMaxAge(time.Second), kgo.BlockRebalanceOnPoll(),
+		kgo.SessionTimeout(10 * time.Second), kgo.MetadataMaxAge(time.Second), kgo.MetadataMinAge(100*time.Millisecond), kgo.BlockRebalanceOnPoll(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, more map[string][]int32) {
 			for _, p := range more[topic] {

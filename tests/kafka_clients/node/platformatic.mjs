@@ -77,8 +77,9 @@ async function read() {
   for (const name of ['0', '1', 'all', 'idempotent']) check(name, 'none', (await readAll(`${PREFIX}-none-${name}`)).map(plain))
 }
 
+/** zstd needs Node 22. */
 async function codecs() {
-  for (const codec of CODECS) {
+  for (const codec of CODECS.filter(name => name !== 'zstd')) {
     for (const [name, acks] of ACKS) await send(`${PREFIX}-${codec}-${name}`, rows(codec), { acks, compression: codec })
     check(codec, codec, (await readAll(`${PREFIX}-${codec}-all`)).map(plain))
   }

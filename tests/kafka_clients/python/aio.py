@@ -24,7 +24,7 @@ async def until(what, attempt):
 
 
 async def send_all(topic, codec="none", **settings):
-    codec_of = None if codec == "none" else codec
+    codec_of, settings = None if codec == "none" else codec, {"acks": "all", **settings}
     async with AIOKafkaProducer(bootstrap_servers=KAFKA, compression_type=codec_of, linger_ms=20, **settings) as sender:
         headers = [("codec", codec.encode())]
         sent = [await sender.send(topic, value(n), key(n), timestamp_ms=timestamp(n), headers=headers) for n in range(COUNT)]
@@ -111,7 +111,7 @@ async def times():
 async def commits():
     """Offsets of a group without members."""
     topic, partition = f"{PREFIX}-commits", TopicPartition(f"{PREFIX}-commits", 1)
-    await send_all(topic, acks="all")
+    await send_all(topic)
     async with consumer(group_id=f"{PREFIX}-commits") as first:
         first.assign([partition])
         assert await first.committed(partition) is None

@@ -34,6 +34,7 @@ def admin():
 
 
 def send_all(topic, codec="none", count=COUNT, **settings):
+    settings = {"acks": "all", **settings}
     sender = producer(compression_type=None if codec == "none" else codec, linger_ms=20, **settings)
     headers = [("codec", codec.encode())]
     sent = [sender.send(topic, key=key(n), value=value(n), timestamp_ms=timestamp(n), headers=headers) for n in range(count)]
@@ -125,7 +126,7 @@ def offset_and_metadata(offset, text):
 def commits():
     """Offsets of a group without members."""
     topic = f"{PREFIX}-commits"
-    send_all(topic, acks="all")
+    send_all(topic)
     partition = TopicPartition(topic, 1)
     first = consumer(group_id=f"{PREFIX}-commits")
     first.assign([partition])
