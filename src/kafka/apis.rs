@@ -17,7 +17,8 @@ use super::quotas::{self, InFlight};
 use super::session::Session;
 use super::wire::{Message, Reader, Version, Writer};
 use super::{
-    Kafka, admin, api_versions, coordinator, fetch, group_offsets, metadata, offsets, produce, sasl,
+    Kafka, admin, api_versions, coordinator, fetch, group_offsets, groups, members, metadata, offsets, produce,
+    sasl,
 };
 use crate::broker::budget::{Budget, Pool};
 
@@ -71,6 +72,12 @@ apis! {
     8 OffsetCommit 2..=10, answers group_offsets::commit;
     9 OffsetFetch 1..=10, answers group_offsets::fetch;
     10 FindCoordinator 0..=6, answers coordinator::find_coordinator;
+    11 JoinGroup 0..=9, answers members::join;
+    12 Heartbeat 0..=4, answers members::heartbeat;
+    13 LeaveGroup 0..=5, answers members::leave;
+    14 SyncGroup 0..=5, answers members::sync;
+    15 DescribeGroups 0..=6, answers groups::describe;
+    16 ListGroups 0..=5, answers groups::list;
     17 SaslHandshake 0..=1, answers sasl::handshake, open;
     18 ApiVersions 0..=5, answers api_versions::api_versions, open;
     19 CreateTopics 1..=7, answers admin::topics::create_topics;
@@ -86,7 +93,9 @@ apis! {
     35 DescribeLogDirs 1..=5, answers admin::cluster::describe_log_dirs;
     36 SaslAuthenticate 0..=2, answers sasl::authenticate, open;
     37 CreatePartitions 0..=3, answers admin::topics::create_partitions;
+    42 DeleteGroups 0..=3, answers groups::delete;
     44 IncrementalAlterConfigs 0..=1, answers admin::configs::incremental_alter_configs;
+    47 OffsetDelete 0..=0, answers groups::delete_offsets;
     50 DescribeUserScramCredentials 0..=0, answers sasl::describe_scram_credentials;
     51 AlterUserScramCredentials 0..=0, answers sasl::alter_scram_credentials;
     60 DescribeCluster 0..=2, answers admin::cluster::describe_cluster;

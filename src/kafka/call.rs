@@ -33,7 +33,6 @@ pub(crate) struct Call {
     pub(crate) api: &'static str,
     pub(crate) version: i16,
     /// What the client calls itself.
-    #[allow(dead_code, reason = "members of groups are described with it")]
     pub(crate) client_id: Option<Bytes>,
 }
 
@@ -70,6 +69,12 @@ impl Deref for Call {
 }
 
 impl Call {
+    /// What the client calls itself, as a text.
+    pub(crate) fn client_name(&self) -> Option<String> {
+        let name = self.client_id.as_ref()?;
+        Some(String::from_utf8_lossy(name).into_owned())
+    }
+
     /// The code of a refusal in the answer; counts it.
     pub(crate) fn refused(&self, refusal: &Refusal) -> i16 {
         self.failed(ErrorCode::from(refusal))

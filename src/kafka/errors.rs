@@ -1,5 +1,6 @@
 //! Error codes of Kafka's protocol, and which code a refusal of the broker has.
 
+use crate::broker::groups::classic::Denied;
 use crate::broker::refusal::{Reason, Refusal};
 
 /// A code, by Kafka's name.
@@ -125,6 +126,24 @@ impl ErrorCode {
                 Self::CoordinatorNotAvailable
             }
             other => Self::of(other),
+        }
+    }
+}
+
+impl ErrorCode {
+    /// The code of a call that a classic group denies.
+    pub(crate) const fn of_denied(denied: &Denied) -> Self {
+        match denied {
+            Denied::UnknownMember => Self::UnknownMemberId,
+            Denied::IllegalGeneration => Self::IllegalGeneration,
+            Denied::Rebalancing => Self::RebalanceInProgress,
+            Denied::InconsistentProtocol => Self::InconsistentGroupProtocol,
+            Denied::FencedInstance => Self::FencedInstanceId,
+            Denied::MemberIdRequired(_) => Self::MemberIdRequired,
+            Denied::SessionTimeout => Self::InvalidSessionTimeout,
+            Denied::Full => Self::GroupMaxSizeReached,
+            Denied::InvalidName => Self::InvalidGroupId,
+            Denied::Refused(refusal) => Self::of_group(refusal.reason),
         }
     }
 }

@@ -1,9 +1,8 @@
 //! API 8, OffsetCommit, and API 9, OffsetFetch: the offsets of groups.
 //!
-//! A commit without a member is taken only if the group has no members. A commit of a member needs a group with members
-//! of this protocol.
+//! A commit without a member is taken only if the group has no members. A commit of a member needs its generation.
 
-use super::call::{Call, Hangup, LEADER_EPOCH};
+use super::call::{Call, Hangup};
 use super::errors::ErrorCode;
 use super::messages::group_offsets::{
     OffsetCommitPartition, OffsetCommitPartitionResponse, OffsetCommitRequest, OffsetCommitResponse,
@@ -12,52 +11,70 @@ use super::messages::group_offsets::{
     OffsetFetchTopicResponse,
 };
 use super::wire::{Text, Uuid};
-use crate::broker::engine::Topic;
-use crate::broker::groups::MAX_METADATA_BYTES;
-use crate::broker::groups::outside::NamedCommit;
+use crate::broker::engine::{PartitionId, Topic};
+use crate::broker::groups::classic::commits::CommitRow;
+use crate::broker::groups::classic::{Denied, Identity};
 use crate::broker::refusal::Reason;
 use crate::broker::rights::Right;
-use crate::broker::topics;
 
 /// Commits offsets; each partition has its own result.
 pub(crate) async fn commit(
     call: &Call,
     request: OffsetCommitRequest,
 ) -> Result<OffsetCommitResponse, Hangup> {
+    let who = Identity {
+        member: &request.member_id,
+        instance: request.group_instance_id.as_deref(),
+        generation_id: request.generation_id,
+    };
     let mut commits = Vec::new();
     let mut rows = Vec::with_capacity(request.topics.len());
-    for topic in request.topics {
+    for topic in &request.topics {
         let found = call.topic_of(Right::Read, &topic.name, topic.topic_id);
-        let check = |asked: &OffsetCommitPartition| match found.as_ref().map_err(|code| *code) {
-            Ok(topic) => named(topic, asked).map(|named| commits.push(named)),
-            Err(code) => Err(code),
+        let check = |asked: &OffsetCommitPartition| match &found {
+            Ok(topic) => commit_row(topic, asked).map(|row| commits.push(row)),
+            Err(code) => Err(*code),
         };
-        let results: Vec<Result<(), ErrorCode>> = topic.partitions.iter().map(check).collect();
-        rows.push((topic, results));
+        let checked: Vec<Result<(), ErrorCode>> = topic.partitions.iter().map(check).collect();
+        rows.push(checked);
     }
-    let stored = match (request.member_id.is_empty(), commits.is_empty()) {
-        (_, true) => Ok(()),
-        (false, _) => Err(ErrorCode::IllegalGeneration),
-        (true, _) => {
+    let stored = match commits.is_empty() {
+        true => Ok(Vec::new()),
+        false => {
             let groups = &call.broker.groups;
-            let committed = groups
-                .commit_outside(&call.caller, &request.group_id, &commits)
-                .await;
-            committed.map_err(|refusal| match refusal.reason {
-                Reason::GroupActive => ErrorCode::UnknownMemberId,
-                reason => ErrorCode::of_group(reason),
-            })
+            groups
+                .commit_classic(&call.caller, &request.group_id, &who, &commits)
+                .await
         }
     };
-    let topics = rows.into_iter().map(|(topic, results)| {
-        let row = |(asked, result): (&OffsetCommitPartition, Result<(), ErrorCode>)| {
-            OffsetCommitPartitionResponse {
-                partition_index: asked.partition_index,
-                error_code: result.and(stored).map_or_else(|code| call.failed(code), |()| 0),
+    let (stored, failed) = match stored {
+        Ok(stored) => (stored, None),
+        Err(Denied::Refused(refusal)) if refusal.reason == Reason::GroupTypeMismatch => {
+            (Vec::new(), Some(ErrorCode::GroupIdNotFound))
+        }
+        Err(denied) => (Vec::new(), Some(ErrorCode::of_denied(&denied))),
+    };
+    // In the order of those that passed the checks.
+    let mut stored = stored.into_iter();
+    let mut result = |checked: Result<(), ErrorCode>| -> Result<(), ErrorCode> {
+        checked?;
+        match (failed, stored.next()) {
+            (Some(code), _) => Err(code),
+            (None, Some(Err(refusal))) if refusal.reason == Reason::InvalidRequest => {
+                Err(ErrorCode::OffsetMetadataTooLarge)
             }
-        };
+            (None, Some(Err(refusal))) => Err(ErrorCode::from(&refusal)),
+            (None, _) => Ok(()),
+        }
+    };
+    let topics = request.topics.into_iter().zip(rows).map(|(topic, checked)| {
+        let asked = topic.partitions.iter().zip(checked);
+        let row = asked.map(|(asked, checked)| OffsetCommitPartitionResponse {
+            partition_index: asked.partition_index,
+            error_code: result(checked).map_or_else(|code| call.failed(code), |()| 0),
+        });
         OffsetCommitTopicResponse {
-            partitions: topic.partitions.iter().zip(results).map(row).collect(),
+            partitions: row.collect(),
             name: topic.name,
             topic_id: topic.topic_id,
         }
@@ -68,19 +85,13 @@ pub(crate) async fn commit(
     })
 }
 
-fn named(topic: &Topic, asked: &OffsetCommitPartition) -> Result<NamedCommit, ErrorCode> {
-    let index = u32::try_from(asked.partition_index).map_err(|_| ErrorCode::UnknownTopicOrPartition)?;
-    let partition = topics::partition(topic, index).map_err(|refusal| ErrorCode::from(&refusal))?;
+fn commit_row(topic: &Topic, asked: &OffsetCommitPartition) -> Result<CommitRow, ErrorCode> {
     let metadata = asked.committed_metadata.as_deref().unwrap_or_default();
-    if metadata.len() > MAX_METADATA_BYTES {
-        return Err(ErrorCode::OffsetMetadataTooLarge);
-    }
-    let offset = u64::try_from(asked.committed_offset).ok();
-    let offset = offset.filter(|offset| *offset <= partition.positions().end_offset.get());
-    Ok(NamedCommit {
+    Ok(CommitRow {
         topic: topic.name().to_owned(),
-        partition: index,
-        offset: offset.ok_or(ErrorCode::OffsetOutOfRange)?,
+        partition: u32::try_from(asked.partition_index).map_err(|_| ErrorCode::UnknownTopicOrPartition)?,
+        offset: u64::try_from(asked.committed_offset).ok(),
+        leader_epoch: u32::try_from(asked.committed_leader_epoch).ok(),
         metadata: (!metadata.is_empty()).then(|| metadata.to_owned()),
     })
 }
@@ -132,20 +143,20 @@ fn of_group(call: &Call, asked: OffsetFetchGroup) -> OffsetFetchGroupResponse {
             topics: Vec::new(),
         };
     }
-    let committed = call.broker.groups.committed_by_name(&asked.group_id);
-    let row = |index: i32, topic: &str| {
-        let is_it = |row: &&NamedCommit| row.topic == topic && i64::from(row.partition) == i64::from(index);
-        let found = committed.iter().find(is_it);
+    let committed = call.broker.groups.committed(&asked.group_id);
+    let row = |index: i32, topic: Option<&Topic>| {
+        let number = u32::try_from(index).ok();
+        let id = topic
+            .zip(number)
+            .map(|(topic, number)| PartitionId::new(topic.id(), number));
+        let found = id.and_then(|id| committed.get(&id));
+        let epoch = found.and_then(|found| i32::try_from(found.leader_epoch?).ok());
+        let metadata = found.and_then(|found| found.metadata.as_deref());
         OffsetFetchPartitionResponse {
             partition_index: index,
-            committed_offset: found.map_or(-1, |row| row.offset as i64),
-            committed_leader_epoch: found.map_or(-1, |_| LEADER_EPOCH),
-            metadata: Some(
-                found
-                    .and_then(|row| row.metadata.as_deref())
-                    .unwrap_or_default()
-                    .into(),
-            ),
+            committed_offset: found.map_or(-1, |found| found.offset.get() as i64),
+            committed_leader_epoch: epoch.unwrap_or(-1),
+            metadata: Some(metadata.unwrap_or_default().into()),
             error_code: 0,
         }
     };
@@ -155,15 +166,14 @@ fn of_group(call: &Call, asked: OffsetFetchGroup) -> OffsetFetchGroupResponse {
                 let found = call.topic_of(Right::Describe, &topic.name, topic.topic_id);
                 // By its name a topic that does not exist has no offsets, which is no error.
                 let is_named = !topic.name.is_empty();
-                let name = found.as_ref().map_or(&*topic.name, |found| found.name());
                 let partition = |index: &i32| match found {
                     Err(code) if !is_named || code == ErrorCode::TopicAuthorizationFailed => {
                         OffsetFetchPartitionResponse {
                             error_code: call.failed(code),
-                            ..row(*index, "")
+                            ..row(*index, None)
                         }
                     }
-                    _ => row(*index, name),
+                    _ => row(*index, found.as_deref().ok()),
                 };
                 OffsetFetchGroupTopicResponse {
                     partitions: topic.partition_indexes.iter().map(partition).collect(),
@@ -175,15 +185,17 @@ fn of_group(call: &Call, asked: OffsetFetchGroup) -> OffsetFetchGroupResponse {
         }
         None => {
             let mut topics: Vec<OffsetFetchGroupTopicResponse> = Vec::new();
-            for commit in committed.iter().filter(|row| call.caller.sees_topic(&row.topic)) {
-                let partition = row(commit.partition as i32, &commit.topic);
-                match topics.last_mut().filter(|last| *last.name == *commit.topic) {
+            for id in committed.keys() {
+                let topic = call.broker.log.topic_by_id(id.topic);
+                let Some(topic) = topic.filter(|topic| call.caller.sees_topic(topic.name())) else {
+                    continue;
+                };
+                let partition = row(id.index as i32, Some(&topic));
+                match topics.last_mut().filter(|last| *last.name == *topic.name()) {
                     Some(last) => last.partitions.push(partition),
                     None => topics.push(OffsetFetchGroupTopicResponse {
-                        topic_id: call
-                            .topic(Right::Describe, &commit.topic)
-                            .map_or(Uuid::ZERO, |topic| call.topic_id(&topic)),
-                        name: Text::from(&*commit.topic),
+                        topic_id: call.topic_id(&topic),
+                        name: Text::from(topic.name()),
                         partitions: vec![partition],
                     }),
                 }

@@ -24,7 +24,9 @@ mod frames;
 #[doc(hidden)]
 pub mod fuzzing;
 mod group_offsets;
+mod groups;
 mod header;
+mod members;
 mod messages;
 mod metadata;
 mod offsets;

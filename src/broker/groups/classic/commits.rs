@@ -1,4 +1,4 @@
-//! Commits of Kafka's clients, members or not, and the committed offsets as they ask for them.
+//! Commits of Kafka's clients, members or not, and the deletion of single offsets.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::calls::check_name;
 use super::{Denied, Identity};
 use crate::broker::caller::Caller;
 use crate::broker::engine::{AppendRequest, Offset, PartitionId, StateChange};
-use crate::broker::groups::offsets::{self, Committed};
+use crate::broker::groups::offsets;
 use crate::broker::groups::shared::settings::GroupValue;
 use crate::broker::groups::{
     Commit, Groups, MAX_METADATA_BYTES, Subscribed, append, audited, finish, generation,
@@ -29,9 +29,6 @@ pub struct CommitRow {
     /// What the client stores with it, at most [`MAX_METADATA_BYTES`].
     pub metadata: Option<String>,
 }
-
-/// A topic with its partitions, each with what is committed in it.
-pub type CommittedTopic = (String, Vec<(u32, Result<Option<Committed>, Refusal>)>);
 
 impl Groups {
     /// Commits offsets for a classic member, or for nobody in a group without members; creates the group if it does not
@@ -234,48 +231,5 @@ impl Groups {
             Offset::try_new(offset).ok_or_else(|| Refusal::invalid("offset", detail()))
         });
         Ok((partition.id(), offset.transpose()?))
-    }
-
-    /// What a group has committed: in the partitions that are named, in their order, or in all that the caller may
-    /// describe. A partition that does not exist has nothing committed.
-    ///
-    /// # Errors
-    /// [`Denied::InvalidName`], [`Denied::Refused`]; for a partition [`Reason::Forbidden`].
-    pub fn committed_in(
-        &self,
-        caller: &Caller,
-        group: &str,
-        wanted: Option<&[(String, Vec<u32>)]>,
-    ) -> Result<Vec<CommittedTopic>, Denied> {
-        check_name(group)?;
-        caller.check_group(&[Right::Describe], group)?;
-        let committed = self.committed(group);
-        let Some(wanted) = wanted else {
-            let mut all: Vec<CommittedTopic> = Vec::new();
-            for (id, committed) in committed {
-                let Some(topic) = self.log.topic_by_id(id.topic) else {
-                    continue;
-                };
-                if !caller.sees_topic(topic.name()) {
-                    continue;
-                }
-                let row = (id.index, Ok(Some(committed)));
-                match all.last_mut() {
-                    Some((name, rows)) if *name == topic.name() => rows.push(row),
-                    _ => all.push((topic.name().to_owned(), vec![row])),
-                }
-            }
-            return Ok(all);
-        };
-        let of_topic = |(name, partitions): &(String, Vec<u32>)| {
-            let seen = caller.check_topic(Right::Describe, name);
-            let id = self.log.topic(name).map(|topic| topic.id());
-            let row = |index: &u32| {
-                let found = id.and_then(|id| committed.get(&PartitionId::new(id, *index)).cloned());
-                (*index, seen.clone().map(|()| found))
-            };
-            (name.clone(), partitions.iter().map(row).collect())
-        };
-        Ok(wanted.iter().map(of_topic).collect())
     }
 }

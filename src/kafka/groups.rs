@@ -1,0 +1,213 @@
+//! APIs 15, 16, 42 and 47: what tools ask of groups.
+
+use std::net::SocketAddr;
+
+use super::call::{Call, Hangup};
+use super::errors::ErrorCode;
+use super::messages::NO_OPERATIONS;
+use super::messages::group_offsets::{
+    OffsetDeletePartitionResponse, OffsetDeleteRequest, OffsetDeleteResponse, OffsetDeleteTopic,
+    OffsetDeleteTopicResponse,
+};
+use super::messages::groups::{
+    DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest,
+    DescribeGroupsResponse, DescribedGroup, DescribedMember, ListGroupsRequest, ListGroupsResponse,
+    ListedGroup,
+};
+use super::wire::Text;
+use crate::broker::groups::classic::Denied;
+use crate::broker::groups::classic::rebalance::Phase;
+use crate::broker::groups::classic::views::{ClassicGroup, ClassicMember, Listed};
+use crate::broker::groups::live::GroupType;
+use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::rights::Right;
+
+/// From this version on a group that is not there is an error.
+const SAYS_MISSING: i16 = 6;
+/// Kafka's numbers of what may be done with a group.
+const OPERATIONS: [(Right, u32); 3] = [(Right::Read, 3), (Right::Delete, 6), (Right::Describe, 8)];
+
+/// Describes groups with their members.
+pub(crate) async fn describe(
+    call: &Call,
+    request: DescribeGroupsRequest,
+) -> Result<DescribeGroupsResponse, Hangup> {
+    let of_group = |group_id: Text| {
+        let described = match call.broker.groups.describe_classic(&call.caller, &group_id) {
+            Ok(Some(group)) => described(group),
+            // Other kinds of groups have calls of their own.
+            Ok(None) | Err(Denied::InconsistentProtocol) => DescribedGroup {
+                error_code: match call.version >= SAYS_MISSING {
+                    true => call.failed(ErrorCode::GroupIdNotFound),
+                    false => 0,
+                },
+                error_message: Some(format!("Group {} not found.", &*group_id).into()),
+                group_state: Text::fixed("Dead"),
+                ..DescribedGroup::default()
+            },
+            Err(denied) => DescribedGroup {
+                error_code: call.failed(ErrorCode::of_denied(&denied)),
+                ..DescribedGroup::default()
+            },
+        };
+        let operations = OPERATIONS
+            .into_iter()
+            .filter(|(right, _)| call.caller.may_group(*right, &group_id));
+        let operations = operations.fold(0, |all, (_, number)| all | 1 << number);
+        DescribedGroup {
+            authorized_operations: match request.include_authorized_operations && described.error_code == 0 {
+                true => operations,
+                false => NO_OPERATIONS,
+            },
+            group_id,
+            ..described
+        }
+    };
+    Ok(DescribeGroupsResponse {
+        groups: request.groups.into_iter().map(of_group).collect(),
+        ..DescribeGroupsResponse::default()
+    })
+}
+
+fn described(group: ClassicGroup) -> DescribedGroup {
+    let member = |member: ClassicMember| DescribedMember {
+        member_id: Text::from(&*member.member),
+        group_instance_id: member.instance.as_deref().map(Text::from),
+        client_id: member.client_id.unwrap_or_default().into(),
+        client_host: host(member.address.as_deref().unwrap_or_default()),
+        member_metadata: member.metadata,
+        member_assignment: member.assignment,
+    };
+    DescribedGroup {
+        group_state: Text::fixed(state(group.phase)),
+        protocol_type: Text::from(&*group.protocol_type),
+        protocol_data: Text::from(&*group.protocol),
+        members: group.members.into_iter().map(member).collect(),
+        ..DescribedGroup::default()
+    }
+}
+
+/// An address as Kafka shows it: a slash, and no port.
+fn host(address: &str) -> Text {
+    let ip = address
+        .parse()
+        .map(|address: SocketAddr| address.ip().to_string());
+    format!("/{}", ip.unwrap_or_else(|_| address.to_owned())).into()
+}
+
+const fn state(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Empty => "Empty",
+        Phase::Preparing { .. } => "PreparingRebalance",
+        Phase::Completing { .. } => "CompletingRebalance",
+        Phase::Stable => "Stable",
+    }
+}
+
+/// Lists the groups.
+pub(crate) async fn list(call: &Call, request: ListGroupsRequest) -> Result<ListGroupsResponse, Hangup> {
+    let is_asked = |filter: &[Text], name: &str| {
+        filter.is_empty() || filter.iter().any(|asked| asked.eq_ignore_ascii_case(name))
+    };
+    let groups = call
+        .broker
+        .groups
+        .list_for_tools(&call.caller)
+        .into_iter()
+        .map(listed);
+    let groups = groups.filter(|row| {
+        is_asked(&request.states_filter, &row.group_state) && is_asked(&request.types_filter, &row.group_type)
+    });
+    Ok(ListGroupsResponse {
+        groups: groups.collect(),
+        ..ListGroupsResponse::default()
+    })
+}
+
+fn listed(row: Listed) -> ListedGroup {
+    let (protocol_type, group_type) = match row.kind {
+        GroupType::Shared => (Text::fixed("share"), "Share"),
+        GroupType::Ordered if !row.is_empty || row.has_subscribed => (Text::fixed("consumer"), "Consumer"),
+        // A group that only has commits is classic to Kafka.
+        GroupType::Ordered | GroupType::Classic => (Text::from(&*row.protocol_type), "Classic"),
+    };
+    ListedGroup {
+        group_id: row.group.into(),
+        protocol_type,
+        group_state: Text::fixed(state(row.phase)),
+        group_type: Text::fixed(group_type),
+    }
+}
+
+/// Deletes groups without members.
+pub(crate) async fn delete(
+    call: &Call,
+    request: DeleteGroupsRequest,
+) -> Result<DeleteGroupsResponse, Hangup> {
+    let mut results = Vec::with_capacity(request.groups_names.len());
+    for group_id in request.groups_names {
+        let deleted = call.broker.groups.delete(&call.caller, &group_id).await;
+        let error = deleted.err();
+        results.push(DeletableGroupResult {
+            error_code: error
+                .as_ref()
+                .map_or(0, |refusal| call.failed(ErrorCode::of_group(refusal.reason))),
+            error_message: error.map(|refusal| refusal.detail.into()),
+            group_id,
+        });
+    }
+    Ok(DeleteGroupsResponse {
+        results,
+        ..DeleteGroupsResponse::default()
+    })
+}
+
+/// Deletes committed offsets that no member needs.
+pub(crate) async fn delete_offsets(
+    call: &Call,
+    request: OffsetDeleteRequest,
+) -> Result<OffsetDeleteResponse, Hangup> {
+    let number = |index: i32| u32::try_from(index).unwrap_or(u32::MAX);
+    let row = |topic: &OffsetDeleteTopic| {
+        let partitions = topic.partitions.iter().map(|row| number(row.partition_index));
+        (topic.name.to_string(), partitions.collect())
+    };
+    let rows: Vec<(String, Vec<u32>)> = request.topics.iter().map(row).collect();
+    let deleted = call
+        .broker
+        .groups
+        .delete_offsets(&call.caller, &request.group_id, &rows)
+        .await;
+    let results = match deleted {
+        Ok(results) => results,
+        Err(denied) => {
+            return Ok(OffsetDeleteResponse {
+                error_code: call.failed(ErrorCode::of_denied(&denied)),
+                ..OffsetDeleteResponse::default()
+            });
+        }
+    };
+    let code = |result: Result<(), Refusal>| match result {
+        Ok(()) => 0,
+        Err(refusal) if refusal.reason == Reason::GroupActive => {
+            call.failed(ErrorCode::GroupSubscribedToTopic)
+        }
+        Err(refusal) => call.refused(&refusal),
+    };
+    let topics = request.topics.into_iter().zip(results).map(|(topic, results)| {
+        let rows = topic.partitions.iter().zip(results);
+        OffsetDeleteTopicResponse {
+            partitions: rows
+                .map(|(row, result)| OffsetDeletePartitionResponse {
+                    partition_index: row.partition_index,
+                    error_code: code(result),
+                })
+                .collect(),
+            name: topic.name,
+        }
+    });
+    Ok(OffsetDeleteResponse {
+        topics: topics.collect(),
+        ..OffsetDeleteResponse::default()
+    })
+}
