@@ -40,15 +40,23 @@ fn kcat(fixture: &Fixture, arguments: &str, input: &str) -> String {
     run(fixture, command, input)
 }
 
-#[test]
-fn kcat_produces_and_consumes() {
-    let is_there = Command::new("kcat")
+fn is_kcat_there() -> bool {
+    let mut probe = Command::new("kcat");
+    let status = probe
         .arg("-V")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
-    if !is_there.is_ok_and(|status| status.success()) {
+    let is_there = status.is_ok_and(|status| status.success());
+    if !is_there {
         println!("skipped: kcat is not installed");
+    }
+    is_there
+}
+
+#[test]
+fn kcat_produces_and_consumes() {
+    if !is_kcat_there() {
         return;
     }
     let fixture = Fixture::new();
@@ -117,4 +125,104 @@ print("done")
     assert_eq!(run(&fixture, command, "").trim(), "done");
     let topic = fixture.server.get("/v1/topics/events");
     assert_eq!(topic["partition_count"], 4, "{topic}");
+}
+
+#[test]
+fn kcat_reads_as_a_member_of_a_group_and_goes_on_where_it_was() {
+    if !is_kcat_there() {
+        return;
+    }
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    for (input, expected) in [("one\ntwo\n", "one\ntwo\n"), ("three\n", "three\n")] {
+        kcat(&fixture, "-P -t t", input);
+        let out = kcat(&fixture, "-X auto.offset.reset=earliest -e -q -G g t", "");
+        assert_eq!(out, expected);
+        let lag = fixture.server.get("/v1/groups/g/lag");
+        assert_eq!(
+            (&lag["lag"], &lag["state"]),
+            (&0.into(), &"empty".into()),
+            "{lag}"
+        );
+    }
+}
+
+#[test]
+fn two_members_of_kafka_python_share_a_topic_and_commit_over_a_restart_of_the_server() {
+    let Some(python) = python_with("import kafka") else {
+        println!("skipped: kafka-python is not installed");
+        return;
+    };
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 4);
+    let script = r#"
+import os, sys, time
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.structs import OffsetAndMetadata
+address = os.environ["KAFKA"]
+producer = KafkaProducer(bootstrap_servers=address, acks="all")
+for n in range(40):
+    producer.send("t", partition=n % 4, value=str(n).encode()).get(timeout=60)
+producer.close()
+def consumer():
+    return KafkaConsumer("t", bootstrap_servers=address, group_id="g", auto_offset_reset="earliest",
+        enable_auto_commit=False, heartbeat_interval_ms=200, session_timeout_ms=10000, max_poll_records=5,
+        retry_backoff_ms=100)
+found = set()
+def poll(member):
+    for records in member.poll(timeout_ms=200).values():
+        found.update(record.value for record in records)
+one = consumer()
+while len(one.assignment()) < 4:
+    poll(one)
+two = consumer()
+while len(one.assignment()) != 2 or len(two.assignment()) != 2:
+    poll(one)
+    poll(two)
+assert not set(one.assignment()) & set(two.assignment())
+while len(found) < 40:
+    poll(one)
+    poll(two)
+print("restart", flush=True)
+sys.stdin.readline()
+one.commit()
+two.commit()
+assert len(one.assignment()) == 2 and len(two.assignment()) == 2
+two.close()
+while len(one.assignment()) < 4:
+    poll(one)
+for partition in one.assignment():
+    assert one.committed(partition) == 10, (partition, one.committed(partition))
+one.close()
+print("done", flush=True)
+"#;
+    use std::io::{BufRead as _, Write as _};
+    // The server comes back under the same address.
+    let port = fixture.kafka.to_string();
+    let mut child = Command::new(python)
+        .args(["-c", script])
+        .env("KAFKA", &port)
+        .current_dir(fixture.data())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the client starts");
+    let mut lines = std::io::BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut next = || lines.next().and_then(Result::ok).unwrap_or_default();
+    assert_eq!(next(), "restart");
+    let fixture = fixture.restart_after_kill_at(&port);
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(b"\n")
+        .expect("it reads");
+    assert_eq!(next(), "done", "the server's log says:\n{}", fixture.server.log());
+    assert!(child.wait().expect("it ends").success());
+    let group = fixture.server.get("/v1/groups/g/lag");
+    assert_eq!(
+        (&group["lag"], &group["members"]),
+        (&0.into(), &0.into()),
+        "{group}"
+    );
 }

@@ -16,6 +16,7 @@ mod admin_clients;
 mod clients;
 mod errors;
 mod group_offsets;
+mod groups;
 mod hostile;
 mod idempotent;
 mod sasl;
@@ -60,10 +61,10 @@ impl Fixture {
     }
 
     fn over(directory: TempDir, settings: &[(&str, &str)]) -> Self {
-        let mut all = vec![
-            ("QUIPU_KAFKA_LISTEN", "127.0.0.1:0"),
-            ("QUIPU_JOURNAL_FILE_BYTES", "40MiB"),
-        ];
+        let mut all = vec![("QUIPU_JOURNAL_FILE_BYTES", "40MiB")];
+        if !settings.iter().any(|(name, _)| *name == "QUIPU_KAFKA_LISTEN") {
+            all.push(("QUIPU_KAFKA_LISTEN", "127.0.0.1:0"));
+        }
         all.extend_from_slice(settings);
         let server = Server::start_with_settings(&directory.path().join("data"), &all);
         let kafka = address(&server);
@@ -80,6 +81,14 @@ impl Fixture {
         self.server.kill();
         std::fs::remove_file(&log).expect("the log of the first life");
         Self::over(self.directory, &[])
+    }
+
+    /// The same, with the listener for Kafka's clients at the address that they know.
+    fn restart_after_kill_at(self, address: &str) -> Self {
+        let log = self.directory.path().join("data.log");
+        self.server.kill();
+        std::fs::remove_file(&log).expect("the log of the first life");
+        Self::over(self.directory, &[("QUIPU_KAFKA_LISTEN", address)])
     }
 
     fn client(&self) -> Client {
