@@ -42,7 +42,7 @@ pub(crate) async fn describe(
                     false => 0,
                 },
                 error_message: Some(format!("Group {} not found.", &*group_id).into()),
-                group_state: Text::fixed("Dead"),
+                group_state: Text::from("Dead"),
                 ..DescribedGroup::default()
             },
             Err(denied) => DescribedGroup {
@@ -79,7 +79,7 @@ fn described(group: ClassicGroup) -> DescribedGroup {
         member_assignment: member.assignment,
     };
     DescribedGroup {
-        group_state: Text::fixed(state(group.phase)),
+        group_state: Text::from(state(group.phase)),
         protocol_type: Text::from(&*group.protocol_type),
         protocol_data: Text::from(&*group.protocol),
         members: group.members.into_iter().map(member).collect(),
@@ -126,16 +126,16 @@ pub(crate) async fn list(call: &Call, request: ListGroupsRequest) -> Result<List
 
 fn listed(row: Listed) -> ListedGroup {
     let (protocol_type, group_type) = match row.kind {
-        GroupType::Shared => (Text::fixed("share"), "Share"),
-        GroupType::Ordered if !row.is_empty || row.has_subscribed => (Text::fixed("consumer"), "Consumer"),
+        GroupType::Shared => (Text::from("share"), "Share"),
+        GroupType::Ordered if !row.is_empty || row.has_subscribed => (Text::from("consumer"), "Consumer"),
         // A group that only has commits is classic to Kafka.
         GroupType::Ordered | GroupType::Classic => (Text::from(&*row.protocol_type), "Classic"),
     };
     ListedGroup {
         group_id: row.group.into(),
         protocol_type,
-        group_state: Text::fixed(state(row.phase)),
-        group_type: Text::fixed(group_type),
+        group_state: Text::from(state(row.phase)),
+        group_type: Text::from(group_type),
     }
 }
 
