@@ -147,61 +147,76 @@ fn kcat_reads_as_a_member_of_a_group_and_goes_on_where_it_was() {
     }
 }
 
+/// Two consumers, each in a thread of its own: kafka-python before 3 waits for a rebalance within `poll`.
+const TWO_MEMBERS: &str = r#"
+import os, sys, threading, time
+from kafka import KafkaConsumer, KafkaProducer
+address = os.environ["KAFKA"]
+producer = KafkaProducer(bootstrap_servers=address, acks="all")
+for n in range(40):
+    producer.send("t", partition=n % 4, value=str(n).encode()).get(timeout=60)
+producer.close()
+found = set()
+class Member(threading.Thread):
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.wish, self.held = "poll", set()
+        self.start()
+    def run(self):
+        consumer = KafkaConsumer("t", bootstrap_servers=address, group_id="g", auto_offset_reset="earliest",
+            enable_auto_commit=False, heartbeat_interval_ms=200, session_timeout_ms=10000, max_poll_records=5,
+            retry_backoff_ms=100)
+        while self.wish != "leave":
+            if self.wish == "poll":
+                for records in consumer.poll(timeout_ms=200).values():
+                    found.update(record.value for record in records)
+            elif self.wish == "commit":
+                consumer.commit()
+                self.wish = "rest"
+            else:
+                time.sleep(0.05)
+            self.held = set(consumer.assignment())
+        committed = {consumer.committed(partition) for partition in self.held}
+        assert committed == {10}, committed
+        consumer.close()
+        self.wish = "gone"
+def wait_until(condition):
+    while not condition():
+        time.sleep(0.05)
+one = Member()
+wait_until(lambda: len(one.held) == 4)
+two = Member()
+wait_until(lambda: len(one.held) == 2 and len(two.held) == 2)
+assert not one.held & two.held
+wait_until(lambda: len(found) == 40)
+one.wish = two.wish = "rest"
+print("restart", flush=True)
+sys.stdin.readline()
+one.wish = two.wish = "commit"
+wait_until(lambda: one.wish == "rest" and two.wish == "rest")
+print("committed", flush=True)
+sys.stdin.readline()
+two.wish, one.wish = "leave", "poll"
+wait_until(lambda: len(one.held) == 4)
+one.wish = "leave"
+wait_until(lambda: one.wish == "gone" and two.wish == "gone")
+print("done", flush=True)
+"#;
+
 #[test]
 fn two_members_of_kafka_python_share_a_topic_and_commit_over_a_restart_of_the_server() {
+    use std::io::{BufRead as _, Write as _};
+
     let Some(python) = python_with("import kafka") else {
         println!("skipped: kafka-python is not installed");
         return;
     };
     let fixture = Fixture::new();
     fixture.server.create_topic("t", 4);
-    let script = r#"
-import os, sys, time
-from kafka import KafkaConsumer, KafkaProducer
-from kafka.structs import OffsetAndMetadata
-address = os.environ["KAFKA"]
-producer = KafkaProducer(bootstrap_servers=address, acks="all")
-for n in range(40):
-    producer.send("t", partition=n % 4, value=str(n).encode()).get(timeout=60)
-producer.close()
-def consumer():
-    return KafkaConsumer("t", bootstrap_servers=address, group_id="g", auto_offset_reset="earliest",
-        enable_auto_commit=False, heartbeat_interval_ms=200, session_timeout_ms=10000, max_poll_records=5,
-        retry_backoff_ms=100)
-found = set()
-def poll(member):
-    for records in member.poll(timeout_ms=200).values():
-        found.update(record.value for record in records)
-one = consumer()
-while len(one.assignment()) < 4:
-    poll(one)
-two = consumer()
-while len(one.assignment()) != 2 or len(two.assignment()) != 2:
-    poll(one)
-    poll(two)
-assert not set(one.assignment()) & set(two.assignment())
-while len(found) < 40:
-    poll(one)
-    poll(two)
-print("restart", flush=True)
-sys.stdin.readline()
-one.commit()
-two.commit()
-assert len(one.assignment()) == 2 and len(two.assignment()) == 2
-two.close()
-while len(one.assignment()) < 4:
-    poll(one)
-for partition in one.assignment():
-    assert one.committed(partition) == 10, (partition, one.committed(partition))
-one.close()
-print("done", flush=True)
-"#;
-    use std::io::{BufRead as _, Write as _};
-    // The server comes back under the same address.
-    let port = fixture.kafka.to_string();
+    let address = fixture.kafka.to_string();
     let mut child = Command::new(python)
-        .args(["-c", script])
-        .env("KAFKA", &port)
+        .args(["-c", TWO_MEMBERS])
+        .env("KAFKA", &address)
         .current_dir(fixture.data())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -209,14 +224,27 @@ print("done", flush=True)
         .expect("the client starts");
     let mut lines = std::io::BufReader::new(child.stdout.take().expect("piped")).lines();
     let mut next = || lines.next().and_then(Result::ok).unwrap_or_default();
+    let mut stdin = child.stdin.take().expect("piped");
+    let epochs = |fixture: &Fixture| {
+        let group = fixture.server.get("/v1/groups/g");
+        let members = group["members"].as_array().cloned().unwrap_or_default();
+        let row = |row: &serde_json::Value| (row["member_id"].clone(), row["epoch"].clone());
+        members.iter().map(row).collect::<Vec<_>>()
+    };
     assert_eq!(next(), "restart");
-    let fixture = fixture.restart_after_kill_at(&port);
-    child
-        .stdin
-        .take()
-        .expect("piped")
-        .write_all(b"\n")
-        .expect("it reads");
+    let before = epochs(&fixture);
+    assert_eq!(before.len(), 2);
+    // The server comes back at the address that the clients know.
+    let fixture = fixture.restart_after_kill_at(&address);
+    stdin.write_all(b"\n").expect("it reads");
+    assert_eq!(
+        next(),
+        "committed",
+        "the server's log says:\n{}",
+        fixture.server.log()
+    );
+    assert_eq!(epochs(&fixture), before, "a restart is no rebalance");
+    stdin.write_all(b"\n").expect("it reads");
     assert_eq!(next(), "done", "the server's log says:\n{}", fixture.server.log());
     assert!(child.wait().expect("it ends").success());
     let group = fixture.server.get("/v1/groups/g/lag");
