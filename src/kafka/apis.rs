@@ -18,7 +18,7 @@ use super::session::Session;
 use super::wire::{Message, Reader, Version, Writer};
 use super::{
     Kafka, admin, api_versions, coordinator, fetch, group_offsets, groups, members, metadata, offsets,
-    produce,
+    produce, sasl,
 };
 use crate::broker::budget::{Budget, Pool};
 
