@@ -17,6 +17,8 @@ pub enum Share {
     Read,
     /// Looks through records for those that are wanted: work for a core, not for the disk.
     Search,
+    /// Inflates compressed batches: work for a core, which takes the memory that they inflate to.
+    Inflate,
     /// Makes a report, which may be large.
     Report,
     /// Waits until the log has changed something.
@@ -29,7 +31,7 @@ impl Share {
     /// Whether work of this kind never stores anything, so that its failure leaves nothing behind.
     #[must_use]
     pub fn only_reads(self) -> bool {
-        matches!(self, Self::Read | Self::Search | Self::Report)
+        matches!(self, Self::Read | Self::Search | Self::Inflate | Self::Report)
     }
 }
 
@@ -38,6 +40,7 @@ impl Share {
 pub struct Blocking {
     reads: Arc<Semaphore>,
     searches: Arc<Semaphore>,
+    inflates: Arc<Semaphore>,
     reports: Arc<Semaphore>,
     changes: Arc<Semaphore>,
 }
@@ -50,6 +53,8 @@ impl Default for Blocking {
         Self {
             reads: share(256),
             searches: share((cores / 2).max(1)),
+            // As many as there are cores: more would only take more memory at once.
+            inflates: share(cores),
             reports: share(4),
             changes: share(64),
         }
@@ -69,6 +74,7 @@ impl Blocking {
         let share = match kind {
             Share::Read => Some(&self.reads),
             Share::Search => Some(&self.searches),
+            Share::Inflate => Some(&self.inflates),
             Share::Report => Some(&self.reports),
             Share::Change => Some(&self.changes),
             Share::Parse => None,
@@ -124,6 +130,7 @@ mod tests {
         for (kind, outcome) in [
             (Share::Read, Outcome::None),
             (Share::Search, Outcome::None),
+            (Share::Inflate, Outcome::None),
             (Share::Report, Outcome::None),
             (Share::Change, Outcome::Unknown),
         ] {

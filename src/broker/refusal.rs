@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::broker::engine::batch::BatchError;
 use crate::broker::engine::{Error, Offset};
 
 /// Why something is refused. A variant exists only where a caller acts differently.
@@ -63,6 +64,14 @@ pub enum Reason {
     CursorExpired,
     /// The data directory was restored from a backup since the poll that is acknowledged.
     PollExpired,
+    /// The bytes of a record batch are not those that its producer sent.
+    CorruptBatch,
+    /// A record batch contradicts itself, or the rules of producers' batches.
+    InvalidBatch,
+    /// A record batch has times that only the server gives.
+    InvalidTimestamp,
+    /// A record batch is not compressed as it says, or in a way that there is not.
+    UnknownCompression,
     /// One record is above its topic's limit.
     RecordTooLarge,
     /// The request is above the limit.
@@ -254,6 +263,23 @@ impl Refusal {
     fn with_positions(self, log_start_offset: Offset, end_offset: Offset) -> Self {
         self.with("log_start_offset", log_start_offset)
             .with("end_offset", end_offset)
+    }
+}
+
+impl From<BatchError> for Refusal {
+    /// A record batch from outside that is not one.
+    fn from(error: BatchError) -> Self {
+        let reason = match error {
+            // Versions 0 and 1 are known, and are no record batches; of no other is there anything to say.
+            BatchError::Magic(0 | 1) => Reason::InvalidBatch,
+            BatchError::Truncated { .. } | BatchError::Checksum { .. } | BatchError::Magic(_) => {
+                Reason::CorruptBatch
+            }
+            BatchError::UnknownCodec(_) | BatchError::NotCompressed(_) => Reason::UnknownCompression,
+            BatchError::InflatesTooLarge { .. } => Reason::RequestTooLarge,
+            _ => Reason::InvalidBatch,
+        };
+        Self::new(reason, error.to_string())
     }
 }
 

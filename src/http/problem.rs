@@ -131,6 +131,11 @@ impl Code {
                 Reason::TopicChanged => (412, "topic-changed", "The topic is another one by now", false),
                 Reason::OffsetMismatch => (412, "offset-mismatch", "The next offset is another", false),
                 Reason::PreviewOutdated => (412, "preview-outdated", "The preview is out of date", false),
+                // Kafka's protocol tells them apart.
+                Reason::CorruptBatch
+                | Reason::InvalidBatch
+                | Reason::InvalidTimestamp
+                | Reason::UnknownCompression => Self::Refused(Reason::InvalidRequest).row(),
                 Reason::RecordTooLarge => (413, "record-too-large", "The record is too large", false),
                 Reason::RequestTooLarge => (413, "request-too-large", "The request is too large", false),
                 Reason::OffsetOutOfRange => (416, "offset-out-of-range", "The offset is above the end", false),

@@ -23,7 +23,7 @@ use std::time::Duration;
 pub use client::{Answer, Connection, Fetched, contains, has, read_partition, says};
 pub use clock::NOW;
 pub use process::{Server, python_with};
-pub use service::{JSON, Sample, Service, expect, invalid, refused, request};
+pub use service::{JSON, Sample, Service, expect, invalid, packed, refused, request};
 
 /// Ends a test that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(300);

@@ -12,7 +12,7 @@ use http::{Method, Request};
 use http_body_util::BodyExt as _;
 use quipu::http::app::App;
 use quipu::settings::Config;
-use quipu_segments::batch::BatchBuilder;
+use quipu_segments::batch::{BatchBuilder, Codec, SealedBatch};
 use quipu_segments::{
     AppendRequest, Error, Log, Offset, Options, Part, Partition, RealDisk, Records, StateChange, TimestampMs,
     TopicSettings, TopicSpec,
@@ -205,12 +205,24 @@ impl Service {
 
     /// Appends the records as one batch, durably; returns the first one's offset.
     pub fn append(&self, topic: &str, index: u32, json_lines: bool, samples: &[Sample<'_>]) -> Offset {
-        let mut batch = BatchBuilder::new();
-        for (timestamp, key, value, headers) in samples {
-            batch.push(TimestampMs(*timestamp), *key, *value, headers);
-        }
+        self.append_records(topic, index, json_lines, Records::Loose(batch_of(samples)))
+    }
+
+    /// The same as a producer compresses them.
+    pub fn append_packed(
+        &self,
+        topic: &str,
+        index: u32,
+        codec: Option<Codec>,
+        samples: &[Sample<'_>],
+    ) -> Offset {
+        let batch = packed(codec, samples);
+        self.append_records(topic, index, false, Records::Sealed(vec![batch]))
+    }
+
+    fn append_records(&self, topic: &str, index: u32, json_lines: bool, records: Records) -> Offset {
         let partition = self.partition(topic, index);
-        let part = Part::new(partition, Records::Loose(batch)).json_lines(json_lines);
+        let part = Part::new(partition, records).json_lines(json_lines);
         let request = AppendRequest::of(vec![part]);
         let appended = self.app.log.append(request).and_then(|ticket| ticket.wait());
         appended.expect("the disk works").base_offsets[0]
@@ -239,6 +251,20 @@ impl Service {
         let value = value.unwrap_or_else(|| panic!("{name} is not in {}", answer.text()));
         value.parse().expect("a number")
     }
+}
+
+fn batch_of(samples: &[Sample<'_>]) -> BatchBuilder {
+    let mut batch = BatchBuilder::new();
+    for (timestamp, key, value, headers) in samples {
+        batch.push(TimestampMs(*timestamp), *key, *value, headers);
+    }
+    batch
+}
+
+/// The records as one batch, as a producer compresses them.
+pub fn packed(codec: Option<Codec>, samples: &[Sample<'_>]) -> SealedBatch {
+    let batch = batch_of(samples).seal().with_codec(codec, None);
+    batch.expect("there is nothing to inflate")
 }
 
 /// A request for a router.

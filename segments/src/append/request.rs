@@ -28,10 +28,11 @@ impl Records {
         }
     }
 
+    /// How many offsets they take.
     pub(crate) fn count(&self) -> u64 {
         match self {
             Self::Loose(builder) => u64::from(builder.record_count()),
-            Self::Sealed(batches) => batches.iter().map(|batch| u64::from(batch.record_count())).sum(),
+            Self::Sealed(batches) => batches.iter().map(|batch| u64::from(batch.offset_count())).sum(),
         }
     }
 }

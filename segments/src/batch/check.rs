@@ -1,7 +1,7 @@
 //! Checks whole batches, and splits a run of batches.
 
 use super::header::ATTRIBUTES;
-use super::{BatchError, BatchHeader, HEADER_BYTES, Records};
+use super::{BatchError, BatchHeader, MAX_INFLATED_BYTES, Record, Records, inflate};
 use crate::types::TimestampMs;
 
 /// Checks header and CRC-32C of the whole batch at the start of `bytes`; what follows the batch is not looked at.
@@ -31,37 +31,68 @@ pub fn verify(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
 
 /// Checks everything of a batch that came from outside: CRC, every record's bounds, offset deltas 0,1,2,…,count-1, and that nothing follows.
 ///
+/// Compressed records are inflated for that, up to [`MAX_INFLATED_BYTES`].
 /// Two things are not checked: attributes other than compression, and the producer's fields, because the caller decides
 /// who may send what; and `max_timestamp`, which some producers set wrong and
 /// [`SealedBatch::from_outside`](super::SealedBatch::from_outside) corrects.
 ///
 /// # Errors
-/// - Those of [`verify`].
-/// - [`BatchError::Malformed`]: a record does not fit, offsets have gaps, the batch is empty or compressed, or bytes follow it.
+/// - Those of [`verify`] and [`inflate`](super::inflate).
+/// - [`BatchError::Malformed`]: a record does not fit, offsets have gaps, the batch is empty, or bytes follow it.
 pub fn validate(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
-    validate_times(bytes).map(|(header, _)| header)
+    let header = verify_alone(bytes)?;
+    walk(&header, bytes, MAX_INFLATED_BYTES, |_, _| Ok::<_, BatchError>(()))?;
+    Ok(header)
 }
 
-/// As [`validate`]; returns the records' largest timestamp too.
-pub(super) fn validate_times(bytes: &[u8]) -> Result<(BatchHeader, TimestampMs), BatchError> {
+/// As [`verify`], for bytes that must be one batch and no more.
+pub(super) fn verify_alone(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     let header = verify(bytes)?;
     if header.total_bytes() != bytes.len() {
         return Err(BatchError::Malformed("bytes follow the batch"));
     }
+    Ok(header)
+}
+
+/// What a walk over all records of a batch finds.
+pub(super) struct Walked {
+    /// The records' largest timestamp.
+    pub(super) max_timestamp: TimestampMs,
+    /// The batch without compression, if it is compressed: see [`inflate`](super::inflate).
+    pub(super) inflated: Option<Vec<u8>>,
+}
+
+/// Checks all records of a batch, and shows each with its number in the batch to `see`.
+///
+/// # Errors
+/// Those of [`validate`] but for the CRC, and those of `see`.
+pub(super) fn walk<E: From<BatchError>>(
+    header: &BatchHeader,
+    batch: &[u8],
+    limit: usize,
+    mut see: impl FnMut(u32, &Record<'_>) -> Result<(), E>,
+) -> Result<Walked, E> {
     if header.record_count == 0 {
-        return Err(BatchError::Malformed("the batch holds no records"));
+        return Err(BatchError::Malformed("the batch holds no records").into());
     }
     if header.last_offset_delta != header.record_count - 1 {
-        return Err(BatchError::Malformed(
-            "the last offset delta is not the record count less 1",
-        ));
+        return Err(BatchError::Malformed("the last offset delta is not the record count less 1").into());
     }
+    let inflated = match header.attributes.codec()? {
+        Some(_) => Some(inflate(batch, limit)?),
+        None => None,
+    };
     // `Records` makes sure that deltas ascend and are at most count - 1, so `count` of them leave no gap.
     let mut max_timestamp = TimestampMs(i64::MIN);
-    for record in Records::of(&header, bytes.get(HEADER_BYTES..).unwrap_or_default())? {
-        max_timestamp = max_timestamp.max(record?.timestamp);
+    for (number, record) in (0..).zip(Records::new(inflated.as_deref().unwrap_or(batch))?) {
+        let record = record?;
+        max_timestamp = max_timestamp.max(record.timestamp);
+        see(number, &record)?;
     }
-    Ok((header, max_timestamp))
+    Ok(Walked {
+        max_timestamp,
+        inflated,
+    })
 }
 
 /// Splits a run of whole batches; each item is one batch's bytes with its header (CRC not checked).
@@ -116,7 +147,7 @@ mod tests {
 
     use super::*;
     use crate::batch::header::{CRC, field, put};
-    use crate::batch::{BatchBuilder, SealedBatch};
+    use crate::batch::{BatchBuilder, HEADER_BYTES, SealedBatch};
     use crate::types::Offset;
 
     /// A batch with everything in it, at offset 1,000.

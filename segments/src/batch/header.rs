@@ -17,8 +17,8 @@
 //! | 57 | 4 | record count | |
 //! | 61 | | records | |
 
-use super::BatchError;
 use super::records::MIN_RECORD_BYTES;
+use super::{BatchError, Codec};
 use crate::types::{Offset, ProducerId, TimestampMs};
 
 /// The bytes of a batch before its records.
@@ -31,8 +31,8 @@ const MIN_BATCH_LENGTH: i32 = (HEADER_BYTES - LENGTH_END) as i32;
 const MAGIC: i8 = 2;
 
 pub(super) const BASE_OFFSET: usize = 0;
-const BATCH_LENGTH: usize = 8;
-const PARTITION_LEADER_EPOCH: usize = 12;
+pub(super) const BATCH_LENGTH: usize = 8;
+pub(super) const PARTITION_LEADER_EPOCH: usize = 12;
 const MAGIC_BYTE: usize = 16;
 pub(super) const CRC: usize = 17;
 /// Where the bytes that the CRC covers begin.
@@ -53,10 +53,30 @@ impl Attributes {
     /// The bit that says that the broker gave the time, one for all records.
     pub const LOG_APPEND_TIME: i16 = 1 << 3;
 
-    /// The compression: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
+    /// The bits that say how the records are compressed.
+    const COMPRESSION: i16 = 7;
+
+    /// The compression: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd; 5 to 7 are none that there is.
     #[must_use]
     pub fn compression(self) -> i16 {
-        self.0 & 7
+        self.0 & Self::COMPRESSION
+    }
+
+    /// How the records are compressed; `None` if they are not.
+    ///
+    /// # Errors
+    /// [`BatchError::UnknownCodec`].
+    pub fn codec(self) -> Result<Option<Codec>, BatchError> {
+        match self.compression() {
+            0 => Ok(None),
+            bits => Codec::of(bits).map(Some).ok_or(BatchError::UnknownCodec(bits)),
+        }
+    }
+
+    /// The same with another compression.
+    #[must_use]
+    pub(super) fn with_codec(self, codec: Option<Codec>) -> Self {
+        Self(self.0 & !Self::COMPRESSION | codec.map_or(0, Codec::bits))
     }
 
     /// Whether every record's timestamp is the batch's max timestamp.

@@ -8,21 +8,28 @@
 //!   into a [`SealedBatch`] in place. The base offset is set last: the CRC does not cover it.
 //! - Reading: [`BatchHeader::peek`] looks at a header, [`verify`] at the CRC, [`validate`] at everything;
 //!   [`Batches`] splits a run of batches, [`Records`] walks one.
+//! - Compression: all records of a batch are compressed as one piece, which [`inflate`] takes apart; the header stays
+//!   as it is. A batch is stored and sent in the form that its producer chose.
 //!
 //! Invariants: readers treat all bytes as untrusted input. They return a [`BatchError`] or a value that lies within the
-//! bytes, never panic, and allocate nothing, whatever lengths the bytes name. A batch that was cut short by a crash is
-//! [`BatchError::Truncated`], and one that was half written [`BatchError::Checksum`].
+//! bytes, never panic, and allocate nothing, whatever lengths the bytes name; [`inflate`] allocates what it inflates,
+//! up to a limit. A batch that was cut short by a crash is [`BatchError::Truncated`], and one that was half written
+//! [`BatchError::Checksum`].
 
 mod builder;
 mod check;
+mod codec;
 mod header;
+mod inflate;
 mod records;
 mod sealed;
 mod varint;
 
 pub use builder::{BatchBuilder, MAX_BATCH_BYTES};
 pub use check::{Batches, validate, verify};
+pub use codec::Codec;
 pub use header::{Attributes, BatchHeader, HEADER_BYTES};
+pub use inflate::{MAX_INFLATED_BYTES, inflate};
 pub use records::{HeaderIter, Headers, Record, RecordPlace, Records};
 pub use sealed::SealedBatch;
 
@@ -52,4 +59,16 @@ pub enum BatchError {
     /// A field contradicts the format or another field.
     #[error("{0}")]
     Malformed(&'static str),
+    /// The attributes name a compression that there is not.
+    #[error("compression {0}, expected 0 (none), 1 (gzip), 2 (snappy), 3 (lz4) or 4 (zstd)")]
+    UnknownCodec(i16),
+    /// The records are not what the attributes say.
+    #[error("the records are not whole {0} data, as the attributes say")]
+    NotCompressed(Codec),
+    /// The records take more than is allowed: nothing beyond that was inflated.
+    #[error("the records inflate to more than {limit} bytes")]
+    InflatesTooLarge {
+        /// The most that is allowed.
+        limit: usize,
+    },
 }

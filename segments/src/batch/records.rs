@@ -190,7 +190,7 @@ impl<'a> Records<'a> {
     ///
     /// # Errors
     /// - Those of [`BatchHeader::peek`], and [`BatchError::Truncated`] where the batch is not all there.
-    /// - [`BatchError::Malformed`]: the batch is compressed.
+    /// - [`BatchError::Malformed`]: the batch is compressed: [`inflate`](super::inflate) it first.
     pub fn new(batch: &'a [u8]) -> Result<Self, BatchError> {
         let header = BatchHeader::peek(batch)?;
         let records = batch
@@ -253,9 +253,11 @@ impl<'a> Records<'a> {
     }
 
     /// Begins at the first of `records`, which are all that follows `header` in its batch.
-    pub(super) fn of(header: &BatchHeader, records: &'a [u8]) -> Result<Self, BatchError> {
+    fn of(header: &BatchHeader, records: &'a [u8]) -> Result<Self, BatchError> {
         if header.attributes.compression() != 0 {
-            return Err(BatchError::Malformed("compressed batches are not read"));
+            return Err(BatchError::Malformed(
+                "a compressed batch is read after it was inflated",
+            ));
         }
         Ok(Self {
             rest: records,

@@ -101,7 +101,7 @@ impl Plan {
                 let mut next = base_offset;
                 for batch in batches {
                     let base = next;
-                    next = base.plus(u64::from(batch.record_count()));
+                    next = base.plus(u64::from(batch.offset_count()));
                     self.push(batch, base, next, part.json_lines);
                 }
             }

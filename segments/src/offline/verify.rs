@@ -21,7 +21,7 @@ use crate::journal::replay;
 use crate::offline::finding::{Finding, Verified, partition_name, restore};
 use crate::recover::identity::{self, Identity};
 use crate::segment::index;
-use crate::segment::{DamagedStretch, check};
+use crate::segment::{DamagedStretch, Depth, check};
 use crate::types::{FilePos, Offset, PartitionId, TopicId};
 
 /// What the checkpoint and the journal say about a partition.
@@ -423,7 +423,15 @@ impl Verifier<'_> {
         if end == FilePos::ZERO {
             return Ok(base);
         }
-        let checked = check(self.disk, path, base, (FilePos::ZERO, base), end, limit)?;
+        let checked = check(
+            self.disk,
+            path,
+            base,
+            (FilePos::ZERO, base),
+            end,
+            limit,
+            Depth::Inflated,
+        )?;
         self.verified.batches += checked.batches;
         self.verified.records += checked.records;
         for DamagedStretch {

@@ -262,7 +262,15 @@ impl Recovery<'_> {
         length: u64,
     ) -> Result<(FilePos, Offset)> {
         let path = dir.join(format!("{base:020}.log"));
-        let checked = segment::check(self.disk, &path, base, begin, FilePos(length), None)?;
+        let checked = segment::check(
+            self.disk,
+            &path,
+            base,
+            begin,
+            FilePos(length),
+            None,
+            segment::Depth::Sealed,
+        )?;
         let mut end = FilePos(length);
         for stretch in checked.damage {
             match stretch.until {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::intervals::Intervals;
 use super::walk::{Course, Step, Walker};
-use crate::batch::Records;
+use crate::batch::{self, BatchError, MAX_INFLATED_BYTES, Records};
 use crate::error::{Error, Result};
 use crate::io::disk::{Disk, OpenMode};
 use crate::types::{FilePos, Offset};
@@ -30,6 +30,15 @@ pub(crate) struct Checked {
     pub(crate) damage: Vec<DamagedStretch>,
 }
 
+/// How far a check goes into compressed batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Their checksums: their records were checked before they were stored. Opening a directory must not take long.
+    Sealed,
+    /// Their records, too.
+    Inflated,
+}
+
 /// Checks every batch of `path` up to `end`: checksums, offsets, and the records themselves. `begin`: the position of
 /// the first batch, and the lowest offset that it may have.
 ///
@@ -42,6 +51,7 @@ pub(crate) fn check(
     begin: (FilePos, Offset),
     end: FilePos,
     limit: Option<Offset>,
+    depth: Depth,
 ) -> Result<Checked> {
     let context = |error| Error::reading(format!("opening {}", path.display()), error);
     let map = disk
@@ -76,19 +86,21 @@ pub(crate) fn check(
                 checked.batches += 1;
                 checked.next_offset = header.next_offset();
                 let bytes = walker.bytes(position, resume).map_err(context)?;
-                let malformed = if header.attributes.compression() == 0 {
-                    records(&bytes).map(|count| checked.records += count).err()
-                } else {
-                    checked.records += u64::from(header.record_count);
-                    None
+                let count = match (header.attributes.compression(), depth) {
+                    (0, _) => records(&bytes),
+                    (_, Depth::Sealed) => Ok(header.record_count.into()),
+                    (_, Depth::Inflated) => {
+                        batch::inflate(&bytes, MAX_INFLATED_BYTES).and_then(|inflated| records(&inflated))
+                    }
                 };
-                if let Some(what) = malformed {
+                checked.records += *count.as_ref().unwrap_or(&0);
+                if let Err(what) = count {
                     checked.damage.push(DamagedStretch {
                         position: FilePos(position),
                         resume: FilePos(resume),
                         from: header.base_offset,
                         until: Some(header.next_offset()),
-                        what,
+                        what: what.to_string(),
                     });
                 }
             }
@@ -96,9 +108,6 @@ pub(crate) fn check(
     }
 }
 
-fn records(batch: &[u8]) -> Result<u64, String> {
-    let records = Records::new(batch).map_err(|error| error.to_string())?;
-    records
-        .map(|record| record.map(|_| 1).map_err(|error| error.to_string()))
-        .sum()
+fn records(batch: &[u8]) -> Result<u64, BatchError> {
+    Records::new(batch)?.map(|record| record.map(|_| 1)).sum()
 }

@@ -10,7 +10,7 @@ use super::inner::{Gaps, Inner, OpenMap};
 use super::walk::{Course, Damage, Step, Walker};
 use super::warm::Found;
 use super::{Run, Span};
-use crate::batch::{BatchHeader, Records};
+use crate::batch::{self, BatchHeader, MAX_INFLATED_BYTES, Records};
 use crate::error::{Error, Result};
 use crate::io::sync::MutexGuard;
 use crate::segment::index::{Index, Mark};
@@ -321,15 +321,20 @@ impl Inner {
     }
 }
 
-/// The first record of a batch, from offset `from` on, whose timestamp `fits`. For a batch whose records cannot be read
-/// (a compressed one): its first offset (or `from`, if that is later) and its largest timestamp.
+/// The first record of a batch, from offset `from` on, whose timestamp `fits`. A compressed batch is inflated for that;
+/// for one whose records cannot be read all the same: its first offset (or `from`, if that is later) and its largest
+/// timestamp.
 pub(super) fn first_record(
-    batch: &[u8],
+    bytes: &[u8],
     header: &BatchHeader,
     from: Offset,
     fits: impl Fn(TimestampMs) -> bool,
 ) -> Option<(Offset, TimestampMs)> {
-    let Ok(records) = Records::new(batch) else {
+    let inflated = match header.attributes.compression() {
+        0 => None,
+        _ => batch::inflate(bytes, MAX_INFLATED_BYTES).ok(),
+    };
+    let Ok(records) = Records::new(inflated.as_deref().unwrap_or(bytes)) else {
         return Some((header.base_offset.max(from), header.max_timestamp));
     };
     records

@@ -22,19 +22,37 @@ pub struct PageLimits {
     pub(crate) max_records: u64,
     /// Stored bytes; one record (or batch) is chosen, however large.
     pub(crate) max_bytes: u64,
-    /// Whether batches are the unit, as in the record batch representation, or records.
-    pub(crate) whole_batches: bool,
+    pub(crate) unit: Unit,
+}
+
+/// What a page consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Records. Compressed batches are inflated, and their stored bytes are those that they inflate to.
+    Records,
+    /// Whole batches for a reader of records, as many as fit: inflated too.
+    Batches,
+    /// Whole batches for a client that takes them as they are stored, compressed or not.
+    StoredBatches,
 }
 
 impl PageLimits {
-    /// Whole batches that have an offset in `from..until`, about `max_bytes` of them.
+    /// Whole batches as they are stored that have an offset in `from..until`, about `max_bytes` of them.
     pub(crate) fn batches(from: Offset, until: Offset, max_bytes: u64) -> Self {
         Self {
             from,
             until: (until < Offset::MAX).then_some(until),
             max_records: u64::MAX,
             max_bytes,
-            whole_batches: true,
+            unit: Unit::StoredBatches,
+        }
+    }
+
+    /// The same for a reader of records.
+    pub(crate) fn whole(from: Offset, until: Offset, max_bytes: u64) -> Self {
+        Self {
+            unit: Unit::Batches,
+            ..Self::batches(from, until, max_bytes)
         }
     }
 }
@@ -108,11 +126,12 @@ impl Page {
         }
     }
 
-    /// Chooses from `fetched` what lies within `limits`. Runs are kept as they are; nothing is copied.
+    /// Chooses from `fetched` what lies within `limits`. Runs are kept as they are; nothing is copied. `None`: a batch of
+    /// it is compressed, and is to be inflated first.
     ///
     /// # Errors
     /// [`BatchError`] if verified batches cannot be walked, which is a defect of the code that wrote them.
-    pub(crate) fn choose(fetched: Fetched, limits: &PageLimits) -> Result<Self, BatchError> {
+    pub(crate) fn choose(fetched: &Fetched, limits: &PageLimits) -> Result<Option<Self>, BatchError> {
         let mut page = Self::empty(limits.from, fetched.log_start_offset, fetched.end_offset);
         if fetched.runs.is_empty() {
             // A read returns a batch if there is any, so nothing lies between here and where it had to stop.
@@ -121,11 +140,15 @@ impl Page {
                 .map_or(fetched.end_offset, |until| until.min(fetched.end_offset));
             page.next_offset = page.from.max(stop);
         }
-        for mut run in fetched.runs {
-            let taken = page.take_run(&run, limits)?;
+        for run in &fetched.runs {
+            let Some(taken) = page.take_run(run, limits)? else {
+                return Ok(None);
+            };
             if !taken.is_empty() {
-                run.bytes = run.bytes.slice(taken);
-                page.runs.push(run);
+                page.runs.push(Run {
+                    bytes: run.bytes.slice(taken),
+                    json_lines: run.json_lines,
+                });
             }
             if page.limited || page.ended {
                 break;
@@ -136,11 +159,14 @@ impl Page {
         page.limited |= page.records >= limits.max_records
             || page.stored_bytes >= limits.max_bytes
             || (!page.ended && page.next_offset < page.end_offset);
-        Ok(page)
+        Ok(Some(page))
     }
 
-    /// Takes what it can of a run; returns the range of bytes with the batches from which it took something.
-    fn take_run(&mut self, run: &Run, limits: &PageLimits) -> Result<Range<usize>, BatchError> {
+    /// Takes what it can of a run; returns the range of bytes with the batches from which it took something. `None`: one
+    /// is compressed.
+    fn take_run(&mut self, run: &Run, limits: &PageLimits) -> Result<Option<Range<usize>>, BatchError> {
+        let is_stored = limits.unit == Unit::StoredBatches;
+        let whole_batches = limits.unit != Unit::Records;
         let mut taken = 0..0;
         let mut position = 0;
         for batch in Batches::new(&run.bytes) {
@@ -154,19 +180,22 @@ impl Page {
                 self.reach(limits);
                 break;
             }
+            if header.attributes.compression() != 0 && !is_stored {
+                return Ok(None);
+            }
             let bytes = batch.len() as u64;
             let fits = self.records + u64::from(header.record_count) <= limits.max_records
                 && self.stored_bytes + bytes <= limits.max_bytes;
             let within = header.base_offset >= self.from
                 && limits.until.is_none_or(|until| header.next_offset() <= until);
-            if (fits && within) || (limits.whole_batches && (fits || self.records == 0)) {
+            if (fits && within) || (whole_batches && (fits || self.records == 0)) {
                 self.records += u64::from(header.record_count);
                 self.stored_bytes += bytes;
                 self.next_offset = header.next_offset();
                 taken.end = position;
                 continue;
             }
-            if limits.whole_batches {
+            if whole_batches {
                 self.limited = true;
                 break;
             }
@@ -179,7 +208,7 @@ impl Page {
                 break;
             }
         }
-        Ok(taken)
+        Ok(Some(taken))
     }
 
     /// Takes record after record of a batch that does not lie wholly within the limits and ends at `batch_end`.
@@ -453,7 +482,7 @@ mod tests {
             until: until.map(Offset::new),
             max_records: 500,
             max_bytes: 1 << 20,
-            whole_batches: false,
+            unit: Unit::Records,
         }
     }
 
@@ -474,8 +503,8 @@ mod tests {
 
     /// Chooses, and checks what must hold of every page.
     fn choose(fetched: Fetched, limits: &PageLimits) -> Page {
-        let page = Page::choose(fetched, limits).unwrap();
-        if !limits.whole_batches {
+        let page = Page::choose(&fetched, limits).unwrap().unwrap();
+        if limits.unit == Unit::Records {
             assert_eq!(offsets(&page).len() as u64, page.records);
         }
         assert!(page.next_offset >= page.from);
@@ -546,7 +575,7 @@ mod tests {
             let limits = PageLimits {
                 max_records,
                 max_bytes,
-                whole_batches: true,
+                unit: Unit::StoredBatches,
                 ..limits(from, until)
             };
             let page = choose(fetched(10, &[&[5, 5], &[5]]), &limits);

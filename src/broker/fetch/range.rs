@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Fetcher;
-use super::page::PageLimits;
+use super::page::{PageLimits, Unit};
 use crate::broker::blocking::Share;
 use crate::broker::engine::{Error, Offset, Partition, Positions, TimestampMs};
 use crate::broker::refusal::Refusal;
@@ -43,7 +43,7 @@ pub struct FetchRequest {
     pub wait: Duration,
     /// How many stored bytes end the wait; never more than `max_bytes`.
     pub min_bytes: u64,
-    /// Whether batches are the unit of an answer, or records.
+    /// Whether batches are the unit of an answer, as they are stored, or records.
     pub whole_batches: bool,
 }
 
@@ -68,7 +68,10 @@ impl FetchRange {
             until: self.until,
             max_records: request.max_records,
             max_bytes: request.max_bytes,
-            whole_batches: request.whole_batches,
+            unit: match request.whole_batches {
+                true => Unit::StoredBatches,
+                false => Unit::Records,
+            },
         }
     }
 }

@@ -64,7 +64,16 @@ pub struct TopicRules {
     pub ack: Ack,
 }
 
+/// What a batch may have beyond the largest record: as much as Kafka's default has beyond 1 MiB.
+const BATCH_OVERHEAD_BYTES: usize = 12;
+
 impl TopicRules {
+    /// The most bytes of a batch that comes by Kafka's protocol, compressed or not: its `max.message.bytes`.
+    #[must_use]
+    pub fn max_batch_bytes(&self) -> usize {
+        self.max_record_bytes + BATCH_OVERHEAD_BYTES
+    }
+
     /// Reads the topic's properties; a missing one has its default.
     pub fn of(spec: &TopicSpec) -> Self {
         Self {

@@ -1,24 +1,32 @@
 //! Record batches that clients have built themselves, for one partition: they are stored as they came.
 //!
-//! They come from outside, so everything in them is checked. Compression, transactions and control records are refused: this
+//! They come from outside, so everything in them is checked, in one pass over their records, for any wire. Compressed
+//! records are inflated for that, one batch of a body at a time, on the few threads of [`Share::Inflate`]: all batches
+//! of a body may inflate to as much as a request may have, decoded. Transactions and control records are refused: this
 //! version cannot keep their promises.
 //!
 //! A batch with a producer id must be alone in its body. The log keeps its producer's sequence: a batch that was
 //! appended before is answered with its offsets from then; a gap or an older epoch is refused.
 
-use bytes::Bytes;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
 
 use super::append::add_to;
 use super::idempotency::{Fingerprint, Key, decode_count, encode_count, expiry};
-use super::limits::{Misfit, RecordLimits};
+use super::limits::RecordLimits;
 use super::placing::Built;
 use super::{Options, Producer, Target};
-use crate::broker::engine::batch::{
-    BatchError, BatchHeader, Batches, Records as BatchRecords, SealedBatch, verify,
-};
-use crate::broker::engine::{AppendRequest, Appended, Offset, Records, TimestampMs};
+use crate::broker::blocking::Share;
+use crate::broker::engine::batch::{BatchHeader, Batches, MAX_INFLATED_BYTES, Record, SealedBatch};
+use crate::broker::engine::{Ack, AppendRequest, Appended, Offset, Records, TimestampMs};
 use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::topics::unknown_partition;
 use crate::formats::partitioner::partition_of_key;
+
+/// Bodies of uncompressed batches up to this size are checked on the worker that received them: about a millisecond of
+/// checksum.
+const INLINE_BYTES: usize = 2 << 20;
 
 /// Batches that may be stored.
 pub struct Checked {
@@ -37,6 +45,17 @@ pub struct Range {
     pub records: u32,
     /// Nothing was appended, because the call was appended before.
     pub is_replayed: bool,
+}
+
+/// What the append of one batch answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted {
+    /// Where its records lie.
+    pub range: Range,
+    /// The time of all its records, if the topic gives them the server's.
+    pub log_append_time: Option<TimestampMs>,
+    /// The first offset that the partition keeps.
+    pub log_start_offset: Offset,
 }
 
 impl Producer {
@@ -70,32 +89,14 @@ impl Producer {
         once: Option<(Box<Key>, Fingerprint)>,
         now: TimestampMs,
     ) -> Result<Range, Refusal> {
-        let records = checked.record_count;
-        let built = Built {
-            partition,
-            records: Records::Sealed(checked.batches),
-            record_count: records,
-            // Nothing here has checked the values: each read checks them.
-            json_lines: false,
-        };
-        let mut request = AppendRequest {
-            ack: target.ack(options),
-            once: once.map(|(key, fingerprint)| {
-                let expires = expiry(&target.topic, now);
-                key.once(0, fingerprint, expires, encode_count(records))
-            }),
-            ..AppendRequest::default()
-        };
-        let built = vec![built];
-        add_to(
-            &mut request,
-            &self.log,
-            &target.topic,
-            built,
-            options.expected_offset,
-            checked.moved,
-        )?;
-        let appended = self.append(request, records.into(), checked.bytes)?.await?;
+        let (records, bytes) = (checked.record_count, checked.bytes);
+        let ack = target.ack(options);
+        let mut request = self.request(target, partition, checked, options.expected_offset, ack)?;
+        request.once = once.map(|(key, fingerprint)| {
+            let expires = expiry(&target.topic, now);
+            key.once(0, fingerprint, expires, encode_count(records))
+        });
+        let appended = self.append(request, records.into(), bytes)?.await?;
         range(&appended, records)
     }
 
@@ -103,20 +104,112 @@ impl Producer {
     ///
     /// # Errors
     /// Why they are not stored.
-    pub fn check_batches(
+    pub async fn check_batches(
         &self,
         target: &Target,
         partition: u32,
         body: Bytes,
         now: TimestampMs,
     ) -> Result<Checked, Refusal> {
-        check(
-            &RecordLimits::of(&self.limits, &target.rules),
-            target,
+        // Without a copy, if nobody else holds the body.
+        let body = body
+            .try_into_mut()
+            .unwrap_or_else(|body| BytesMut::from(&body[..]));
+        let check = Check::new(self, target, partition, now);
+        self.off_the_worker(body, move |body| check.body(body)).await
+    }
+
+    /// Checks one batch of a client that speaks Kafka's protocol, and queues it for an append of its own. The returned
+    /// future is ready when it is stored as `ack` says; it need not be waited for. Batches are appended in the order in
+    /// which this returns. Nothing is copied.
+    ///
+    /// # Errors
+    /// As Kafka's broker has them, with nothing stored: [`Reason::UnknownPartition`]; [`Reason::CorruptBatch`];
+    /// [`Reason::InvalidBatch`] also for none or several batches, and for control batches;
+    /// [`Reason::InvalidTimestamp`]; [`Reason::UnknownCompression`]; [`Reason::RecordTooLarge`] also for a batch that is
+    /// larger than [`TopicRules::max_batch_bytes`](super::TopicRules::max_batch_bytes); [`Reason::RequestTooLarge`] if
+    /// its records inflate to more than a request may have; [`Reason::NotSupported`] for transactions. From the future
+    /// those of the append, such as [`Reason::OutOfOrderSequence`] and [`Reason::Fenced`].
+    pub async fn queue_batch(
+        self: &Arc<Self>,
+        target: &Target,
+        partition: u32,
+        batch: BytesMut,
+        ack: Ack,
+    ) -> Result<impl Future<Output = Result<Accepted, Refusal>> + Send + use<>, Refusal> {
+        let Some(log) = target.topic.partition(partition) else {
+            return Err(unknown_partition(&target.topic, partition));
+        };
+        let now = self.now();
+        let check = Check::new(self, target, partition, now);
+        let checked = self
+            .off_the_worker(batch, move |batch| check.alone(batch))
+            .await?;
+        let (records, bytes) = (checked.record_count, checked.bytes);
+        let request = self.request(target, partition, checked, None, ack)?;
+        let ticket = self.log.append(request)?;
+        let producer = Arc::clone(self);
+        let log_append_time = target.rules.log_append_time.then_some(now);
+        Ok(async move {
+            let appended = ticket.await?;
+            producer.count(appended.repeated.is_some(), records.into(), bytes);
+            Ok(Accepted {
+                range: range(&appended, records)?,
+                log_append_time,
+                log_start_offset: log.positions().log_start_offset,
+            })
+        })
+    }
+
+    /// Runs a check where it holds nobody up.
+    async fn off_the_worker(
+        &self,
+        body: BytesMut,
+        check: impl FnOnce(BytesMut) -> Result<Checked, Refusal> + Send + 'static,
+    ) -> Result<Checked, Refusal> {
+        let is_compressed = |header: &BatchHeader| header.attributes.compression() != 0;
+        // The first wrong header ends the check, too.
+        let mut batches = Batches::new(&body).map_while(Result::ok);
+        let kind = if batches.any(|(header, _)| is_compressed(&header)) {
+            Share::Inflate
+        } else if body.len() > INLINE_BYTES {
+            Share::Parse
+        } else {
+            return check(body);
+        };
+        self.blocking.attempt(kind, move || check(body)).await
+    }
+
+    /// The append of checked batches.
+    fn request(
+        &self,
+        target: &Target,
+        partition: u32,
+        checked: Checked,
+        expected_offset: Option<Offset>,
+        ack: Ack,
+    ) -> Result<AppendRequest, Refusal> {
+        let built = Built {
             partition,
-            body,
-            now,
-        )
+            records: Records::Sealed(checked.batches),
+            record_count: checked.record_count,
+            // Nothing here has checked the values: each read checks them.
+            json_lines: false,
+        };
+        let mut request = AppendRequest {
+            ack,
+            ..AppendRequest::default()
+        };
+        let (topic, moved) = (&target.topic, checked.moved);
+        add_to(
+            &mut request,
+            &self.log,
+            topic,
+            vec![built],
+            expected_offset,
+            moved,
+        )?;
+        Ok(request)
     }
 }
 
@@ -134,102 +227,136 @@ fn range(appended: &Appended, records: u32) -> Result<Range, Refusal> {
     })
 }
 
-fn check(
-    limits: &RecordLimits,
-    target: &Target,
+/// The check of the batches of one call.
+struct Check {
+    limits: RecordLimits,
+    target: Target,
     partition: u32,
-    body: Bytes,
     now: TimestampMs,
-) -> Result<Checked, Refusal> {
-    if body.is_empty() {
-        return Err(Refusal::invalid("", "the body holds no batch"));
-    }
-    let mut checked = Checked {
-        batches: Vec::new(),
-        record_count: 0,
-        moved: false,
-        bytes: body.len(),
-    };
-    let mut at = 0;
-    for (index, batch) in Batches::new(&body).enumerate() {
-        let wrong = |error: BatchError| Refusal::invalid("", format!("batch {index}, at byte {at}: {error}"));
-        let (_, bytes) = batch.map_err(wrong)?;
-        let header = verify(bytes).map_err(wrong)?;
-        refuse_later(&header, index)?;
-        if header.producer_id.0 >= 0 && bytes.len() < body.len() {
-            let detail = format!("batch {index} has a producer id, and then is a body by itself");
-            return Err(Refusal::invalid("", detail));
-        }
-        // A body of one batch is that batch, without a copy if nobody else holds it.
-        let owned = if bytes.len() == body.len() {
-            body.clone().into()
-        } else {
-            bytes.to_vec()
-        };
-        let mut sealed = SealedBatch::from_outside(owned).map_err(wrong)?;
-        check_records(
-            limits,
-            target,
+    /// How many bytes the batches that are still to come may inflate to.
+    room: usize,
+    found: Checked,
+}
+
+impl Check {
+    fn new(producer: &Producer, target: &Target, partition: u32, now: TimestampMs) -> Self {
+        Self {
+            limits: RecordLimits::of(&producer.limits, &target.rules),
+            target: target.clone(),
             partition,
-            sealed.as_bytes(),
-            index,
-            &mut checked.moved,
-        )?;
-        checked.record_count = checked
+            now,
+            room: producer.limits.max_request_bytes.min(MAX_INFLATED_BYTES),
+            found: Checked {
+                batches: Vec::new(),
+                record_count: 0,
+                moved: false,
+                bytes: 0,
+            },
+        }
+    }
+
+    /// Checks the batches of a body of any number.
+    fn body(mut self, mut body: BytesMut) -> Result<Checked, Refusal> {
+        if body.is_empty() {
+            return Err(Refusal::invalid("", "the body holds no batch"));
+        }
+        let (all, mut index) = (body.len(), 0);
+        while !body.is_empty() {
+            let at = all - body.len();
+            let wrong = |mut refusal: Refusal| {
+                refusal.detail = format!("batch {index}, at byte {at}: {}", refusal.detail);
+                refusal.field.get_or_insert_default();
+                refusal
+            };
+            let header = BatchHeader::peek(&body).map_err(|error| wrong(error.into()))?;
+            // A batch that is cut off stays as long as it is, and is refused for that.
+            let batch = body.split_to(header.total_bytes().min(body.len()));
+            if header.producer_id.0 >= 0 && batch.len() < all {
+                let detail = "it has a producer id, and then is a body by itself";
+                return Err(wrong(Refusal::new(Reason::InvalidBatch, detail)));
+            }
+            let sealed = SealedBatch::verified(batch).map_err(|error| wrong(error.into()))?;
+            self.batch(sealed).map_err(wrong)?;
+            index += 1;
+        }
+        Ok(self.found)
+    }
+
+    /// Checks bytes that must be one batch, as Kafka's broker does.
+    fn alone(mut self, batch: BytesMut) -> Result<Checked, Refusal> {
+        if batch.is_empty() {
+            return Err(Refusal::new(Reason::InvalidBatch, "there is no batch"));
+        }
+        let header = BatchHeader::peek(&batch)?;
+        let (bytes, most) = (header.total_bytes(), self.target.rules.max_batch_bytes());
+        if bytes > most {
+            let detail = format!("a batch of {bytes} bytes; the topic takes {most}");
+            return Err(Refusal::new(Reason::RecordTooLarge, detail));
+        }
+        let sealed = SealedBatch::verified(batch)?;
+        let attributes = sealed.header().attributes;
+        if attributes.is_control() {
+            let detail = "a control batch, which only the server writes";
+            return Err(Refusal::new(Reason::InvalidBatch, detail));
+        }
+        if attributes.is_log_append_time() {
+            let detail = "the batch says that its time is the server's, which only the server does";
+            return Err(Refusal::new(Reason::InvalidTimestamp, detail));
+        }
+        self.batch(sealed)?;
+        Ok(self.found)
+    }
+
+    /// Checks a batch whose CRC is right.
+    fn batch(&mut self, mut sealed: SealedBatch) -> Result<(), Refusal> {
+        let header = sealed.header();
+        refuse_later(&header)?;
+        self.found.bytes += sealed.as_bytes().len();
+        self.found.record_count = self
+            .found
             .record_count
             .checked_add(header.record_count)
             .ok_or_else(|| Refusal::new(Reason::RequestTooLarge, "too many records in one request"))?;
-        if target.rules.log_append_time {
-            sealed.set_log_append_time(now);
+        let mut moved = self.found.moved;
+        let inflated = sealed.check_records(self.room, |number, record| {
+            self.record(record, &mut moved).map_err(|refusal| {
+                let detail = format!("record {number}: {}", refusal.detail);
+                Refusal::new(refusal.reason, detail)
+            })
+        })?;
+        self.found.moved = moved;
+        self.room -= inflated.map_or(0, |inflated| inflated.len().min(self.room));
+        if self.target.rules.log_append_time {
+            sealed.set_log_append_time(self.now);
         }
-        at += bytes.len();
-        checked.batches.push(sealed);
+        self.found.batches.push(sealed);
+        Ok(())
     }
-    Ok(checked)
+
+    /// Checks a record against the limits, and whether its key belongs to another partition.
+    #[inline]
+    fn record(&self, record: &Record<'_>, moved: &mut bool) -> Result<(), Refusal> {
+        let headers = record.headers.iter();
+        let headers = headers.map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len));
+        let key = record.key.map_or(0, <[u8]>::len);
+        let value = record.value.map_or(0, <[u8]>::len);
+        let fits = self.limits.check(key, value, headers);
+        fits.map_err(|misfit| misfit.refuse("", ""))?;
+        if !*moved && let Some(key) = record.key {
+            *moved = partition_of_key(key, self.target.partitions) != self.partition;
+        }
+        Ok(())
+    }
 }
 
-fn refuse_later(header: &BatchHeader, index: usize) -> Result<(), Refusal> {
-    let what = if header.attributes.compression() != 0 {
-        "is compressed"
-    } else if header.attributes.is_transactional() {
-        "is transactional"
+fn refuse_later(header: &BatchHeader) -> Result<(), Refusal> {
+    let what = if header.attributes.is_transactional() {
+        "transactional batches are"
     } else if header.attributes.is_control() {
-        "is a control batch"
+        "control batches are"
     } else {
         return Ok(());
     };
-    let detail = format!("batch {index} {what}, which this version does not support");
+    let detail = format!("{what} not supported by this version");
     Err(Refusal::new(Reason::NotSupported, detail))
-}
-
-/// Checks every record of a valid batch against the limits.
-fn check_records(
-    limits: &RecordLimits,
-    target: &Target,
-    partition: u32,
-    batch: &[u8],
-    index: usize,
-    moved: &mut bool,
-) -> Result<(), Refusal> {
-    let records = BatchRecords::new(batch).map_err(|error| Refusal::invalid("", error.to_string()))?;
-    for (number, record) in records.enumerate() {
-        let record = record.map_err(|error| Refusal::invalid("", error.to_string()))?;
-        let headers = record
-            .headers
-            .iter()
-            .map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len));
-        let (key, value) = (
-            record.key.map_or(0, <[u8]>::len),
-            record.value.map_or(0, <[u8]>::len),
-        );
-        limits.check(key, value, headers).map_err(|misfit: Misfit| {
-            let refusal = misfit.refuse("", "");
-            let detail = format!("record {number} of batch {index}: {}", refusal.detail);
-            Refusal::new(refusal.reason, detail)
-        })?;
-        if !*moved && let Some(key) = record.key {
-            *moved = partition_of_key(key, target.partitions) != partition;
-        }
-    }
-    Ok(())
 }

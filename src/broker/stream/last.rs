@@ -205,7 +205,7 @@ impl<S: Sink> Stream<S> {
         let (mut part, mut bytes) = (Vec::new(), 0);
         let mut damage = None;
         while at < back.before {
-            let limits = PageLimits::batches(at, back.before, PAGE_BYTES);
+            let limits = PageLimits::whole(at, back.before, PAGE_BYTES);
             let page = match self.fetcher().read_page(&back.partition, limits).await {
                 Ok(page) => page,
                 Err(_) if back.partition.is_deleted() => return Err(self.deleted(back.lane)),

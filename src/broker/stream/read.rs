@@ -44,7 +44,7 @@ impl<S: Sink> Stream<S> {
                 self.check_bounds(index)?;
             }
             let lane = &self.lanes.lanes[index];
-            let limits = PageLimits::batches(lane.next, end, PAGE_BYTES);
+            let limits = PageLimits::whole(lane.next, end, PAGE_BYTES);
             let partition = lane.partition.clone();
             match self.fetcher().read_page(&partition, limits).await {
                 Ok(mut page) => {

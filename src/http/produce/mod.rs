@@ -179,8 +179,9 @@ enum AnyProduced {
 
 /// Produce record batches
 ///
-/// The body is one or more record batches, version 2, not compressed; they are stored as they are. A batch with a
-/// producer id must be the only one in its body: it is appended once, in its producer's order, as in Kafka.
+/// The body is one or more record batches, version 2; they are stored as they are, compressed or not (gzip, snappy, lz4,
+/// zstd). Compressed records may inflate to `max_request_bytes`. A batch with a producer id must be the only one in its
+/// body: it is appended once, in its producer's order, as in Kafka.
 #[utoipa::path(post, path = "/v1/topics/{topic}/partitions/{partition}/records", tag = "records",
     params(
         ("ack" = Option<String>, Query, pattern = "^(durable|written)$", description = "As for records in JSON"),
@@ -200,7 +201,7 @@ enum AnyProduced {
         (status = 413, description = "`record-too-large`, `request-too-large`"),
         (status = 415, description = "`unsupported-media-type`: only record batches are accepted here"),
         (status = 422, description = "`idempotency-key-reused`: the key was used for a request with another query, path, type or body"),
-        (status = 501, description = "`not-supported` by this version: compressed, transactional or control batches"),
+        (status = 501, description = "`not-supported` by this version: transactional or control batches"),
         (status = 503, description = "`overloaded` (also by idempotency keys, which are never forgotten early), `shutting-down`, `log-failed`"),
         (status = 507, description = "`storage-full`"),
     ))]

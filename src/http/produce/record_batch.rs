@@ -13,7 +13,7 @@ use crate::broker::produce::record_batch::Range;
 use crate::http::Answer;
 use crate::http::json_answer;
 
-/// Bodies up to this size are checked on the worker that received them: about a millisecond of checksum.
+/// Bodies up to this size are hashed on the worker that received them.
 const INLINE_BYTES: usize = 2 << 20;
 
 /// Where the records are stored.
@@ -36,7 +36,7 @@ pub(super) async fn produce(call: &TopicCall<'_>, partition: u32, body: &mut Inc
         .whole(&mut budget, call.producer.limits.max_request_bytes)
         .await?;
     let producer = call.producer;
-    let (is_small, now) = (bytes.len() <= INLINE_BYTES, producer.now());
+    let now = producer.now();
     let mut once = None;
     if let Some(key) = key {
         let (mut hasher, body) = (key.hasher(), bytes.clone());
@@ -44,7 +44,7 @@ pub(super) async fn produce(call: &TopicCall<'_>, partition: u32, body: &mut Inc
             hasher.update(&body);
             fingerprint(&hasher)
         };
-        let fingerprint = if is_small {
+        let fingerprint = if bytes.len() <= INLINE_BYTES {
             hash()
         } else {
             call.blocking(move |_| Ok(hash())).await?
@@ -54,15 +54,9 @@ pub(super) async fn produce(call: &TopicCall<'_>, partition: u32, body: &mut Inc
         }
         once = Some((key, fingerprint));
     }
-    let check = move |call: &TopicCall<'_>| {
-        let producer = call.producer;
-        producer.check_batches(&call.target, partition, bytes, now)
-    };
-    let checked = if is_small {
-        check(call)?
-    } else {
-        call.blocking(check).await?
-    };
+    let checked = producer
+        .check_batches(&call.target, partition, bytes, now)
+        .await?;
     let range = producer.append_batches(&call.target, partition, options, checked, once, now);
     Ok(answer(range.await?))
 }

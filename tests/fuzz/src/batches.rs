@@ -2,15 +2,20 @@
 //!
 //! An accepted header is written back byte for byte. A batch that `verify` accepts has the CRC-32C that it names. A
 //! batch that `validate` accepts gives exactly the records that it promises, at offsets without gaps, and a batch built
-//! from these gives the same records again. Compressed records are never read as records.
+//! from these gives the same records again. Compressed records are read only after they were inflated, never beyond the
+//! limit; what was inflated compresses again, and inflates to the same.
 
 use quipu_segments::batch::{
-    BatchBuilder, BatchHeader, Batches, HEADER_BYTES, Records, SealedBatch, validate, verify,
+    BatchBuilder, BatchError, BatchHeader, Batches, Codec, HEADER_BYTES, Records, SealedBatch, inflate,
+    validate, verify,
 };
 use quipu_segments::fuzzing::crc32c::crc32c;
 
 use super::input::Input;
 use super::record::Owned;
+
+/// How many bytes the records of a batch may inflate to.
+const LIMIT: usize = 1 << 20;
 
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
@@ -61,19 +66,30 @@ fn reseal(bytes: &mut [u8], all: bool) {
 fn one(header: &BatchHeader, batch: &[u8]) {
     let crc = u32::from_be_bytes(batch[17..21].try_into().expect("four bytes"));
     assert_eq!(verify(batch).is_ok(), crc32c(&batch[21..]) == crc);
+    let inflated = inflate(batch, LIMIT);
+    if header.attributes.compression() != 0 {
+        assert!(Records::new(batch).is_err());
+    }
+    let plain = match &inflated {
+        // What takes more than the limit may be valid all the same, and takes too long here.
+        Err(BatchError::InflatesTooLarge { .. }) => return,
+        Err(_) => {
+            assert!(validate(batch).is_err());
+            return;
+        }
+        Ok(plain) => {
+            assert!(plain.len() <= HEADER_BYTES + LIMIT.max(batch.len()));
+            plain
+        }
+    };
     let is_valid = validate(batch).is_ok();
     let sealed = SealedBatch::from_outside(batch.to_vec());
     assert_eq!(sealed.is_ok(), is_valid, "{sealed:?}");
 
-    let records = Records::new(batch);
-    if header.attributes.compression() != 0 {
-        assert!(records.is_err() && !is_valid);
-        return;
-    }
     let mut owned = Vec::new();
     let mut last = None;
     let mut broken = false;
-    for record in records.expect("a batch that is whole and not compressed") {
+    for record in Records::new(plain).expect("a batch that is whole and not compressed") {
         assert!(!broken, "an error ends the walk");
         let Ok(record) = record else {
             broken = true;
@@ -94,10 +110,20 @@ fn one(header: &BatchHeader, batch: &[u8]) {
         Some(header.next_offset()),
         "no gaps"
     );
-    // Only `max_timestamp` is corrected.
+    // Only `max_timestamp` and the leader epoch are corrected.
     assert_eq!(validate(sealed.as_bytes()).as_ref(), Ok(&sealed.header()));
     let largest = owned.iter().map(|record| record.timestamp).max();
     assert_eq!(Some(sealed.max_timestamp()), largest);
+
+    for codec in Codec::ALL {
+        let packed = sealed
+            .clone()
+            .with_codec(Some(codec), None)
+            .expect("it was inflated before");
+        assert!(validate(packed.as_bytes()).is_ok());
+        let again = inflate(packed.as_bytes(), LIMIT).expect("it was just compressed");
+        assert_eq!(again[HEADER_BYTES..], plain[HEADER_BYTES..]);
+    }
 
     let mut builder = BatchBuilder::new();
     for record in &owned {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Delivered, Piece, Polling, Range, Read, Wanted};
 use crate::broker::engine::batch::Record;
-use crate::broker::fetch::page::{Kept, PageLimits, stored_bytes};
+use crate::broker::fetch::page::{Kept, PageLimits, Unit, stored_bytes};
 use crate::broker::fetch::unreadable;
 use crate::broker::filter::Filter;
 use crate::broker::groups::Groups;
@@ -41,7 +41,7 @@ impl Groups {
                 until: piece.until,
                 max_records: u64::MAX,
                 max_bytes: AT_ONCE_BYTES,
-                whole_batches: false,
+                unit: Unit::Records,
             };
             let mut page = match self.fetcher.read_page(&piece.partition, limits).await {
                 Ok(page) => page,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Polling;
 use crate::broker::engine::batch::Record;
 use crate::broker::engine::{Offset, Partition, PartitionId, Topic};
-use crate::broker::fetch::page::PageLimits;
+use crate::broker::fetch::page::{PageLimits, Unit};
 use crate::broker::fetch::unreadable;
 use crate::broker::filter::Filter;
 use crate::broker::groups::Groups;
@@ -95,7 +95,7 @@ impl Groups {
             until: None,
             max_records: looking.step,
             max_bytes: BYTES_AT_ONCE,
-            whole_batches: false,
+            unit: Unit::Records,
         };
         let page = match self.fetcher.read_page(&unseen.partition, limits).await {
             Ok(page) => page,

@@ -27,7 +27,7 @@ use super::shared::codec::Letter;
 use super::shared::queue::MemberKey;
 use crate::broker::caller::{Caller, Who};
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic};
-use crate::broker::fetch::page::{Page, PageLimits};
+use crate::broker::fetch::page::{Page, PageLimits, Unit};
 use crate::broker::filter::Filter;
 use crate::broker::refusal::{Outcome, Reason, Refusal};
 use crate::broker::rights::Right;
@@ -647,7 +647,7 @@ impl Groups {
                 until: piece.until,
                 max_records: most - read.records,
                 max_bytes: wanted.max_bytes - read.bytes,
-                whole_batches: false,
+                unit: Unit::Records,
             };
             let page = match self.fetcher.read_page(&piece.partition, limits).await {
                 Ok(page) => page,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::codec::{BLOCK, Letter, block_of, number_of};
 use super::dead_letter::{self, DeadLetter};
-use super::store::records_of;
+use super::store::{read_records, records_of};
 use crate::broker::engine::batch::{Record, SealedBatch};
 use crate::broker::engine::{
     Error, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, TimestampMs, Topic,
@@ -196,7 +196,7 @@ impl Mailbox<'_> {
         let (mut at, end) = (from.max(positions.log_start_offset), positions.end_offset);
         while at < end {
             let request = ReadRequest::new(at, READ_BYTES).until(end);
-            let fetched = match self.partition.read(request) {
+            let fetched = match read_records(&self.partition, request) {
                 Ok(fetched) => fetched,
                 Err(error) => match self.behind(at, &error) {
                     Some(behind) => {
@@ -250,7 +250,7 @@ pub fn read_original(log: &Log, letter: Letter, offset: Offset) -> Result<Option
         return Ok(None);
     };
     let request = ReadRequest::new(letter.offset, 1).until(letter.offset.plus(1));
-    let fetched = match partition.read(request) {
+    let fetched = match read_records(&partition, request) {
         Ok(fetched) => fetched,
         Err(Error::Trimmed { .. }) => return Ok(None),
         Err(error) => return Err(error),

@@ -16,6 +16,7 @@ use crate::broker::engine::{
     Ack, AppendRequest, Error, Fetched, Log, Offset, Partition, PartitionId, ReadRequest, StateChange,
     TimestampMs, Topic,
 };
+use crate::broker::fetch::inflate::inflated;
 use crate::broker::fetch::page::PageRecords;
 use crate::broker::groups::offsets::{self, Committed};
 use crate::broker::produce::limits::RecordLimits;
@@ -177,7 +178,7 @@ pub fn read_letters(
         && bytes < max_bytes
     {
         let request = ReadRequest::new(*from, 1).until(from.plus(1));
-        let fetched = match partition.read(request) {
+        let fetched = match read_records(partition, request) {
             Ok(fetched) if fetched.next_offset > *from => fetched,
             // The log has no such offset yet, so no record of it was leased.
             Ok(_) => break,
@@ -259,6 +260,21 @@ fn changes_of<'a>(
         .into_iter()
         .chain(blocks)
         .chain(returned)
+}
+
+/// Reads batches for [`records_of`]: compressed ones are inflated. May wait for the disk.
+///
+/// # Errors
+/// Those of [`Partition::read`]; [`Error::Damaged`] too for a batch that cannot be inflated.
+pub(super) fn read_records(partition: &Partition, request: ReadRequest) -> Result<Fetched, Error> {
+    let fetched = partition.read(request)?;
+    let damaged_until = fetched.next_offset;
+    inflated(fetched, request.from).map_err(|error| Error::Damaged {
+        place: partition.name(),
+        what: error.to_string(),
+        damaged_from: request.from,
+        damaged_until,
+    })
 }
 
 /// The records read; they may begin before the requested offset.

@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use super::codec::block_of;
 use super::dead_letter::{self, DeadLetter};
 use super::letters::{Fate, Fates};
-use super::store::records_of;
+use super::store::{read_records, records_of};
 use crate::broker::engine::{Error, Log, Offset, Partition, PartitionId, ReadRequest, TimestampMs};
 
 /// The most stored bytes of a partition that one question reads.
@@ -109,7 +109,7 @@ impl Seen {
         let end = partition.positions().end_offset;
         while self.next < end && bytes < LOOK_BYTES {
             let from = self.next;
-            let fetched = match partition.read(ReadRequest::new(from, READ_BYTES).until(end)) {
+            let fetched = match read_records(partition, ReadRequest::new(from, READ_BYTES).until(end)) {
                 Ok(fetched) if fetched.next_offset > from => fetched,
                 Err(Error::Trimmed { log_start_offset, .. }) if log_start_offset > from => {
                     self.next = log_start_offset;
