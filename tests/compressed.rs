@@ -244,7 +244,7 @@ async fn a_compressed_batch_is_checked_as_an_uncompressed_one() {
             &good.as_bytes()[61..half],
         );
         for (body, part) in [
-            (changed(&|header| header.record_count = 4), "out of order"),
+            (changed(&|header| header.record_count = 4), "bytes follow"),
             (
                 changed(&|header| header.last_offset_delta = 5),
                 "last offset delta",
@@ -490,4 +490,122 @@ async fn pages_of_much_compressed_data_stay_small() {
     let stored = service.get_as(&uri, BATCHES).await.with_status(200);
     assert_eq!(stored.header("next-offset"), Some("12"));
     contains(stored.header("content-type").unwrap(), "record-batch");
+}
+
+/// The codec of each stored batch.
+fn stored_codecs(answer: &Answer) -> Vec<Option<Codec>> {
+    let batches = quipu_segments::batch::Batches::new(&answer.body);
+    let codecs = batches.map(|batch| quipu_segments::batch::validate(batch.unwrap().1).unwrap());
+    codecs.map(|header| header.attributes.codec().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_topic_stores_its_batches_in_the_form_that_it_says() {
+    let service = service().await;
+    let names = ["gzip", "snappy", "lz4", "zstd", "uncompressed"];
+    for (name, wanted) in names.into_iter().zip(codecs()) {
+        let topic = format!("/v1/topics/{name}");
+        let config = json!({"partitions": 1, "config": {"compression_type": name}});
+        service.put(&topic, config).await.created();
+        let described = service.get(&topic).await.ok();
+        assert_eq!(
+            described["config"]["compression_type"]["value"], name,
+            "{described}"
+        );
+        let records = format!("{topic}/records");
+        service
+            .post(
+                &records,
+                json!({"records": [{"value": {"n": 0}}, {"value": {"n": 1}}]}),
+            )
+            .await
+            .ok();
+        service
+            .post_as(&records, NDJSON, "{\"value\":{\"n\":2}}\n{\"value\":{\"n\":3}}\n")
+            .await
+            .ok();
+        service
+            .post_as(&records, "application/octet-stream", "{\"n\":4}")
+            .await
+            .ok();
+        let several = json!({"records": [{"topic": name, "value": {"n": 5}}]});
+        service.post("/v1/records", several).await.ok();
+        let partition = format!("{topic}/partitions/0/records");
+        let mut sent = 5;
+        for codec in codecs() {
+            let body = numbers(codec, 6, 2).into_bytes();
+            let answer = service.post_as(&partition, BATCHES, body).await.ok();
+            assert_eq!(answer["first_offset"], sent + 1);
+            sent += 2;
+        }
+        let uri = format!("{partition}?offset=0");
+        let stored = service.get_as(&uri, BATCHES).await.with_status(200);
+        assert_eq!(stored_codecs(&stored), [wanted; 9], "{name}");
+        let answer = service.get_as(&uri, NDJSON).await.with_status(200);
+        assert_eq!(
+            lines(&answer),
+            [0, 1, 2, 3, 4, 5, 6, 7, 6, 7, 6, 7, 6, 7, 6, 7],
+            "{name}"
+        );
+    }
+    let described = service.get("/v1/topics/t").await.ok();
+    let expected = json!({"value": "producer", "default": "producer", "source": "default"});
+    assert_eq!(described["config"]["compression_type"], expected);
+    let config = json!({"config": {"compression_type": "zstd"}});
+    service
+        .post("/v1/topics/t/records", json!({"records": [{"value": {"n": 0}}]}))
+        .await
+        .ok();
+    service.patch("/v1/topics/t", config).await.ok();
+    send(&service, numbers(None, 1, 1).as_bytes()).await.ok();
+    service
+        .patch("/v1/topics/t", json!({"config": {"compression_type": null}}))
+        .await
+        .ok();
+    send(&service, numbers(Some(Codec::Lz4), 2, 1).as_bytes())
+        .await
+        .ok();
+    let stored = service.get_as(&format!("{TO_PARTITION}?offset=0"), BATCHES).await;
+    assert_eq!(
+        stored_codecs(&stored),
+        [None, Some(Codec::Zstd), Some(Codec::Lz4)]
+    );
+}
+
+#[tokio::test]
+async fn large_requests_are_compressed_batch_by_batch() {
+    let service = service().await;
+    let config = json!({"partitions": 2, "config": {"compression_type": "zstd"}});
+    service.put("/v1/topics/z", config).await.created();
+    let text = "departed ".repeat(100);
+    let rows = (0..2000).map(|n| {
+        format!(
+            "{{\"partition\":{},\"value\":{{\"n\":{n},\"text\":\"{text}\"}}}}\n",
+            n % 2
+        )
+    });
+    service
+        .post_as("/v1/topics/z/records", NDJSON, rows.collect::<String>())
+        .await
+        .ok();
+    let mut all = Vec::new();
+    for partition in 0..2 {
+        let uri = format!(
+            "/v1/topics/z/partitions/{partition}/records?offset=0&max_bytes=33554432&max_records=100000"
+        );
+        let stored = service.get_as(&uri, BATCHES).await.with_status(200);
+        let found = stored_codecs(&stored);
+        assert!(
+            found.len() > 10 && found.iter().all(|codec| *codec == Some(Codec::Zstd)),
+            "{found:?}"
+        );
+        assert!(
+            stored.body.len() < 200_000,
+            "a tenth of what was sent: {}",
+            stored.body.len()
+        );
+        all.extend(lines(&service.get_as(&uri, NDJSON).await.with_status(200)));
+    }
+    all.sort_unstable();
+    assert_eq!(all, (0..2000).collect::<Vec<_>>());
 }

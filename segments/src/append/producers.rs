@@ -42,8 +42,9 @@ use crate::types::{Offset, PartitionId, ProducerId, TimestampMs, TopicId};
 
 /// Batches of a producer that are remembered, as many as it may have in flight.
 const BATCHES: usize = 5;
-/// Producers that are remembered, counted once for each partition that they write to.
-const MOST_PRODUCERS: usize = 10_000;
+/// Producers that are remembered, counted once for each partition that they write to. Each takes about 450 bytes of
+/// memory, with its entry in the state, so that all of them take 45 MB.
+const MOST_PRODUCERS: usize = 100_000;
 /// How long a silent producer is remembered.
 const EXPIRATION_MS: i64 = 24 * 3600 * 1000;
 /// The most expired producers, and the most entries of `gone`, that one round removes from the state.

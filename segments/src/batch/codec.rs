@@ -86,6 +86,9 @@ impl Codec {
     /// [`BatchError::NotCompressed`], [`BatchError::InflatesTooLarge`].
     pub(super) fn inflate(self, bytes: &[u8], front: usize, limit: usize) -> Result<Vec<u8>, BatchError> {
         let wrong = || BatchError::NotCompressed(self);
+        if bytes.is_empty() {
+            return Err(wrong());
+        }
         match self {
             Self::Gzip => {
                 let mut out = room(bytes, front, limit);

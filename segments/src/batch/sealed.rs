@@ -406,7 +406,7 @@ mod tests {
                 changed(&|header| (header.record_count, header.last_offset_delta) = (count, count - 1))
             };
             assert_eq!(count(3), Ok(()));
-            assert_eq!(count(2), malformed("a record's offset delta is out of order"));
+            assert_eq!(count(2), malformed("bytes follow the last record of a batch"));
             assert_eq!(count(4), malformed("a record's length does not fit the batch"));
             assert_eq!(
                 count(1_000_000),

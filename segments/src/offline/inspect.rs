@@ -148,6 +148,7 @@ impl Inspection<'_> {
                     ),
                     ("records", number(records)),
                     ("bytes", number(header.total_bytes() as u64)),
+                    ("compression", text(compression(&header))),
                     ("first_timestamp", number(header.base_timestamp.get())),
                     ("max_timestamp", number(header.max_timestamp.get())),
                     ("crc32c", text(format_args!("{:#010x}", header.crc))),
@@ -317,6 +318,14 @@ impl Inspection<'_> {
 /// Whether a whole batch with the right checksum begins here.
 fn is_batch(bytes: &[u8]) -> bool {
     bytes.len() >= HEADER_BYTES && bytes[16] == 2 && batch::verify(bytes).is_ok()
+}
+
+/// Kafka's name of a batch's compression; its number, if it is none that there is.
+fn compression(header: &BatchHeader) -> String {
+    match header.attributes.codec() {
+        Ok(codec) => codec.map_or("none", batch::Codec::name).to_owned(),
+        Err(_) => header.attributes.compression().to_string(),
+    }
 }
 
 /// The smallest `i64` stands for none.

@@ -308,6 +308,7 @@ fn in_view(error: Error, view: &View) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Codec;
     use crate::io::disk::RealDisk;
     use crate::segment::testing::{Rig, Written, disks, seeds};
     use crate::sim::Rng;
@@ -528,6 +529,7 @@ mod tests {
                 _ => random.below(200),
             };
             let json_lines = !random.chance(1, 10);
+            rig.codec = Codec::ALL.get(random.below(10) as usize).copied();
             notes.push(rig.write(&times, value_bytes as usize, json_lines));
         }
         rig.segments.last().unwrap().publish(&notes);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::batch::BatchBuilder;
+use crate::batch::{BatchBuilder, Codec};
 use crate::io::disk::{Disk, DiskFile, Mapping, OpenMode, RealDisk};
 use crate::segment::read::View;
 use crate::segment::{BatchNote, Segment, SegmentPool, Span};
@@ -51,6 +51,8 @@ pub(crate) struct Rig {
     pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) written: Vec<Written>,
     pub(crate) next_offset: u64,
+    /// How the batches that are written are compressed.
+    pub(crate) codec: Option<Codec>,
     disk: Arc<dyn Disk>,
 }
 
@@ -70,6 +72,7 @@ impl Rig {
             segments: Vec::new(),
             written: Vec::new(),
             next_offset: base,
+            codec: None,
             disk,
         };
         rig.roll();
@@ -101,7 +104,7 @@ impl Rig {
             let value = vec![(self.next_offset as usize + i) as u8; value_bytes];
             builder.push(TimestampMs(*time), Some(b"key"), Some(&value), &[]);
         }
-        let mut batch = builder.seal();
+        let mut batch = builder.seal().with_codec(self.codec, None).unwrap();
         batch.set_base_offset(Offset::new(self.next_offset));
         self.write_bytes(batch.into_bytes(), times, json_lines)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use quipu_segments::batch::BatchBuilder;
+use quipu_segments::batch::{BatchBuilder, Codec};
 use quipu_segments::{
     Ack, AppendRequest, Appended, Clock, Error, Offset, Once, Part, Partition, Receipt, Records, TimestampMs,
 };
@@ -209,7 +209,13 @@ impl Driver {
         };
         let records = if self.rng.chance(1, 3) {
             let batch = self.rng.between(1, count as u64) as usize;
-            Records::Sealed(plan.chunks(batch).map(|records| build(records).seal()).collect())
+            let mut batches = Vec::new();
+            for records in plan.chunks(batch) {
+                let codec = Codec::ALL.get(self.rng.index(8)).copied();
+                let packed = build(records).seal().with_codec(codec, None);
+                batches.push(packed.expect("there is nothing to inflate"));
+            }
+            Records::Sealed(batches)
         } else {
             Records::Loose(build(&plan))
         };

@@ -31,7 +31,7 @@ use super::engine::{Ack, AppendRequest, Appended, Clock, Log, Offset, TimestampM
 use super::limits::Limits;
 use super::refusal::Refusal;
 use super::rights::Right;
-use super::topics::catalog;
+use super::topics::catalog::{self, Compression};
 use crate::formats::json::RecordError;
 use crate::formats::partitioner::Rotation;
 
@@ -60,6 +60,8 @@ pub struct TopicRules {
     pub max_record_bytes: usize,
     /// Whether every record's timestamp is the time of the append.
     pub log_append_time: bool,
+    /// How batches are stored.
+    pub compression: Compression,
     /// When a call without its own `ack` is answered.
     pub ack: Ack,
 }
@@ -79,6 +81,7 @@ impl TopicRules {
         Self {
             max_record_bytes: catalog::max_record_bytes(spec),
             log_append_time: catalog::is_log_append_time(spec),
+            compression: catalog::compression(spec),
             ack: catalog::ack(spec),
         }
     }
@@ -162,6 +165,8 @@ impl Producer {
             topic: target.topic.id(),
             partitions: first.map_or(target.partitions, |first| first.partitions),
             log_append_time: target.rules.log_append_time,
+            // What was appended before is not appended again.
+            codec: target.rules.compression.of_records().filter(|_| first.is_none()),
             limits: match first {
                 Some(_) => RecordLimits::NONE,
                 None => RecordLimits::of(&self.limits, &target.rules),
@@ -238,12 +243,14 @@ mod tests {
             TopicRules {
                 max_record_bytes: 1 << 20,
                 log_append_time: false,
+                compression: Compression::AsSent,
                 ack: Ack::Durable
             }
         );
         spec.properties = [
             ("max_record_bytes".to_owned(), Value::from(77)),
             ("timestamp_type".to_owned(), "log_append_time".into()),
+            ("compression_type".to_owned(), "uncompressed".into()),
             ("ack".to_owned(), "written".into()),
         ]
         .into();
@@ -253,6 +260,7 @@ mod tests {
             TopicRules {
                 max_record_bytes: 77,
                 log_append_time: true,
+                compression: Compression::Always(None),
                 ack: Ack::Written
             }
         );

@@ -3,14 +3,14 @@
 //! A [`Placer`] serves one request, or the units of a streamed one in turn. Each partition has a builder. A builder
 //! that reaches [`BATCH_BYTES`] is sealed at once, while its bytes are in the processor's cache, so that the one
 //! committer thread neither copies nor checksums them. Smaller batches stay loose: the committer joins them with those
-//! of other requests.
+//! of other requests. If the topic says so, all batches are compressed here, and none is loose.
 //!
 //! Invariant: a refused record leaves no trace, so the records placed before it can still be appended.
 
 use std::borrow::Cow;
 
 use super::limits::{Misfit, RecordLimits};
-use crate::broker::engine::batch::{BatchBuilder, HEADER_BYTES, SealedBatch};
+use crate::broker::engine::batch::{BatchBuilder, Codec, HEADER_BYTES, SealedBatch};
 use crate::broker::engine::{Records, TimestampMs, TopicId};
 use crate::formats::json::ParsedRecord;
 use crate::formats::partitioner::{Rotation, partition_of_key};
@@ -61,6 +61,8 @@ pub struct Placing<'a> {
     pub partitions: u32,
     /// Every record's timestamp is the time of the append.
     pub log_append_time: bool,
+    /// How the batches are compressed. Those that are stay as they are: the committer joins none of them with others.
+    pub codec: Option<Codec>,
     /// The limits of a record.
     pub limits: RecordLimits,
     /// Where records without a key are placed.
@@ -186,7 +188,7 @@ impl<'a> Placer<'a> {
                 next.set_log_append_time(self.now);
             }
             let full = std::mem::replace(&mut builder.builder, next);
-            builder.sealed.push(full.seal());
+            builder.sealed.push(seal(full, self.placing.codec));
         }
         Ok(placement)
     }
@@ -235,7 +237,7 @@ impl<'a> Placer<'a> {
         }
         std::mem::take(&mut self.parts)
             .into_iter()
-            .map(PartBuilder::finish)
+            .map(|part| part.finish(self.placing.codec))
             .collect()
     }
 
@@ -285,13 +287,19 @@ impl<'a> Placer<'a> {
     }
 }
 
+fn seal(builder: BatchBuilder, codec: Option<Codec>) -> SealedBatch {
+    let sealed = builder.seal().with_codec(codec, None);
+    sealed.expect("a batch of the builder has nothing to inflate")
+}
+
 impl PartBuilder {
-    fn finish(mut self) -> Built {
-        let records = if self.sealed.is_empty() && self.builder.len() < LOOSE_BYTES {
+    fn finish(mut self, codec: Option<Codec>) -> Built {
+        let is_small = self.sealed.is_empty() && self.builder.len() < LOOSE_BYTES;
+        let records = if is_small && codec.is_none() {
             Records::Loose(self.builder)
         } else {
             if !self.builder.is_empty() {
-                self.sealed.push(self.builder.seal());
+                self.sealed.push(seal(self.builder, codec));
             }
             Records::Sealed(self.sealed)
         };
@@ -349,6 +357,7 @@ mod tests {
             topic: TopicId(1),
             partitions,
             log_append_time: false,
+            codec: None,
             limits: RecordLimits {
                 max_record_bytes: 1 << 20,
                 max_key_bytes: 32 << 10,

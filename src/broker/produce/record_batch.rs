@@ -2,7 +2,8 @@
 //!
 //! They come from outside, so everything in them is checked, in one pass over their records, for any wire. Compressed
 //! records are inflated for that, one batch of a body at a time, on the few threads of [`Share::Inflate`]: all batches
-//! of a body may inflate to as much as a request may have, decoded. Transactions and control records are refused: this
+//! of a body may inflate to as much as a request may have, decoded. A topic may want its batches in another compression;
+//! they get it in the same pass. Transactions and control records are refused: this
 //! version cannot keep their promises.
 //!
 //! A batch with a producer id must be alone in its body. The log keeps its producer's sequence: a batch that was
@@ -21,6 +22,7 @@ use crate::broker::blocking::Share;
 use crate::broker::engine::batch::{BatchHeader, Batches, MAX_INFLATED_BYTES, Record, SealedBatch};
 use crate::broker::engine::{Ack, AppendRequest, Appended, Offset, Records, TimestampMs};
 use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::topics::catalog::Compression;
 use crate::broker::topics::unknown_partition;
 use crate::formats::partitioner::partition_of_key;
 
@@ -116,7 +118,8 @@ impl Producer {
             .try_into_mut()
             .unwrap_or_else(|body| BytesMut::from(&body[..]));
         let check = Check::new(self, target, partition, now);
-        self.off_the_worker(body, move |body| check.body(body)).await
+        self.off_the_worker(target.rules.compression, body, move |body| check.body(body))
+            .await
     }
 
     /// Checks one batch of a client that speaks Kafka's protocol, and queues it for an append of its own. The returned
@@ -164,13 +167,16 @@ impl Producer {
     /// Runs a check where it holds nobody up.
     async fn off_the_worker(
         &self,
+        compression: Compression,
         body: BytesMut,
         check: impl FnOnce(BytesMut) -> Result<Checked, Refusal> + Send + 'static,
     ) -> Result<Checked, Refusal> {
-        let is_compressed = |header: &BatchHeader| header.attributes.compression() != 0;
+        let is_work = |header: &BatchHeader| {
+            header.attributes.compression() != 0 || compression.of_batch(None).is_some()
+        };
         // The first wrong header ends the check, too.
         let mut batches = Batches::new(&body).map_while(Result::ok);
-        let kind = if batches.any(|(header, _)| is_compressed(&header)) {
+        let kind = if batches.any(|(header, _)| is_work(&header)) {
             Share::Inflate
         } else if body.len() > INLINE_BYTES {
             Share::Parse
@@ -325,7 +331,10 @@ impl Check {
             })
         })?;
         self.found.moved = moved;
-        self.room -= inflated.map_or(0, |inflated| inflated.len().min(self.room));
+        let inflated_bytes = inflated.as_ref().map_or(0, Vec::len);
+        self.room = self.room.saturating_sub(inflated_bytes);
+        let codec = self.target.rules.compression.of_batch(header.attributes.codec()?);
+        let mut sealed = sealed.with_codec(codec, inflated)?;
         if self.target.rules.log_append_time {
             sealed.set_log_append_time(self.now);
         }

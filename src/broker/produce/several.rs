@@ -67,6 +67,7 @@ impl<'a> Several<'a> {
             topic: topic.id(),
             partitions: topic.partition_count(),
             log_append_time: rules.log_append_time,
+            codec: rules.compression.of_records(),
             extra_headers: extra_headers.to_vec(),
             ..self.placing()
         };
@@ -96,6 +97,7 @@ impl<'a> Several<'a> {
             topic: TopicId(0),
             partitions: 1,
             log_append_time: false,
+            codec: None,
             limits: RecordLimits::NONE,
             rotation: self.rotation,
             unkeyed: None,

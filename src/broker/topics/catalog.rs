@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::changes::{CLEANUP_POLICY, Changes, deletes};
+use crate::broker::engine::batch::Codec;
 use crate::broker::engine::{Ack, Log, Topic, TopicId, TopicSettings, TopicSpec};
 use crate::broker::names;
 use crate::broker::refusal::{Reason, Refusal};
@@ -61,6 +62,7 @@ const SEGMENT_BYTES: &str = "segment_bytes";
 const SEGMENT_MS: &str = "segment_ms";
 const MAX_RECORD_BYTES: &str = "max_record_bytes";
 const TIMESTAMP_TYPE: &str = "timestamp_type";
+const COMPRESSION_TYPE: &str = "compression_type";
 const ACK: &str = "ack";
 const DEDUPE_WINDOW_MS: &str = "dedupe_window_ms";
 const DELETE_PROTECTION: &str = "delete_protection";
@@ -106,6 +108,11 @@ pub static KEYS: &[ConfigKey] = &[
         "whose time a record carries: the producer's, or the server's when it is appended",
     ),
     word(
+        COMPRESSION_TYPE,
+        &["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"],
+        "how record batches are stored: as their producers send them (those of JSON uncompressed), or always so",
+    ),
+    word(
         ACK,
         &["durable", "written"],
         "when a produce request without `ack` is answered: when its records are on stable storage, or when \
@@ -142,7 +149,7 @@ const fn word(name: &'static str, allowed: &'static [&'static str], about: &'sta
 }
 
 /// Keys of the contract that this version refuses.
-const LATER: &[&str] = &["cleanup_policy", "compression", "key_index"];
+const LATER: &[&str] = &["cleanup_policy", "key_index"];
 
 impl ConfigKey {
     /// The default.
@@ -337,6 +344,43 @@ pub fn max_record_bytes(spec: &TopicSpec) -> usize {
 /// Whether records get the server's time instead of the producer's.
 pub fn is_log_append_time(spec: &TopicSpec) -> bool {
     current_word(&spec.properties, TIMESTAMP_TYPE) == "log_append_time"
+}
+
+/// How the batches of a topic are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// As their producers send them. Records that do not come in batches are not compressed.
+    AsSent,
+    /// All with this codec, or without one. Batches that come otherwise are stored in this form.
+    Always(Option<Codec>),
+}
+
+impl Compression {
+    /// The codec for records that do not come in batches.
+    #[must_use]
+    pub fn of_records(self) -> Option<Codec> {
+        match self {
+            Self::AsSent => None,
+            Self::Always(codec) => codec,
+        }
+    }
+
+    /// The form of a batch that comes with a codec, or without one.
+    #[must_use]
+    pub fn of_batch(self, sent: Option<Codec>) -> Option<Codec> {
+        match self {
+            Self::AsSent => sent,
+            Self::Always(codec) => codec,
+        }
+    }
+}
+
+/// How a topic's batches are stored.
+pub fn compression(spec: &TopicSpec) -> Compression {
+    match current_word(&spec.properties, COMPRESSION_TYPE) {
+        "producer" => Compression::AsSent,
+        name => Compression::Always(Codec::ALL.into_iter().find(|codec| codec.name() == name)),
+    }
 }
 
 /// When a request without `ack` is answered.
@@ -580,7 +624,12 @@ mod tests {
                 "partitions_raised",
             ),
             ("cleanup_policy", json!("compact"), NotSupported, "cleanup_policy"),
-            ("compression", json!(null), NotSupported, "compression"),
+            (
+                "compression_type",
+                json!("zip"),
+                InvalidRequest,
+                "compression_type",
+            ),
         ] {
             let mut config = TopicConfig::default();
             let refusal = config.apply(&[(key.to_owned(), value)]).unwrap_err();

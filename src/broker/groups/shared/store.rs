@@ -270,7 +270,7 @@ pub(super) fn read_records(partition: &Partition, request: ReadRequest) -> Resul
     let fetched = partition.read(request)?;
     let damaged_until = fetched.next_offset;
     inflated(fetched, request.from).map_err(|error| Error::Damaged {
-        place: partition.name(),
+        place: partition.name().to_owned(),
         what: error.to_string(),
         damaged_from: request.from,
         damaged_until,
