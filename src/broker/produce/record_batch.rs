@@ -114,9 +114,7 @@ impl Producer {
         now: TimestampMs,
     ) -> Result<Checked, Refusal> {
         // Without a copy, if nobody else holds the body.
-        let body = body
-            .try_into_mut()
-            .unwrap_or_else(|body| BytesMut::from(&body[..]));
+        let body = BytesMut::from(body);
         let check = Check::new(self, target, partition, now);
         self.off_the_worker(target.rules.compression, body, move |body| check.body(body))
             .await
@@ -124,7 +122,7 @@ impl Producer {
 
     /// Checks one batch of a client that speaks Kafka's protocol, and queues it for an append of its own. The returned
     /// future is ready when it is stored as `ack` says; it need not be waited for. Batches are appended in the order in
-    /// which this returns. Nothing is copied.
+    /// which this returns. Nothing is copied: the batch is a piece of a request that nobody else holds.
     ///
     /// # Errors
     /// As Kafka's broker has them, with nothing stored: [`Reason::UnknownPartition`]; [`Reason::CorruptBatch`];
@@ -146,7 +144,7 @@ impl Producer {
         let now = self.now();
         let check = Check::new(self, target, partition, now);
         let checked = self
-            .off_the_worker(batch, move |batch| check.alone(batch))
+            .off_the_worker(target.rules.compression, batch, move |batch| check.alone(batch))
             .await?;
         let (records, bytes) = (checked.record_count, checked.bytes);
         let request = self.request(target, partition, checked, None, ack)?;

@@ -196,7 +196,7 @@ impl Mailbox<'_> {
         let (mut at, end) = (from.max(positions.log_start_offset), positions.end_offset);
         while at < end {
             let request = ReadRequest::new(at, READ_BYTES).until(end);
-            let fetched = match read_records(&self.partition, request) {
+            let fetched = match read_records(self.partition, request) {
                 Ok(fetched) => fetched,
                 Err(error) => match self.behind(at, &error) {
                     Some(behind) => {
