@@ -121,7 +121,7 @@ async fn batches_come_back_byte_for_byte_and_as_json() {
 async fn pages_begin_and_end_at_any_record() {
     let service = service().await;
     send_all(&service).await;
-    for from in 0..50 {
+    for from in 0_u64..50 {
         for (query, until) in [
             (format!("offset={from}&max_records=7"), from + 7),
             (format!("offset={from}&until_offset={}", from + 13), from + 13),
