@@ -87,7 +87,8 @@ fn lines(answer: &Answer) -> Vec<u64> {
 }
 
 async fn fetched(service: &Service, query: &str) -> Value {
-    service.get(&format!("{TO_PARTITION}?{query}")).await.ok()
+    let answer = service.get(&format!("{TO_PARTITION}?{query}")).await;
+    answer.with_status(200).json()
 }
 
 #[tokio::test]
@@ -210,10 +211,7 @@ async fn groups_of_both_kinds_read_them_and_dead_letters_keep_them() {
     assert_eq!(found(&answer["records"]), (0..50).collect::<Vec<_>>());
     let settle = "/v1/groups/shared/members/a/settle";
     let rejected = [3, 17, 25, 38, 41].map(|offset| json!({"topic": "t", "partition": 0, "offset": offset}));
-    service
-        .post(settle, json!({"reject": rejected, "reason": "no"}))
-        .await
-        .ok();
+    service.post(settle, json!({"reject": rejected})).await.ok();
     let answer = service
         .get("/v1/topics/t.dlq/records?from=earliest")
         .await
@@ -244,7 +242,10 @@ async fn a_compressed_batch_is_checked_as_an_uncompressed_one() {
             &good.as_bytes()[61..half],
         );
         for (body, part) in [
-            (changed(&|header| header.record_count = 4), "bytes follow"),
+            (
+                changed(&|header| (header.record_count, header.last_offset_delta) = (4, 3)),
+                "bytes follow",
+            ),
             (
                 changed(&|header| header.last_offset_delta = 5),
                 "last offset delta",
