@@ -157,7 +157,7 @@ async fn pages_begin_and_end_at_any_record() {
         from = page["next_offset"].as_u64().unwrap();
         pages += 1;
     }
-    assert!(pages > 20, "max_bytes counts what is inflated: {pages}");
+    assert!(pages >= 10, "max_bytes counts what is inflated: {pages}");
 }
 
 #[tokio::test]
