@@ -8,6 +8,7 @@ use quipu::broker::limits::Limits;
 use quipu::broker::produce::TopicRules;
 use quipu::broker::produce::limits::RecordLimits;
 use quipu::broker::produce::placing::{Placer, Placing};
+use quipu::broker::topics::catalog::Compression;
 use quipu::formats::json::{RecordError, parse_record, parse_records};
 use quipu::formats::partitioner::{Rotation, murmur2};
 use quipu_segments::{Ack, Records, TimestampMs, TopicId};
@@ -46,12 +47,14 @@ fn placer<'a>(limits: &'a Limits, rotation: &'a Rotation, partitions: u32) -> Pl
     let rules = TopicRules {
         max_record_bytes: 1 << 20,
         log_append_time: false,
+        compression: Compression::AsSent,
         ack: Ack::Durable,
     };
     let placing = Placing {
         topic: TopicId(1),
         partitions,
         log_append_time: false,
+        codec: None,
         limits: RecordLimits::of(limits, &rules),
         rotation,
         unkeyed: None,

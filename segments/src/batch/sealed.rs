@@ -407,7 +407,7 @@ mod tests {
             };
             assert_eq!(count(3), Ok(()));
             assert_eq!(count(2), malformed("bytes follow the last record of a batch"));
-            assert_eq!(count(4), malformed("a record's length does not fit the batch"));
+            assert_eq!(count(4), malformed("the batch is too short for its record count"));
             assert_eq!(
                 count(1_000_000),
                 malformed("the batch is too short for its record count")
