@@ -567,7 +567,7 @@ mod tests {
         let shown: BTreeMap<_, _> = rows.map(|(key, value, _)| (key.name, value)).collect();
         let expected = json!({
             "retention_ms": null, "retention_bytes": null, "segment_bytes": 67_108_864, "segment_ms": 604_800_000,
-            "max_record_bytes": 1_048_576, "timestamp_type": "create_time", "ack": "durable",
+            "max_record_bytes": 1_048_576, "timestamp_type": "create_time", "compression_type": "producer", "ack": "durable",
             "dedupe_window_ms": 600_000, "delete_protection": false,
         });
         assert_eq!(json!(shown), expected);
