@@ -168,7 +168,7 @@ async fn a_description_tells_positions_size_times_and_where_settings_come_from()
     assert_eq!(topic["config"]["retention_ms"], expected);
     let keys = topic["config"].as_object().unwrap().keys().cloned();
     let keys = keys.collect::<Vec<String>>().join(" ");
-    let first = "ack dedupe_window_ms delete_protection max_record_bytes retention_bytes";
+    let first = "ack compression_type dedupe_window_ms delete_protection max_record_bytes retention_bytes";
     let second = "retention_ms segment_bytes segment_ms timestamp_type";
     assert_eq!(keys, format!("{first} {second}"));
 }

@@ -86,6 +86,9 @@ async fn damaged_batches_are_refused() {
         [&good[..], &good[..30]].concat(),
         changed(|header| header.record_count = 2),
         changed(|header| header.last_offset_delta = 1),
+        // Records that are not compressed as the header says.
+        changed(|header| header.attributes.0 |= 1),
+        changed(|header| header.attributes.0 |= 4),
         // A producer without an epoch and a sequence.
         changed(|header| header.producer_id.0 = 0),
     ] {
@@ -99,8 +102,6 @@ async fn damaged_batches_are_refused() {
 async fn batches_of_later_versions_are_not_supported() {
     let server = Server::with_topic(1);
     for body in [
-        changed(|header| header.attributes.0 |= 1),
-        changed(|header| header.attributes.0 |= 4),
         changed(|header| header.attributes.0 |= 1 << 4),
         changed(|header| header.attributes.0 |= 1 << 5),
         [batch(&["good"]), changed(|header| header.attributes.0 |= 1 << 4)].concat(),
