@@ -94,7 +94,11 @@ impl ErrorCode {
             Reason::Forbidden => Self::TopicAuthorizationFailed,
             Reason::QuotaExceeded => Self::ThrottlingQuotaExceeded,
             Reason::NotSupported => Self::UnsupportedVersion,
-            Reason::CorruptData => Self::CorruptMessage,
+            Reason::CorruptData | Reason::CorruptBatch => Self::CorruptMessage,
+            Reason::InvalidBatch => Self::InvalidRecord,
+            Reason::InvalidTimestamp => Self::InvalidTimestamp,
+            // As Kafka's own broker answers it.
+            Reason::UnknownCompression => Self::UnknownServerError,
             Reason::Internal => Self::UnknownServerError,
             Reason::Overloaded | Reason::ShuttingDown | Reason::LogFailed | Reason::StorageFull => {
                 Self::KafkaStorageError

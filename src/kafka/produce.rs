@@ -4,8 +4,6 @@
 //! order of a connection's batches is the order of its requests. The answer comes when they are written or durable, as
 //! `acks` says; meanwhile the next requests are answered.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -20,16 +18,10 @@ use super::messages::produce::{
     ProduceRequest, ProduceResponse, ProduceTopicResponse,
 };
 use super::wire::Text;
-use crate::broker::blocking::Share;
-use crate::broker::engine::batch::{BatchError, Batches, verify};
 use crate::broker::engine::{Ack, Topic};
-use crate::broker::produce::{Options, Target};
+use crate::broker::produce::Target;
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::rights::Right;
-use crate::broker::topics;
-
-/// Batches up to this size are checked on the worker that received them: about a millisecond of checksum.
-const INLINE_BYTES: usize = 2 << 20;
 
 /// The answer for a partition, now or when its batch is stored.
 type Stored = BoxFuture<'static, ProducePartitionResponse>;
@@ -91,60 +83,29 @@ async fn begin(call: &Call, topic: &Arc<Topic>, partition: ProducePartition, ack
     let Ok(number) = u32::try_from(index) else {
         return refused(call, index, ErrorCode::UnknownTopicOrPartition, "");
     };
-    let found = match topics::partition(topic, number) {
-        Ok(found) => found,
-        Err(refusal) => return refused(call, index, ErrorCode::from(&refusal), &refusal.detail),
-    };
-    let batch = partition.records.unwrap_or_default().freeze();
-    if Batches::new(&batch).nth(1).is_some() {
-        return refused(
-            call,
-            index,
-            ErrorCode::InvalidRecord,
-            "one batch for each partition",
-        );
-    }
-    let producer = Arc::clone(&call.broker.producer);
-    let now = producer.now();
-    let check = {
-        let (producer, target, batch) = (Arc::clone(&producer), target.clone(), batch.clone());
-        move || producer.check_batches(&target, number, batch, now)
-    };
-    let checked = match batch.len() <= INLINE_BYTES {
-        true => check(),
-        false => call.broker.blocking.attempt(Share::Parse, check).await,
-    };
-    let checked = match checked {
-        Ok(checked) => checked,
-        Err(refusal) => return refused(call, index, fault(&batch, &refusal), &refusal.detail),
-    };
-    let options = Options {
-        ack: Some(ack),
-        expected_offset: None,
-        repartition: false,
+    let batch = partition.records.unwrap_or_default();
+    let queued = call
+        .broker
+        .producer
+        .queue_batch(&target, number, batch, ack)
+        .await;
+    let append = match queued {
+        Ok(append) => append,
+        Err(refusal) => return refused(call, index, fault(&refusal), &refusal.detail),
     };
     let call = call.clone();
-    let log_append_time = target.rules.log_append_time.then_some(now);
-    let mut append: Stored = Box::pin(async move {
-        match producer
-            .append_batches(&target, number, options, checked, None, now)
-            .await
-        {
-            Ok(range) => ProducePartitionResponse {
+    Box::pin(async move {
+        match append.await {
+            Ok(accepted) => ProducePartitionResponse {
                 index,
-                base_offset: range.first_offset.get() as i64,
-                log_append_time_ms: log_append_time.map_or(-1, |now| now.get()),
-                log_start_offset: found.positions().log_start_offset.get() as i64,
+                base_offset: accepted.range.first_offset.get() as i64,
+                log_append_time_ms: accepted.log_append_time.map_or(-1, |now| now.get()),
+                log_start_offset: accepted.log_start_offset.get() as i64,
                 ..ProducePartitionResponse::default()
             },
-            Err(refusal) => error(&call, index, ErrorCode::from(&refusal), &refusal.detail),
+            Err(refusal) => error(&call, index, fault(&refusal), &refusal.detail),
         }
-    });
-    // The first poll queues the append.
-    match std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut append).poll(context))).await {
-        Poll::Ready(response) => Box::pin(std::future::ready(response)),
-        Poll::Pending => append,
-    }
+    })
 }
 
 fn refused(call: &Call, index: i32, code: ErrorCode, why: &str) -> Stored {
@@ -161,14 +122,9 @@ fn error(call: &Call, index: i32, code: ErrorCode, why: &str) -> ProducePartitio
     }
 }
 
-/// The code for a batch that was refused: Kafka tells damaged bytes from a batch that is not valid.
-fn fault(batch: &[u8], refusal: &Refusal) -> ErrorCode {
+/// The code for a batch that was refused: of what this version lacks, transactions are left.
+fn fault(refusal: &Refusal) -> ErrorCode {
     match refusal.reason {
-        Reason::InvalidRequest => match verify(batch) {
-            Err(BatchError::Checksum { .. }) => ErrorCode::CorruptMessage,
-            Err(BatchError::Magic(magic)) if magic > 2 => ErrorCode::CorruptMessage,
-            _ => ErrorCode::InvalidRecord,
-        },
         Reason::NotSupported => ErrorCode::InvalidRecord,
         reason => ErrorCode::of(reason),
     }

@@ -78,6 +78,22 @@ fn kcat_produces_and_consumes() {
         };
         assert_eq!(lines, expected, "acks {acks}");
     }
+    for codec in ["gzip", "snappy", "lz4", "zstd"] {
+        let words: Vec<String> = (0..50)
+            .map(|n| format!("departed departed departed {n}"))
+            .collect();
+        let lines = words.join("\n") + "\n";
+        kcat(&fixture, &format!("-P -t packed-{codec} -p 0 -z {codec}"), &lines);
+        let out = kcat(
+            &fixture,
+            &format!("-C -t packed-{codec} -p 0 -o beginning -e -q"),
+            "",
+        );
+        assert_eq!(out, lines, "{codec}");
+        let uri = format!("/v1/topics/packed-{codec}/partitions/0/records?offset=49");
+        let page = fixture.server.get(&uri);
+        assert_eq!(page["next_offset"], 50, "{page}");
+    }
     let listed = kcat(&fixture, "-L -t made-all", "");
     assert!(
         listed.contains("topic \"made-all\" with 4 partitions"),

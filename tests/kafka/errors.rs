@@ -29,7 +29,7 @@ fn produce_is_refused_as_kafka_refuses_it() {
     fixture.server.create_topic("t", 1);
     let mut client = fixture.client();
     let good = batch(&["a"]);
-    let cases: [(&str, i16, Vec<u8>, i16); 9] = [
+    let cases: [(&str, i16, Vec<u8>, i16); 12] = [
         ("no topic", -1, good.clone(), 3),
         ("acks 2", 2, good.clone(), 21),
         ("crc", -1, without_crc(&["a"], |bytes| bytes[65] ^= 1), 2),
@@ -39,6 +39,14 @@ fn produce_is_refused_as_kafka_refuses_it() {
         ("no batch", -1, Vec::new(), 87),
         ("count", -1, with_crc(&["a", "b"], |bytes| bytes[60] = 1), 87),
         ("control", -1, with_crc(&["a"], |bytes| bytes[22] |= 1 << 5), 87),
+        ("codec 7", -1, with_crc(&["a"], |bytes| bytes[22] |= 7), -1),
+        ("not gzip", -1, with_crc(&["a"], |bytes| bytes[22] |= 1), -1),
+        (
+            "its own time",
+            -1,
+            with_crc(&["a"], |bytes| bytes[22] |= 1 << 3),
+            32,
+        ),
     ];
     for (name, acks, records, code) in cases {
         let topic = if name == "no topic" { "none" } else { "t" };

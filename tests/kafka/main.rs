@@ -29,7 +29,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Instant;
 
-use quipu_segments::batch::BatchBuilder;
+use quipu_segments::batch::{BatchBuilder, Codec, SealedBatch};
 use quipu_segments::{Offset, ProducerId, TimestampMs};
 use tempfile::TempDir;
 
@@ -213,6 +213,40 @@ fn a_batch_comes_back_byte_for_byte_but_for_its_offset() {
     // HTTP has the same records.
     let records = fixture.server.get("/v1/topics/t/partitions/0/records?offset=0");
     assert_eq!(records["records"].as_array().map(Vec::len), Some(4), "{records}");
+}
+
+#[test]
+fn compressed_batches_come_back_byte_for_byte_and_are_json_over_http() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    let mut next = 0;
+    let mut stored = Vec::new();
+    for codec in Codec::ALL.into_iter().map(Some).chain([None]) {
+        let plain = SealedBatch::from_outside(batch(&["1", "2", "3"])).expect("a batch");
+        let mut packed = plain.with_codec(codec, None).expect("nothing to inflate");
+        assert_eq!(
+            produce(&mut client, "t", -1, packed.as_bytes()),
+            (0, next),
+            "{codec:?}"
+        );
+        packed.set_base_offset(Offset::new(next as u64));
+        stored.extend_from_slice(packed.as_bytes());
+        next += 3;
+    }
+    let (code, end, records) = fetch(&mut client, "t", 0);
+    assert_eq!((code, end), (0, next));
+    assert!(records == stored, "byte for byte");
+    // The whole batch of an offset within it.
+    let (code, _, records) = fetch(&mut client, "t", next - 1);
+    assert_eq!(code, 0);
+    assert!(stored.ends_with(&records) && records.len() > 61);
+    let page = fixture.server.get("/v1/topics/t/partitions/0/records?offset=0");
+    let found = page["records"].as_array().expect("records").iter();
+    let found: Vec<u64> = found
+        .map(|record| record["value"].as_u64().expect("a number"))
+        .collect();
+    assert_eq!(found, [1, 2, 3].repeat(5));
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub(crate) static TOPIC_SETTINGS: &[TopicSetting] = &[
     row("cleanup.policy", List, Kept(CLEANUP_POLICY, "delete"), "log.cleanup.policy"),
     row("compression.gzip.level", Int, Only("-1"), "compression.gzip.level"),
     row("compression.lz4.level", Int, Only("9"), "compression.lz4.level"),
-    row("compression.type", Words, Only("producer"), "compression.type"),
+    row("compression.type", Words, Key("compression_type"), "compression.type"),
     row("compression.zstd.level", Int, Only("3"), "compression.zstd.level"),
     row("delete.retention.ms", Long, Kept(DELETE_RETENTION_MS, "86400000"), "log.cleaner.delete.retention.ms"),
     row("errors.deadletterqueue.group.enable", Boolean, Only("false"), ""),
