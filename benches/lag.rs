@@ -81,6 +81,7 @@ fn commit(log: &EngineLog, group: &str, offset: u64) {
         offset: Offset::new(offset),
         last_commit: TimestampMs(1_700_000_000_000),
         metadata: None,
+        leader_epoch: None,
     };
     let commits = partitions
         .iter()
