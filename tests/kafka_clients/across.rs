@@ -74,7 +74,6 @@ fn a_group_that_a_kafka_consumer_has_committed_is_reset_over_http() {
 
 /// The lag of a group: as `kafka-consumer-groups --describe` prints it, over HTTP, by `quipu lag`, and as a metric.
 #[test]
-#[ignore = "groups of Kafka's clients are not served yet"]
 fn the_lag_is_the_same_for_kafkas_tool_over_http_for_the_command_and_as_a_metric() {
     let Some(mut tool) = java() else { return };
     let fixture = Fixture::new();

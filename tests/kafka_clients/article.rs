@@ -12,7 +12,6 @@ fn example() -> String {
 }
 
 #[test]
-#[ignore = "groups of Kafka's clients are not served yet"]
 fn the_example_on_the_page_runs_with_the_address_of_quipu() {
     for environment in ["kafka-python-2", "kafka-python-3"] {
         let python = installed().join(environment).join("bin/python");
@@ -36,7 +35,6 @@ fn the_example_on_the_page_runs_with_the_address_of_quipu() {
 }
 
 #[test]
-#[ignore = "groups of Kafka's clients are not served yet"]
 fn a_faust_app_counts_in_windows() {
     let python = installed().join("faust/bin/python");
     if !python.exists() {

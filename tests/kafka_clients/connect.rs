@@ -108,7 +108,6 @@ impl<'a> Worker<'a> {
 }
 
 #[test]
-#[ignore = "groups of Kafka's clients are not served yet"]
 fn connect_runs_a_source_and_a_sink_and_goes_on_after_a_restart() {
     if java().is_none() {
         return;

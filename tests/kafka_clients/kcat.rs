@@ -76,6 +76,11 @@ fn kcat_sends_and_reads() {
     for acks in ["0", "1", "all", "idempotent"] {
         fixture.kcat_checks("none", acks, &placed);
     }
+    for codec in ["gzip", "snappy", "lz4", "zstd"] {
+        for acks in ["0", "1", "all"] {
+            fixture.kcat_checks(codec, acks, &placed);
+        }
+    }
     let listed = fixture.kcat("-L -t kcat-none-all").join("\n");
     assert!(
         listed.contains("topic \"kcat-none-all\" with 4 partitions"),
@@ -95,7 +100,6 @@ fn kcat_sends_and_reads() {
 }
 
 #[test]
-#[ignore = "groups of Kafka's clients are not served yet"]
 fn kcat_reads_as_a_member_and_what_is_committed_does_not_come_again() {
     if kcat().is_none() {
         return;

@@ -40,7 +40,7 @@ use support::Server;
 const COUNT: usize = 100;
 const PARTITIONS: u32 = 4;
 /// What every client does.
-const BASIC: &[&str] = &["records", "idempotent", "binary", "times", "commits"];
+const BASIC: &[&str] = &["records", "idempotent", "codecs", "binary", "times", "commits"];
 /// What members of groups do.
 const GROUPS: &[&str] = &["groups", "static", "list_groups"];
 
@@ -322,12 +322,11 @@ fn kafka_python_2() {
     kafka_python(
         "kafka-python-2",
         "old",
-        &["records", "binary", "times", "commits"],
+        &["records", "codecs", "binary", "times", "commits"],
     );
 }
 
 #[test]
-#[ignore = "groups of Kafka's clients are not served yet"]
 fn kafka_python_2_in_groups() {
     kafka_python("kafka-python-2", "old", &["groups", "list_groups"]);
 }
@@ -343,7 +342,6 @@ fn kafka_python_3() {
 }
 
 #[test]
-#[ignore = "groups of Kafka's clients are not served yet"]
 fn kafka_python_3_in_groups() {
     kafka_python("kafka-python-3", "new", GROUPS);
 }
@@ -359,7 +357,6 @@ fn aiokafka() {
 }
 
 #[test]
-#[ignore = "groups of Kafka's clients are not served yet"]
 fn aiokafka_in_groups() {
     check(python("aiokafka", "aiokafka", "aio.py"), "aio", GROUPS);
 }
@@ -380,7 +377,6 @@ fn confluent_kafka() {
 }
 
 #[test]
-#[ignore = "groups of Kafka's clients are not served yet"]
 fn confluent_kafka_in_groups() {
     confluent(GROUPS);
 }
@@ -397,7 +393,6 @@ fn kafkajs() {
 }
 
 #[test]
-#[ignore = "groups of Kafka's clients are not served yet"]
 fn kafkajs_in_groups() {
     // It consumes in groups only, and has neither static members nor assignors of its own.
     let parts = &[
@@ -427,7 +422,6 @@ fn platformatic_kafka() {
 }
 
 #[test]
-#[ignore = "groups of Kafka's clients are not served yet"]
 fn platformatic_kafka_in_groups() {
     platformatic(&["records", "idempotent", "read", "codecs", "groups", "list_groups"]);
 }
@@ -443,7 +437,6 @@ fn franz_go() {
 }
 
 #[test]
-#[ignore = "groups of Kafka's clients are not served yet"]
 fn franz_go_in_groups() {
     check(go(), "franz", GROUPS);
 }
@@ -459,7 +452,6 @@ fn java_client() {
 }
 
 #[test]
-#[ignore = "groups of Kafka's clients are not served yet"]
 fn java_client_in_groups() {
     check(java_clients(), "java", GROUPS);
 }
@@ -470,7 +462,6 @@ fn java_client_administers() {
 }
 
 #[test]
-#[ignore = "groups of Kafka's clients are not served yet"]
 fn java_streams_count_and_go_on_from_their_changelog() {
     check(java_clients(), "java", &["streams"]);
 }
