@@ -82,7 +82,7 @@ fn a_faust_app_counts_in_windows() {
         let path = format!("/v1/topics/{topic}");
         fixture.server.connect().get(&path).status == 200
     };
-    while !is_there("faust-payments") || !is_there("faust-totals") {
+    while !is_there("faust-payments") {
         wait(&mut app);
     }
     let path = "/v1/topics/faust-payments/records";
@@ -91,7 +91,12 @@ fn a_faust_app_counts_in_windows() {
         .expect(200, "POST", path, "application/json", body.as_bytes());
     loop {
         let mut found: BTreeMap<(String, u64), u64> = BTreeMap::new();
-        for record in fixture.all_records("faust-totals") {
+        // Made with the first total.
+        let totals = match is_there("faust-totals") {
+            true => fixture.all_records("faust-totals"),
+            false => Vec::new(),
+        };
+        for record in totals {
             let value = &record["value"];
             let number = |name: &str| value[name].as_f64().expect("a number") as u64;
             let user = value["user"].as_str().expect("a text").to_owned();
