@@ -37,7 +37,7 @@ pub fn verify(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
 /// [`SealedBatch::from_outside`](super::SealedBatch::from_outside) corrects.
 ///
 /// # Errors
-/// - Those of [`verify`] and [`inflate`](super::inflate).
+/// - Those of [`verify`] and [`inflate()`](super::inflate()).
 /// - [`BatchError::Malformed`]: a record does not fit, offsets have gaps, the batch is empty, or bytes follow it.
 pub fn validate(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     let header = verify_alone(bytes)?;
@@ -58,7 +58,7 @@ pub(super) fn verify_alone(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
 pub(super) struct Walked {
     /// The records' largest timestamp.
     pub(super) max_timestamp: TimestampMs,
-    /// The batch without compression, if it is compressed: see [`inflate`](super::inflate).
+    /// The batch without compression, if it is compressed: see [`inflate()`](super::inflate()).
     pub(super) inflated: Option<Vec<u8>>,
 }
 

@@ -8,11 +8,11 @@
 //!   into a [`SealedBatch`] in place. The base offset is set last: the CRC does not cover it.
 //! - Reading: [`BatchHeader::peek`] looks at a header, [`verify`] at the CRC, [`validate`] at everything;
 //!   [`Batches`] splits a run of batches, [`Records`] walks one.
-//! - Compression: all records of a batch are compressed as one piece, which [`inflate`] takes apart; the header stays
+//! - Compression: all records of a batch are compressed as one piece, which [`inflate()`] takes apart; the header stays
 //!   as it is. A batch is stored and sent in the form that its producer chose.
 //!
 //! Invariants: readers treat all bytes as untrusted input. They return a [`BatchError`] or a value that lies within the
-//! bytes, never panic, and allocate nothing, whatever lengths the bytes name; [`inflate`] allocates what it inflates,
+//! bytes, never panic, and allocate nothing, whatever lengths the bytes name; [`inflate()`] allocates what it inflates,
 //! up to a limit. A batch that was cut short by a crash is [`BatchError::Truncated`], and one that was half written
 //! [`BatchError::Checksum`].
 

@@ -190,7 +190,7 @@ impl<'a> Records<'a> {
     ///
     /// # Errors
     /// - Those of [`BatchHeader::peek`], and [`BatchError::Truncated`] where the batch is not all there.
-    /// - [`BatchError::Malformed`]: the batch is compressed: [`inflate`](super::inflate) it first.
+    /// - [`BatchError::Malformed`]: the batch is compressed: [`inflate()`](super::inflate()) it first.
     pub fn new(batch: &'a [u8]) -> Result<Self, BatchError> {
         let header = BatchHeader::peek(batch)?;
         let records = batch

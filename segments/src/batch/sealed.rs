@@ -97,7 +97,7 @@ impl SealedBatch {
 
     /// Checks all records, inflated to at most `limit` bytes, and shows each with its number in the batch to `see`.
     /// Corrects what a producer may set wrong: `max_timestamp`, and the leader epoch, which is stored as 0. Returns the
-    /// batch without compression if it is compressed: see [`inflate`](super::inflate).
+    /// batch without compression if it is compressed: see [`inflate()`](super::inflate()).
     ///
     /// # Errors
     /// Those of [`validate`](super::validate) but for the CRC, and those of `see`.
@@ -119,7 +119,7 @@ impl SealedBatch {
     /// caller still has it. Cost: the compression, and a CRC of the whole batch; none if the compression is that already.
     ///
     /// # Errors
-    /// Those of [`inflate`](super::inflate), if there is something to inflate.
+    /// Those of [`inflate()`](super::inflate()), if there is something to inflate.
     pub fn with_codec(self, codec: Option<Codec>, inflated: Option<Vec<u8>>) -> Result<Self, BatchError> {
         let header = self.header();
         let before = header.attributes.codec()?;

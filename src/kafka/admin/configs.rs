@@ -1,7 +1,7 @@
 //! APIs 32, 33, 44 and 74: configurations are described, replaced, changed key by key, and listed.
 //!
-//! Topics have the configurations of [`topic_configs`](super::topic_configs), the node those of
-//! [`node_configs`](super::node_configs), which are read-only: they are settings of the server. Loggers, metrics of clients
+//! Topics have the configurations of [`topic_configs`], the node those of
+//! [`node_configs`], which are read-only: they are settings of the server. Loggers, metrics of clients
 //! and groups have none over this protocol.
 
 use std::sync::Arc;
