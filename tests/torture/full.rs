@@ -36,6 +36,11 @@ fn a_disk_too_small_for_another_journal_file_still_takes_every_append() {
     in_a_name_space("full::inside_a_disk_too_small_for_another_journal_file");
 }
 
+#[test]
+fn a_disk_that_is_full_while_the_first_journal_file_is_short_takes_what_needs_no_space() {
+    in_a_name_space("full::inside_a_disk_that_is_full_at_once");
+}
+
 /// Runs another test of this binary in a namespace where it may mount.
 fn in_a_name_space(test: &str) {
     let mut words = vec!["unshare", "--mount", "--propagation", "private"];
@@ -174,6 +179,32 @@ fn inside_a_disk_too_small_for_another_journal_file() {
     let log = server.log();
     assert!(log.contains("the journal needs 12 MiB"), "{log}");
     server.stop();
+}
+
+#[test]
+#[ignore = "run by another test, where it may mount"]
+fn inside_a_disk_that_is_full_at_once() {
+    let Some(ground) = inside() else { return };
+    // Room for two files and the snapshots' slots. The first file has 4 MiB at first.
+    let disk = SmallDisk::new(&ground, "20m");
+    let data = disk.data();
+    let history = History::default();
+    let long = ("QUIPU_JOURNAL_FILE_BYTES", "8388608");
+    let server = ground.start_with(&data, &[long]);
+    for name in ["ballast", "committed"] {
+        server.create_topic(name, 1);
+        history.exists(name, 1);
+    }
+    server.stop();
+    let mut rng = Rng::from_environment("full at once");
+    for round in 0..3 {
+        println!("full at once: round {round}");
+        let server = ground.start_with(&data, &[long]);
+        disk.fill();
+        full(&server, &history, 2 * MANY_COMMITS + MANY_COMMITS / 2);
+        kill_or_stop(server, &mut rng);
+        verify(&data);
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@
 //! new sequence, header rewritten and synced) once a durable checkpoint no longer needs them.
 //!
 //! Without files from before, the first file is short, so that a new log is open at once: the others are made meanwhile.
-//! The next one has its space from the start, though not its zeros, so that two files are enough even if the disk gets
-//! full. A short file is removed when it is no longer needed.
+//! It and the next one have the space of a whole file from the start, though not the zeros, so that two files are enough
+//! even if the disk gets full. A short file gets the rest of its zeros when it becomes spare.
 //!
 //! Before the first round of the next file is written, an end mark is made durable in the file before it, so that
 //! recovery notices if the next file is missing or was cut.
@@ -49,13 +49,10 @@ struct Pool {
     spares: VecDeque<Spare>,
     /// Full ones, oldest first: (sequence, the first round that is not in it).
     full: VecDeque<(u64, u64)>,
-    /// Files left by an earlier run, of the right length, which hold nothing that is needed.
+    /// Files that hold nothing that is needed, and have the space of a whole one: left by an earlier run, or not made to
+    /// the end. The last one is used first.
     leftovers: Vec<PathBuf>,
     next_sequence: u64,
-    /// The short file, until it is removed.
-    short: Option<u64>,
-    /// The sequence whose file has its space already.
-    reserved: Option<u64>,
     /// Why no spare can be made, while that is so.
     failed: Option<Error>,
     /// Whether full files stay, because a failed partition needs their rounds at the next start.
@@ -89,7 +86,15 @@ pub(crate) struct Journal {
 
 impl Journal {
     /// Begins a journal after recovery: `next` has a sequence and a round above all that were ever used, and
-    /// `leftovers` are files that hold nothing that is needed any more; without one, the first file has `first_bytes`.
+    /// `leftovers` are files that hold nothing that is needed any more, the longest last, and none longer than
+    /// `file_bytes`. The first file is as long as that one, but has at least `first_bytes`.
+    ///
+    /// Takes the space of a second file. Two are enough for ever: with them, a full disk does not stop operations that
+    /// need no other space.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`] if there is too little space for the first file, or for the second while the first is
+    /// short; a long one is used alone.
     pub(crate) fn start(
         disk: Arc<dyn Disk>,
         layout: Layout,
@@ -97,28 +102,28 @@ impl Journal {
         file_bytes: u64,
         first_bytes: u64,
         next: Mark,
-        leftovers: Vec<PathBuf>,
+        mut leftovers: Vec<PathBuf>,
     ) -> Result<Self> {
-        let is_short = leftovers.is_empty() && first_bytes < file_bytes;
-        let first_bytes = if is_short { first_bytes } else { file_bytes };
-        let mut pool = Pool {
+        let mut reuse = leftovers.pop();
+        let making = Making {
+            disk: &*disk,
+            layout: &layout,
+            directory_id,
+            space: file_bytes,
+        };
+        let least = first_bytes.min(file_bytes);
+        let (file, first_bytes) = making.file(next.sequence, least, &mut reuse, &mut Names::Unchanged)?;
+        // The others are used at their whole length. They may have no space for it, after a power cut.
+        leftovers.retain(|path| making.has_space(path));
+        let pool = Pool {
             spares: VecDeque::new(),
             full: VecDeque::new(),
             leftovers,
             next_sequence: next.sequence + 1,
-            short: is_short.then_some(next.sequence),
-            reserved: None,
             failed: None,
             is_pinned: false,
             has_doubtful_names: false,
         };
-        let mut reuse = pool.leftovers.pop();
-        let header = FileHeader {
-            sequence: next.sequence,
-            directory_id,
-            file_bytes: first_bytes,
-        };
-        let file = make(&*disk, &layout, header, false, &mut reuse, &mut Names::Unchanged)?;
         let current = Current {
             sequence: next.sequence,
             file,
@@ -126,7 +131,7 @@ impl Journal {
             position: BLOCK_BYTES,
             next_round: next.round,
         };
-        Ok(Self {
+        let journal = Self {
             disk,
             layout,
             directory_id,
@@ -135,7 +140,9 @@ impl Journal {
             pool: Mutex::new(pool),
             spare_added: Condvar::new(),
             published: Mutex::new(next),
-        })
+        };
+        journal.secure_second(first_bytes)?;
+        Ok(journal)
     }
 
     /// The most bytes that one round may take.
@@ -276,31 +283,20 @@ impl Journal {
         }
     }
 
-    /// Makes sure that there is space for a second file: makes it, or, while the first is short, takes the space that
-    /// it is going to need. Called once, at the start. Two files are enough for ever: with them, a full disk does not
-    /// stop operations that need no other space.
-    ///
-    /// # Errors
-    /// [`Error::StorageFull`] if there is too little space and the first file is short; a long one is used alone.
-    pub(crate) fn secure_second(&self) -> Result<()> {
+    /// Makes sure that there is space for a second file, though maybe not its zeros.
+    fn secure_second(&self, first_bytes: u64) -> Result<()> {
         let sequence = {
             let pool = self.pool.lock();
-            pool.short.map(|_| pool.next_sequence)
-        };
-        let Some(sequence) = sequence else {
-            return match self.add_spare(1) {
-                Err(Error::StorageFull) => {
-                    tracing::warn!("the disk is full: there is one journal file only");
-                    Ok(())
-                }
-                added => added.map(drop),
-            };
+            if !pool.leftovers.is_empty() {
+                return Ok(());
+            }
+            pool.next_sequence
         };
         let path = self.layout.journal(sequence);
         let file = self.disk.open(&path, OpenMode::Create);
-        match file.and_then(|file| file.reserve(self.file_bytes)) {
+        let secured = match file.and_then(|file| file.reserve(self.file_bytes)) {
             Ok(true) => {
-                self.pool.lock().reserved = Some(sequence);
+                self.pool.lock().leftovers.push(path);
                 Ok(())
             }
             Ok(false) => self.add_spare(1).map(drop),
@@ -308,6 +304,13 @@ impl Journal {
                 remove(&*self.disk, &path);
                 Err(Error::io(format!("making {}", path.display()), error))
             }
+        };
+        match secured {
+            Err(Error::StorageFull) if first_bytes == self.file_bytes => {
+                tracing::warn!("the disk is full: there is one journal file only");
+                Ok(())
+            }
+            secured => secured,
         }
     }
 
@@ -347,12 +350,6 @@ impl Journal {
                 let Some((old, _)) = pool.full.remove(index) else {
                     return Ok(());
                 };
-                if pool.short == Some(old) {
-                    pool.short = None;
-                    drop(pool);
-                    remove(&*self.disk, &self.layout.journal(old));
-                    continue;
-                }
                 pool.next_sequence += 1;
                 // A file that failed to become a spare may have the next spare's name already. It is used first (`pop`
                 // takes the last one), so that no other file is renamed over it.
@@ -363,32 +360,21 @@ impl Journal {
         }
     }
 
-    /// Adds one spare. If that fails, an old file that was to become it is kept for the next try: there may be no space
-    /// for another.
+    /// Adds one spare. If that fails, the file that was to become it is kept with its space for the next try: there may
+    /// be none for another.
     fn make_spare(&self, sequence: u64, mut reuse: Option<PathBuf>) -> Result<()> {
         let mut names = Names::Unchanged;
-        let is_reserved = self
-            .pool
-            .lock()
-            .reserved
-            .take_if(|reserved| *reserved == sequence);
-        let header = FileHeader {
-            sequence,
+        let making = Making {
+            disk: &*self.disk,
+            layout: &self.layout,
             directory_id: self.directory_id,
-            file_bytes: self.file_bytes,
+            space: self.file_bytes,
         };
-        let made = make(
-            &*self.disk,
-            &self.layout,
-            header,
-            is_reserved.is_some(),
-            &mut reuse,
-            &mut names,
-        );
+        let made = making.file(sequence, self.file_bytes, &mut reuse, &mut names);
         let mut pool = self.pool.lock();
         pool.has_doubtful_names |= names == Names::Doubtful;
         match made {
-            Ok(file) => pool.spares.push_back(Spare { sequence, file }),
+            Ok((file, _)) => pool.spares.push_back(Spare { sequence, file }),
             Err(error) => {
                 pool.leftovers.extend(reuse);
                 // Sequences have no gaps, so that a missing file is noticed. This one has no round yet: use it again.
@@ -403,17 +389,6 @@ impl Journal {
     }
 }
 
-fn write_zeros(file: &dyn DiskFile, file_bytes: u64) -> std::io::Result<()> {
-    let zeros = vec![0; file_bytes.min(1 << 20) as usize];
-    let mut position = 0;
-    while position < file_bytes {
-        let bytes = (file_bytes - position).min(zeros.len() as u64);
-        file.write_all_at(&[IoSlice::new(&zeros[..bytes as usize])], position)?;
-        position += bytes;
-    }
-    Ok(())
-}
-
 /// The state of the directory's names after a file was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Names {
@@ -423,52 +398,97 @@ enum Names {
     Doubtful,
 }
 
-/// Makes the journal file of a header, ready to be written: by renaming `reuse`, which holds nothing that is needed, or
-/// by writing zeros, for which it may have the space already. After an error `reuse` says where the old file is now. A new one that could not be made is
-/// removed: making it is tried again and again, and each try would take the space of a file.
-fn make(
-    disk: &dyn Disk,
-    layout: &Layout,
-    header: FileHeader,
-    is_reserved: bool,
-    reuse: &mut Option<PathBuf>,
-    names: &mut Names,
-) -> Result<Arc<dyn DiskFile>> {
-    let path = layout.journal(header.sequence);
-    let file_bytes = header.file_bytes;
-    let header = header.encode();
-    let made = (|| {
-        if let Some(old) = reuse {
-            disk.rename(old, &path)?;
-            *old = path.clone();
-        }
-        let file = disk.open(&path, OpenMode::Create)?;
-        if reuse.is_none() {
-            // All of the space or none: if the disk has too little left, writing zeros would take the space that
-            // appends need, at every try.
-            if !is_reserved {
-                file.reserve(file_bytes)?;
-            }
-            write_zeros(&*file, file_bytes)?;
-        }
-        file.write_all_at(&[IoSlice::new(&header)], 0)?;
-        file.sync_data()?;
-        disk.sync_dir(&layout.journal_dir()).inspect_err(|error| {
-            if !is_out_of_handles(error) {
-                *names = Names::Doubtful;
-            }
-        })?;
-        *names = Names::Durable;
-        Ok(file)
-    })();
-    made.map_err(|error| {
-        if reuse.is_none() {
-            remove(disk, &path);
-        }
-        Error::io(format!("making {}", path.display()), error)
-    })
+/// Makes journal files.
+struct Making<'a> {
+    disk: &'a dyn Disk,
+    layout: &'a Layout,
+    directory_id: u64,
+    /// The space that every file gets, however short it is: it may become a whole one when nothing else has space.
+    space: u64,
 }
 
+impl Making<'_> {
+    /// Makes the journal file of a sequence, ready to be written, and returns its length: that of `reuse`, a file that
+    /// holds nothing that is needed and is renamed, but at least `least`. What is missing becomes zeros.
+    ///
+    /// # Errors
+    /// `reuse` then says where the file is that has its space, the old one or the new one: making a file is tried again
+    /// and again, and each try would take the space of another. A new one without its space is removed.
+    fn file(
+        &self,
+        sequence: u64,
+        least: u64,
+        reuse: &mut Option<PathBuf>,
+        names: &mut Names,
+    ) -> Result<(Arc<dyn DiskFile>, u64)> {
+        let path = self.layout.journal(sequence);
+        let made = (|| {
+            if let Some(old) = reuse {
+                self.disk.rename(old, &path)?;
+                *old = path.clone();
+            }
+            let file = self.disk.open(&path, OpenMode::Create)?;
+            let length = file.len()?;
+            let mut file_bytes = (length / BLOCK_BYTES * BLOCK_BYTES).max(least);
+            if length < self.space {
+                // All of the space or none: if the disk has too little left, writing zeros would take the space that
+                // appends need, at every try.
+                if file.reserve(self.space)? {
+                    *reuse = Some(path.clone());
+                } else {
+                    file_bytes = self.space;
+                }
+            }
+            // At least the last block: an earlier sync may have failed, and then the length is not durable without a
+            // new write there.
+            let zeros_from = (length / BLOCK_BYTES * BLOCK_BYTES).min(file_bytes - BLOCK_BYTES);
+            write_zeros(&*file, zeros_from, file_bytes)?;
+            let header = FileHeader {
+                sequence,
+                directory_id: self.directory_id,
+                file_bytes,
+            };
+            file.write_all_at(&[IoSlice::new(&header.encode())], 0)?;
+            file.sync_data()?;
+            self.disk
+                .sync_dir(&self.layout.journal_dir())
+                .inspect_err(|error| {
+                    if !is_out_of_handles(error) {
+                        *names = Names::Doubtful;
+                    }
+                })?;
+            *names = Names::Durable;
+            Ok((file, file_bytes))
+        })();
+        made.map_err(|error| {
+            if reuse.is_none() {
+                remove(self.disk, &path);
+            }
+            Error::io(format!("making {}", path.display()), error)
+        })
+    }
+
+    /// Whether a file from before has the space of a whole one, or gets it; else it is removed.
+    fn has_space(&self, path: &Path) -> bool {
+        let file = self.disk.open(path, OpenMode::ReadWrite);
+        let has_space = file.and_then(|file| Ok(file.len()? >= self.space || file.reserve(self.space)?));
+        let has_space = has_space.unwrap_or(false);
+        if !has_space {
+            remove(self.disk, path);
+        }
+        has_space
+    }
+}
+
+fn write_zeros(file: &dyn DiskFile, mut position: u64, end: u64) -> std::io::Result<()> {
+    let zeros = vec![0; (end - position).min(1 << 20) as usize];
+    while position < end {
+        let bytes = (end - position).min(zeros.len() as u64);
+        file.write_all_at(&[IoSlice::new(&zeros[..bytes as usize])], position)?;
+        position += bytes;
+    }
+    Ok(())
+}
 /// Removes a file that has nothing that is needed. If that fails, the next start does it.
 fn remove(disk: &dyn Disk, path: &Path) {
     if let Err(error) = disk.remove_file(path)
@@ -539,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_journal_begins_with_a_short_file_which_is_not_used_again() {
+    fn a_new_journal_begins_with_a_short_file_which_becomes_a_long_one() {
         let disk = SimDisk::new(0);
         let layout = Layout {
             root: Path::new("/quipu").into(),
@@ -560,7 +580,6 @@ mod tests {
             files.into_iter().map(|(_, length)| length).collect::<Vec<u64>>()
         };
         let journal = start(next, Vec::new());
-        journal.secure_second().unwrap();
         assert_eq!(lengths(), [FILE_BYTES / 4, 0]);
         assert!(!journal.has_spare(), "its space is there, and no zeros");
         assert!(journal.is_full_for(FILE_BYTES / 4));
@@ -574,14 +593,62 @@ mod tests {
         assert_eq!((scan.damage, scan.next_round), (Vec::new(), last + 1));
 
         journal.recycle(journal.published(), None).unwrap();
-        assert_eq!(lengths(), [FILE_BYTES], "the short one is gone");
-        assert!(journal.add_spare(2).unwrap());
         assert_eq!(lengths(), [FILE_BYTES; 2]);
+        assert!(journal.switch().unwrap());
+        assert!(!journal.is_full_for(FILE_BYTES / 4));
         let again = Mark {
             round: last + 1,
             sequence: 4,
         };
         let journal = start(again, vec![layout.journal(3)]);
         assert!(!journal.is_full_for(FILE_BYTES / 4), "files from before are long");
+    }
+
+    #[test]
+    fn two_files_have_their_space_whatever_fails_and_whatever_else_takes_the_rest() {
+        let disk = SimDisk::new(0);
+        disk.set_capacity(Some(4 * FILE_BYTES));
+        let layout = Layout {
+            root: Path::new("/quipu").into(),
+        };
+        disk.create_dir_all(&layout.journal_dir()).unwrap();
+        let other = disk.open(Path::new("/quipu/other"), OpenMode::Create).unwrap();
+        let fill = |from: u64| {
+            let block = [7; BLOCK_BYTES as usize];
+            let mut position = from;
+            while other.write_all_at(&[IoSlice::new(&block)], position).is_ok() {
+                position += BLOCK_BYTES;
+            }
+            position
+        };
+        let start = |round, sequence, leftovers| {
+            let (disk, layout) = (Arc::new(disk.clone()), layout.clone());
+            let next = Mark { round, sequence };
+            Journal::start(disk, layout, 7, FILE_BYTES, FILE_BYTES / 4, next, leftovers)
+        };
+        let journal = start(1, 1, Vec::new()).unwrap();
+        let filled = fill(0);
+        for (kind, at) in [(IoKind::Write, 0), (IoKind::Write, 1), (IoKind::Sync, 0)] {
+            disk.fail(Fault::once(kind, at).on(".journal"));
+            journal.add_spare(2).unwrap_err();
+            assert_eq!(
+                fill(filled),
+                filled,
+                "{kind:?} {at}: the space of a file was given away"
+            );
+        }
+        // The next run finds a short file, and another one that has its space and is not whole.
+        drop(journal);
+        let journal = start(2, 3, vec![layout.journal(1), layout.journal(2)]).unwrap();
+        for count in 0..8 {
+            while !journal.is_full_for(BLOCK_BYTES) {
+                write(&journal, b"value");
+            }
+            assert!(journal.has_spare() || journal.add_spare(2).unwrap(), "{count}");
+            assert!(journal.switch().unwrap());
+            journal.set_published(journal.published().round);
+            journal.recycle(journal.published(), None).unwrap();
+        }
+        assert_eq!(disk.list(&layout.journal_dir()).unwrap().len(), 2);
     }
 }

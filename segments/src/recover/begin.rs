@@ -101,7 +101,6 @@ pub(super) fn begin(
         next,
         leftovers,
     )?;
-    journal.secure_second()?;
     // The journal file exists now: with a checkpoint that expects it, its loss will be noticed.
     snapshots.checkpoint.write(
         &Checkpoint {
@@ -126,24 +125,24 @@ fn next_mark(evidence: &Evidence) -> Mark {
     }
 }
 
-/// The journal files that may be reused: those of the right length; the others are removed. If something is damaged,
-/// none is reused, and all are kept aside as evidence.
+/// The journal files that may be reused, the longest last: those that are not too long; the others are removed. If
+/// something is damaged, none is reused, and all are kept aside as evidence.
 fn leftovers(disk: &dyn Disk, scan: &Scan, options: &Options, is_healthy: bool) -> Result<Vec<PathBuf>> {
-    let (file_bytes, journal_files) = (options.journal_file_bytes, options.journal_files as usize);
+    let mut files: Vec<_> = scan.all_files.iter().collect();
+    files.retain(|(_, path, _)| !scan.foreign.contains(path));
+    files.sort_by_key(|(_, _, length)| *length);
     let mut usable = Vec::new();
-    for (_, path, length) in &scan.all_files {
-        if scan.foreign.contains(path) {
-            continue;
-        }
+    for (_, path, length) in files.into_iter().rev() {
         let context = |error| Error::io(format!("putting {} aside", path.display()), error);
         if !is_healthy {
             disk.rename(path, &path.with_extension("damaged"))
                 .map_err(context)?;
-        } else if *length == file_bytes && usable.len() < journal_files {
+        } else if *length <= options.journal_file_bytes && usable.len() < options.journal_files as usize {
             usable.push(path.clone());
         } else {
             disk.remove_file(path).map_err(context)?;
         }
     }
+    usable.reverse();
     Ok(usable)
 }

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -21,6 +21,9 @@ use crate::types::TimestampMs;
 
 /// How many buffers Linux takes in one vectored call.
 const IOV_MAX: usize = 1024;
+
+/// The unit of a file's block count, whatever the file system's own block is: stat(2).
+const STAT_BLOCK_BYTES: u64 = 512;
 
 /// The operating system's file system.
 #[derive(Clone, Debug)]
@@ -168,8 +171,9 @@ impl DiskFile for RealFile {
 
     fn reserve(&self, len: u64) -> io::Result<bool> {
         // Check first: with too little space, fallocate takes all of it before it fails, and others meet a full disk.
+        let missing = len.saturating_sub(self.file.metadata()?.blocks() * STAT_BLOCK_BYTES);
         if let Ok(free) = rustix::fs::fstatvfs(&self.file)
-            && free.f_bfree.saturating_mul(free.f_frsize) < len
+            && free.f_bfree.saturating_mul(free.f_frsize) < missing
         {
             return Err(Errno::NOSPC.into());
         }
