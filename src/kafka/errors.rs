@@ -1,6 +1,7 @@
 //! Error codes of Kafka's protocol, and which code a refusal of the broker has.
 
 use crate::broker::groups::classic::Denied;
+use crate::broker::names;
 use crate::broker::refusal::{Reason, Refusal};
 
 /// A code, by Kafka's name.
@@ -117,6 +118,14 @@ impl ErrorCode {
             | Reason::UnknownPrincipal
             | Reason::PrincipalExists
             | Reason::NotDamaged => Self::InvalidRequest,
+        }
+    }
+
+    /// The code of a refusal that concerns the topic of that name: a name that no topic can have is told apart, as in Kafka.
+    pub(crate) fn of_topic(refusal: &Refusal, name: &str) -> Self {
+        match refusal.reason {
+            Reason::UnknownTopic if names::TOPIC.check(name).is_err() => Self::InvalidTopic,
+            reason => Self::of(reason),
         }
     }
 

@@ -37,9 +37,13 @@ pub(crate) async fn metadata(call: &Call, request: MetadataRequest) -> Result<Me
         }
     };
     if request.include_topic_authorized_operations {
-        for topic in topics.iter_mut().filter(|topic| topic.error_code == 0) {
-            let name = topic.name.as_deref().unwrap_or_default();
-            topic.topic_authorized_operations = operations::of_topic(call, name);
+        // As in Kafka, topics that are not there have theirs, too: a client that has asked for them may not know what it
+        // means if they are missing.
+        let denied = ErrorCode::TopicAuthorizationFailed.number();
+        for topic in topics.iter_mut().filter(|topic| topic.error_code != denied) {
+            if let Some(name) = &topic.name {
+                topic.topic_authorized_operations = operations::of_topic(call, name);
+            }
         }
     }
     let (host, port) = call.address();
@@ -64,7 +68,7 @@ pub(crate) async fn metadata(call: &Call, request: MetadataRequest) -> Result<Me
 async fn by_name(call: &Call, name: Text, may_create: bool) -> MetadataTopic {
     let found = match call.topic(Right::Describe, &name) {
         Err(refusal) if refusal.reason == Reason::UnknownTopic && may_create => create(call, &name).await,
-        found => found.map_err(|refusal| ErrorCode::from(&refusal)),
+        found => found.map_err(|refusal| ErrorCode::of_topic(&refusal, &name)),
     };
     match found {
         Ok(topic) => described(call, &topic),

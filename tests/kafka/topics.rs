@@ -6,6 +6,7 @@ const CREATE: i16 = 19;
 const DELETE: i16 = 20;
 const DELETE_RECORDS: i16 = 21;
 const CREATE_PARTITIONS: i16 = 37;
+const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
 
 /// CreateTopics, version 1, of one topic; the error.
 fn create(client: &mut Client, name: &str, partitions: i32, replicas: i16, config: &[(&str, &str)]) -> i16 {
@@ -110,4 +111,45 @@ fn records_are_deleted_before_an_offset_and_topics_as_a_whole() {
     };
     assert_eq!(delete(&mut client), 0);
     assert_eq!(delete(&mut client), 3);
+}
+
+#[test]
+fn a_topic_that_is_not_there_comes_with_what_the_client_may_do_with_it() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("here", 1);
+    let mut client = fixture.client();
+    let everything = 0xdf8;
+    for (name, code, count) in [("here", 0, 1), ("none", 3, 0), ("not a name", 17, 0), ("", 17, 0)] {
+        for (asks, operations) in [(1, everything), (0, i32::MIN)] {
+            let body = Out::new().i32(1).text(name).raw(&[0, 0, asks]);
+            let mut answer = client.ask(METADATA, 8, body);
+            assert_eq!((answer.i32(), answer.i32()), (0, 1));
+            answer.i32();
+            answer.text();
+            assert_eq!((answer.i32(), answer.i16()), (fixture.kafka.port().into(), -1));
+            answer.text();
+            assert_eq!((answer.i32(), answer.i32()), (0, 1));
+            assert_eq!((answer.i16(), answer.text().as_str()), (code, name));
+            assert_eq!((answer.i8(), answer.i32()), (0, count));
+            for _ in 0..count {
+                // The error, three numbers, two replicas that are there, and none that is not.
+                answer.bytes(2 + 3 * 4 + 2 * 8 + 4);
+            }
+            assert_eq!((answer.i32(), answer.i32()), (operations, i32::MIN), "{name:?}");
+            answer.end();
+        }
+        let body = Out::new().raw(&[0, 2, name.len() as u8 + 1]).raw(name.as_bytes());
+        let body = body.raw(&[0]).i32(10).i8(-1).raw(&[0]);
+        let mut answer = client.ask(DESCRIBE_TOPIC_PARTITIONS, 0, body);
+        assert_eq!((answer.i8(), answer.i32(), answer.i8()), (0, 0, 2));
+        assert_eq!((answer.i16(), answer.i8() as usize), (code, name.len() + 1));
+        answer.bytes(name.len() as i32 + 16 + 1);
+        assert_eq!(answer.i8(), count as i8 + 1);
+        for _ in 0..count {
+            answer.bytes(2 + 3 * 4 + 2 * 5 + 3 + 1);
+        }
+        assert_eq!(answer.i32(), everything, "{name:?}");
+        assert_eq!((answer.i8(), answer.i8(), answer.i8()), (0, -1, 0));
+        answer.end();
+    }
 }

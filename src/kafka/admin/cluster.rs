@@ -15,6 +15,7 @@ use super::super::wire::Text;
 use super::operations;
 use crate::broker::blocking::Share;
 use crate::broker::engine::{Partition, Topic};
+use crate::broker::refusal::Reason;
 use crate::broker::rights::Right;
 
 /// The endpoint type of brokers, and that of controllers.
@@ -105,7 +106,11 @@ pub(crate) async fn describe_topic_partitions(
             Ok(topic) => topic,
             Err(refusal) => {
                 topics.push(DescribedTopic {
-                    error_code: call.refused(&refusal),
+                    error_code: call.failed(ErrorCode::of_topic(&refusal, &name)),
+                    topic_authorized_operations: match refusal.reason {
+                        Reason::Forbidden => NO_OPERATIONS,
+                        _ => operations::of_topic(call, &name),
+                    },
                     name: Some(name),
                     ..DescribedTopic::default()
                 });

@@ -22,7 +22,6 @@ use super::topic_configs::{self, TOPIC_SETTINGS, TopicSetting, Type};
 use super::{Failure, answer, node_configs, repeated};
 use crate::broker::blocking::Share;
 use crate::broker::engine::Topic;
-use crate::broker::names;
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::rights::Right;
 use crate::broker::topics::catalog::TopicConfig;
@@ -169,12 +168,8 @@ fn synonym(name: &str, value: &str, source: i8) -> DescribeConfigsSynonym {
 
 /// The topic of that name; one that no topic can have is told apart, as Kafka does it.
 fn find_topic(call: &Call, right: Right, name: &str) -> Result<Arc<Topic>, Failure> {
-    call.topic(right, name).map_err(|refusal| match refusal.reason {
-        Reason::UnknownTopic if names::TOPIC.check(name).is_err() => {
-            Failure::new(ErrorCode::InvalidTopic, refusal.detail)
-        }
-        _ => refusal.into(),
-    })
+    call.topic(right, name)
+        .map_err(|refusal| Failure::new(ErrorCode::of_topic(&refusal, name), refusal.detail))
 }
 
 fn check_node(name: &str) -> Result<(), Failure> {
