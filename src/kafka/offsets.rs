@@ -73,7 +73,8 @@ pub(crate) async fn list_offsets(
 async fn find(call: &Call, topic: &Topic, asked: &ListOffsetsPartition) -> Result<Found, ErrorCode> {
     let partition = partition(topic, asked.partition_index)?;
     check_epoch(asked.current_leader_epoch)?;
-    let positions = partition.positions();
+    // A producer that waits for one acknowledgement finds its records.
+    let positions = call.broker.fetcher.caught_up(&partition).await;
     match (asked.timestamp, call.version) {
         (LATEST, _) => Ok(Some((positions.end_offset, None))),
         (EARLIEST, _) | (EARLIEST_LOCAL, 8..) => Ok(Some((positions.log_start_offset, None))),
@@ -114,25 +115,22 @@ pub(crate) async fn offset_for_leader_epoch(
         let found = call
             .topic(Right::Describe, &topic.topic)
             .map_err(|refusal| ErrorCode::from(&refusal));
-        let end = |asked: &OffsetForLeaderPartition| {
-            let topic = found.as_ref().map_err(|code| *code)?;
-            let partition = partition(topic, asked.partition)?;
-            check_epoch(asked.current_leader_epoch)?;
-            let is_known = asked.leader_epoch == LEADER_EPOCH;
-            Ok(is_known.then(|| partition.positions().end_offset.get() as i64))
-        };
-        let row = |asked: &OffsetForLeaderPartition| {
-            let end = end(asked);
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for asked in &topic.partitions {
+            let end = match &found {
+                Ok(topic) => end_of_epoch(call, topic, asked).await,
+                Err(code) => Err(*code),
+            };
             let known = end.as_ref().ok().copied().flatten();
-            OffsetForLeaderPartitionResult {
+            partitions.push(OffsetForLeaderPartitionResult {
                 error_code: end.err().map_or(0, |code| call.failed(code)),
                 partition: asked.partition,
                 leader_epoch: known.map_or(-1, |_| LEADER_EPOCH),
-                end_offset: known.unwrap_or(-1),
-            }
-        };
+                end_offset: known.map_or(-1, |end| end.get() as i64),
+            });
+        }
         topics.push(OffsetForLeaderTopicResult {
-            partitions: topic.partitions.iter().map(row).collect(),
+            partitions,
             topic: topic.topic,
         });
     }
@@ -140,4 +138,18 @@ pub(crate) async fn offset_for_leader_epoch(
         topics,
         ..OffsetForLeaderEpochResponse::default()
     })
+}
+
+/// Where an epoch ends; `None`: there has been no such epoch.
+async fn end_of_epoch(
+    call: &Call,
+    topic: &Topic,
+    asked: &OffsetForLeaderPartition,
+) -> Result<Option<Offset>, ErrorCode> {
+    let partition = partition(topic, asked.partition)?;
+    check_epoch(asked.current_leader_epoch)?;
+    if asked.leader_epoch != LEADER_EPOCH {
+        return Ok(None);
+    }
+    Ok(Some(call.broker.fetcher.caught_up(&partition).await.end_offset))
 }

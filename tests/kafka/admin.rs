@@ -6,7 +6,6 @@ use super::*;
 
 const CREATE_TOPICS: i16 = 19;
 const DELETE_TOPICS: i16 = 20;
-const DELETE_RECORDS: i16 = 21;
 const DESCRIBE_ACLS: i16 = 29;
 const CREATE_ACLS: i16 = 30;
 const DELETE_ACLS: i16 = 31;

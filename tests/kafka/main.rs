@@ -41,7 +41,9 @@ pub(crate) const FETCH: i16 = 1;
 pub(crate) const LIST_OFFSETS: i16 = 2;
 pub(crate) const METADATA: i16 = 3;
 pub(crate) const API_VERSIONS: i16 = 18;
+pub(crate) const DELETE_RECORDS: i16 = 21;
 pub(crate) const INIT_PRODUCER_ID: i16 = 22;
+pub(crate) const OFFSET_FOR_LEADER_EPOCH: i16 = 23;
 
 /// A server that listens for Kafka's clients.
 struct Fixture {
@@ -268,6 +270,57 @@ fn answers_come_in_the_order_of_the_requests_and_acks_0_has_none() {
         assert_eq!(produced(answer), (0, i64::from(number)), "appended in order");
     }
     assert_eq!(client.receive().0, 60);
+}
+
+#[test]
+fn a_producer_with_one_acknowledgement_finds_its_record_wherever_it_looks() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    let of_partition_0 = |head: Out| head.i32(1).text("t").i32(1).i32(0);
+    // An answer with one partition: its error, and what comes after that.
+    let begun = |client: &mut Client, key, version, body| {
+        let mut answer = client.ask(key, version, body);
+        if (key, version) != (LIST_OFFSETS, 1) {
+            answer.i32();
+        }
+        assert_eq!((answer.i32(), answer.text().as_str(), answer.i32()), (1, "t", 1));
+        answer
+    };
+    // Each is asked at once: whoever looks at what is durable alone misses records in most of these rounds.
+    let mut end = 0;
+    for _ in 0..25 {
+        for which in [0, 2, 3, 4, 1] {
+            let value = batch(&["v"]);
+            assert_eq!(produce(&mut client, "t", 1, &value), (0, end));
+            end += 1;
+            match which {
+                0 | 1 => {
+                    let time = [-1, 1_700_000_000_000][which];
+                    let body = of_partition_0(Out::new().i32(-1)).i64(time);
+                    let mut answer = begun(&mut client, LIST_OFFSETS, 1, body);
+                    let found = (answer.i32(), answer.i16(), answer.i64(), answer.i64());
+                    let first = (0, 0, 1_700_000_000_000, end - 1);
+                    assert_eq!(found, [(0, 0, -1, end), first][which]);
+                }
+                2 => {
+                    let fetched = fetch(&mut client, "t", end);
+                    assert_eq!(fetched, (0, end, Vec::new()), "behind its own record");
+                }
+                3 => {
+                    let body = of_partition_0(Out::new().i32(-1)).i32(-1).i32(0);
+                    let mut answer = begun(&mut client, OFFSET_FOR_LEADER_EPOCH, 3, body);
+                    let found = (answer.i16(), answer.i32(), answer.i32(), answer.i64());
+                    assert_eq!(found, (0, 0, 0, end));
+                }
+                _ => {
+                    let body = of_partition_0(Out::new()).i64(end).i32(30_000);
+                    let mut answer = begun(&mut client, DELETE_RECORDS, 1, body);
+                    assert_eq!((answer.i32(), answer.i64(), answer.i16()), (0, end, 0));
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,6 @@ use super::*;
 
 const CREATE: i16 = 19;
 const DELETE: i16 = 20;
-const DELETE_RECORDS: i16 = 21;
 const CREATE_PARTITIONS: i16 = 37;
 const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
 

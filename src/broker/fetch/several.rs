@@ -40,11 +40,18 @@ pub struct Extent {
 impl Fetcher {
     /// Reads whole batches of several partitions; one result for each, in the same order. Waits until there are
     /// `min_bytes` of them, one is refused, the time is over or the server stops. The error of a partition does not keep
-    /// the others from being read.
+    /// the others from being read. An offset behind records that are written, and not yet durable, is not above the end:
+    /// these are waited for.
     ///
     /// # Errors
     /// Of each partition those of [`Fetcher::read_page`], and [`check_within`]'s.
     pub async fn fetch_several(&self, wanted: &[Wanted], extent: Extent) -> Vec<Result<Page, Refusal>> {
+        for Wanted { partition, from, .. } in wanted {
+            let positions = partition.positions();
+            if *from > positions.end_offset && *from <= positions.written_offset {
+                self.caught_up(partition).await;
+            }
+        }
         let mut timeout = pin!(tokio::time::sleep(extent.wait));
         let mut stopping = self.stopping.clone();
         loop {

@@ -52,8 +52,10 @@ pub(crate) async fn delete_records(
 async fn trim(call: &Call, topic: &Arc<Topic>, asked: &DeleteRecordsPartition) -> Result<Offset, ErrorCode> {
     let index = u32::try_from(asked.partition_index).map_err(|_| ErrorCode::UnknownTopicOrPartition)?;
     let partition = topics::partition(topic, index).map_err(|refusal| ErrorCode::from(&refusal))?;
+    // A producer that waits for one acknowledgement may delete its records.
+    let positions = call.broker.fetcher.caught_up(&partition).await;
     let before = match asked.offset {
-        END => Some(partition.positions().end_offset),
+        END => Some(positions.end_offset),
         offset => u64::try_from(offset).ok().and_then(Offset::try_new),
     };
     let before = before.ok_or(ErrorCode::OffsetOutOfRange)?;
