@@ -6,10 +6,12 @@
 //! Bytes that are no request close the connection, as in Kafka, after the answers to the requests before them.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -20,6 +22,7 @@ use super::Kafka;
 use super::apis::{self, Counted};
 use super::call::{Answer, Hangup};
 use super::frames::{End, Frames, Silence};
+use super::quotas::InFlight;
 use super::session::Session;
 
 /// The largest frame, as in Kafka (`socket.request.max.bytes`).
@@ -28,6 +31,8 @@ const MAX_FRAME_BYTES: usize = 100 << 20;
 const MAX_STRANGERS_FRAME_BYTES: usize = 512 << 10;
 /// The most answers of a connection that are under way.
 const IN_FLIGHT: usize = 16;
+/// Answers that are ready are sent together up to about this size.
+const TOGETHER_BYTES: usize = 64 << 10;
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -121,44 +126,88 @@ fn most_bytes(session: &Session) -> usize {
     }
 }
 
+/// Sends the answers in the order of their requests. Those that are ready at the same time go out in one write: above
+/// all the answers to requests that have shared a round of the log.
 async fn write_answers<W: AsyncWrite + Unpin>(
     kafka: &Kafka,
     mut to: W,
     mut queue: mpsc::Receiver<Queued>,
 ) -> Result<(), Over> {
-    while let Some(((answer, in_flight), _share)) = queue.recv().await {
-        let pieces = match answer {
-            Answer::Now(pieces) => pieces,
-            Answer::Later(answer) => answer.await,
-            Answer::Never => continue,
-        };
-        let mut pieces = Pieces::framed(pieces);
-        if let Some(in_flight) = in_flight {
-            in_flight.pay(kafka, pieces.remaining());
+    let mut next = queue.recv().await;
+    while let Some(queued) = next.take() {
+        let mut sending = Sending::default();
+        sending.add(kafka, queued).await;
+        while next.is_none()
+            && sending.pieces.remaining() < TOGETHER_BYTES
+            && let Ok(mut queued) = queue.try_recv()
+        {
+            match is_ready(&mut queued.0.0).await {
+                true => sending.add(kafka, queued).await,
+                false => next = Some(queued),
+            }
         }
-        while pieces.has_remaining() {
-            let written = timeout(kafka.settings.write_timeout, to.write_buf(&mut pieces)).await;
-            match written.map_err(|_| Over::Stalled)?.map_err(End::from)? {
+        while sending.pieces.has_remaining() {
+            let written = timeout(kafka.settings.write_timeout, to.write_buf(&mut sending.pieces));
+            match written.await.map_err(|_| Over::Stalled)?.map_err(End::from)? {
                 0 => return Err(End::from(io::Error::from(io::ErrorKind::WriteZero)).into()),
                 _ => continue,
             }
         }
         to.flush().await.map_err(End::from)?;
+        if next.is_none() {
+            next = queue.recv().await;
+        }
     }
     Ok(())
 }
 
-/// The pieces of an answer that are still to be sent, as one buffer that is written without being put together.
+/// Whether an answer is there; from then on it is [`Answer::Now`].
+async fn is_ready(answer: &mut Answer) -> bool {
+    if let Answer::Later(later) = answer {
+        match poll_fn(|context| Poll::Ready(later.as_mut().poll(context))).await {
+            Poll::Ready(pieces) => *answer = Answer::Now(pieces),
+            Poll::Pending => return false,
+        }
+    }
+    true
+}
+
+/// Answers that are sent together.
+#[derive(Default)]
+struct Sending {
+    pieces: Pieces,
+    /// What their requests hold until they are sent.
+    held: Vec<(Option<InFlight>, Option<OwnedSemaphorePermit>)>,
+}
+
+impl Sending {
+    /// Adds an answer, once it is there.
+    async fn add(&mut self, kafka: &Kafka, ((answer, in_flight), share): Queued) {
+        let pieces = match answer {
+            Answer::Now(pieces) => pieces,
+            Answer::Later(answer) => answer.await,
+            Answer::Never => return,
+        };
+        let bytes = self.pieces.add(pieces);
+        if let Some(in_flight) = &in_flight {
+            in_flight.pay(kafka, bytes);
+        }
+        self.held.push((in_flight, share));
+    }
+}
+
+/// The pieces of answers that are still to be sent, as one buffer that is written without being put together.
+#[derive(Default)]
 struct Pieces(VecDeque<Bytes>);
 
 impl Pieces {
-    /// An answer with its length before it.
-    fn framed(pieces: Vec<Bytes>) -> Self {
-        let length: usize = pieces.iter().map(Bytes::len).sum();
-        let length = i32::try_from(length).unwrap_or(i32::MAX);
-        let mut all: VecDeque<Bytes> = pieces.into();
-        all.push_front(Bytes::copy_from_slice(&length.to_be_bytes()));
-        Self(all)
+    /// Adds an answer with its length before it; returns how many bytes these are.
+    fn add(&mut self, pieces: Vec<Bytes>) -> usize {
+        let bytes: usize = pieces.iter().map(Bytes::len).sum();
+        let length = i32::try_from(bytes).unwrap_or(i32::MAX).to_be_bytes();
+        self.0.push_back(Bytes::copy_from_slice(&length));
+        self.0.extend(pieces);
+        bytes + length.len()
     }
 }
 
