@@ -1,8 +1,8 @@
 //! Cuts a connection's bytes into frames.
 //!
 //! A frame is a length and so many bytes. The length comes from outside: nothing is allocated by it. The buffer grows by
-//! what has arrived, and what a frame holds counts in the memory that all requests share
-//! ([`budget`](crate::broker::budget)).
+//! what has arrived, or at once to what the frame before had, and what a frame holds counts in the memory that all
+//! requests share ([`budget`](crate::broker::budget)).
 
 use std::io;
 use std::time::Duration;
@@ -16,6 +16,8 @@ use crate::broker::budget::{Budget, Pace, Pool};
 
 /// What is read at once while no large frame is under way, and what a connection that waits for an answer may send ahead.
 const READ_BYTES: usize = 16 << 10;
+/// The most for which the frame before is trusted.
+const TRUSTED_BYTES: usize = 1 << 20;
 /// The bytes of the length.
 const LENGTH: usize = 4;
 
@@ -57,6 +59,8 @@ pub(crate) struct Silence {
 pub(crate) struct Frames<R> {
     from: R,
     buffer: BytesMut,
+    /// The bytes of the frame before: what is to be expected of the next one.
+    before: usize,
     silence: Silence,
 }
 
@@ -65,6 +69,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         Self {
             from,
             buffer: BytesMut::new(),
+            before: 0,
             silence,
         }
     }
@@ -82,17 +87,16 @@ impl<R: AsyncRead + Unpin> Frames<R> {
             {
                 budget.cover(wanted).await.map_err(|_| End::Overloaded)?;
                 self.buffer.advance(LENGTH);
+                self.before = wanted.min(TRUSTED_BYTES);
                 return Ok(Frame {
                     bytes: self.buffer.split_to(wanted),
                     share: budget.take(),
                 });
             }
             let step = self.step(wanted);
-            if self.buffer.len() > READ_BYTES {
-                budget
-                    .cover(self.buffer.len() + step)
-                    .await
-                    .map_err(|_| End::Overloaded)?;
+            let held = self.buffer.len() + step;
+            if held > 2 * READ_BYTES {
+                budget.cover(held).await.map_err(|_| End::Overloaded)?;
             }
             self.buffer.reserve(step);
             let is_between = self.buffer.is_empty();
@@ -128,10 +132,11 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         }
     }
 
-    /// How much to read next: what is missing, but no more than has arrived, so that a length allocates nothing.
+    /// How much to read next: what is missing, but no more than has arrived or the frame before had, so that a length
+    /// alone allocates nothing.
     fn step(&self, wanted: Option<usize>) -> usize {
         let missing = wanted.map_or(LENGTH, |wanted| LENGTH + wanted - self.buffer.len());
-        missing.min(self.buffer.len()).max(READ_BYTES)
+        missing.min(self.buffer.len().max(self.before)).max(READ_BYTES)
     }
 
     /// Reads ahead while a request is being answered; returns when the client has closed the connection, or it breaks.
