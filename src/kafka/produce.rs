@@ -4,7 +4,6 @@
 //! order of a connection's batches is the order of its requests. The answer comes when they are written or durable, as
 //! `acks` says; meanwhile the next requests are answered.
 
-use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -18,13 +17,16 @@ use super::messages::produce::{
     ProduceRequest, ProduceResponse, ProduceTopicResponse,
 };
 use super::wire::Text;
-use crate::broker::engine::{Ack, Topic};
+use crate::broker::engine::Ack;
 use crate::broker::produce::Target;
+use crate::broker::produce::record_batch::CheckedBatch;
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::rights::Right;
 
 /// The answer for a partition, now or when its batch is stored.
 type Stored = BoxFuture<'static, ProducePartitionResponse>;
+/// A batch that may be stored, and when it is to be answered; or the answer for its partition.
+type Checked = Result<(CheckedBatch, Ack), ProducePartitionResponse>;
 
 /// Appends the batches of a request; each partition has its own result.
 pub(crate) async fn produce(call: Call, correlation: i32, request: ProduceRequest) -> Result<Answer, Hangup> {
@@ -34,37 +36,47 @@ pub(crate) async fn produce(call: Call, correlation: i32, request: ProduceReques
         (-1..=1, Some(_)) => Err((ErrorCode::InvalidTxnState, "transactions are not supported")),
         _ => Err((ErrorCode::InvalidRequiredAcks, "acks is 0, 1 or -1")),
     };
-    let mut topics = Vec::with_capacity(request.topic_data.len());
+    // All batches are checked before the first is queued, so that the log can take them in one round.
+    let mut all = Vec::with_capacity(request.topic_data.len());
     for topic in request.topic_data {
         let target = ack.and_then(|ack| {
             let found = call.topic_of(Right::Write, &topic.name, topic.topic_id);
-            found.map(|topic| (topic, ack)).map_err(|code| (code, ""))
+            let target = found.map(|topic| (Target::of(&topic), ack));
+            target.map_err(|code| (code, ""))
         });
-        let mut stored: Vec<Stored> = Vec::with_capacity(topic.partition_data.len());
+        let mut partitions = Vec::with_capacity(topic.partition_data.len());
         for partition in topic.partition_data {
-            let begun = match &target {
-                Ok((found, ack)) => begin(&call, found, partition, *ack).await,
-                Err((code, why)) => refused(&call, partition.index, *code, why),
+            let index = partition.index;
+            let checked: Checked = match &target {
+                Ok((target, ack)) => check(&call, target, partition).await.map(|batch| (batch, *ack)),
+                Err((code, why)) => Err(error(&call, index, *code, why)),
             };
-            stored.push(begun);
+            partitions.push((index, checked));
         }
-        topics.push(async move {
+        all.push((topic.name, topic.topic_id, partitions));
+    }
+    let topics = all.into_iter().map(|(name, topic_id, partitions)| {
+        let partitions = partitions.into_iter();
+        let stored: Vec<Stored> = partitions
+            .map(|(index, checked)| store(&call, index, checked))
+            .collect();
+        async move {
             ProduceTopicResponse {
-                name: topic.name,
-                topic_id: topic.topic_id,
+                name,
+                topic_id,
                 partition_responses: join_all(stored).await,
             }
-        });
-    }
+        }
+    });
     let version = call.version;
-    let all = join_all(topics);
+    let topics = join_all(topics.collect::<Vec<_>>());
     if request.acks == 0 {
         // Nobody waits for it: the appends are queued, and go on by themselves.
         return Ok(Answer::Never);
     }
     let mut answer: BoxFuture<'static, Vec<Bytes>> = Box::pin(async move {
         let message = ProduceResponse {
-            responses: all.await,
+            responses: topics.await,
             ..ProduceResponse::default()
         };
         write(0, correlation, version, &message)
@@ -76,22 +88,30 @@ pub(crate) async fn produce(call: Call, correlation: i32, request: ProduceReques
     })
 }
 
-/// Checks the batch for a partition, and queues its append.
-async fn begin(call: &Call, topic: &Arc<Topic>, partition: ProducePartition, ack: Ack) -> Stored {
+/// Checks the batch for a partition.
+async fn check(
+    call: &Call,
+    target: &Target,
+    partition: ProducePartition,
+) -> Result<CheckedBatch, ProducePartitionResponse> {
     let index = partition.index;
-    let target = Target::of(topic);
-    let Ok(number) = u32::try_from(index) else {
-        return refused(call, index, ErrorCode::UnknownTopicOrPartition, "");
-    };
+    let number =
+        u32::try_from(index).map_err(|_| error(call, index, ErrorCode::UnknownTopicOrPartition, ""))?;
     let batch = partition.records.unwrap_or_default();
-    let queued = call
-        .broker
-        .producer
-        .queue_batch(&target, number, batch, ack)
-        .await;
-    let append = match queued {
+    let checked = call.broker.producer.check_batch(target, number, batch).await;
+    checked.map_err(|refusal| error(call, index, fault(&refusal), &refusal.detail))
+}
+
+/// Queues the append of a batch.
+fn store(call: &Call, index: i32, checked: Checked) -> Stored {
+    let now = |answer| -> Stored { Box::pin(std::future::ready(answer)) };
+    let (batch, ack) = match checked {
+        Ok(checked) => checked,
+        Err(answer) => return now(answer),
+    };
+    let append = match call.broker.producer.queue_batch(batch, ack) {
         Ok(append) => append,
-        Err(refusal) => return refused(call, index, fault(&refusal), &refusal.detail),
+        Err(refusal) => return now(error(call, index, fault(&refusal), &refusal.detail)),
     };
     let call = call.clone();
     Box::pin(async move {
@@ -106,10 +126,6 @@ async fn begin(call: &Call, topic: &Arc<Topic>, partition: ProducePartition, ack
             Err(refusal) => error(&call, index, fault(&refusal), &refusal.detail),
         }
     })
-}
-
-fn refused(call: &Call, index: i32, code: ErrorCode, why: &str) -> Stored {
-    Box::pin(std::future::ready(error(call, index, code, why)))
 }
 
 fn error(call: &Call, index: i32, code: ErrorCode, why: &str) -> ProducePartitionResponse {

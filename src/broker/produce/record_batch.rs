@@ -20,7 +20,7 @@ use super::placing::Built;
 use super::{Options, Producer, Target};
 use crate::broker::blocking::Share;
 use crate::broker::engine::batch::{BatchHeader, Batches, MAX_INFLATED_BYTES, Record, SealedBatch};
-use crate::broker::engine::{Ack, AppendRequest, Appended, Offset, Records, TimestampMs};
+use crate::broker::engine::{Ack, AppendRequest, Appended, Offset, Partition, Records, TimestampMs};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::catalog::Compression;
 use crate::broker::topics::unknown_partition;
@@ -36,6 +36,15 @@ pub struct Checked {
     record_count: u32,
     moved: bool,
     bytes: usize,
+}
+
+/// One batch that may be stored, with where it is to be stored.
+pub struct CheckedBatch {
+    checked: Checked,
+    target: Target,
+    number: u32,
+    log: Arc<Partition>,
+    now: TimestampMs,
 }
 
 /// Where the records of batches lie.
@@ -120,34 +129,58 @@ impl Producer {
             .await
     }
 
-    /// Checks one batch of a client that speaks Kafka's protocol, and queues it for an append of its own. The returned
-    /// future is ready when it is stored as `ack` says; it need not be waited for. Batches are appended in the order in
-    /// which this returns. Nothing is copied: the batch is a piece of a request that nobody else holds.
+    /// Checks one batch of a client that speaks Kafka's protocol. Nothing is copied: the batch is a piece of a request
+    /// that nobody else holds.
     ///
     /// # Errors
     /// As Kafka's broker has them, with nothing stored: [`Reason::UnknownPartition`]; [`Reason::CorruptBatch`];
     /// [`Reason::InvalidBatch`] also for none or several batches, and for control batches;
     /// [`Reason::InvalidTimestamp`]; [`Reason::UnknownCompression`]; [`Reason::RecordTooLarge`] also for a batch that is
     /// larger than [`TopicRules::max_batch_bytes`](super::TopicRules::max_batch_bytes); [`Reason::RequestTooLarge`] if
-    /// its records inflate to more than a request may have; [`Reason::NotSupported`] for transactions. From the future
-    /// those of the append, such as [`Reason::OutOfOrderSequence`] and [`Reason::Fenced`].
-    pub async fn queue_batch(
-        self: &Arc<Self>,
+    /// its records inflate to more than a request may have; [`Reason::NotSupported`] for transactions.
+    pub async fn check_batch(
+        &self,
         target: &Target,
-        partition: u32,
+        number: u32,
         batch: BytesMut,
-        ack: Ack,
-    ) -> Result<impl Future<Output = Result<Accepted, Refusal>> + Send + use<>, Refusal> {
-        let Some(log) = target.topic.partition(partition) else {
-            return Err(unknown_partition(&target.topic, partition));
+    ) -> Result<CheckedBatch, Refusal> {
+        let Some(log) = target.topic.partition(number) else {
+            return Err(unknown_partition(&target.topic, number));
         };
         let now = self.now();
-        let check = Check::new(self, target, partition, now);
+        let check = Check::new(self, target, number, now);
         let checked = self
             .off_the_worker(target.rules.compression, batch, move |batch| check.alone(batch))
             .await?;
+        Ok(CheckedBatch {
+            checked,
+            target: target.clone(),
+            number,
+            log,
+            now,
+        })
+    }
+
+    /// Queues a batch for an append of its own. The returned future is ready when it is stored as `ack` says; it need
+    /// not be waited for. Batches are appended in the order of the calls.
+    ///
+    /// # Errors
+    /// Those of the append that are known at once; from the future all others, such as [`Reason::OutOfOrderSequence`]
+    /// and [`Reason::Fenced`].
+    pub fn queue_batch(
+        self: &Arc<Self>,
+        batch: CheckedBatch,
+        ack: Ack,
+    ) -> Result<impl Future<Output = Result<Accepted, Refusal>> + Send + use<>, Refusal> {
+        let CheckedBatch {
+            checked,
+            target,
+            number,
+            log,
+            now,
+        } = batch;
         let (records, bytes) = (checked.record_count, checked.bytes);
-        let request = self.request(target, partition, checked, None, ack)?;
+        let request = self.request(&target, number, checked, None, ack)?;
         let ticket = self.log.append(request)?;
         let producer = Arc::clone(self);
         let log_append_time = target.rules.log_append_time.then_some(now);
