@@ -66,10 +66,11 @@ pub(crate) async fn fetch(call: &Call, request: FetchRequest) -> Result<FetchRes
     let extent = Extent {
         max_bytes: bytes(request.max_bytes),
         min_bytes: bytes(request.min_bytes),
-        // An error is answered at once.
+        // An error is answered at once, and so is a request for nothing, by which clients end a session.
         wait: match count {
+            0 => Duration::ZERO,
             _ if has_error => Duration::ZERO,
-            0..=MANY_PARTITIONS => wait.min(MAX_WAIT),
+            1..=MANY_PARTITIONS => wait.min(MAX_WAIT),
             _ => wait.min(MAX_LARGE_WAIT),
         },
     };

@@ -339,6 +339,81 @@ fn a_fetch_waits_for_records_and_returns_when_they_come() {
 }
 
 #[test]
+fn a_fetch_of_no_partition_holds_nothing_up() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    let nothing = Out::new().i32(-1).i32(60_000).i32(1).i32(1 << 20).i8(0).i32(0);
+    client.send(&nothing.frame(FETCH, 4, 1));
+    client.send(&produce_request("t", 0, -1, &batch(&["behind it"])).frame(PRODUCE, 3, 2));
+    // It gives up long before the first one would be answered if that waited.
+    let request = fetch_request("t", 0, (20_000, 1, 1 << 20));
+    let (error, _, batches) = fetched(fixture.client().ask(FETCH, 4, request));
+    assert_eq!(error, 0);
+    assert!(!batches.is_empty(), "the request behind it is still waiting");
+    assert_eq!([client.receive().0, client.receive().0], [1, 2]);
+}
+
+#[test]
+fn a_request_for_several_partitions_has_a_result_for_each() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 3);
+    let mut client = fixture.client();
+    let mut damaged = batch(&["x"]);
+    *damaged.last_mut().expect("a byte") ^= 1;
+    let mut body = Out::new().null().i16(-1).i32(30_000).i32(1).text("t").i32(4);
+    for (partition, records) in [
+        (2, batch(&["a", "b"])),
+        (0, damaged),
+        (7, batch(&["c"])),
+        (1, batch(&["d"])),
+    ] {
+        body = body.i32(partition).bytes(&records);
+    }
+    let mut answer = client.ask(PRODUCE, 3, body);
+    assert_eq!((answer.i32(), answer.text().as_str(), answer.i32()), (1, "t", 4));
+    for (partition, error, offset) in [(2, 0, 0), (0, 2, -1), (7, 3, -1), (1, 0, 0)] {
+        let result = (answer.i32(), answer.i16(), answer.i64(), answer.i64());
+        assert_eq!(result, (partition, error, offset, -1));
+    }
+    answer.i32();
+    answer.end();
+    let found = [0, 1, 2].map(|partition| {
+        let page = fixture
+            .server
+            .get(&format!("/v1/topics/t/partitions/{partition}/records?offset=0"));
+        page["records"].as_array().map(Vec::len)
+    });
+    assert_eq!(found, [Some(0), Some(1), Some(2)]);
+}
+
+#[test]
+fn frames_of_all_sizes_may_follow_one_another() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    let mut frames = Vec::new();
+    let sizes = [700_000, 10, 16_300, 16_384, 90_000, 1, 32_768, 65_536, 400_000, 3];
+    for (number, size) in sizes.iter().enumerate() {
+        let value = number.to_string().repeat(*size);
+        frames.extend(produce_request("t", 0, -1, &batch(&[&value])).frame(PRODUCE, 3, number as i32));
+    }
+    // In pieces whose ends fall anywhere.
+    let mut stream = client.stream.try_clone().expect("a socket");
+    let sending = std::thread::spawn(move || {
+        for piece in frames.chunks(29_989) {
+            std::io::Write::write_all(&mut stream, piece).expect("it reads");
+        }
+    });
+    for number in 0..sizes.len() {
+        let (correlation, answer) = client.receive();
+        assert_eq!(correlation, number as i32);
+        assert_eq!(produced(answer), (0, number as i64));
+    }
+    sending.join().expect("all was sent");
+}
+
+#[test]
 fn the_first_batch_is_whole_however_small_the_limit() {
     let fixture = Fixture::new();
     fixture.server.create_topic("t", 1);
