@@ -31,6 +31,8 @@ pub(crate) struct RouteTable {
 #[derive(Debug)]
 struct Route {
     index: usize,
+    /// What stands before the first parameter: most other paths are told apart by that at once.
+    prefix: String,
     /// `None` stands for a parameter.
     segments: Vec<Option<String>>,
 }
@@ -47,7 +49,12 @@ impl RouteTable {
             if by_length.len() <= segments.len() {
                 by_length.resize_with(segments.len() + 1, Vec::new);
             }
-            by_length[segments.len()].push(Route { index, segments });
+            let prefix = path.split('{').next().unwrap_or_default().to_owned();
+            by_length[segments.len()].push(Route {
+                index,
+                prefix,
+                segments,
+            });
         }
         for routes in &mut by_length {
             routes.sort_by_key(|route| route.segments.iter().map(Option::is_none).collect::<Vec<_>>());
@@ -81,10 +88,11 @@ impl RouteTable {
         };
         let matches = |route: &&Route| {
             let mut pairs = segments(path).zip(&route.segments);
-            pairs.all(|(found, expected)| match expected {
+            let is_same = |(found, expected): (&str, &Option<String>)| match expected {
                 Some(literal) => found == literal,
                 None => !found.is_empty(),
-            })
+            };
+            path.starts_with(&route.prefix) && pairs.all(is_same)
         };
         match routes.iter().find(matches) {
             Some(route) => Slot(1 + route.index * METHODS.len() + method_index(method)),
