@@ -1,6 +1,9 @@
 //! Tests of the settings: where they come from, what is refused, and with which words.
 
+use std::time::Duration;
+
 use super::*;
+use crate::broker::limits::Limits;
 
 fn load(file: Option<&str>, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let env = env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
