@@ -26,6 +26,9 @@ use crate::broker::budget::{Budget, Pool};
 const SMALL_BYTES: usize = 32 << 10;
 
 const PRODUCE: i16 = 0;
+const FETCH: i16 = 1;
+const JOIN_GROUP: i16 = 11;
+const SYNC_GROUP: i16 = 14;
 
 /// An API as it is offered.
 #[derive(Debug)]
@@ -113,6 +116,13 @@ pub(crate) type Counted = (Answer, Option<InFlight>);
 /// (`acks` of 0) may close its connection as soon as its records are sent.
 pub(crate) fn outlives_its_client(frame: &[u8]) -> bool {
     frame.starts_with(&PRODUCE.to_be_bytes())
+}
+
+/// Whether the answer of a request waits for what other clients do. It is of no use to a client that is gone.
+pub(crate) fn waits_for_others(frame: &[u8]) -> bool {
+    [FETCH, JOIN_GROUP, SYNC_GROUP]
+        .iter()
+        .any(|key| frame.starts_with(&key.to_be_bytes()))
 }
 
 /// Answers a frame.

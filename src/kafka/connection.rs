@@ -4,6 +4,10 @@
 //! up to [`IN_FLIGHT`] answers of a connection may be under way. When as many are, nothing more is read.
 //!
 //! Bytes that are no request close the connection, as in Kafka, after the answers to the requests before them.
+//!
+//! A client that closes the connection, or its half of it, does not wait for an answer: a request that would wait for other
+//! clients is given up. Whole requests that have arrived behind it are handled all the same, but no longer answered, since an
+//! answer before theirs is missing.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -70,6 +74,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
         let mut frames = Frames::new(read, silence);
         let mut stopping = kafka.broker.stopping.subscribe();
         let mut number = 0;
+        let mut is_answered = true;
         loop {
             let frame = tokio::select! {
                 biased;
@@ -77,13 +82,34 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
                 _ = stopping.wait_for(|stopping| *stopping) => return Err(Over::Stopping),
             };
             number += 1;
-            let goes_on = apis::outlives_its_client(&frame.bytes);
-            let answering = apis::answer(kafka, session, (life, connection, number), frame.bytes);
+            let waits = apis::waits_for_others(&frame.bytes);
+            if waits && !is_answered {
+                continue;
+            }
+            let goes_on = apis::outlives_its_client(&frame.bytes) || !is_answered;
+            let mut answering = pin!(apis::answer(
+                kafka,
+                session,
+                (life, connection, number),
+                frame.bytes
+            ));
             let answer = tokio::select! {
                 biased;
-                answer = answering => answer?,
-                end = frames.closed(), if !goes_on => return Err(end.into()),
+                answer = answering.as_mut() => answer?,
+                end = frames.closed(), if !goes_on => {
+                    if !frames.has_whole(most_bytes(session)) {
+                        return Err(end.into());
+                    }
+                    if waits {
+                        is_answered = false;
+                        continue;
+                    }
+                    answering.await?
+                }
             };
+            if !is_answered {
+                continue;
+            }
             // If the writer is gone, the connection ends by what it says.
             if answers.send((answer, frame.share)).await.is_err() || session.is_refused() {
                 return Ok(());

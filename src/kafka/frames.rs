@@ -120,6 +120,12 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         }
     }
 
+    /// Whether [`Frames::next`] has a frame without reading.
+    pub(crate) fn has_whole(&self, most_bytes: usize) -> bool {
+        let wanted = self.wanted(most_bytes).ok().flatten();
+        wanted.is_some_and(|wanted| self.buffer.len() >= LENGTH + wanted)
+    }
+
     /// How many bytes the next frame has, if its length has arrived.
     fn wanted(&self, most_bytes: usize) -> Result<Option<usize>, End> {
         let Some(length) = self.buffer.first_chunk::<LENGTH>() else {

@@ -25,7 +25,7 @@ mod secure;
 mod topics;
 mod wire;
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::path::Path;
 use std::time::Instant;
 
@@ -558,4 +558,56 @@ fn nobody_who_has_not_signed_in_does_anything() {
         client.send(&Out::new().raw(&[0; 64]).frame(key, version, 1));
         client.is_closed();
     }
+}
+
+#[test]
+fn what_a_client_sends_behind_a_call_that_waits_is_done_though_it_closes_the_connection() {
+    let fixture = Fixture::new();
+    for name in ["empty", "t"] {
+        fixture.server.create_topic(name, 1);
+    }
+    let waiting = || fetch_request("empty", 0, (60_000, 1, 1 << 20));
+    let sends = |acks: i16, value: &str| produce_request("t", 0, acks, &batch(&[value])).frame(PRODUCE, 3, 2);
+    let mut reader = fixture.client();
+    let mut end = 0;
+    for acks in [-1, 1, 0] {
+        for half in [true, false] {
+            let mut client = fixture.client();
+            let mut frames = waiting().frame(FETCH, 4, 1);
+            frames.extend(sends(acks, "first"));
+            frames.extend(waiting().frame(FETCH, 4, 3));
+            frames.extend(sends(acks, "second"));
+            // Of a request that is not whole, nothing is done.
+            frames.extend(&sends(acks, "half")[..40]);
+            client.send(&frames);
+            if half {
+                client.stream.shutdown(Shutdown::Write).expect("it is open");
+                client.is_closed();
+            }
+            drop(client);
+            for _ in 0..2 {
+                let ask = fetch_request("t", end, (60_000, 1, 1));
+                let (error, _, batches) = fetched(reader.ask(FETCH, 4, ask));
+                assert!(error == 0 && !batches.is_empty(), "acks {acks}, half {half}");
+                end += 1;
+            }
+        }
+    }
+    assert_eq!(fetch(&mut reader, "t", end), (0, end, Vec::new()));
+}
+
+#[test]
+fn a_client_that_sends_no_more_still_gets_the_answers_of_calls_that_wait_for_nobody() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client();
+    let mut frames = Out::new().i32(1).text("new").i8(1).frame(METADATA, 4, 1);
+    frames.extend(produce_request("new", 0, -1, &batch(&["a"])).frame(PRODUCE, 3, 2));
+    frames.extend(Out::new().frame(API_VERSIONS, 0, 3));
+    client.send(&frames);
+    client.stream.shutdown(Shutdown::Write).expect("it is open");
+    assert_eq!(client.receive().0, 1);
+    let (correlation, answer) = client.receive();
+    assert_eq!((correlation, produced(answer)), (2, (0, 0)));
+    assert_eq!(client.receive().0, 3);
+    client.is_closed();
 }
