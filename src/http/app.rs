@@ -48,12 +48,12 @@ impl App {
         if let Some(dir) = &config.backup_dir {
             broker.backups.keep_in(dir.clone());
         }
-        broker
-            .access
-            .set_admin_token(config.admin_token.as_ref().map(Secret::reveal));
         if config.asks_for_tokens() {
             broker.access.turn_on();
         }
+        broker
+            .access
+            .set_admin_token(config.admin_token.as_ref().map(Secret::reveal));
         let start = |endpoint: &String| Tracer::start(endpoint, &broker.counters);
         Self(Arc::new(Inner {
             tracer: config.otlp_endpoint.as_ref().and_then(start),

@@ -79,18 +79,20 @@ impl Fixture {
 
     /// `kill -9`, and a start on the same data.
     fn restart_after_kill(self) -> Self {
-        let log = self.directory.path().join("data.log");
-        self.server.kill();
-        std::fs::remove_file(&log).expect("the log of the first life");
-        Self::over(self.directory, &[])
+        self.restart_after_kill_with(&[])
     }
 
     /// The same, with the listener for Kafka's clients at the address that they know.
     fn restart_after_kill_at(self, address: &str) -> Self {
+        self.restart_after_kill_with(&[("QUIPU_KAFKA_LISTEN", address)])
+    }
+
+    /// The same with settings.
+    fn restart_after_kill_with(self, settings: &[(&str, &str)]) -> Self {
         let log = self.directory.path().join("data.log");
         self.server.kill();
         std::fs::remove_file(&log).expect("the log of the first life");
-        Self::over(self.directory, &[("QUIPU_KAFKA_LISTEN", address)])
+        Self::over(self.directory, settings)
     }
 
     fn client(&self) -> Client {

@@ -1,5 +1,7 @@
 //! Signing in with SASL, and what rights, quotas and the end of a token do to a connection.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::rand::SystemRandom;
@@ -278,17 +280,6 @@ fn whoever_is_wrong_learns_nothing_and_is_counted() {
         shapes, [shapes[0]; 4],
         "an unknown name is asked like a known one"
     );
-    // A made-up salt is always the same, like a real one.
-    let asked = |name| {
-        let mut client = fixture.client();
-        handshake(&mut client, 1, "SCRAM-SHA-512");
-        let (asked, _) =
-            authenticate(&mut client, &Scram::new("SCRAM-SHA-512", name).first()).expect("asked");
-        let asked = String::from_utf8(asked).expect("a text");
-        asked.split_once(",s=").expect("a salt").1.to_owned()
-    };
-    assert_eq!(asked("nobody"), asked("nobody"));
-    assert_ne!(asked("nobody"), asked("nobody2"));
     // Messages that are none.
     for message in [
         &b""[..],
@@ -646,4 +637,47 @@ fn administrators_see_who_can_sign_in_with_scram() {
         (answer.i32(), answer.bytes(3), answer.i16()),
         (0, vec![2, 2, b'x'], 42)
     );
+}
+
+#[test]
+fn the_salt_of_a_name_is_always_the_same_whether_somebody_has_the_name_or_not() {
+    let fixture = closed(&[]);
+    fixture.token("billing", &json!({"rules": all()}));
+    let names = ["billing", "nobody", "nobody2", "admin"];
+    let salts = |fixture: &Fixture| {
+        let asked = |name, mechanism| {
+            let mut client = fixture.client();
+            handshake(&mut client, 1, mechanism);
+            let scram = Scram::new(mechanism, name);
+            let (asked, _) = authenticate(&mut client, &scram.first()).expect("a name is never wrong");
+            let asked = String::from_utf8(asked).expect("a text");
+            asked.split_once(",s=").expect("a salt").1.to_owned()
+        };
+        let both = |name| ["SCRAM-SHA-256", "SCRAM-SHA-512"].map(|mechanism| asked(name, mechanism));
+        names.map(both)
+    };
+    let first = salts(&fixture);
+    assert_eq!(salts(&fixture), first);
+    let different: BTreeSet<_> = first.iter().flatten().collect();
+    assert_eq!(different.len(), 2 * names.len(), "{first:?}");
+    let settings = [("QUIPU_AUTH", "tokens"), ("QUIPU_ADMIN_TOKEN", ADMIN)];
+    let fixture = fixture.restart_after_kill_with(&settings);
+    assert_eq!(salts(&fixture), first, "after a restart");
+    // Nor does the salt say whether the first administrator has a token, or another one.
+    let other = [
+        ("QUIPU_AUTH", "tokens"),
+        ("QUIPU_ADMIN_TOKEN", "another-administrators-token"),
+    ];
+    let fixture = fixture.restart_after_kill_with(&other);
+    assert_eq!(salts(&fixture), first, "with another token");
+    let mut client = fixture.client();
+    let signed_in = scram(&mut client, "SCRAM-SHA-512", "admin", other[1].1);
+    assert_eq!(signed_in, Ok(0));
+    assert_eq!(
+        salts(&fixture.restart_after_kill_with(&other[..1])),
+        first,
+        "with none"
+    );
+    // They are those of this directory.
+    assert_ne!(salts(&closed(&[]))[1], first[1]);
 }

@@ -32,6 +32,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 
 use self::records::{Match, Principal as Ruled, Token};
+use self::scram::Hash;
 use self::secret::{Digest, digest};
 use self::sessions::Sessions;
 use self::verify::Verifier;
@@ -64,7 +65,7 @@ struct Parts {
     sessions: Sessions,
     verifier: RwLock<Option<Arc<dyn Verifier>>>,
     failed_sign_ins: AtomicU64,
-    /// Makes up salts for names that nobody has.
+    /// Makes up salts for names that nobody has. Durable, so that these do not change when real ones do not.
     decoy: [u8; 32],
 }
 
@@ -123,6 +124,7 @@ impl Access {
         for (name, record) in records::principals(&log) {
             table.put_principal(&name, record);
         }
+        let decoy = records::decoy(&log).or_else(|| secret::random().ok());
         Self(Arc::new(Parts {
             log,
             clock,
@@ -132,12 +134,21 @@ impl Access {
             sessions: Sessions::default(),
             verifier: RwLock::default(),
             failed_sign_ins: AtomicU64::new(0),
-            decoy: secret::random().unwrap_or_default(),
+            decoy: decoy.unwrap_or_default(),
         }))
     }
 
-    /// From now on everybody has to sign in.
+    /// From now on everybody has to sign in. Blocks if that has never been so.
     pub fn turn_on(&self) {
+        let (log, decoy) = (&self.0.log, &self.0.decoy);
+        if records::decoy(log).is_none()
+            && let Err(error) = records::keep_decoy(log, decoy)
+        {
+            tracing::warn!(
+                error = error.detail,
+                "a client can tell after a restart which names no token has"
+            );
+        }
         self.0.is_on.store(true, Relaxed);
     }
 
@@ -156,8 +167,9 @@ impl Access {
         if current() == digest {
             return;
         }
-        // Without random bytes it signs in by itself only, and not with SCRAM.
-        let kept = token.and_then(|token| secret::Kept::of(token).ok());
+        // With the salts that the name has without a token, which are the same after a restart.
+        let salt = |hash| self.made_up_salt(hash, ADMIN);
+        let kept = token.map(|token| secret::Kept::salted(token, salt(Hash::Sha256), salt(Hash::Sha512)));
         let mut table = self.0.table.write();
         if let Some((before, _)) = table.admin.take()
             && let Some(grant) = table.grants.remove(&before)

@@ -3,6 +3,7 @@
 //! ```text
 //! key    'k' name     a token      {"version":1,"rules":[…],"expires":ms,"quotas":{…},"created":ms,"secrets":[…]}
 //! key    'P' name     a principal  {"version":1,"match":{"jwt":{…}}|{"cert":"…"},"rules":[…],"quotas":{…}}
+//! key    'D'          32 random bytes, by which salts are made up for names that nobody has
 //! ```
 //!
 //! A secret is kept as its SHA-256 and the salted keys of SCRAM (see [`secret`](super::secret)), the newest first; an older
@@ -13,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::secret::Kept;
-use crate::broker::engine::{Log, StateChange};
+use crate::broker::engine::{AppendRequest, Log, StateChange};
+use crate::broker::refusal::Refusal;
 use crate::broker::rights::Rule;
 use crate::broker::rights::quota::Limits;
-use crate::broker::state_keys::{PRINCIPAL, TOKEN, topic_of};
+use crate::broker::state_keys::{DECOY, PRINCIPAL, TOKEN, topic_of};
 
 const VERSION: u8 = 1;
 
@@ -114,6 +116,22 @@ pub fn set_principal(name: &str, principal: &Principal) -> StateChange {
 /// The change that removes a principal.
 pub fn remove_principal(name: &str) -> StateChange {
     StateChange::remove(key(PRINCIPAL, name))
+}
+
+/// What salts are made up with, if it was kept.
+pub fn decoy(log: &Log) -> Option<[u8; 32]> {
+    let kept = log.state_get(&[DECOY])?;
+    <[u8; 32]>::try_from(&*kept).ok()
+}
+
+/// Keeps what salts are made up with. Blocks.
+///
+/// # Errors
+/// Those of an append.
+pub fn keep_decoy(log: &Log, decoy: &[u8; 32]) -> Result<(), Refusal> {
+    let change = StateChange::set(vec![DECOY], decoy.to_vec());
+    log.append(AppendRequest::of_state(vec![change]))?.wait()?;
+    Ok(())
 }
 
 /// All tokens, by name.

@@ -8,12 +8,10 @@ use std::sync::Arc;
 
 use ring::{digest, hmac};
 
-use super::secret::{Kept, ScramKeys, is_same};
+use super::secret::{Kept, SALT_BYTES, ScramKeys, is_same};
 use super::{ADMIN, Access, Failure, Table};
 use crate::broker::rights::grant::Grant;
 
-/// The length of a salt that is made up.
-const SALT_BYTES: usize = 16;
 /// How often a password is hashed, as clients are told for a name that nobody has.
 const ITERATIONS: u32 = 4096;
 
@@ -91,12 +89,18 @@ impl Access {
                 iterations: keys.iterations,
             };
         }
-        let of_name = [&[hash as u8], name.as_bytes()].concat();
-        let made_up = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.0.decoy), &of_name);
         Challenge {
-            salt: made_up.as_ref()[..SALT_BYTES].to_vec(),
+            salt: self.made_up_salt(hash, name).to_vec(),
             iterations: ITERATIONS,
         }
+    }
+
+    /// The salt of a name that has none: always the same.
+    pub(super) fn made_up_salt(&self, hash: Hash, name: &str) -> [u8; SALT_BYTES] {
+        let of_name = [&[hash as u8], name.as_bytes()].concat();
+        let made_up = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.0.decoy), &of_name);
+        let first = made_up.as_ref().first_chunk();
+        *first.expect("an HMAC with SHA-256 has 32 bytes")
     }
 
     /// What a proof over `message` gives, that a client of that name has made for `challenge`.

@@ -20,7 +20,8 @@ pub type Digest = [u8; 32];
 const PREFIX: &str = "quipu_";
 /// Kafka asks for no less; more would only slow clients down, as nobody guesses 256 bits.
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).expect("it is not 0");
-const SALT_BYTES: usize = 16;
+/// The length of a salt.
+pub(super) const SALT_BYTES: usize = 16;
 
 /// The digest by which a secret is found.
 #[must_use]
@@ -120,7 +121,8 @@ impl Kept {
         }
     }
 
-    fn salted(secret: &str, sha_256: [u8; SALT_BYTES], sha_512: [u8; SALT_BYTES]) -> Self {
+    /// The same with these salts.
+    pub(super) fn salted(secret: &str, sha_256: [u8; SALT_BYTES], sha_512: [u8; SALT_BYTES]) -> Self {
         Self {
             sha256: Bytes(digest(secret.as_bytes()).to_vec()),
             expires: None,
