@@ -511,3 +511,29 @@ fn every_documented_fault_has_a_test_and_every_test_that_is_named_exists() {
     }
     assert!(count > 15, "only {count} names were found");
 }
+
+#[test]
+fn every_test_of_a_kafka_client_is_listed_once_as_in_or_as_out_with_a_reason() {
+    let page = read("docs/internals/kafka-suites.md");
+    let suites: Vec<_> = page.split("\n## ").skip(1).collect();
+    for suite in &suites {
+        let name = suite.lines().next().unwrap_or_default();
+        let script = root().join(format!("scripts/kafka_suites/{name}.sh"));
+        assert!(script.is_file(), "{name}: there is no {}", script.display());
+        let mut tests = BTreeSet::new();
+        for row in table(&format!("\n## {suite}"), &format!("## {name}")) {
+            let [outcome, reason, listed] = row.as_slice() else {
+                panic!("{name}: three cells: {row:?}");
+            };
+            assert!(["in", "out"].contains(&outcome.as_str()), "{name}: {row:?}");
+            assert!(reason.len() > 10, "{name}: say why: {row:?}");
+            for test in listed.split('`').skip(1).step_by(2) {
+                assert!(tests.insert(test.to_owned()), "{name}: {test} is listed twice");
+            }
+            assert!(listed.contains('`'), "{name}: no test: {row:?}");
+        }
+        assert!(!tests.is_empty(), "{name} lists no test");
+    }
+    let scripts = fs::read_dir(root().join("scripts/kafka_suites")).expect("the suites");
+    assert_eq!(suites.len(), scripts.count(), "a section for each suite");
+}
