@@ -31,7 +31,7 @@ run_number() {
   local scenario=$1 number=$2 wanted=$3 dir=$home/runs/$1-$2
   rm -rf "$dir"
   mkdir -p "$dir"
-  cd "$dir"
+  cd "$dir" || return
   {
     echo "bootstrap.servers=$kafka"
     # Several tests run at once, beside their server.
