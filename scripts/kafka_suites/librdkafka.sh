@@ -41,7 +41,7 @@ run_number() {
   # The outer redirection is for what the shell says about a runner that aborts.
   {
     TESTS=$number TEST_REPORT=$dir/report.json TEST_KAFKA_VERSION=4.1.0 LD_LIBRARY_PATH=$libraries \
-      timeout --kill-after=5 300 "$runner" -p1 -Q -L -r -s "$scenario" >"$dir/log" 2>&1 || true
+      timeout --kill-after=5 300 "$runner" -p1 -L -r -s "$scenario" >"$dir/log" 2>&1 || true
   } 2>/dev/null
   local name state
   while read -r name; do
@@ -57,7 +57,8 @@ run_number() {
 run() {
   local scenario
   for scenario in default noautocreate; do
-    local settings=(--kafka-any-replication)
+    # Kafka has no limits of its own for keys and headers.
+    local settings=(--kafka-any-replication --max-key-bytes 1MiB --max-record-headers 1000)
     [[ $scenario = default ]] || settings+=(--kafka-auto-create=off)
     serve "${settings[@]}"
     export -f run_number
