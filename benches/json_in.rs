@@ -49,6 +49,7 @@ fn placer<'a>(limits: &'a Limits, rotation: &'a Rotation, partitions: u32) -> Pl
         log_append_time: false,
         compression: Compression::AsSent,
         ack: Ack::Durable,
+        compacts: false,
     };
     let placing = Placing {
         topic: TopicId(1),

@@ -28,7 +28,7 @@ names() { sed -n 's/^ *_TEST(\([0-9][^,]*\),.*/\1/p' librdkafka/tests/test.c; }
 # Runs the tests of one number (the runner knows no other choice) and prints how those of them that are wanted have ended.
 # The runner has a limit of time for each test; the one here is for a runner that hangs.
 run_number() {
-  local scenario=$1 number=$2 wanted=$3 dir=$home/runs/$1-$2
+  local scenario=$1 number=$2 wanted=$3 dir=$home/librdkafka/run-$1-$2
   rm -rf "$dir"
   mkdir -p "$dir"
   cd "$dir" || return

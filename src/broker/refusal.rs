@@ -136,6 +136,8 @@ pub enum Value {
     Text(String),
     /// Records or partitions.
     Places(Vec<Place>),
+    /// Records of the call, by their places in it from 0.
+    Indexes(Vec<u32>),
 }
 
 /// A record, or a partition.
@@ -152,6 +154,12 @@ pub struct Place {
 impl From<Vec<Place>> for Value {
     fn from(places: Vec<Place>) -> Self {
         Self::Places(places)
+    }
+}
+
+impl From<Vec<u32>> for Value {
+    fn from(indexes: Vec<u32>) -> Self {
+        Self::Indexes(indexes)
     }
 }
 

@@ -257,6 +257,7 @@ impl From<Refusal> for Problem {
             .fold(problem, |problem, (name, value)| match value {
                 refusal::Value::Number(number) => problem.with(name, number),
                 refusal::Value::Text(text) => problem.with(name, text),
+                refusal::Value::Indexes(indexes) => problem.with(name, indexes),
                 refusal::Value::Places(places) => {
                     problem.with(name, places.iter().map(place).collect::<Vec<Value>>())
                 }

@@ -13,14 +13,14 @@ use super::apis::write;
 use super::call::{Answer, Call, Hangup};
 use super::errors::ErrorCode;
 use super::messages::produce::{
-    InitProducerIdRequest, InitProducerIdResponse, ProducePartition, ProducePartitionResponse,
-    ProduceRequest, ProduceResponse, ProduceTopicResponse,
+    BatchIndexAndErrorMessage, InitProducerIdRequest, InitProducerIdResponse, ProducePartition,
+    ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopicResponse,
 };
 use super::wire::Text;
 use crate::broker::engine::Ack;
 use crate::broker::produce::Target;
-use crate::broker::produce::record_batch::CheckedBatch;
-use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::produce::record_batch::{CheckedBatch, RECORDS_AT_FAULT};
+use crate::broker::refusal::{Reason, Refusal, Value};
 use crate::broker::rights::Right;
 
 /// The answer for a partition, now or when its batch is stored.
@@ -99,7 +99,10 @@ async fn check(
         u32::try_from(index).map_err(|_| error(call, index, ErrorCode::UnknownTopicOrPartition, ""))?;
     let batch = partition.records.unwrap_or_default();
     let checked = call.broker.producer.check_batch(target, number, batch).await;
-    checked.map_err(|refusal| error(call, index, fault(&refusal), &refusal.detail))
+    checked.map_err(|refusal| ProducePartitionResponse {
+        record_errors: at_fault(&refusal),
+        ..error(call, index, fault(&refusal), &refusal.detail)
+    })
 }
 
 /// Queues the append of a batch.
@@ -136,6 +139,18 @@ fn error(call: &Call, index: i32, code: ErrorCode, why: &str) -> ProducePartitio
         error_message: Some(why).filter(|why| !why.is_empty()).map(Text::from),
         ..ProducePartitionResponse::default()
     }
+}
+
+/// The records that a batch was refused for; clients tell the others of the batch from them.
+fn at_fault(refusal: &Refusal) -> Vec<BatchIndexAndErrorMessage> {
+    let Some(Value::Indexes(records)) = refusal.value(RECORDS_AT_FAULT) else {
+        return Vec::new();
+    };
+    let error = |record: &u32| BatchIndexAndErrorMessage {
+        batch_index: i32::try_from(*record).unwrap_or(i32::MAX),
+        batch_index_error_message: None,
+    };
+    records.iter().map(error).collect()
 }
 
 /// The code for a batch that was refused: of what this version lacks, transactions are left.

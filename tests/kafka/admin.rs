@@ -25,7 +25,7 @@ const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
 
 /// A topic of a CreateTopics request, versions 1 to 4.
-struct New<'a> {
+pub(crate) struct New<'a> {
     name: &'a str,
     partitions: i32,
     replicas: i16,
@@ -45,7 +45,7 @@ impl<'a> New<'a> {
         }
     }
 
-    fn configured(name: &'a str, configs: &'a [(&'a str, Option<&'a str>)]) -> Self {
+    pub(crate) fn configured(name: &'a str, configs: &'a [(&'a str, Option<&'a str>)]) -> Self {
         Self {
             configs,
             ..Self::of(name, 1, 1)
@@ -92,7 +92,7 @@ fn create(client: &mut Client, version: i16, topics: &[New<'_>], validate_only: 
     rows
 }
 
-fn create_one(client: &mut Client, topic: New<'_>) -> i16 {
+pub(crate) fn create_one(client: &mut Client, topic: New<'_>) -> i16 {
     create(client, 4, &[topic], false)[0].1
 }
 

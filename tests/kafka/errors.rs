@@ -58,6 +58,73 @@ fn produce_is_refused_as_kafka_refuses_it() {
     assert_eq!(produce(&mut client, "t", -1, &good), (0, 0));
 }
 
+/// A batch of records, each with a key or without.
+fn keyed(keys: &[Option<&str>], codec: Option<Codec>) -> Vec<u8> {
+    let mut builder = BatchBuilder::new();
+    for key in keys {
+        let key = key.map(str::as_bytes);
+        builder.push(TimestampMs(1_700_000_000_000), key, Some(b"v"), &[]);
+    }
+    let packed = builder.seal().with_codec(codec, None);
+    packed.expect("nothing to inflate").into_bytes()
+}
+
+/// The error of a Produce answer, version 8, its offset, and the records that are at fault.
+fn produced_8(mut answer: In) -> (i16, i64, Vec<i32>) {
+    assert_eq!(answer.i32(), 1);
+    answer.text();
+    assert_eq!(answer.i32(), 1);
+    answer.i32();
+    let (error, offset) = (answer.i16(), answer.i64());
+    answer.i64();
+    answer.i64();
+    let at_fault = (0..answer.i32()).map(|_| {
+        let index = answer.i32();
+        assert_eq!(answer.i16(), -1, "no message of its own");
+        index
+    });
+    let at_fault = at_fault.collect();
+    match error {
+        0 => assert_eq!(answer.i16(), -1),
+        _ => assert!(!answer.text().is_empty()),
+    }
+    answer.i32();
+    answer.end();
+    (error, offset, at_fault)
+}
+
+#[test]
+fn records_without_keys_are_refused_by_a_topic_that_is_to_be_compacted_and_named() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client();
+    for (name, policy) in [("compact", "compact"), ("both", "compact,delete")] {
+        let configs = [("cleanup.policy", Some(policy))];
+        let topic = admin::New::configured(name, &configs);
+        assert_eq!(admin::create_one(&mut client, topic), 0);
+    }
+    fixture.server.create_topic("delete", 1);
+    let produce = |client: &mut Client, topic: &str, records: &[u8]| {
+        produced_8(client.ask(PRODUCE, 8, produce_request(topic, 0, -1, records)))
+    };
+    let some = [Some("k"), None, Some(""), None];
+    for codec in [None, Some(Codec::Zstd)] {
+        for topic in ["compact", "both"] {
+            let answer = produce(&mut client, topic, &keyed(&some, codec));
+            assert_eq!(answer, (87, -1, vec![1, 3]), "{topic}");
+        }
+    }
+    assert_eq!(
+        produce(&mut client, "delete", &keyed(&some, None)),
+        (0, 0, vec![])
+    );
+    // Nothing of it was stored; records with keys are.
+    let fine = keyed(&[Some("k"), Some("")], None);
+    assert_eq!(produce(&mut client, "compact", &fine), (0, 0, vec![]));
+    // A version without the list has the error all the same.
+    let answer = client.ask(PRODUCE, 3, produce_request("compact", 0, -1, &keyed(&some, None)));
+    assert_eq!(produced(answer), (87, -1));
+}
+
 #[test]
 fn a_batch_above_the_limit_of_the_topic_is_too_large() {
     let fixture = Fixture::new();

@@ -64,6 +64,8 @@ pub struct TopicRules {
     pub compression: Compression,
     /// When a call without its own `ack` is answered.
     pub ack: Ack,
+    /// Whether it is to be compacted, so that clients of Kafka's protocol must give each record a key.
+    pub compacts: bool,
 }
 
 /// What a batch may have beyond the largest record: as much as Kafka's default has beyond 1 MiB.
@@ -83,6 +85,7 @@ impl TopicRules {
             log_append_time: catalog::is_log_append_time(spec),
             compression: catalog::compression(spec),
             ack: catalog::ack(spec),
+            compacts: catalog::compacts(spec),
         }
     }
 }
@@ -244,7 +247,8 @@ mod tests {
                 max_record_bytes: 1 << 20,
                 log_append_time: false,
                 compression: Compression::AsSent,
-                ack: Ack::Durable
+                ack: Ack::Durable,
+                compacts: false,
             }
         );
         spec.properties = [
@@ -252,6 +256,7 @@ mod tests {
             ("timestamp_type".to_owned(), "log_append_time".into()),
             ("compression_type".to_owned(), "uncompressed".into()),
             ("ack".to_owned(), "written".into()),
+            ("cleanup_policy".to_owned(), "compact,delete".into()),
         ]
         .into();
         let rules = TopicRules::of(&spec);
@@ -261,7 +266,8 @@ mod tests {
                 max_record_bytes: 77,
                 log_append_time: true,
                 compression: Compression::Always(None),
-                ack: Ack::Written
+                ack: Ack::Written,
+                compacts: true,
             }
         );
     }

@@ -6,6 +6,8 @@
 //! they get it in the same pass. Transactions and control records are refused: this
 //! version cannot keep their promises.
 //!
+//! A batch of a client that speaks Kafka's protocol, for a topic that is to be compacted, must have a key in each record.
+//!
 //! A batch with a producer id must be alone in its body. The log keeps its producer's sequence: a batch that was
 //! appended before is answered with its offsets from then; a gap or an older epoch is refused.
 
@@ -29,6 +31,9 @@ use crate::formats::partitioner::partition_of_key;
 /// Bodies of uncompressed batches up to this size are checked on the worker that received them: about a millisecond of
 /// checksum.
 const INLINE_BYTES: usize = 2 << 20;
+
+/// The value of a refusal that has the numbers of the records at fault, from 0 in their batch.
+pub const RECORDS_AT_FAULT: &str = "records";
 
 /// Batches that may be stored.
 pub struct Checked {
@@ -137,7 +142,8 @@ impl Producer {
     /// [`Reason::InvalidBatch`] also for none or several batches, and for control batches;
     /// [`Reason::InvalidTimestamp`]; [`Reason::UnknownCompression`]; [`Reason::RecordTooLarge`] also for a batch that is
     /// larger than [`TopicRules::max_batch_bytes`](super::TopicRules::max_batch_bytes); [`Reason::RequestTooLarge`] if
-    /// its records inflate to more than a request may have; [`Reason::NotSupported`] for transactions.
+    /// its records inflate to more than a request may have; [`Reason::NotSupported`] for transactions. With
+    /// [`Reason::InvalidBatch`], the refusal may say which records are at fault, in its value [`RECORDS_AT_FAULT`].
     pub async fn check_batch(
         &self,
         target: &Target,
@@ -272,6 +278,8 @@ struct Check {
     now: TimestampMs,
     /// How many bytes the batches that are still to come may inflate to.
     room: usize,
+    /// Whether each record must have a key.
+    needs_keys: bool,
     found: Checked,
 }
 
@@ -283,6 +291,7 @@ impl Check {
             partition,
             now,
             room: producer.limits.max_request_bytes.min(MAX_INFLATED_BYTES),
+            needs_keys: false,
             found: Checked {
                 batches: Vec::new(),
                 record_count: 0,
@@ -340,6 +349,7 @@ impl Check {
             let detail = "the batch says that its time is the server's, which only the server does";
             return Err(Refusal::new(Reason::InvalidTimestamp, detail));
         }
+        self.needs_keys = self.target.rules.compacts;
         self.batch(sealed)?;
         Ok(self.found)
     }
@@ -355,13 +365,21 @@ impl Check {
             .checked_add(header.record_count)
             .ok_or_else(|| Refusal::new(Reason::RequestTooLarge, "too many records in one request"))?;
         let mut moved = self.found.moved;
+        let mut keyless = Vec::new();
         let inflated = sealed.check_records(self.room, |number, record| {
+            if self.needs_keys && record.key.is_none() {
+                keyless.push(number);
+            }
             self.record(record, &mut moved).map_err(|refusal| {
                 let detail = format!("record {number}: {}", refusal.detail);
                 Refusal::new(refusal.reason, detail)
             })
         })?;
         self.found.moved = moved;
+        if !keyless.is_empty() {
+            let detail = "the topic is to be compacted, and one or more records have no key";
+            return Err(Refusal::new(Reason::InvalidBatch, detail).with(RECORDS_AT_FAULT, keyless));
+        }
         let inflated_bytes = inflated.as_ref().map_or(0, Vec::len);
         self.room = self.room.saturating_sub(inflated_bytes);
         let codec = self.target.rules.compression.of_batch(header.attributes.codec()?);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::changes::{CLEANUP_POLICY, Changes, deletes};
+use super::changes::{self, CLEANUP_POLICY, Changes, deletes};
 use crate::broker::engine::batch::Codec;
 use crate::broker::engine::{Ack, Log, Topic, TopicId, TopicSettings, TopicSpec};
 use crate::broker::names;
@@ -381,6 +381,11 @@ pub fn compression(spec: &TopicSpec) -> Compression {
         "producer" => Compression::AsSent,
         name => Compression::Always(Codec::ALL.into_iter().find(|codec| codec.name() == name)),
     }
+}
+
+/// Whether a topic is to be compacted. It is not; but its records must be such that it could be.
+pub fn compacts(spec: &TopicSpec) -> bool {
+    changes::compacts(spec.properties.get(CLEANUP_POLICY).and_then(Value::as_str))
 }
 
 /// When a request without `ack` is answered.

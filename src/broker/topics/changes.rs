@@ -1,8 +1,9 @@
 //! What a client asks a topic to become: its partitions, its configuration, and words that are only kept.
 //!
 //! A kept word is a setting that clients of Kafka's protocol rely on to be remembered, although this version does not act
-//! on it: there is no compaction, so whatever bounds compaction holds. One of them has a consequence: a topic that is to
-//! be compacted, and not deleted from, keeps all of its records, whatever its retention says. Words are stored as
+//! on it: there is no compaction, so whatever bounds compaction holds. One of them has two consequences: a topic that is to
+//! be compacted, and not deleted from, keeps all of its records, whatever its retention says; and clients of Kafka's
+//! protocol must give each record for a topic that is to be compacted a key, as there. Words are stored as
 //! properties of the topic, and no wire but Kafka's shows them.
 
 use std::fmt::Write as _;
@@ -93,6 +94,11 @@ pub(super) fn deletes(policy: Option<&str>) -> bool {
     policy.is_none_or(|words| words.split(',').any(|word| word == DELETE))
 }
 
+/// Whether a topic with this policy is to be compacted: by default it is not.
+pub(super) fn compacts(policy: Option<&str>) -> bool {
+    policy.is_some_and(|words| words.split(',').any(|word| word == COMPACT))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,5 +137,7 @@ mod tests {
     fn a_topic_that_is_only_compacted_loses_nothing() {
         assert!(deletes(None) && deletes(Some("delete")) && deletes(Some("compact,delete")));
         assert!(!deletes(Some("compact")));
+        assert!(compacts(Some("compact")) && compacts(Some("compact,delete")));
+        assert!(!compacts(Some("delete")) && !compacts(None));
     }
 }
