@@ -535,5 +535,7 @@ fn every_test_of_a_kafka_client_is_listed_once_as_in_or_as_out_with_a_reason() {
         assert!(!tests.is_empty(), "{name} lists no test");
     }
     let scripts = fs::read_dir(root().join("scripts/kafka_suites")).expect("the suites");
+    let scripts = scripts.map(|entry| entry.expect("an entry").path());
+    let scripts = scripts.filter(|path| path.extension().is_some_and(|extension| extension == "sh"));
     assert_eq!(suites.len(), scripts.count(), "a section for each suite");
 }
