@@ -18,7 +18,7 @@ build() {
     { tail -n 20 build.log >&2; return 1; }
 }
 
-# The newest build of each file of tests; what they share is one of them, and its test is in each of the others.
+# The newest build of each file of tests.
 binaries() {
   local file
   for file in "$crate"/tests/test_*.rs; do
@@ -27,12 +27,12 @@ binaries() {
   done
 }
 
-# FILE::TEST, without the test of what they share, which is there once a file.
+# FILE::TEST. The test of what they share is there once a file.
 names() {
   local binary file
   binaries | while read -r binary; do
     file=${binary##*/}
-    "$binary" --list | sed -n "s/^\(.*\): test$/${file%-*}::\1/p" | grep -v '::utils::'
+    "$binary" --list | sed -n "s/^\(.*\): test$/${file%-*}::\1/p"
   done
 }
 
@@ -46,7 +46,7 @@ run() {
     file=${file%-*}
     mapfile -t tests < <(sed -n "s/^$file:://p" "$1")
     ((${#tests[@]})) || continue
-    timeout --kill-after=5 300 "$binary" --test-threads 4 --exact "${tests[@]}" >"$file.log" 2>&1 || true
+    timeout --kill-after=5 300 "$binary" --test-threads 1 --exact "${tests[@]}" >"$file.log" 2>&1 || true
     for name in "${tests[@]}"; do
       # Between a test's name and its end there may be lines of the log.
       if sed -n '/^failures:$/,$p' "$file.log" | grep -qxF "    $name" || ! grep -q "^test $name \.\.\." "$file.log" || ! grep -q '^test result: ' "$file.log"; then

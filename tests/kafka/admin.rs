@@ -299,7 +299,7 @@ fn configurations_have_kafkas_names_and_true_sources() {
     assert_eq!(create_one(&mut client, New::configured("t", &configs)), 0);
     let topic = fixture.server.get("/v1/topics/t");
     let expected =
-        json!({"retention_ms": 60_000, "timestamp_type": "log_append_time", "max_record_bytes": 1234});
+        json!({"retention_ms": 60_000, "timestamp_type": "log_append_time", "max_record_bytes": 1222});
     for (key, value) in expected.as_object().expect("an object") {
         assert_eq!(&topic["config"][key]["value"], value, "{topic}");
     }
@@ -337,7 +337,7 @@ fn configurations_have_kafkas_names_and_true_sources() {
         found.map(|row| (&*row.1, row.2))
     };
     assert_eq!(of_node("num.partitions"), Some(("4", 4)));
-    assert_eq!(of_node("message.max.bytes"), Some(("1048576", 5)));
+    assert_eq!(of_node("message.max.bytes"), Some(("1048588", 5)));
     assert_eq!(of_node("log.cleanup.policy"), Some(("delete", 5)));
     let address = format!("PLAINTEXT://{}", fixture.kafka);
     assert_eq!(of_node("advertised.listeners"), Some((&*address, 4)));

@@ -69,7 +69,7 @@ pub struct TopicRules {
 }
 
 /// What a batch may have beyond the largest record: as much as Kafka's default has beyond 1 MiB.
-const BATCH_OVERHEAD_BYTES: usize = 12;
+pub const BATCH_OVERHEAD_BYTES: usize = 12;
 
 impl TopicRules {
     /// The most bytes of a batch that comes by Kafka's protocol, compressed or not: its `max.message.bytes`.

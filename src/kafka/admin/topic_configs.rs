@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+use crate::broker::produce::BATCH_OVERHEAD_BYTES;
 use crate::broker::refusal::Refusal;
 use crate::broker::topics::catalog::{ConfigKey, KEYS, Kind, TopicConfig};
 use crate::broker::topics::changes::{
@@ -27,13 +28,15 @@ pub(crate) enum Type {
 enum Meaning {
     /// A configuration key of topics.
     Key(&'static str),
+    /// The same, of records: Kafka's is of batches, which have [`BATCH_OVERHEAD_BYTES`] more.
+    KeyOfRecords(&'static str),
     /// A word that a topic keeps, and its default.
     Kept(&'static str, &'static str),
     /// Nothing: it has this value.
     Only(&'static str),
 }
 
-use Meaning::{Kept, Key, Only};
+use Meaning::{Kept, Key, KeyOfRecords, Only};
 use Type::{Boolean, Double, Int, List, Long, String as Words};
 
 /// A configuration of topics.
@@ -70,7 +73,7 @@ pub(crate) static TOPIC_SETTINGS: &[TopicSetting] = &[
     row("local.retention.ms", Long, Only("-2"), "log.local.retention.ms"),
     row("max.compaction.lag.ms", Long, Only(NEVER), "log.cleaner.max.compaction.lag.ms"),
     row("max.decompressed.message.bytes", Int, Only("2147483639"), "max.decompressed.message.bytes"),
-    row("max.message.bytes", Int, Key("max_record_bytes"), "message.max.bytes"),
+    row("max.message.bytes", Int, KeyOfRecords("max_record_bytes"), "message.max.bytes"),
     row("message.timestamp.after.max.ms", Long, Only(NEVER), "log.message.timestamp.after.max.ms"),
     row("message.timestamp.before.max.ms", Long, Only(NEVER), "log.message.timestamp.before.max.ms"),
     row("message.timestamp.type", Words, Key("timestamp_type"), "log.message.timestamp.type"),
@@ -123,17 +126,20 @@ impl TopicSetting {
     pub(crate) fn default(&self) -> String {
         match self.meaning {
             Key(name) => text_of(&key(name).default()),
+            KeyOfRecords(name) => of_batch(&key(name).default()),
             Kept(_, default) | Only(default) => default.to_owned(),
         }
     }
 
     /// The value of a topic, and whether it was set.
     pub(crate) fn current(&self, of: &TopicConfig) -> (String, bool) {
+        let find = |name: &str| {
+            let mut entries = of.entries();
+            entries.find(|(key, _, is_set)| key.name == name && *is_set)
+        };
         let set = match self.meaning {
-            Key(name) => of
-                .entries()
-                .find(|(key, _, is_set)| key.name == name && *is_set)
-                .map(|(_, value, _)| text_of(&value)),
+            Key(name) => find(name).map(|(_, value, _)| text_of(&value)),
+            KeyOfRecords(name) => find(name).map(|(_, value, _)| of_batch(&value)),
             Kept(name, _) => of.kept(name).map(str::to_owned),
             Only(_) => None,
         };
@@ -145,6 +151,7 @@ impl TopicSetting {
     pub(crate) fn about(&self) -> String {
         match self.meaning {
             Key(name) => key(name).about.replace("null:", "-1:"),
+            KeyOfRecords(name) => format!("{}; and {BATCH_OVERHEAD_BYTES} more for its batch", key(name).about),
             Kept(..) => {
                 "this server keeps the value; it does not compact, and a topic that is only compacted keeps everything"
                     .to_owned()
@@ -162,6 +169,12 @@ impl TopicSetting {
         match self.meaning {
             Key(name) => {
                 let value = value_of(key(name), text).ok_or_else(|| self.wrong(text))?;
+                changes.config.push((name.to_owned(), value));
+            }
+            KeyOfRecords(name) => {
+                let bytes = text.parse::<usize>().ok();
+                let bytes = bytes.and_then(|bytes| bytes.checked_sub(BATCH_OVERHEAD_BYTES));
+                let value = Value::from(bytes.ok_or_else(|| self.wrong(text))?);
                 changes.config.push((name.to_owned(), value));
             }
             Kept(name, _) => {
@@ -183,7 +196,7 @@ impl TopicSetting {
     /// Adds the change to its default.
     pub(crate) fn reset(&self, changes: &mut Changes) {
         match self.meaning {
-            Key(name) => changes.config.push((name.to_owned(), Value::Null)),
+            Key(name) | KeyOfRecords(name) => changes.config.push((name.to_owned(), Value::Null)),
             Kept(name, _) => changes.kept.push((name, None)),
             Only(_) => {}
         }
@@ -224,6 +237,12 @@ fn value_of(key: &ConfigKey, text: &str) -> Option<Value> {
         }
         Kind::Flag => text.to_ascii_lowercase().parse::<bool>().ok().map(Value::from),
     }
+}
+
+/// The largest batch of a topic with that largest record, as Kafka writes it.
+fn of_batch(record_bytes: &Value) -> String {
+    let bytes = record_bytes.as_u64().unwrap_or_default();
+    (bytes + BATCH_OVERHEAD_BYTES as u64).to_string()
 }
 
 /// A value as Kafka writes it.
@@ -282,6 +301,10 @@ mod tests {
         assert_eq!(set("retention.ms", "-1"), Some(Value::Null));
         assert_eq!(set("retention.ms", " 5 "), Some(json!(5)));
         assert_eq!(set("segment.bytes", "-1"), None);
+        // Kafka's default, of a batch with a record of 1 MiB.
+        assert_eq!(find("max.message.bytes").unwrap().default(), "1048588");
+        assert_eq!(set("max.message.bytes", "1048588"), Some(json!(1 << 20)));
+        assert_eq!(set("max.message.bytes", "11"), None);
         assert_eq!(set("retention.ms", "5s"), None);
         assert_eq!(
             set("message.timestamp.type", "LogAppendTime"),
