@@ -17,7 +17,7 @@ use super::quotas::{self, InFlight};
 use super::session::Session;
 use super::wire::{Message, Reader, Version, Writer};
 use super::{
-    Kafka, admin, api_versions, coordinator, fetch, group_offsets, groups, members, metadata, offsets,
+    Kafka, admin, api_versions, consumers, coordinator, fetch, group_offsets, groups, members, metadata, offsets,
     produce, sasl,
 };
 use crate::broker::budget::{Budget, Pool};
@@ -105,6 +105,8 @@ apis! {
     61 DescribeProducers 0..=0, answers admin::absent::describe_producers;
     65 DescribeTransactions 0..=0, answers admin::absent::describe_transactions;
     66 ListTransactions 0..=2, answers admin::absent::list_transactions;
+    68 ConsumerGroupHeartbeat 0..=1, answers consumers::heartbeat;
+    69 ConsumerGroupDescribe 0..=1, answers consumers::describe;
     74 ListConfigResources 0..=1, answers admin::configs::list_config_resources;
     75 DescribeTopicPartitions 0..=0, answers admin::cluster::describe_topic_partitions;
 }

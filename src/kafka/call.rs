@@ -98,10 +98,8 @@ impl Call {
 
     /// The topic with that id, if the caller may do this with it; one that it must not see is not known.
     pub(crate) fn topic_by_id(&self, right: Right, id: Uuid) -> Result<Arc<Topic>, ErrorCode> {
-        let (directory, topic) = (&id.0[..8], &id.0[8..]);
-        let number = u64::from_be_bytes(topic.try_into().unwrap_or_default());
-        let topic = Some(TopicId(number))
-            .filter(|_| directory == self.broker.log.directory_number().to_be_bytes())
+        let topic = self
+            .number_of(id)
             .and_then(|id| self.broker.log.topic_by_id(id))
             .filter(|topic| {
                 self.caller.sees_topic(topic.name()) || self.caller.may_topic(right, topic.name())
@@ -123,11 +121,23 @@ impl Call {
         }
     }
 
+    /// The number of the topic with that id; `None`: it is of another data directory.
+    pub(crate) fn number_of(&self, id: Uuid) -> Option<TopicId> {
+        let (directory, topic) = (&id.0[..8], &id.0[8..]);
+        let number = u64::from_be_bytes(topic.try_into().unwrap_or_default());
+        (directory == self.broker.log.directory_number().to_be_bytes()).then_some(TopicId(number))
+    }
+
     /// The id of a topic: the directory's id, and the topic's number in it.
     pub(crate) fn topic_id(&self, topic: &Topic) -> Uuid {
+        self.id_of(topic.id())
+    }
+
+    /// The id of the topic with that number.
+    pub(crate) fn id_of(&self, topic: TopicId) -> Uuid {
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.broker.log.directory_number().to_be_bytes());
-        id[8..].copy_from_slice(&topic.id().0.to_be_bytes());
+        id[8..].copy_from_slice(&topic.0.to_be_bytes());
         Uuid(id)
     }
 

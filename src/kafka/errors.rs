@@ -64,8 +64,13 @@ pub(crate) enum ErrorCode {
     ResourceNotFound = 91,
     UnknownTopicId = 100,
     TransactionalIdNotFound = 105,
+    FencedMemberEpoch = 110,
+    UnreleasedInstanceId = 111,
+    UnsupportedAssignor = 112,
+    StaleMemberEpoch = 113,
     MismatchedEndpointType = 114,
     UnsupportedEndpointType = 115,
+    InvalidRegularExpression = 128,
 }
 
 impl ErrorCode {
@@ -144,7 +149,7 @@ impl ErrorCode {
 }
 
 impl ErrorCode {
-    /// The code of a call that a classic group denies.
+    /// The code of a call that a group denies.
     pub(crate) const fn of_denied(denied: &Denied) -> Self {
         match denied {
             Denied::UnknownMember => Self::UnknownMemberId,
@@ -156,6 +161,15 @@ impl ErrorCode {
             Denied::SessionTimeout => Self::InvalidSessionTimeout,
             Denied::Full => Self::GroupMaxSizeReached,
             Denied::InvalidName => Self::InvalidGroupId,
+            Denied::FencedEpoch => Self::FencedMemberEpoch,
+            Denied::StaleEpoch => Self::StaleMemberEpoch,
+            Denied::NeedsEpoch => Self::UnsupportedVersion,
+            Denied::OtherKind => Self::GroupIdNotFound,
+            Denied::InstanceInUse => Self::UnreleasedInstanceId,
+            Denied::UnsupportedAssignor => Self::UnsupportedAssignor,
+            Denied::InvalidRegex(_) => Self::InvalidRegularExpression,
+            Denied::Invalid(_) => Self::InvalidRequest,
+            Denied::Topic(refusal) => Self::of(refusal.reason),
             Denied::Refused(refusal) => Self::of_group(refusal.reason),
         }
     }

@@ -1,6 +1,7 @@
 //! API 8, OffsetCommit, and API 9, OffsetFetch: the offsets of groups.
 //!
-//! A commit without a member is taken only if the group has no members. A commit of a member needs its generation.
+//! A commit without a member is taken only if the group has no members. A commit of a member needs its generation, or from
+//! version 9 on its epoch.
 
 use super::call::{Call, Hangup};
 use super::errors::ErrorCode;
@@ -16,6 +17,9 @@ use crate::broker::groups::classic::commits::CommitRow;
 use crate::broker::groups::classic::{Denied, Identity};
 use crate::broker::refusal::Reason;
 use crate::broker::rights::Right;
+
+/// From this version on a member may be one of the server-side protocol, which has an epoch in place of a generation.
+const HAS_EPOCHS: i16 = 9;
 
 /// Commits offsets; each partition has its own result.
 pub(crate) async fn commit(
@@ -43,7 +47,13 @@ pub(crate) async fn commit(
         false => {
             let groups = &call.broker.groups;
             groups
-                .commit_classic(&call.caller, &request.group_id, &who, &commits)
+                .commit_classic(
+                    &call.caller,
+                    &request.group_id,
+                    &who,
+                    call.version >= HAS_EPOCHS,
+                    &commits,
+                )
                 .await
         }
     };
@@ -142,6 +152,21 @@ fn of_group(call: &Call, asked: OffsetFetchGroup) -> OffsetFetchGroupResponse {
             error_code: call.failed(ErrorCode::of_group(refusal.reason)),
             topics: Vec::new(),
         };
+    }
+    // Administrators, and clients that do not say who they are, name no member.
+    let member = asked.member_id.as_deref().unwrap_or_default();
+    if call.version >= HAS_EPOCHS && (asked.member_epoch >= 0 || !member.is_empty()) {
+        let checked = call
+            .broker
+            .groups
+            .check_epoch(&asked.group_id, member, asked.member_epoch);
+        if let Err(denied) = checked {
+            return OffsetFetchGroupResponse {
+                group_id: asked.group_id,
+                error_code: call.failed(ErrorCode::of_denied(&denied)),
+                topics: Vec::new(),
+            };
+        }
     }
     let committed = call.broker.groups.committed(&asked.group_id);
     let row = |index: i32, topic: Option<&Topic>| {

@@ -50,10 +50,7 @@ pub(crate) async fn describe(
                 ..DescribedGroup::default()
             },
         };
-        let operations = OPERATIONS
-            .into_iter()
-            .filter(|(right, _)| call.caller.may_group(*right, &group_id));
-        let operations = operations.fold(0, |all, (_, number)| all | 1 << number);
+        let operations = operations(call, &group_id);
         DescribedGroup {
             authorized_operations: match request.include_authorized_operations && described.error_code == 0 {
                 true => operations,
@@ -67,6 +64,14 @@ pub(crate) async fn describe(
         groups: request.groups.into_iter().map(of_group).collect(),
         ..DescribeGroupsResponse::default()
     })
+}
+
+/// What the caller may do with a group, as Kafka numbers it.
+pub(super) fn operations(call: &Call, group: &str) -> i32 {
+    let may = OPERATIONS
+        .into_iter()
+        .filter(|(right, _)| call.caller.may_group(*right, group));
+    may.fold(0, |all, (_, number)| all | 1 << number)
 }
 
 fn described(group: ClassicGroup) -> DescribedGroup {
@@ -88,7 +93,7 @@ fn described(group: ClassicGroup) -> DescribedGroup {
 }
 
 /// An address as Kafka shows it: a slash, and no port.
-fn host(address: &str) -> Text {
+pub(super) fn host(address: &str) -> Text {
     let ip = address
         .parse()
         .map(|address: SocketAddr| address.ip().to_string());
@@ -134,7 +139,10 @@ fn listed(row: Listed) -> ListedGroup {
     ListedGroup {
         group_id: row.group.into(),
         protocol_type,
-        group_state: Text::from(state(row.phase)),
+        group_state: match row.is_reconciling {
+            true => Text::from("Reconciling"),
+            false => Text::from(state(row.phase)),
+        },
         group_type: Text::from(group_type),
     }
 }

@@ -16,6 +16,7 @@ mod api_versions;
 mod apis;
 mod call;
 mod connection;
+mod consumers;
 mod coordinator;
 mod errors;
 mod fetch;

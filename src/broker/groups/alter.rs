@@ -70,8 +70,7 @@ impl Groups {
     ///
     /// # Errors
     /// - [`Reason::UnknownGroup`]. [`Reason::GroupTypeMismatch`]: settings of a queue for an ordered group.
-    /// - [`Reason::GroupActive`]: another `order`, and the group has members; a `filter`, and they are of Kafka's classic
-    ///   protocol.
+    /// - [`Reason::GroupActive`]: another `order`, and the group has members; a `filter`, and some of them are Kafka's.
     /// - [`Reason::InvalidRequest`]: a setting that is out of range, or a dead letter topic that the group reads.
     /// - Those of [`Groups::commit`].
     pub async fn alter(&self, caller: &Caller, group: &str, alteration: &Alteration) -> Result<(), Refusal> {
@@ -95,7 +94,8 @@ impl Groups {
         };
         // Without members, the queue is forgotten afterwards and loaded again in its new order.
         // Kafka's clients cannot filter.
-        let filters_classic = after.filter() != before.filter() && self.kind_of(group) == GroupType::Classic;
+        let has_kafka = self.kind_of(group) == GroupType::Classic || self.has_consumers(group);
+        let filters_classic = after.filter() != before.filter() && has_kafka;
         let is_alone = order(&after) != order(&before) || filters_classic;
         let outside = is_alone.then(|| self.no_members(group));
         let outside = outside.transpose()?;

@@ -111,6 +111,7 @@ impl Groups {
         let cell = self.cell_of(group, member)?;
         let news = {
             let (now, mut core) = self.lock(&cell);
+            core.check_polls(member).map_err(refusal)?;
             core.members.check_instance(member, instance).map_err(refusal)?;
             core.members.touch(member, Some(epoch), now).map_err(refusal)?;
             let mut news = offsets.clone();
@@ -225,7 +226,7 @@ impl Groups {
     }
 }
 
-fn committed_offset(log: &Log, group: &str, id: PartitionId) -> Option<Offset> {
+pub(super) fn committed_offset(log: &Log, group: &str, id: PartitionId) -> Option<Offset> {
     let value = log.state_get(&offsets::offset_key(group, id))?;
     Some(Committed::decode(&value).ok()?.offset)
 }

@@ -6,6 +6,8 @@
 //! [`Coordinator::lock`] first ends expired sessions. Releasing the lock wakes the waiting polls that the state
 //! machines named.
 
+pub(crate) mod consumers;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::{Deref, DerefMut};
@@ -18,6 +20,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::classic::rebalance::{Classic, Phase};
 use super::classic::{Answer, CallNumber, stored, views};
+use super::consumers::regex::TopicRegex;
 use super::live::{GroupState, GroupType, Live};
 use super::members::{Asking, Begun, Joining, Members, Ms, Refused};
 use super::ordered::partitions::{Acknowledged, Ordered};
@@ -125,6 +128,10 @@ struct Session {
     bound: BTreeMap<String, Option<TopicId>>,
     /// A subscribed topic that is deleted.
     deleted: Option<String>,
+    /// It fetches by itself: its topics are names alone, and need not exist.
+    is_consumer: bool,
+    /// It also reads the topics whose names match.
+    regex: Option<Arc<TopicRegex>>,
     /// For whom it polls: it reads only what they may read.
     who: Who,
     /// Wakes the member's waiting poll. Members of a shared group share it, because any of them may take a free record.
@@ -136,12 +143,16 @@ struct Session {
 impl Session {
     fn subscribe(&mut self, topics: BTreeSet<String>) {
         self.topics = topics;
+        (self.is_consumer, self.regex) = (false, None);
         self.bound.clear();
     }
 
     /// Finds the topics of new names, and notes deleted topics.
     fn bind(&mut self, log: &Log) {
         self.deleted = None;
+        if self.is_consumer {
+            return self.follow(log);
+        }
         for name in self.topics.iter().filter(|name| !is_pattern(name)) {
             let find = || log.topic(name).map(|topic| topic.id());
             let bound = self.bound.entry(name.clone()).or_insert_with(find);
@@ -423,7 +434,7 @@ impl Coordinator {
             tracing::info!(
                 group = &*cell.group,
                 member = &*member,
-                "a member sent no request within its session timeout"
+                "a member sent no request within its session timeout, or did not give its partitions up in time"
             );
         }
         if let Kind::Classic(classic) = &mut core.kind {
@@ -664,6 +675,8 @@ impl Core {
             topics,
             bound: BTreeMap::new(),
             deleted: None,
+            is_consumer: false,
+            regex: None,
             who: Who::Anyone,
             wake: common
                 .map(|session| Arc::clone(&session.wake))
@@ -706,6 +719,7 @@ impl Core {
         ack: Option<&PollId>,
         instance: Option<&str>,
     ) -> Result<(), Refused> {
+        self.check_polls(member)?;
         self.members.check_poll_of(member, self.asking(ack, instance))
     }
 
@@ -728,6 +742,7 @@ impl Core {
         instance: Option<&str>,
         now: Ms,
     ) -> Result<(Begun, Acknowledged), Refused> {
+        self.check_polls(member)?;
         let asking = self.asking(ack, instance);
         let begun = self.members.begin_poll(member, asking, now)?;
         let acknowledged = match &mut self.kind {
@@ -860,7 +875,8 @@ impl Core {
 
     /// The topics that each subscribed pattern matches.
     fn matched(&self, log: &Log) -> BTreeMap<String, Vec<TopicId>> {
-        let subscribed = self.sessions.values().flat_map(|session| &session.topics);
+        let polling = self.sessions.values().filter(|session| !session.is_consumer);
+        let subscribed = polling.flat_map(|session| &session.topics);
         let patterns: BTreeSet<&String> = subscribed.filter(|name| is_pattern(name)).collect();
         if patterns.is_empty() {
             return BTreeMap::new();
@@ -882,12 +898,15 @@ impl Core {
             return;
         }
         let mut topics: BTreeMap<TopicId, u32> = BTreeMap::new();
-        let matched = self.matched(log);
+        let (matched, by_regex) = (self.matched(log), self.matched_by_regex(log));
         for (name, session) in &mut self.sessions {
             session.bind(log);
             let mut read: BTreeSet<TopicId> = session.bound.values().flatten().copied().collect();
-            let patterns = session.topics.iter().filter_map(|name| matched.get(name));
+            let patterns = session.topics.iter().filter(|_| !session.is_consumer);
+            let patterns = patterns.filter_map(|name| matched.get(name));
             read.extend(patterns.flatten());
+            let regex = session.regex.as_ref();
+            read.extend(regex.and_then(|regex| by_regex.get(regex.text())).into_iter().flatten());
             if !session.who.is_same(&Who::Anyone) {
                 read.retain(|id| {
                     let topic = log.topic_by_id(*id);

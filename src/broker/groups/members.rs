@@ -1,6 +1,7 @@
 //! The members of a group, of either kind, with their sessions and polls: a state machine without I/O or clock.
 //!
-//! A member's session ends if the member sends no request for its session timeout. It does not end during a poll. A
+//! A member's session ends if the member sends no request for its session timeout, or does not give up in time what it was
+//! told to. It does not end during a poll. A
 //! member has one poll at a time: a newer poll supersedes the older one, which is refused at its next check.
 //!
 //! A group's epochs, poll tokens and poll numbers come from one sequence. A member gets a new epoch when it joins, and
@@ -90,6 +91,8 @@ pub struct Member {
     /// The address from which it joined.
     pub address: Option<String>,
     session_timeout: Ms,
+    /// When it must have given partitions up, if it was told to.
+    give_up_by: Option<Ms>,
     /// When its last request came, or its last poll ended.
     pub last_contact: Ms,
     /// The epoch with which it joined.
@@ -116,7 +119,8 @@ struct Poll {
 
 impl Member {
     fn deadline(&self) -> Ms {
-        self.last_contact.saturating_add(self.session_timeout)
+        let silent = self.last_contact.saturating_add(self.session_timeout);
+        self.give_up_by.map_or(silent, |by| by.min(silent))
     }
 
     /// A number that no other member of the group has or had: the epoch with which it joined.
@@ -236,6 +240,7 @@ impl Members {
             client_id: joining.client_id,
             address: joining.address,
             session_timeout: joining.session_timeout,
+            give_up_by: None,
             last_contact: now,
             joined: epoch,
             epoch,
@@ -389,6 +394,14 @@ impl Members {
         let (epoch, deadline) = (member.epoch, member.deadline());
         self.soonest = self.soonest.min(deadline);
         Ok(epoch)
+    }
+
+    /// Ends a member's session at this time, unless it has given its partitions up before: then `None` says so.
+    pub fn give_up_by(&mut self, name: &str, by: Option<Ms>) {
+        if let Some(member) = self.by_name.get_mut(name) {
+            member.give_up_by = by;
+            self.soonest = by.map_or(self.soonest, |by| by.min(self.soonest));
+        }
     }
 
     /// The members whose sessions have ended; the caller must make each of them [leave](Members::leave).

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::classic::calls::has_classic_members;
 use super::classic::{stored, views};
 use super::commit::BegunCommits;
-use super::coordinator::{Cell, Coordinator, Kind, Locked};
+use super::coordinator::{Cell, Coordinator, Core, Kind, Locked};
 use super::live::{GroupState, GroupType};
 use super::members::{Joining, Ms, Refused};
 use super::ordered::partitions::Ordered;
@@ -192,7 +192,7 @@ pub(super) fn refused(refused: Refused, group: &str, member: &str) -> Refusal {
 }
 
 /// How an attempt to join went.
-enum Attempt {
+pub(super) enum Attempt {
     /// With the member's epoch and assignment.
     Done(Result<(u64, Vec<PartitionId>), Refused>),
     /// A change from outside is running: wait for its end.
@@ -272,29 +272,9 @@ impl Groups {
         (join, value): (&Join, &GroupValue),
     ) -> Attempt {
         let (now, mut core) = self.lock(cell);
-        if core.is_closed() {
-            return Attempt::Closed;
+        if let Err(attempt) = self.open(cell, &mut core, value) {
+            return attempt;
         }
-        if core.is_forgotten || self.value_of(&cell.group).ok().flatten().as_ref() != Some(value) {
-            return Attempt::Outdated;
-        }
-        if let Kind::Classic(classic) = &core.kind {
-            if !classic.members().is_empty() {
-                return Attempt::Classic;
-            }
-            if !classic.is_idle() {
-                return Attempt::Saving;
-            }
-            if stored::is_classic(&self.log, &cell.group) {
-                return Attempt::Outdated;
-            }
-            core.become_kind(Kind::Ordered(Ordered::default()));
-        }
-        if let (GroupValue::Shared(settings), Kind::Ordered(_)) = (value, &core.kind) {
-            core.kind = Kind::Shared(Work::new(settings.clone()));
-        }
-        core.apply(value);
-        core.members.generation = generation::of(&self.log, &cell.group);
         let joining = Joining {
             member: Arc::clone(member),
             client_id: join.client_id.clone(),
@@ -311,6 +291,34 @@ impl Groups {
         core.act_for(member, &caller.who);
         core.refresh(&cell.group, &self.log, &self.coordinator);
         Attempt::Done(core.tell(member))
+    }
+
+    /// Prepares a group's cell for a member that joins: makes it of the kind of the group, with these settings.
+    pub(super) fn open(&self, cell: &Cell, core: &mut Core, value: &GroupValue) -> Result<(), Attempt> {
+        if core.is_closed() {
+            return Err(Attempt::Closed);
+        }
+        if core.is_forgotten || self.value_of(&cell.group).ok().flatten().as_ref() != Some(value) {
+            return Err(Attempt::Outdated);
+        }
+        if let Kind::Classic(classic) = &core.kind {
+            if !classic.members().is_empty() {
+                return Err(Attempt::Classic);
+            }
+            if !classic.is_idle() {
+                return Err(Attempt::Saving);
+            }
+            if stored::is_classic(&self.log, &cell.group) {
+                return Err(Attempt::Outdated);
+            }
+            core.become_kind(Kind::Ordered(Ordered::default()));
+        }
+        if let (GroupValue::Shared(settings), Kind::Ordered(_)) = (value, &core.kind) {
+            core.kind = Kind::Shared(Work::new(settings.clone()));
+        }
+        core.apply(value);
+        core.members.generation = generation::of(&self.log, &cell.group);
+        Ok(())
     }
 
     /// A group's kind and settings; `None` if it does not exist.
@@ -488,6 +496,8 @@ impl Groups {
         let subscribes = cell.as_ref().and_then(|cell| {
             let (_, core) = self.lock(cell);
             core.members.get(member)?;
+            // One that fetches by itself is replaced by the one that polls.
+            core.check_polls(member).ok()?;
             let checked = core.check_poll_of(member, ack, join.instance.as_deref());
             Some(checked.map(|()| core.subscribes(member, &join.topics)))
         });
@@ -556,6 +566,7 @@ impl Groups {
         if extends && core.work().is_none() {
             return Err(is_ordered(group, "it has no leases"));
         }
+        core.check_polls(member).map_err(refusal)?;
         core.members.check_instance(member, instance).map_err(refusal)?;
         let epoch = core.members.touch(member, epoch, now).map_err(refusal)?;
         if let Some(work) = core.work().filter(|_| extends) {
@@ -650,18 +661,22 @@ impl Groups {
             return views::described(classic, now);
         }
         let mut held: BTreeMap<&Arc<str>, Vec<PartitionId>> = BTreeMap::new();
+        let mut epochs: BTreeMap<&Arc<str>, i32> = BTreeMap::new();
         if let Kind::Ordered(ordered) = &core.kind {
             for (id, owner) in ordered.partitions() {
                 if let Some(owner) = owner {
                     held.entry(owner).or_default().push(id);
                 }
             }
+            let consumers = core.members.iter();
+            epochs.extend(consumers.filter_map(|(name, _)| Some((name, ordered.registered(name)?.epoch))));
         }
+        let epoch_of = |name: &Arc<str>| epochs.get(name).and_then(|epoch| u64::try_from(*epoch).ok());
         let described = core.members.iter().map(|(name, member)| Described {
             member: Arc::clone(name),
             client_id: member.client_id.clone(),
             address: member.address.clone(),
-            epoch: member.epoch,
+            epoch: epoch_of(name).unwrap_or(member.epoch),
             last_contact_ms: if member.is_polling() {
                 0
             } else {

@@ -10,7 +10,8 @@
 //! - [`membership`], [`poll`], [`commit`] and [`settle`] are the calls of members, [`outside`] and [`reset`] those of others;
 //!   [`alter`] changes settings.
 //! - [`outputs`] are records that are appended with what a call acknowledges; [`repeats`] remembers such calls.
-//! - [`classic`] is Kafka's client-side protocol: its members have calls of their own.
+//! - [`classic`] is Kafka's client-side protocol: its members have calls of their own. [`consumers`] is the server-side one,
+//!   whose members are members of ordered groups.
 //! - `writing` makes durable what members of shared groups settle.
 //! - `coordinator` holds the groups with members. The state machines that decide are pure: [`members`] for both kinds
 //!   of groups, [`ordered`] for partitions, [`shared`] for leases.
@@ -23,6 +24,7 @@
 pub mod alter;
 pub mod classic;
 pub mod commit;
+pub mod consumers;
 mod coordinator;
 pub mod dead_letters;
 pub mod expiry;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    acls::*, admin::*, api_versions::*, cluster::*, configs::*, coordinator::*, fetch::*, group_offsets::*,
+    acls::*, admin::*, api_versions::*, cluster::*, configs::*, consumers::*, coordinator::*, fetch::*, group_offsets::*,
     groups::*, metadata::*, offsets::*, produce::*, sasl::*, transactions::*,
 };
 use crate::kafka::wire::{Malformed, Message, Reader};
@@ -49,6 +49,8 @@ macro_rules! every {
             61 DescribeProducersRequest DescribeProducersResponse;
             65 DescribeTransactionsRequest DescribeTransactionsResponse;
             66 ListTransactionsRequest ListTransactionsResponse;
+            68 ConsumerGroupHeartbeatRequest ConsumerGroupHeartbeatResponse;
+            69 ConsumerGroupDescribeRequest ConsumerGroupDescribeResponse;
             74 ListConfigResourcesRequest ListConfigResourcesResponse;
             75 DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse;
         }

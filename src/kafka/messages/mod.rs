@@ -12,6 +12,7 @@ pub(crate) mod admin;
 pub(crate) mod api_versions;
 pub(crate) mod cluster;
 pub(crate) mod configs;
+pub(crate) mod consumers;
 pub(crate) mod coordinator;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod every;

@@ -72,7 +72,7 @@ pub fn fresh_id(name: Option<&str>) -> Arc<str> {
     format!("{visible}-{a:016x}{b:016x}").into()
 }
 
-pub(super) fn check_name(group: &str) -> Result<(), Denied> {
+pub(in crate::broker::groups) fn check_name(group: &str) -> Result<(), Denied> {
     names::GROUP.check(group).map_err(|_| Denied::InvalidName)
 }
 

@@ -6,6 +6,8 @@ use super::calls::check_name;
 use super::{Denied, Identity};
 use crate::broker::caller::Caller;
 use crate::broker::engine::{AppendRequest, Offset, PartitionId, StateChange};
+use crate::broker::groups::commit::committed_offset;
+use crate::broker::groups::coordinator::Kind;
 use crate::broker::groups::offsets;
 use crate::broker::groups::shared::settings::GroupValue;
 use crate::broker::groups::{
@@ -31,13 +33,13 @@ pub struct CommitRow {
 }
 
 impl Groups {
-    /// Commits offsets for a classic member, or for nobody in a group without members; creates the group if it does not
-    /// exist. Those that cannot be committed do not keep the others from it. Returns the result of each, in the same order.
+    /// Commits offsets for a classic member, for a consumer with its epoch, or for nobody in a group without members; creates
+    /// the group if it does not exist. `knows_epochs`: the client can name an epoch. Those that cannot be committed do not keep the others from it. Returns the result of each, in the same order.
     /// A later commit counts even if its offset is lower.
     ///
     /// # Errors
     /// Nothing is committed: [`Denied::UnknownMember`], [`Denied::FencedInstance`], [`Denied::IllegalGeneration`],
-    /// [`Denied::Rebalancing`], [`Denied::InvalidName`]; [`Denied::Refused`], with [`Reason::GroupTypeMismatch`] if the group
+    /// [`Denied::Rebalancing`], [`Denied::StaleEpoch`], [`Denied::NeedsEpoch`], [`Denied::InvalidName`]; [`Denied::Refused`], with [`Reason::GroupTypeMismatch`] if the group
     /// is shared. For an offset: [`Reason::UnknownTopic`], [`Reason::UnknownPartition`], [`Reason::Forbidden`];
     /// [`Reason::InvalidRequest`]: its metadata is too long.
     pub async fn commit_classic(
@@ -45,6 +47,7 @@ impl Groups {
         caller: &Caller,
         group: &str,
         who: &Identity<'_>,
+        knows_epochs: bool,
         rows: &[CommitRow],
     ) -> Result<Vec<Result<(), Refusal>>, Denied> {
         check_name(group)?;
@@ -71,6 +74,8 @@ impl Groups {
                 }),
             }));
         }
+        let partitions = commits.iter().map(|commit| commit.partition);
+        let partitions: Vec<PartitionId> = partitions.chain(withdrawn.iter().copied()).collect();
         let (value, nothing) = (GroupValue::default(), Subscribed::default());
         let existed = self.exists(group);
         let (mut state, touched) = self.changes_for(group, &value, &nothing, commits);
@@ -103,10 +108,18 @@ impl Groups {
         let Some(cell) = self.coordinator.find(group) else {
             return Err(unknown);
         };
-        let ticket = {
+        let (ticket, of_consumer) = {
             let (now, mut core) = self.lock(&cell);
-            let classic = core.classic().ok_or(unknown)?;
-            classic.check_commit(who, now)?;
+            match &mut core.kind {
+                Kind::Classic(classic) => classic.check_commit(who, now)?,
+                Kind::Ordered(ordered) if ordered.is_consumer(who.member) => {
+                    if !knows_epochs {
+                        return Err(Denied::NeedsEpoch);
+                    }
+                    ordered.check_commits(who.member, who.generation_id, &partitions)?;
+                }
+                Kind::Ordered(_) | Kind::Shared(_) => return Err(unknown),
+            }
             if is_nothing {
                 return Ok(results);
             }
@@ -115,8 +128,15 @@ impl Groups {
                 .log
                 .append(AppendRequest::of_state(state))
                 .map_err(Refusal::from)?;
-            classic.begin_commit();
-            ticket
+            let of_consumer = match &mut core.kind {
+                Kind::Ordered(ordered) => Some(ordered.begin_consumer_commit(&partitions)),
+                Kind::Classic(classic) => {
+                    classic.begin_commit();
+                    None
+                }
+                Kind::Shared(_) => None,
+            };
+            (ticket, of_consumer)
         };
         let cell = Arc::clone(&cell);
         let change = async move {
@@ -124,8 +144,21 @@ impl Groups {
                 Ok(_) => groups.remove_orphans(touched).await,
                 Err(error) => Err(error),
             };
-            if let Some(classic) = groups.lock(&cell).1.classic() {
-                classic.end_commit();
+            {
+                let (_, mut core) = groups.lock(&cell);
+                match (of_consumer, core.ordered()) {
+                    (Some(begun), Some((ordered, members))) => {
+                        // As it is in the log by now: commits may end in another order than they were made durable in.
+                        let committed = |id| committed_offset(&groups.log, &cell.group, id);
+                        ordered.end_consumer_commit(members, &begun, committed);
+                    }
+                    (None, None) => {
+                        if let Some(classic) = core.classic() {
+                            classic.end_commit();
+                        }
+                    }
+                    _ => {}
+                }
             }
             cell.written.notify_waiters();
             result
@@ -148,7 +181,7 @@ impl Groups {
     ///
     /// # Errors
     /// For the whole call [`Denied::InvalidName`]; [`Denied::Refused`] with [`Reason::UnknownGroup`] (also for a shared
-    /// group), or [`Reason::GroupActive`]: the group has members that are not classic ones of the protocol type `consumer`.
+    /// group), or [`Reason::GroupActive`]: the group has classic members of another protocol type than `consumer`.
     /// For an offset: [`Reason::UnknownTopic`], [`Reason::UnknownPartition`], [`Reason::Forbidden`]; [`Reason::GroupActive`]:
     /// a member subscribes to the topic.
     pub async fn delete_offsets(

@@ -44,7 +44,7 @@ pub const INITIAL_DELAY_MS: Ms = 250;
 /// The longest such wait in all, in milliseconds.
 pub const MOST_INITIAL_DELAY_MS: Ms = 3_000;
 
-/// Why a call of a member is denied.
+/// Why a call of a member is denied, by either of Kafka's protocols.
 #[derive(Clone, Debug)]
 pub enum Denied {
     /// The group has no such member.
@@ -65,6 +65,24 @@ pub enum Denied {
     Full,
     /// The group's name is none.
     InvalidName,
+    /// A consumer's epoch is none that it can have: it gives everything up and joins again.
+    FencedEpoch,
+    /// A consumer commits with an epoch in which it did not have the partitions.
+    StaleEpoch,
+    /// The commit is of a version of the call that knows no epochs.
+    NeedsEpoch,
+    /// The members of the group are of another kind, or there is no such group.
+    OtherKind,
+    /// Another process is the static member, and has not left.
+    InstanceInUse,
+    /// There is no assignor of that name.
+    UnsupportedAssignor,
+    /// The expression for topics is wrong, or too large.
+    InvalidRegex(String),
+    /// What a consumer says of itself cannot be.
+    Invalid(String),
+    /// A consumer has no right to a topic that it names.
+    Topic(Refusal),
     /// What any call can be refused for: no right, a failing disk, a server that stops.
     Refused(Refusal),
 }

@@ -177,7 +177,7 @@ impl World {
     async fn commit(&self, who: &Identity<'_>, row: CommitRow) -> Result<Result<(), Reason>, Denied> {
         let groups = &self.broker.groups;
         let mut results = groups
-            .commit_classic(&Caller::default(), "g", who, &[row])
+            .commit_classic(&Caller::default(), "g", who, true, &[row])
             .await?;
         Ok(results.remove(0).map_err(|refusal| refusal.reason))
     }

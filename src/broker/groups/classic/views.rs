@@ -65,6 +65,8 @@ pub struct Listed {
     pub protocol_type: Arc<str>,
     /// Where a classic group is between two generations.
     pub phase: Phase,
+    /// In an ordered group, a member waits for partitions, has to give some up, or has not been told yet.
+    pub is_reconciling: bool,
     /// Whether it has members.
     pub is_empty: bool,
 }
@@ -175,11 +177,15 @@ impl Groups {
         Ok(live.or(self.exists(group).then_some(empty)))
     }
 
-    /// Whether a member of a live classic group subscribes to a topic. `None`: nobody can tell, because the members are of
-    /// another kind or of another protocol type than `consumer`.
+    /// Whether a member of a live group subscribes to a topic. `None`: nobody can tell, because the members share a queue or are
+    /// of another protocol type than `consumer`.
     pub(super) fn subscribes(&self, group: &str, topic: &str) -> Option<bool> {
         let cell = self.coordinator.find(group)?;
         let (_, mut core) = self.lock(&cell);
+        if core.ordered().is_some() {
+            let id = self.log.topic(topic).map(|topic| topic.id());
+            return Some(!core.forget_topic(topic, id));
+        }
         let classic = core.classic()?;
         let is_readable = classic.protocol_type().is_some_and(|name| **name == *CONSUMER);
         is_readable.then(|| subscribes(classic, topic))
@@ -199,12 +205,14 @@ impl Groups {
             if core.member_count() == 0 {
                 return None;
             }
+            let is_reconciling = core.ordered().is_some_and(|(ordered, _)| ordered.is_reconciling());
             let classic = core.classic();
             let of_classic = classic.map(|classic| (classic.phase(), classic.protocol_type().cloned()));
-            Some(of_classic.unwrap_or((Phase::Stable, None)))
+            let (phase, protocol_type) = of_classic.unwrap_or((Phase::Stable, None));
+            Some((phase, protocol_type, is_reconciling))
         });
         let is_empty = live.is_none();
-        let (phase, protocol_type) = live.unwrap_or((Phase::Empty, None));
+        let (phase, protocol_type, is_reconciling) = live.unwrap_or((Phase::Empty, None, false));
         let stored = || stored::load(&self.log, &group).ok().flatten()?.protocol_type;
         Listed {
             kind,
@@ -212,6 +220,7 @@ impl Groups {
                 || !subscriptions::patterns(&self.log, &group).is_empty(),
             protocol_type: protocol_type.or_else(stored).unwrap_or_default(),
             phase,
+            is_reconciling,
             is_empty,
             group,
         }

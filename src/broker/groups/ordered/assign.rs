@@ -50,6 +50,37 @@ pub fn assign(
     assigned
 }
 
+/// The same, in ranges: of each topic, the first members get neighbouring partitions from the front, and one more than the
+/// others if they cannot be shared evenly. Not sticky: what a member gets follows from its place among the members.
+pub fn assign_ranges(
+    members: &[(&Arc<str>, &BTreeSet<TopicId>)],
+    partitions: &[PartitionId],
+) -> BTreeMap<PartitionId, Arc<str>> {
+    let mut topics: BTreeMap<TopicId, BTreeSet<PartitionId>> = BTreeMap::new();
+    for partition in partitions {
+        topics.entry(partition.topic).or_default().insert(*partition);
+    }
+    let mut assigned = BTreeMap::new();
+    for (topic, partitions) in topics {
+        let subscribers = members.iter().filter(|(_, topics)| topics.contains(&topic));
+        let subscribers: Vec<&Arc<str>> = subscribers.map(|(name, _)| *name).collect();
+        let count = partitions.len();
+        for (place, partition) in partitions.into_iter().enumerate() {
+            // The last member whose range begins at this place or before.
+            let least = count / subscribers.len().max(1);
+            let longer = count % subscribers.len().max(1);
+            let member = match place < longer * (least + 1) {
+                true => place / (least + 1),
+                false => longer + (place - longer * (least + 1)) / least.max(1),
+            };
+            if let Some(name) = subscribers.get(member) {
+                assigned.insert(partition, Arc::clone(name));
+            }
+        }
+    }
+    assigned
+}
+
 /// The partitions of each member, and each topic's subscribers sorted by their number of partitions.
 struct Loads<'a> {
     index: BTreeMap<&'a Arc<str>, usize>,
@@ -219,6 +250,24 @@ mod tests {
             };
             prop_assert_eq!(moved, least);
         }
+    }
+
+    #[test]
+    fn ranges_are_neighbours_and_the_first_members_have_one_more() {
+        let all = BTreeSet::from([TopicId(0), TopicId(1)]);
+        let one = BTreeSet::from([TopicId(0)]);
+        let names = [name(0), name(1), name(2)];
+        let members = [(&names[0], &all), (&names[1], &one), (&names[2], &all)];
+        let assigned = assign_ranges(&members, &partitions(&[5, 2, 1]));
+        let of = |topic| -> Vec<usize> {
+            let range = assigned.range(id(topic, 0)..=id(topic, u32::MAX));
+            range.filter_map(|(_, owner)| names.iter().position(|name| name == owner)).collect()
+        };
+        assert_eq!(of(0), [0, 0, 1, 1, 2]);
+        assert_eq!(of(1), [0, 2]);
+        assert_eq!(of(2), [0; 0], "nobody subscribes");
+        assert_eq!(assign_ranges(&members, &partitions(&[2])).len(), 2, "more members than partitions");
+        assert_eq!(assign_ranges(&[], &partitions(&[2])).len(), 0);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A reset moves a partition for whoever has it. What was delivered from there before can no longer be acknowledged, and
 //! every member that has such a partition is fenced: it gets a new epoch. Its answers name the partitions until it
-//! acknowledges one that did: an answer may be lost. The caller makes sure that no commit runs.
+//! acknowledges one that did: an answer may be lost. The caller makes sure that no commit runs. A consumer has to join
+//! again, and then goes on from the committed offsets.
 
 use super::*;
 
@@ -69,7 +70,12 @@ impl Ordered {
                 delivery.ranges.retain(|(id, ..)| !moved.contains(id));
                 delivery.matching.retain(|(id, _)| !moved.contains(id));
             }
-            if reader.fresh.is_untold() {
+            if let Some(consumer) = &mut reader.consumer {
+                if !std::mem::take(&mut reader.fresh).partitions.is_empty() {
+                    self.epochs = super::consumers::next(self.epochs);
+                    consumer.fence(self.epochs.saturating_add(1));
+                }
+            } else if reader.fresh.is_untold() {
                 let epoch = members.next_number();
                 if let Some(member) = members.get_mut(name) {
                     member.epoch = epoch;

@@ -17,8 +17,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use self::consumers::{Assignor, Consumer};
 use self::moved::Fresh;
-use super::assign::assign;
+use super::assign::{assign, assign_ranges};
 use crate::broker::engine::{Offset, PartitionId, TopicId};
 use crate::broker::groups::members::{Member, Members, Ms, Refused};
 use crate::broker::groups::poll_id::{MAX_PARTITIONS, PollId, Reach};
@@ -41,6 +42,8 @@ struct Reader {
     turn: usize,
     /// What it has passed over is being committed: see [`passed`].
     is_passing: bool,
+    /// It fetches by itself: see [`consumers`]. Then `told` is what it is to keep of what it has.
+    consumer: Option<Consumer>,
 }
 
 impl Reader {
@@ -51,6 +54,9 @@ impl Reader {
         }
         self.lost.retain(|(id, _)| id.topic != topic);
         self.fresh.partitions.retain(|id| id.topic != topic);
+        if let Some(consumer) = &mut self.consumer {
+            consumer.forget_topic(topic);
+        }
     }
 }
 
@@ -150,6 +156,8 @@ pub struct Ordered {
     is_rebalancing: bool,
     /// Whether something may have been passed over that is not committed.
     has_passed: bool,
+    /// How many epochs consumers were given.
+    epochs: i32,
 }
 
 impl Ordered {
@@ -182,13 +190,19 @@ impl Ordered {
         true
     }
 
-    /// The partitions of records that members have in hand.
+    /// The partitions of records that members have in hand, and those that consumers have not given up.
     pub fn in_hand(&self) -> impl Iterator<Item = PartitionId> {
+        let consumers = self
+            .readers
+            .values()
+            .filter_map(|reader| reader.consumer.as_ref());
+        let theirs = consumers.flat_map(Consumer::partitions);
         let deliveries = self
             .readers
             .values()
             .filter_map(|reader| reader.delivery.as_ref());
-        deliveries.flat_map(|delivery| delivery.ranges.iter().map(|(id, ..)| *id))
+        let delivered = deliveries.flat_map(|delivery| delivery.ranges.iter().map(|(id, ..)| *id));
+        delivered.chain(theirs)
     }
 
     /// Whether a partition is known.
@@ -650,7 +664,14 @@ impl Ordered {
                 Some((*id, Arc::clone(owner.or(slot.holder())?)))
             })
             .collect();
-        let mut targets = assign(&subscriptions, &partitions, &owners);
+        let mut targets = match self.assignor() {
+            Assignor::Uniform => assign(&subscriptions, &partitions, &owners),
+            Assignor::Range => {
+                let mut ranked: Vec<_> = subscriptions.iter().collect();
+                ranked.sort_by_key(|(name, _)| (self.rank(name), *name));
+                assign_ranges(&ranked, &partitions)
+            }
+        };
         for (id, slot) in &mut self.slots {
             slot.target = targets.remove(id);
             slot.is_held &= slot.owner.as_ref().is_some_and(is_member);
@@ -660,7 +681,7 @@ impl Ordered {
     }
 
     /// Takes the partitions that others are to have from their owners: those whose owner waits in a poll with a durable
-    /// `ack`, and those of which no answer has told the owner.
+    /// `ack`, those of which no answer has told the owner, and those that a consumer has given up.
     fn release(&mut self, members: &mut Members) {
         if !self.is_rebalancing {
             return;
@@ -670,11 +691,14 @@ impl Ordered {
                 continue;
             }
             let Some(owner) = &slot.owner else { continue };
-            let is_told = self
+            let is_kept = self
                 .readers
                 .get(owner)
-                .is_some_and(|reader| reader.told.contains(id));
-            if members.get(owner).is_some_and(Member::is_waiting) || !is_told {
+                .is_some_and(|reader| match &reader.consumer {
+                    Some(consumer) => consumer.may_have(*id),
+                    None => reader.told.contains(id),
+                });
+            if members.get(owner).is_some_and(Member::is_waiting) || !is_kept {
                 slot.is_held = false;
                 members.wake(owner);
             }
@@ -761,6 +785,8 @@ impl Slot {
     }
 }
 
+#[path = "consumers.rs"]
+pub mod consumers;
 #[path = "moved.rs"]
 pub mod moved;
 #[path = "passed.rs"]
