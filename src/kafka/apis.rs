@@ -17,8 +17,8 @@ use super::quotas::{self, InFlight};
 use super::session::Session;
 use super::wire::{Message, Reader, Version, Writer};
 use super::{
-    Kafka, admin, api_versions, consumers, coordinator, fetch, group_offsets, groups, members, metadata, offsets,
-    produce, sasl,
+    Kafka, admin, api_versions, consumers, coordinator, fetch, group_offsets, groups, members, metadata,
+    offsets, produce, sasl,
 };
 use crate::broker::budget::{Budget, Pool};
 

@@ -73,7 +73,11 @@ fn wrong(call: &Call, request: &ConsumerGroupHeartbeatRequest) -> Option<&'stati
     let regex = request.subscribed_topic_regex.as_deref().unwrap_or_default();
     if request.rebalance_timeout_ms < 0 {
         Some("RebalanceTimeoutMs must be provided in first request.")
-    } else if request.topic_partitions.as_ref().is_none_or(|owned| !owned.is_empty()) {
+    } else if request
+        .topic_partitions
+        .as_ref()
+        .is_none_or(|owned| !owned.is_empty())
+    {
         Some("TopicPartitions must be empty when (re-)joining.")
     } else if names.is_empty() && regex.is_empty() {
         Some("Either SubscribedTopicNames or SubscribedTopicRegex must be non-empty when (re-)joining.")
@@ -112,7 +116,9 @@ async fn beat(
                 address: call.caller.address.map(|address| Shown(address).to_string()),
                 saying,
             };
-            let joined = groups.join_consumer(&call.caller, &request.group_id, &joining).await?;
+            let joined = groups
+                .join_consumer(&call.caller, &request.group_id, &joining)
+                .await?;
             Ok(answer(call, &member, joined))
         }
         LEAVES | LEAVES_FOR_A_WHILE => {
@@ -136,7 +142,9 @@ async fn beat(
                 owned: owned.map(|owned| partitions(call, owned)),
                 is_whole,
             };
-            let beaten = groups.beat_consumer(&call.caller, &request.group_id, &beat).await?;
+            let beaten = groups
+                .beat_consumer(&call.caller, &request.group_id, &beat)
+                .await?;
             Ok(answer(call, &request.member_id, beaten))
         }
     }
@@ -186,7 +194,9 @@ fn message(denied: &Denied) -> Option<&str> {
         Denied::OtherKind => Some("There is no such group of consumers."),
         Denied::UnsupportedAssignor => Some("The assignors are uniform and range."),
         Denied::InstanceInUse => Some("Another member has this instance id, and has not left."),
-        Denied::FencedEpoch => Some("The member has another epoch: it must abandon its partitions and rejoin."),
+        Denied::FencedEpoch => {
+            Some("The member has another epoch: it must abandon its partitions and rejoin.")
+        }
         _ => None,
     }
 }
@@ -259,11 +269,13 @@ fn described(call: &Call, group: ConsumerGroup) -> DescribedConsumerGroup {
 fn assignment(call: &Call, partitions: &[PartitionId]) -> ConsumerAssignment {
     let named = by_topic(partitions).filter_map(|(id, partitions)| {
         let topic = call.broker.log.topic_by_id(id)?;
-        call.caller.sees_topic(topic.name()).then(|| NamedTopicPartitions {
-            topic_id: call.id_of(id),
-            topic_name: Text::from(topic.name()),
-            partitions,
-        })
+        call.caller
+            .sees_topic(topic.name())
+            .then(|| NamedTopicPartitions {
+                topic_id: call.id_of(id),
+                topic_name: Text::from(topic.name()),
+                partitions,
+            })
     });
     ConsumerAssignment {
         topic_partitions: named.collect(),

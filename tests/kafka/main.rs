@@ -14,6 +14,7 @@ mod tls_server;
 mod admin;
 mod admin_clients;
 mod clients;
+mod consumers;
 mod errors;
 mod group_offsets;
 mod groups;

@@ -12,6 +12,8 @@
 //! - `times`: first and last offsets, offsets by time, seek. `commits`: offsets of a group without members.
 //! - `groups`: for each assignor two members, a rebalance to two partitions each, a member leaves, nothing comes twice.
 //! - `static`: a static member comes back to what it had.
+//! - `consumers`, `static_consumers`: the same by the server-side protocol. `expressions`: topics by an expression.
+//!   `beside_http`: a consumer and a member over HTTP in one group.
 //! - `topics`: create, list, describe, configure, grow, trim, delete. `list_groups`: list, describe, delete groups.
 #![allow(
     clippy::disallowed_methods,
@@ -78,6 +80,7 @@ impl Fixture {
     fn output(&self, mut command: Command) -> String {
         let output = command
             .current_dir(self.directory.path())
+            .env("QUIPU_TEST_HTTP", format!("http://{}", self.server.address))
             .stdin(Stdio::null())
             .output()
             .expect("the program starts");
@@ -382,6 +385,11 @@ fn confluent_kafka_in_groups() {
 }
 
 #[test]
+fn confluent_kafka_in_groups_of_the_server_side_protocol() {
+    confluent(&["consumers"]);
+}
+
+#[test]
 fn confluent_kafka_administers() {
     confluent(&["topics"]);
 }
@@ -454,6 +462,20 @@ fn java_client() {
 #[test]
 fn java_client_in_groups() {
     check(java_clients(), "java", GROUPS);
+}
+
+#[test]
+fn java_client_in_groups_of_the_server_side_protocol() {
+    check(
+        java_clients(),
+        "java",
+        &["consumers", "static_consumers", "expressions"],
+    );
+}
+
+#[test]
+fn java_client_beside_members_over_http() {
+    check(java_clients(), "java", &["beside_http"]);
 }
 
 #[test]

@@ -906,7 +906,12 @@ impl Core {
             let patterns = patterns.filter_map(|name| matched.get(name));
             read.extend(patterns.flatten());
             let regex = session.regex.as_ref();
-            read.extend(regex.and_then(|regex| by_regex.get(regex.text())).into_iter().flatten());
+            read.extend(
+                regex
+                    .and_then(|regex| by_regex.get(regex.text()))
+                    .into_iter()
+                    .flatten(),
+            );
             if !session.who.is_same(&Who::Anyone) {
                 read.retain(|id| {
                     let topic = log.topic_by_id(*id);

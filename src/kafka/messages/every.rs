@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::{
-    acls::*, admin::*, api_versions::*, cluster::*, configs::*, consumers::*, coordinator::*, fetch::*, group_offsets::*,
-    groups::*, metadata::*, offsets::*, produce::*, sasl::*, transactions::*,
+    acls::*, admin::*, api_versions::*, cluster::*, configs::*, consumers::*, coordinator::*, fetch::*,
+    group_offsets::*, groups::*, metadata::*, offsets::*, produce::*, sasl::*, transactions::*,
 };
 use crate::kafka::wire::{Malformed, Message, Reader};
 

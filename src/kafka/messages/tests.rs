@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::every::{every, rewrite};
 use super::{
-    acls::*, admin::*, api_versions::*, cluster::*, configs::*, consumers::*, coordinator::*, fetch::*, group_offsets::*,
-    groups::*, metadata::*, offsets::*, produce::*, sasl::*, transactions::*,
+    acls::*, admin::*, api_versions::*, cluster::*, configs::*, consumers::*, coordinator::*, fetch::*,
+    group_offsets::*, groups::*, metadata::*, offsets::*, produce::*, sasl::*, transactions::*,
 };
 use crate::kafka::header::{API_VERSIONS, RequestHeader, skip_tags};
 use crate::kafka::wire::sample::Sampler;

@@ -44,6 +44,10 @@ public class Clients {
                 case "commits" -> commits();
                 case "groups" -> groups();
                 case "static" -> staticMembers();
+                case "consumers" -> consumers();
+                case "static_consumers" -> staticConsumers();
+                case "expressions" -> expressions();
+                case "beside_http" -> besideHttp();
                 case "topics" -> topics();
                 case "list_groups" -> listGroups();
                 case "streams" -> streams();
@@ -245,11 +249,14 @@ public class Clients {
         volatile Throwable failure;
 
         Member(String topic, Set<String> seen, Object... pairs) {
-            Object[] all = Stream.concat(Arrays.stream(pairs), Stream.of(
-                "heartbeat.interval.ms", "200", "session.timeout.ms", "10000", "metadata.max.age.ms", "1000")).toArray();
+            // With the server-side protocol the server says how often there are heartbeats.
+            Stream<Object> times = Arrays.asList(pairs).contains("group.protocol")
+                ? Stream.of("metadata.max.age.ms", "1000")
+                : Stream.of("heartbeat.interval.ms", "200", "session.timeout.ms", "10000", "metadata.max.age.ms", "1000");
             this.seen = seen;
-            consumer = consumer(all);
-            consumer.subscribe(List.of(topic), this);
+            consumer = consumer(Stream.concat(Arrays.stream(pairs), times).toArray());
+            if (topic.contains("[")) consumer.subscribe(new SubscriptionPattern(topic), this);
+            else consumer.subscribe(List.of(topic), this);
             setDaemon(true);
             start();
         }
@@ -336,6 +343,173 @@ public class Clients {
         same(second.revoked, revoked);
         again.end();
         second.end();
+    }
+
+    /** Members by the server-side protocol: they share, commit, leave; nothing comes twice. */
+    static void consumers() throws Exception {
+        for (String assignor : List.of("uniform", "range")) {
+            String topic = prefix + "-" + assignor;
+            sendAll(topic, "none");
+            Object[] pairs = {"group.id", topic, "group.protocol", "consumer", "group.remote.assignor", assignor};
+            Set<String> seen = ConcurrentHashMap.newKeySet();
+            Member first = new Member(topic, seen, pairs);
+            until("the first has all", () -> first.has(PARTITIONS) && seen.size() == COUNT);
+            Member second = new Member(topic, seen, pairs);
+            until("each has a half", () -> first.has(2) && second.has(2));
+            check(Collections.disjoint(first.assignment, second.assignment), "they share partitions");
+            same(first.revoked, 2);
+            sendAll(topic, "none");
+            until("both read the rest", () -> first.has(2) && second.has(2) && seen.size() == 2 * COUNT);
+            try (Admin admin = Admin.create(properties())) {
+                var described = get(admin.describeConsumerGroups(List.of(topic)).all()).get(topic);
+                same(described.type(), GroupType.CONSUMER);
+                same(described.partitionAssignor(), assignor);
+                same(described.members().size(), 2);
+                for (var member : described.members()) {
+                    same(member.assignment().topicPartitions().size(), 2);
+                    check(member.clientId().startsWith("consumer-"), member);
+                }
+            }
+            first.end();
+            until("the second has all", () -> second.has(PARTITIONS));
+            second.end();
+            try (var reader = consumer("group.id", topic)) {
+                var committed = reader.committed(Set.copyOf(partitions(topic))).values();
+                same(committed.stream().mapToLong(OffsetAndMetadata::offset).sum(), 2L * COUNT);
+            }
+        }
+    }
+
+    /** The same as the part static, by the server-side protocol. */
+    static void staticConsumers() throws Exception {
+        String topic = prefix + "-static-consumers";
+        sendAll(topic, "none");
+        Object[] pairs = {"group.id", topic, "group.protocol", "consumer", "group.instance.id", null};
+        Set<String> seen = ConcurrentHashMap.newKeySet();
+        pairs[5] = "one";
+        Member first = new Member(topic, seen, pairs.clone());
+        pairs[5] = "two";
+        Member second = new Member(topic, seen, pairs.clone());
+        until("each has a half", () -> first.has(2) && second.has(2));
+        var had = first.assignment;
+        int revoked = second.revoked;
+        first.end();
+        pairs[5] = "one";
+        Member again = new Member(topic, seen, pairs.clone());
+        until("it has them again", () -> again.has(2));
+        same(again.assignment, had);
+        same(second.revoked, revoked);
+        again.end();
+        second.end();
+    }
+
+    /** An expression that the server evaluates; a topic that is made later comes along. */
+    static void expressions() throws Exception {
+        String topic = prefix + "-expression-";
+        sendAll(topic + "1", "none");
+        Set<String> seen = ConcurrentHashMap.newKeySet();
+        Member member = new Member(topic + "[0-9]+", seen, "group.id", topic, "group.protocol", "consumer");
+        until("it has the first", () -> member.has(PARTITIONS));
+        sendAll(topic + "22", "none");
+        sendAll(topic + "x", "none");
+        until("it has the second", () -> member.has(2 * PARTITIONS));
+        member.end();
+    }
+
+    /** A member over HTTP: it polls until it is to end, and acknowledges what it was given. */
+    static class HttpMember extends Thread {
+        static final java.util.regex.Pattern ASSIGNMENT = java.util.regex.Pattern.compile("\"assignment\":\\[(.*?)\\]");
+        static final java.util.regex.Pattern PLACE = java.util.regex.Pattern.compile("\"partition\":(\\d+),\"offset\":(\\d+),");
+        static final java.util.regex.Pattern POLL = java.util.regex.Pattern.compile("\"poll_id\":\"([^\"]*)\"");
+        final java.net.http.HttpClient client = java.net.http.HttpClient.newHttpClient();
+        final String topic, path;
+        final Set<String> seen;
+        final List<String> twice = new CopyOnWriteArrayList<>();
+        volatile int has = 0;
+        volatile boolean ends = false;
+        volatile Throwable failure;
+
+        HttpMember(String topic, Set<String> seen) {
+            this.topic = topic;
+            this.seen = seen;
+            path = System.getenv("QUIPU_TEST_HTTP") + "/v1/groups/" + topic + "/members/http";
+            setDaemon(true);
+            start();
+        }
+
+        String call(String method, String path, String body) throws Exception {
+            var publisher = java.net.http.HttpRequest.BodyPublishers.ofString(body);
+            var request = java.net.http.HttpRequest.newBuilder(java.net.URI.create(path)).method(method, publisher)
+                .header("Content-Type", "application/json").build();
+            var answer = client.send(request, java.net.http.HttpResponse.BodyHandlers.ofString());
+            check(answer.statusCode() < 300, answer.body());
+            return answer.body();
+        }
+
+        @Override public void run() {
+            try {
+                String ack = null;
+                while (!ends) {
+                    String quoted = ack == null ? "null" : "\"" + ack + "\"";
+                    String body = call("POST", path + "/poll", "{\"topics\":[\"" + topic + "\"],\"wait_ms\":200,\"ack\":" + quoted + "}");
+                    var assignment = ASSIGNMENT.matcher(body);
+                    check(assignment.find(), body);
+                    has = assignment.group(1).split("\"partition\"", -1).length - 1;
+                    var places = PLACE.matcher(body);
+                    while (places.find())
+                        if (!seen.add(places.group(1) + "@" + places.group(2))) twice.add(places.group());
+                    var poll = POLL.matcher(body);
+                    check(poll.find(), body);
+                    ack = poll.group(1);
+                }
+                call("DELETE", path + "?ack=" + java.net.URLEncoder.encode(ack, StandardCharsets.UTF_8), "");
+            } catch (Throwable error) {
+                failure = error;
+            }
+        }
+
+        boolean has(int count) {
+            if (failure != null) throw new AssertionError(failure);
+            return has == count;
+        }
+
+        void end() throws InterruptedException {
+            ends = true;
+            join(PATIENCE.toMillis());
+            check(!isAlive(), "a member does not end");
+            same(failure, null);
+            same(twice, List.of());
+        }
+    }
+
+    /** A consumer and a member over HTTP are members of one group: each record comes to one of them, once. */
+    static void besideHttp() throws Exception {
+        String topic = prefix + "-beside";
+        sendAll(topic, "none");
+        Set<String> seen = ConcurrentHashMap.newKeySet();
+        Member consumer = new Member(topic, seen, "group.id", topic, "group.protocol", "consumer");
+        until("it has all", () -> consumer.has(PARTITIONS) && seen.size() == COUNT);
+        HttpMember http = new HttpMember(topic, seen);
+        until("each has a half", () -> consumer.has(2) && http.has(2));
+        sendAll(topic, "none");
+        until("both read the rest", () -> consumer.has(2) && http.has(2) && seen.size() == 2 * COUNT);
+        try (Admin admin = Admin.create(properties())) {
+            var described = get(admin.describeConsumerGroups(List.of(topic)).all()).get(topic);
+            same(described.members().size(), 2);
+        }
+        consumer.end();
+        until("the one over HTTP has all", () -> http.has(PARTITIONS));
+        sendAll(topic, "none");
+        until("it reads all", () -> seen.size() == 3 * COUNT);
+        Member next = new Member(topic, seen, "group.id", topic, "group.protocol", "consumer");
+        until("each has a half again", () -> next.has(2) && http.has(2));
+        http.end();
+        until("the consumer has all", () -> next.has(PARTITIONS));
+        next.end();
+        try (var reader = consumer("group.id", topic)) {
+            var committed = reader.committed(Set.copyOf(partitions(topic))).values();
+            same(committed.stream().mapToLong(OffsetAndMetadata::offset).sum(), 3L * COUNT);
+        }
     }
 
     static <T> T get(KafkaFuture<T> future) throws Exception {

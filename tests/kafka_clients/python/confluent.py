@@ -195,6 +195,35 @@ def groups():
         second.close()
 
 
+def consumers():
+    """Members by the server-side protocol; the server assigns."""
+    for assignor in ("uniform", "range"):
+        topic = f"{PREFIX}-consumers-{assignor}"
+        send_all(topic)
+
+        def join():
+            reader = consumer(f"consumers-{assignor}", **{
+                "group.protocol": "consumer", "group.remote.assignor": assignor, "topic.metadata.refresh.interval.ms": 1000})
+            reader.subscribe([topic])
+            return reader
+
+        seen, first = [], join()
+        until("the first has all", lambda: polled([first], seen) or has(first, PARTITIONS) and len(seen) == COUNT)
+        committed(first)
+        second = join()
+        both = [first, second]
+        until("each has a half", lambda: polled(both, seen) or all(has(each, 2) for each in both))
+        assert {(at.topic, at.partition) for each in both for at in each.assignment()} == {(topic, p) for p in range(PARTITIONS)}
+        send_all(topic)
+        until("both read the rest", lambda: polled(both, seen) or len(seen) == 2 * COUNT)
+        for each in both:
+            committed(each)
+        first.close()
+        until("the second has all", lambda: polled([second], seen) or has(second, PARTITIONS))
+        assert len({(partition, offset) for partition, offset, _ in seen}) == len(seen) == 2 * COUNT, "a record came twice"
+        second.close()
+
+
 def static():
     """A static member comes back within its session and gets what it had."""
     topic = f"{PREFIX}-static"
@@ -273,4 +302,4 @@ def list_groups():
     assert group not in {each.group_id for each in client.list_consumer_groups().result(PATIENCE).valid}
 
 
-parts({each.__name__: each for each in (records, idempotent, codecs, binary, times, commits, groups, static, topics, list_groups)})
+parts({each.__name__: each for each in (records, idempotent, codecs, binary, times, commits, groups, static, consumers, topics, list_groups)})

@@ -205,7 +205,9 @@ impl Groups {
             if core.member_count() == 0 {
                 return None;
             }
-            let is_reconciling = core.ordered().is_some_and(|(ordered, _)| ordered.is_reconciling());
+            let is_reconciling = core
+                .ordered()
+                .is_some_and(|(ordered, _)| ordered.is_reconciling());
             let classic = core.classic();
             let of_classic = classic.map(|classic| (classic.phase(), classic.protocol_type().cloned()));
             let (phase, protocol_type) = of_classic.unwrap_or((Phase::Stable, None));

@@ -69,7 +69,10 @@ impl Groups {
     ) -> Result<Beaten, Denied> {
         check_name(group)?;
         caller.check_group(&[Right::Read], group)?;
-        for name in [Some(&joining.member), joining.instance.as_ref()].into_iter().flatten() {
+        for name in [Some(&joining.member), joining.instance.as_ref()]
+            .into_iter()
+            .flatten()
+        {
             MEMBER.check(name).map_err(|refusal| invalid(refusal.detail))?;
         }
         let news = self.check_saying(caller, &joining.saying, None)?;
@@ -118,7 +121,12 @@ impl Groups {
             wants_all: true,
         };
         let beaten = self.hear(&cell, &joining.member, &heard).await?;
-        tracing::debug!(group, member = &*joining.member, epoch = beaten.epoch, "a consumer joined");
+        tracing::debug!(
+            group,
+            member = &*joining.member,
+            epoch = beaten.epoch,
+            "a consumer joined"
+        );
         Ok(beaten)
     }
 
@@ -139,16 +147,23 @@ impl Groups {
             return Err(Denied::OtherKind);
         };
         if members.get(member).is_some() && !ordered.is_consumer(member) {
-            return Err(invalid(format!("{member} is a member that polls: take another id")));
+            return Err(invalid(format!(
+                "{member} is a member that polls: take another id"
+            )));
         }
-        let of_instance = joining.instance.as_deref().and_then(|name| ordered.member_of(name));
+        let of_instance = joining
+            .instance
+            .as_deref()
+            .and_then(|name| ordered.member_of(name));
         let replaced = match of_instance.filter(|old| *old != member).cloned() {
             Some(old) if !ordered.is_away(&old) => return Err(Denied::InstanceInUse),
             replaced => replaced,
         };
         if replaced.is_none() && ordered.is_fresh(member) {
             // It joins once more because the answer was lost, and keeps its epoch.
-            members.touch(member, None, now).map_err(|_| Denied::UnknownMember)?;
+            members
+                .touch(member, None, now)
+                .map_err(|_| Denied::UnknownMember)?;
             core.change_consumer(member, news.clone());
         } else {
             let terms = Terms {
@@ -208,7 +223,9 @@ impl Groups {
             }
             let (ordered, members) = core.ordered().ok_or(Denied::OtherKind)?;
             ordered.check_heard(member, &heard)?;
-            members.touch(member, None, now).map_err(|_| Denied::UnknownMember)?;
+            members
+                .touch(member, None, now)
+                .map_err(|_| Denied::UnknownMember)?;
             if !caller.who.is_same(&crate::broker::caller::Who::Anyone) && beat.saying.topics.is_none() {
                 // The rights may be others than when it said so.
                 let mut names = core.topics_of(member);
@@ -312,7 +329,9 @@ impl Groups {
         }
         for topic in topics.into_iter().flatten() {
             if topic.len() > MAX_TOPIC_BYTES {
-                return Err(invalid(format!("a topic's name has at most {MAX_TOPIC_BYTES} bytes")));
+                return Err(invalid(format!(
+                    "a topic's name has at most {MAX_TOPIC_BYTES} bytes"
+                )));
             }
             caller.check_topic(Right::Read, topic).map_err(Denied::Topic)?;
         }

@@ -74,12 +74,24 @@ mod tests {
 
     #[test]
     fn wrong_and_large_expressions_are_refused() {
-        for wrong in ["(", "a)|(b", "*", r"\p{L}", "[z-a]", "a{100000}", r"(?=a)", r"(a)\1"] {
+        for wrong in [
+            "(",
+            "a)|(b",
+            "*",
+            r"\p{L}",
+            "[z-a]",
+            "a{100000}",
+            r"(?=a)",
+            r"(a)\1",
+        ] {
             assert!(TopicRegex::new(wrong).is_err(), "{wrong}");
         }
         assert!(TopicRegex::new(&"(".repeat(60).replace('(', "(a").replace("(a", "(a")).is_err());
         assert!(TopicRegex::new(&"a".repeat(MAX_REGEX_BYTES + 1)).is_err());
-        assert!(TopicRegex::new("((a{50}){50}){50}").is_err(), "more memory than it may have");
+        assert!(
+            TopicRegex::new("((a{50}){50}){50}").is_err(),
+            "more memory than it may have"
+        );
         let nested = format!("{}a{}", "(".repeat(60), ")".repeat(60));
         assert!(TopicRegex::new(&nested).is_err());
     }

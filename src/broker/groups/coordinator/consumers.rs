@@ -61,7 +61,10 @@ impl Core {
     /// # Errors
     /// [`Refused::Unknown`].
     pub(crate) fn check_polls(&self, member: &str) -> Result<(), Refused> {
-        match self.ordered_ref().is_some_and(|ordered| ordered.is_consumer(member)) {
+        match self
+            .ordered_ref()
+            .is_some_and(|ordered| ordered.is_consumer(member))
+        {
             true => Err(Refused::Unknown),
             false => Ok(()),
         }
@@ -134,7 +137,10 @@ impl Core {
 
     /// The topics that each subscribed expression matches.
     pub(super) fn matched_by_regex(&self, log: &Log) -> BTreeMap<String, Vec<TopicId>> {
-        let expressions = self.sessions.values().filter_map(|session| session.regex.as_ref());
+        let expressions = self
+            .sessions
+            .values()
+            .filter_map(|session| session.regex.as_ref());
         let expressions: BTreeMap<&str, &Arc<TopicRegex>> =
             expressions.map(|regex| (regex.text(), regex)).collect();
         if expressions.is_empty() {

@@ -261,12 +261,18 @@ mod tests {
         let assigned = assign_ranges(&members, &partitions(&[5, 2, 1]));
         let of = |topic| -> Vec<usize> {
             let range = assigned.range(id(topic, 0)..=id(topic, u32::MAX));
-            range.filter_map(|(_, owner)| names.iter().position(|name| name == owner)).collect()
+            range
+                .filter_map(|(_, owner)| names.iter().position(|name| name == owner))
+                .collect()
         };
         assert_eq!(of(0), [0, 0, 1, 1, 2]);
         assert_eq!(of(1), [0, 2]);
         assert_eq!(of(2), [0; 0], "nobody subscribes");
-        assert_eq!(assign_ranges(&members, &partitions(&[2])).len(), 2, "more members than partitions");
+        assert_eq!(
+            assign_ranges(&members, &partitions(&[2])).len(),
+            2,
+            "more members than partitions"
+        );
         assert_eq!(assign_ranges(&[], &partitions(&[2])).len(), 0);
     }
 

@@ -194,7 +194,10 @@ impl Ordered {
 
     /// The assignor that most of the consumers would like that would like one.
     pub fn assignor(&self) -> Assignor {
-        let consumers = self.readers.values().filter_map(|reader| reader.consumer.as_ref());
+        let consumers = self
+            .readers
+            .values()
+            .filter_map(|reader| reader.consumer.as_ref());
         let (mut uniform, mut range) = (0, 0);
         for consumer in consumers {
             match consumer.terms.assignor {
@@ -211,7 +214,9 @@ impl Ordered {
 
     /// What each member's place in a range is decided by: a static member keeps its place under its new id.
     pub(super) fn rank<'a>(&'a self, name: &'a Arc<str>) -> &'a Arc<str> {
-        let instance = self.consumer(name).and_then(|consumer| consumer.terms.instance.as_ref());
+        let instance = self
+            .consumer(name)
+            .and_then(|consumer| consumer.terms.instance.as_ref());
         instance.unwrap_or(name)
     }
 
@@ -297,7 +302,9 @@ impl Ordered {
             if let Some(owned) = heard.owned.filter(|_| heard.epoch.is_some()) {
                 let owned: BTreeSet<PartitionId> = owned.iter().copied().collect();
                 let told = &reader.told;
-                consumer.has.retain(|id, _| told.contains(id) || owned.contains(id));
+                consumer
+                    .has
+                    .retain(|id, _| told.contains(id) || owned.contains(id));
             }
         }
         self.release(members);
