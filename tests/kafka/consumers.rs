@@ -389,16 +389,16 @@ fn list(client: &mut Client) -> Vec<[String; 4]> {
 
 impl Fixture {
     /// A call over HTTP as JSON.
-    fn http(&self, status: u16, method: &str, path: &str, body: &str) -> serde_json::Value {
+    fn json(&self, status: u16, method: &str, path: &str, body: &str) -> serde_json::Value {
         self.server
             .expect(status, method, path, "application/json", body.as_bytes())
     }
 
     /// A poll over HTTP that does not wait; its partitions, its records' partitions, and its `poll_id`.
-    fn poll(&self, member: &str, ack: Option<&str>) -> (Vec<u64>, Vec<u64>, String) {
+    fn poll_http(&self, member: &str, ack: Option<&str>) -> (Vec<u64>, Vec<u64>, String) {
         let body = serde_json::json!({"topics": ["t"], "wait_ms": 0, "ack": ack}).to_string();
         let path = format!("/v1/groups/g/members/{member}/poll");
-        let polled = self.http(200, "POST", &path, &body);
+        let polled = self.json(200, "POST", &path, &body);
         let of = |rows: &serde_json::Value| -> Vec<u64> {
             let rows = rows.as_array().expect("a list").iter();
             rows.map(|row| row["partition"].as_u64().expect("a number"))
@@ -859,7 +859,7 @@ fn subscriptions_change_and_follow_names_and_expressions_to_topics_that_are_made
         assert_eq!(count(&told), Some(topics), "{name}");
     }
     // Deleted and made again under its name.
-    fixture.http(204, "DELETE", "/v1/topics/later", "");
+    fixture.json(204, "DELETE", "/v1/topics/later", "");
     told = live(&mut client, "m", told.epoch);
     assert_eq!(count(&told), Some(2));
     fixture.server.create_topic("later", 1);
@@ -869,7 +869,7 @@ fn subscriptions_change_and_follow_names_and_expressions_to_topics_that_are_made
     assert_eq!(described.members[0].topics, ["later"]);
     assert_eq!(described.members[0].regex.as_deref(), Some("t-[0-9]+"));
     // What a consumer is to read is in the group's lag, before it has committed.
-    fixture.http(
+    fixture.json(
         200,
         "POST",
         "/v1/topics/t-22/records",
@@ -895,14 +895,14 @@ fn consumers_and_members_over_http_share_one_group() {
         let body = format!(
             r#"{{"records":[{{"partition":{partition},"value":1}},{{"partition":{partition},"value":2}}]}}"#
         );
-        fixture.http(200, "POST", "/v1/topics/t/records", &body);
+        fixture.json(200, "POST", "/v1/topics/t/records", &body);
     }
-    let (assigned, records, first) = fixture.poll("h", None);
+    let (assigned, records, first) = fixture.poll_http("h", None);
     assert_eq!((assigned, records), (vec![0, 1], vec![0, 0, 1, 1]));
     let waiting = join(&mut client, "k");
     assert_eq!(waiting.partitions(), [0; 0], "the other one has records in hand");
     // Its next poll commits them and gives one up.
-    let (assigned, _, second) = fixture.poll("h", Some(&first));
+    let (assigned, _, second) = fixture.poll_http("h", Some(&first));
     assert_eq!(assigned, [0]);
     let told = live(&mut client, "k", waiting.epoch);
     assert_eq!(told.partitions(), [1]);
@@ -954,10 +954,10 @@ fn consumers_and_members_over_http_share_one_group() {
     answer.i32();
     assert_eq!(answer.i16(), 23);
     let path = "/v1/groups/g/members/k";
-    let problem = fixture.http(404, "POST", &format!("{path}/poll"), r#"{"wait_ms":0}"#);
+    let problem = fixture.json(404, "POST", &format!("{path}/poll"), r#"{"wait_ms":0}"#);
     assert_eq!(problem["code"], "unknown-member");
-    fixture.http(404, "POST", &format!("{path}/heartbeat"), "{}");
-    fixture.http(
+    fixture.json(404, "POST", &format!("{path}/heartbeat"), "{}");
+    fixture.json(
         404,
         "POST",
         &format!("{path}/commit"),
@@ -965,21 +965,21 @@ fn consumers_and_members_over_http_share_one_group() {
     );
     let filter = r#"{"filter":{"key":["c7"]}}"#;
     assert_eq!(
-        fixture.http(409, "PATCH", "/v1/groups/g", filter)["code"],
+        fixture.json(409, "PATCH", "/v1/groups/g", filter)["code"],
         "group-active"
     );
     assert_eq!(join(&mut client, "h").error, 42, "the id of a member that polls");
     // The consumer leaves: the poll goes on from where it has committed.
     assert_eq!(live(&mut client, "k", -1).error, 0);
-    let (assigned, records, _) = fixture.poll("h", Some(&second));
+    let (assigned, records, _) = fixture.poll_http("h", Some(&second));
     assert_eq!((assigned, records), (vec![0, 1], vec![1]));
     // The other way round: the member over HTTP leaves.
     let waiting = join(&mut client, "k");
-    fixture.http(204, "DELETE", "/v1/groups/g/members/h", "");
+    fixture.json(204, "DELETE", "/v1/groups/g/members/h", "");
     let told = live(&mut client, "k", waiting.epoch);
     assert_eq!(told.partitions(), [0, 1]);
     // A kick: it has to join again.
-    fixture.http(204, "DELETE", path, "");
+    fixture.json(204, "DELETE", path, "");
     assert_eq!(live(&mut client, "k", told.epoch).error, 25);
 }
 
@@ -993,7 +993,7 @@ fn a_reset_of_a_live_group_makes_its_consumers_join_again() {
     assert_eq!(commit(&mut client, "m", told.epoch, (0, 3)), 0);
     let reset = |status, active: bool| {
         let body = format!(r#"{{"to":{{"offset":1}},"while_active":{active}}}"#);
-        fixture.http(status, "POST", "/v1/groups/g/offsets/reset", &body)
+        fixture.json(status, "POST", "/v1/groups/g/offsets/reset", &body)
     };
     assert_eq!(reset(409, false)["code"], "group-active");
     reset(200, true);
@@ -1028,12 +1028,12 @@ fn groups_of_other_kinds_have_no_consumers() {
     let mut client = fixture.client();
     // Queues, with members or without.
     let shared = r#"{"topics":["t"],"member_id":"h","type":"shared"}"#;
-    fixture.http(201, "POST", "/v1/groups/g/members", shared);
+    fixture.json(201, "POST", "/v1/groups/g/members", shared);
     assert_eq!(join(&mut client, "m").error, 69);
     assert_eq!(describe(&mut client, "g").error, 69);
-    fixture.http(204, "DELETE", "/v1/groups/g/members/h", "");
+    fixture.json(204, "DELETE", "/v1/groups/g/members/h", "");
     assert_eq!(join(&mut client, "m").error, 69);
-    fixture.http(204, "DELETE", "/v1/groups/g", "");
+    fixture.json(204, "DELETE", "/v1/groups/g", "");
     assert_eq!(describe(&mut client, "g").error, 69, "there is none");
     // Classic ones, as long as they have members.
     let classic = Out::new()
@@ -1051,7 +1051,7 @@ fn groups_of_other_kinds_have_no_consumers() {
     assert_eq!(describe(&mut client, "g").error, 69);
     let group = fixture.server.get("/v1/groups/g");
     let member = group["members"][0]["member_id"].as_str().expect("a member");
-    fixture.http(204, "DELETE", &format!("/v1/groups/g/members/{member}"), "");
+    fixture.json(204, "DELETE", &format!("/v1/groups/g/members/{member}"), "");
     assert_eq!(join(&mut client, "m").partitions(), [0]);
     // An earlier version of the commit has no epochs.
     let early = Out::new()
@@ -1068,6 +1068,44 @@ fn groups_of_other_kinds_have_no_consumers() {
     assert_eq!(answer.i16(), 35);
     assert_eq!(live(&mut client, "m", -1).error, 0);
     // A filter, which consumers cannot apply.
-    fixture.http(200, "PATCH", "/v1/groups/g", r#"{"filter":{"key":["c7"]}}"#);
+    fixture.json(200, "PATCH", "/v1/groups/g", r#"{"filter":{"key":["c7"]}}"#);
     assert_eq!(join(&mut client, "m").error, 42);
+}
+
+#[test]
+fn consumers_read_what_their_rules_allow() {
+    let fixture = crate::sasl::closed(&[]);
+    for name in ["t", "t-secret"] {
+        let body = serde_json::json!({"partitions": 1});
+        let made = fixture.http(crate::sasl::ADMIN, "PUT", &format!("/v1/topics/{name}"), &body);
+        made.created();
+    }
+    let rules = serde_json::json!([{"allow": ["read", "describe"], "topics": ["t"], "groups": ["g"]}]);
+    let secret = fixture.token("app", &serde_json::json!({ "rules": rules }));
+    let mut client = fixture.client();
+    assert_eq!(
+        crate::sasl::scram(&mut client, "SCRAM-SHA-256", "app", &secret),
+        Ok(0)
+    );
+    let joins = Beat { member: "m", ..JOINS };
+    let other = Beat {
+        group: "other",
+        ..joins.clone()
+    };
+    assert_eq!(other.send(&mut client).error, 30);
+    assert_eq!(describe(&mut client, "other").error, 30);
+    let secret = Beat {
+        topics: Some(&["t", "t-secret"]),
+        ..joins.clone()
+    };
+    assert_eq!(secret.send(&mut client).error, 29);
+    // An expression brings only what may be read.
+    let told = Beat {
+        topics: None,
+        regex: Some("t.*"),
+        ..joins
+    }
+    .send(&mut client);
+    assert_eq!(told.partitions(), [0]);
+    assert_eq!(describe(&mut client, "g").members.len(), 1);
 }

@@ -170,7 +170,12 @@ impl Scram {
 }
 
 /// Signs in with SCRAM; returns the lifetime of the session, or the code.
-fn scram(client: &mut Client, mechanism: &'static str, name: &str, password: &str) -> Result<i64, i16> {
+pub(crate) fn scram(
+    client: &mut Client,
+    mechanism: &'static str,
+    name: &str,
+    password: &str,
+) -> Result<i64, i16> {
     let (code, _) = handshake(client, 1, mechanism);
     if code != 0 {
         return Err(code);

@@ -419,7 +419,7 @@ proptest! {
             }
         }
         // What is left alone settles: everything is read by somebody.
-        for _ in 0..4 {
+        for _ in 0..6 {
             for (client, name) in clients.iter_mut().zip(NAMES) {
                 let Some(client) = client else { continue };
                 let told = match world.beat(name, client.epoch, Some(&client.reads.clone())) {
