@@ -24,8 +24,9 @@ pub(crate) async fn metadata(call: &Call, request: MetadataRequest) -> Result<Me
             let mut answers = Vec::with_capacity(topics.len());
             for topic in topics {
                 answers.push(match topic.name {
-                    Some(name) => by_name(call, name, may_create).await,
-                    None => by_id(call, topic.topic_id),
+                    // Java's client sends an empty name with an id.
+                    Some(name) if topic.topic_id == Uuid::ZERO => by_name(call, name, may_create).await,
+                    _ => by_id(call, topic.topic_id),
                 });
             }
             answers

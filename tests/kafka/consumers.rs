@@ -847,6 +847,24 @@ fn subscriptions_change_and_follow_names_and_expressions_to_topics_that_are_made
         ..JOINS
     }
     .send(&mut client);
+    // Its client learns the name by the id, and sends an empty name with it.
+    let by_id = Out::new()
+        .tags()
+        .length(1)
+        .raw(&topic_of(&told))
+        .compact("")
+        .tags()
+        .i8(0)
+        .i8(0)
+        .tags();
+    let mut answer = client.ask(METADATA, 12, by_id);
+    answer.bytes(1 + 4 + 1 + 4);
+    answer.maybe();
+    answer.bytes(4 + 1 + 1);
+    answer.maybe();
+    answer.i32();
+    assert_eq!((answer.count(), answer.i16()), (Some(1), 0));
+    assert_eq!(answer.maybe().as_deref(), Some("t-1"));
     let count = |told: &Told| told.assignment.as_ref().map(|topics| topics.len());
     assert_eq!(count(&told), Some(1));
     for (name, topics) in [("t-22", 2), ("t-x", 2), ("at-1", 2), ("later", 3)] {
