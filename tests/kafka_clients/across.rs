@@ -141,3 +141,48 @@ fn the_lag_is_the_same_for_kafkas_tool_over_http_for_the_command_and_as_a_metric
         assert!(metrics.text().contains(&row), "no {row} in {}", metrics.text());
     }
 }
+
+/// A live group of members over HTTP: `kafka-consumer-groups` shows its members, their partitions and its state.
+#[test]
+fn kafkas_tool_shows_the_members_over_http() {
+    if java().is_none() {
+        return;
+    }
+    let fixture = Fixture::new();
+    fixture.server.create_topic("shared", 2);
+    let body = json!({"topics": ["shared"], "member_id": "over-http", "client_id": "curl"}).to_string();
+    let path = "/v1/groups/live/members";
+    fixture
+        .server
+        .expect(201, "POST", path, "application/json", body.as_bytes());
+    let words = |more: &[&str]| -> Vec<Vec<String>> {
+        let mut tool = java().expect("it was there");
+        tool.args([
+            "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+            "--bootstrap-server",
+        ]);
+        tool.args([&fixture.kafka.to_string(), "--describe", "--group", "live"]);
+        tool.args(more);
+        let printed = fixture.output(tool);
+        let rows = printed.lines().filter(|line| line.starts_with("live "));
+        rows.map(|line| line.split_whitespace().map(str::to_owned).collect())
+            .collect()
+    };
+    let rows = words(&[]);
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    for row in &rows {
+        assert_eq!(row[6..], ["over-http", "/127.0.0.1", "curl"], "{rows:?}");
+    }
+    let members = words(&["--members"]);
+    assert_eq!(
+        members[0][1..],
+        ["over-http", "/127.0.0.1", "curl", "2"],
+        "{members:?}"
+    );
+    let state = words(&["--state"]);
+    assert_eq!(
+        state[0][state[0].len() - 3..],
+        ["uniform", "Stable", "1"],
+        "{state:?}"
+    );
+}
