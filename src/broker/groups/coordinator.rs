@@ -6,8 +6,6 @@
 //! [`Coordinator::lock`] first ends expired sessions. Releasing the lock wakes the waiting polls that the state
 //! machines named.
 
-pub(crate) mod consumers;
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::{Deref, DerefMut};
@@ -961,3 +959,6 @@ impl Core {
         }
     }
 }
+
+#[path = "consumer_cells.rs"]
+pub(crate) mod consumers;
