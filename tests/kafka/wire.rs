@@ -153,7 +153,14 @@ impl Client {
     #[track_caller]
     pub(crate) fn is_closed(&mut self) {
         let mut byte = [0];
-        match self.stream.read(&mut byte) {
+        // A read with a time limit is not begun anew by itself after a signal.
+        let read = loop {
+            match self.stream.read(&mut byte) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(0) => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
             other => panic!("not closed: {other:?}"),
