@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::append::queue::Unqueued;
 use crate::append::request::AppendRequest;
 use crate::backup;
 use crate::backup::manifest::Backup;
@@ -319,10 +320,18 @@ impl Log {
     /// [`Error::KeysFailed`], and for batches of a producer [`Error::OutOfOrderSequence`] and
     /// [`Error::ProducerFenced`].
     pub fn append(&self, request: AppendRequest) -> Result<Ticket> {
+        self.try_append(request).map_err(|unqueued| unqueued.error)
+    }
+
+    /// The same, and gives a request back that was not queued. Who may wait tries again if the error is
+    /// [`Error::Overloaded`].
+    ///
+    /// # Errors
+    /// Those of [`Log::append`] that come at once.
+    pub fn try_append(&self, request: AppendRequest) -> std::result::Result<Ticket, Box<Unqueued>> {
         if request.once.is_some() && !self.engine().has_keys() {
-            return Err(Error::Invalid(
-                "a request that is appended once needs prepare_keys first".into(),
-            ));
+            let error = Error::Invalid("a request that is appended once needs prepare_keys first".into());
+            return Err(Box::new(Unqueued { error, request }));
         }
         self.engine().queue.append(request)
     }

@@ -7,6 +7,8 @@
 //!   does not count, and each byte received extends the time.
 //! - A request that holds memory and waits for more gives way to other waiting requests after the same time. Otherwise
 //!   such requests would wait for each other, and all later ones would wait in vain.
+//! - Where a request cannot be refused without its connection being closed (Kafka's protocol), it waits for as long as it
+//!   takes ([`Budget::unhurried`]): its client is slowed. It still gives way if it holds memory that others wait for.
 //! - A producer's long answer keeps its request's share. The server closes clients that read nothing of such an answer
 //!   ([`Pool::set_relief`]), again only if other requests wait.
 
@@ -23,6 +25,8 @@ use super::refusal::{Reason, Refusal};
 const STEP_BYTES: usize = 64 << 10;
 /// How long a request waits for its share before it is refused.
 const WAIT: Duration = Duration::from_secs(5);
+/// The same for a request that is not refused for waiting.
+const UNHURRIED: Duration = Duration::from_secs(366 * 86_400);
 /// How often waiting requests check which clients to close.
 const RELIEF_INTERVAL: Duration = Duration::from_millis(250);
 /// A body this small never gives way: the budget has as much for every connection.
@@ -90,6 +94,24 @@ impl<'a> Budget<'a> {
         }
     }
 
+    /// A share of nothing, which waits for more without a limit.
+    #[must_use]
+    pub fn unhurried(pool: &'a Pool) -> Self {
+        Self {
+            wait: UNHURRIED,
+            ..Self::new(pool)
+        }
+    }
+
+    /// An unhurried share that covers what `permit` does.
+    #[must_use]
+    pub fn holding(pool: &'a Pool, permit: Option<OwnedSemaphorePermit>) -> Self {
+        Self {
+            permit,
+            ..Self::unhurried(pool)
+        }
+    }
+
     /// Makes the share cover `bytes`, if that needs no wait; returns whether it covers them.
     pub fn try_cover(&mut self, bytes: usize) -> bool {
         let more = self.missing(bytes);
@@ -132,7 +154,7 @@ impl<'a> Budget<'a> {
             biased;
             acquired = waited => acquired,
             // This request is one of the waiting ones.
-            () = in_the_way(&self.pool.waiting, 1, held_bytes, begin + PATIENCE) => None,
+            () = in_the_way(&self.pool.waiting, 1, || held_bytes, begin + PATIENCE) => None,
         };
         let Some(Ok(permit)) = acquired else {
             return Err(overloaded(
@@ -164,6 +186,14 @@ impl<'a> Budget<'a> {
     pub fn covered(&self) -> usize {
         let permits = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         permits * 1024
+    }
+
+    /// Gives back what covers more than `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        let needed = bytes.div_ceil(1024);
+        if let Some(permit) = &mut self.permit {
+            drop(permit.split(permit.num_permits().saturating_sub(needed)));
+        }
     }
 
     /// Passes the share on, and covers nothing any more.
@@ -230,6 +260,22 @@ impl<'a> Pace<'a> {
         held_bytes: usize,
         arrival: impl Future<Output = T>,
     ) -> Result<T, Refusal> {
+        // Never in the way.
+        if held_bytes <= SMALL_BYTES {
+            return Ok(arrival.await);
+        }
+        self.wait_holding(|| held_bytes, arrival).await
+    }
+
+    /// The same if what is held may change meanwhile.
+    ///
+    /// # Errors
+    /// As for [`Pace::wait`].
+    pub async fn wait_holding<T>(
+        &mut self,
+        held_bytes: impl Fn() -> usize,
+        arrival: impl Future<Output = T>,
+    ) -> Result<T, Refusal> {
         let begin = Instant::now();
         let arrived = tokio::select! {
             biased;
@@ -252,20 +298,26 @@ impl<'a> Pace<'a> {
 }
 
 /// Returns when more than `own` requests wait for the budget at `from` or later, if this one's memory would help them.
-async fn in_the_way(waiting: &watch::Sender<usize>, own: usize, held_bytes: usize, from: Instant) {
-    if held_bytes <= SMALL_BYTES {
-        return std::future::pending().await;
-    }
+async fn in_the_way(
+    waiting: &watch::Sender<usize>,
+    own: usize,
+    held_bytes: impl Fn() -> usize,
+    mut from: Instant,
+) {
     let mut count = waiting.subscribe();
     loop {
         // The sender lives as long as the service.
         if count.wait_for(|count| *count > own).await.is_err() {
             return std::future::pending().await;
         }
-        if Instant::now() >= from {
+        if Instant::now() < from {
+            sleep_until(from).await;
+            continue;
+        }
+        if held_bytes() > SMALL_BYTES {
             return;
         }
-        sleep_until(from).await;
+        from = Instant::now() + PATIENCE;
     }
 }
 

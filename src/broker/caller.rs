@@ -144,6 +144,17 @@ impl Caller {
         }
     }
 
+    /// Refuses what only those do who may do this with some topic.
+    ///
+    /// # Errors
+    /// As for [`Caller::check_topic`].
+    pub fn check_some_topic(&self, right: Right) -> Result<(), Refusal> {
+        match self.who.has(|rules| rules.some_topic(right)) {
+            true => Ok(()),
+            false => Err(self.refuse(|| format!("the right {} on a topic", right.name()))),
+        }
+    }
+
     /// Refuses what needs no rights, but a name.
     ///
     /// # Errors

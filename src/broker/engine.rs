@@ -14,7 +14,7 @@ pub use quipu_segments::{
     Fetched, Health, JOURNAL_SYNC_BOUNDS_US, Located, Monotonic, Offset, Once, Options, Part, Partition,
     PartitionId, PartitionStats, Positions, Progress, ReadRequest, RealDisk, Receipt, Records, Run,
     StateChange, StateEntry, SystemClock, Ticket, TimestampMs, Topic, TopicId, TopicSettings, TopicSpec,
-    WaitForData, batch, raise_file_limit,
+    Unqueued, WaitForData, batch, raise_file_limit,
 };
 
 /// The methods of a [`Topic`] that the service calls: its name, its identity, its settings and its partitions.
@@ -191,6 +191,11 @@ impl Log {
     /// Queues records and changes of the state, all or nothing of them, and returns a ticket for the answer. Never blocks.
     pub fn append(&self, request: AppendRequest) -> Result<Ticket> {
         self.0.append(request)
+    }
+
+    /// The same, and gives a request back that was not queued.
+    pub fn try_append(&self, request: AppendRequest) -> std::result::Result<Ticket, Box<Unqueued>> {
+        self.0.try_append(request)
     }
 
     /// A value of the durable state.

@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::call::{Answer, Call, Hangup, request_id};
 use super::header::{API_VERSIONS, RequestHeader, begin_answer, skip_tags};
@@ -20,10 +21,12 @@ use super::{
     Kafka, admin, api_versions, consumers, coordinator, fetch, group_offsets, groups, members, metadata,
     offsets, produce, sasl,
 };
-use crate::broker::budget::{Budget, Pool};
+use crate::broker::budget::Budget;
 
 /// The structures of a request that take no more than this are not accounted for, in bytes.
-const SMALL_BYTES: usize = 32 << 10;
+const SMALL_BYTES: usize = 16 << 10;
+/// What handlers may make of a byte of the structures of a request.
+const OF_STRUCTURES: usize = 16;
 
 const PRODUCE: i16 = 0;
 const FETCH: i16 = 1;
@@ -111,8 +114,25 @@ apis! {
     75 DescribeTopicPartitions 0..=0, answers admin::cluster::describe_topic_partitions;
 }
 
-/// An answer, and the count of its request by a quota.
-pub(crate) type Counted = (Answer, Option<InFlight>);
+/// A request that was handled.
+pub(crate) struct Answered {
+    pub(crate) answer: Answer,
+    /// The count of the request by a quota.
+    pub(crate) in_flight: Option<InFlight>,
+    /// What the answer takes of the memory for answers.
+    pub(crate) share: Option<OwnedSemaphorePermit>,
+}
+
+impl Answered {
+    /// An answer that takes little and is not limited.
+    fn small(answer: Answer) -> Self {
+        Self {
+            answer,
+            in_flight: None,
+            share: None,
+        }
+    }
+}
 
 /// Whether a request is handled to its end though its client is gone: Produce, since a client that wants no answer
 /// (`acks` of 0) may close its connection as soon as its records are sent.
@@ -136,7 +156,7 @@ pub(crate) async fn answer(
     session: &Arc<Session>,
     (life, connection, number): (u32, u64, u32),
     frame: BytesMut,
-) -> Result<Counted, Hangup> {
+) -> Result<Answered, Hangup> {
     let call = |name, header: Option<&RequestHeader>| Call {
         kafka: kafka.clone(),
         caller: session.caller(request_id(life, connection, number)),
@@ -147,7 +167,7 @@ pub(crate) async fn answer(
     };
     if session.expects_bare() {
         let answer = sasl::bare(&call("SaslAuthenticate", None), &frame).await?;
-        return Ok((Answer::Now(vec![answer]), None));
+        return Ok(Answered::small(Answer::Now(vec![answer])));
     }
     let bytes = frame.len();
     let mut reader = Reader::new(frame);
@@ -163,40 +183,53 @@ pub(crate) async fn answer(
     let call = call(api.name, Some(&header));
     if !api.versions.contains(&header.version) {
         return match api.key {
-            API_VERSIONS => Ok((api_versions::too_new(&call, &header), None)),
+            API_VERSIONS => Ok(Answered::small(api_versions::too_new(&call, &header))),
             _ => Err(Hangup::UnknownVersion),
         };
     }
     let in_flight = quotas::begin(kafka, &call.caller, api.key, bytes).await;
     let answer = handle(call, &header, reader).await?;
-    Ok((answer, in_flight))
+    Ok(Answered {
+        answer,
+        in_flight,
+        share: session.take_share(),
+    })
 }
 
 /// Reads the body of a request. If its structures take much more memory than its bytes, which are accounted for already,
-/// it comes with its share of the memory for requests.
+/// it comes with its share of the memory for requests; and its answer has a share for what may be made of them.
 async fn read<'a, M: Message>(
-    pool: &'a Pool,
+    call: &'a Call,
     header: &RequestHeader,
     mut reader: Reader,
 ) -> Result<(M, Option<Budget<'a>>), Hangup> {
+    let bytes = reader.remaining();
     skip_tags(&mut reader, M::version(header.version))?;
     let message = M::decode(&mut reader, header.version)?;
     if reader.charged() <= SMALL_BYTES {
         return Ok((message, None));
     }
-    let mut budget = Budget::new(pool);
-    let covered = budget.cover(reader.charged()).await;
+    let mut budget = Budget::unhurried(&call.broker.bodies);
+    let covered = budget.cover_beside(bytes, reader.charged()).await;
     covered.map_err(|_| Hangup::Overloaded)?;
+    // A fetch may wait, and takes what it needs itself.
+    if header.key != FETCH {
+        call.reserve(reader.charged() * OF_STRUCTURES).await?;
+    }
     Ok((message, Some(budget)))
 }
 
 /// An answer with its header.
 pub(crate) fn write<M: Message>(key: i16, correlation: i32, number: i16, message: &M) -> Vec<Bytes> {
+    written(key, correlation, number, message).finish()
+}
+
+fn written<M: Message>(key: i16, correlation: i32, number: i16, message: &M) -> Writer {
     let version: Version = M::version(number);
     let mut writer = Writer::default();
     begin_answer(&mut writer, key, correlation, version);
     message.write(&mut writer, version);
-    writer.finish()
+    writer
 }
 
 /// Handles a request whose answer is there when the handler ends.
@@ -206,10 +239,12 @@ async fn answers<Q: Message, A: Message>(
     reader: Reader,
     handler: impl AsyncFnOnce(&Call, Q) -> Result<A, Hangup>,
 ) -> Result<Answer, Hangup> {
-    let (request, _share) = read(&call.kafka.broker.bodies, header, reader).await?;
+    let (request, share) = read(&call, header, reader).await?;
     let message = handler(&call, request).await?;
-    let pieces = write(header.key, header.correlation, header.version, &message);
-    Ok(Answer::Now(pieces))
+    let writer = written(header.key, header.correlation, header.version, &message);
+    drop((message, share));
+    call.session.hold(call.settle(writer.owned_bytes()).await?);
+    Ok(Answer::Now(writer.finish()))
 }
 
 /// Handles a request whose answer may come later.
@@ -219,8 +254,8 @@ async fn begins<Q: Message>(
     reader: Reader,
     handler: impl AsyncFnOnce(Call, i32, Q) -> Result<Answer, Hangup>,
 ) -> Result<Answer, Hangup> {
-    let kafka = call.kafka.clone();
-    let (request, _share) = read(&kafka.broker.bodies, header, reader).await?;
+    let own = call.clone();
+    let (request, _share) = read(&own, header, reader).await?;
     handler(call, header.correlation, request).await
 }
 

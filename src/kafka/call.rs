@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Kafka;
+use super::backlog::SMALL_ANSWER_BYTES;
 use super::errors::ErrorCode;
 use super::session::Session;
 use super::wire::{Malformed, Text, Uuid};
+use crate::broker::budget::Budget;
 use crate::broker::caller::{Caller, RequestId};
 use crate::broker::engine::{Topic, TopicId};
 use crate::broker::refusal::Refusal;
@@ -36,6 +39,10 @@ pub(crate) struct Call {
     pub(crate) client_id: Option<Bytes>,
 }
 
+/// The most memory that an answer may take while it is made, in bytes. What a few bytes of a request may ask for again
+/// and again is refused beyond it.
+pub(crate) const MAX_ANSWER_BYTES: usize = 128 << 20;
+
 /// Why a connection is closed without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Hangup {
@@ -60,6 +67,16 @@ pub(crate) enum Answer {
     Never,
 }
 
+impl Answer {
+    /// How many bytes it has, if it is there.
+    pub(crate) fn bytes(&self) -> Option<usize> {
+        match self {
+            Self::Now(pieces) => Some(pieces.iter().map(Bytes::len).sum()),
+            Self::Later(_) | Self::Never => None,
+        }
+    }
+}
+
 impl Deref for Call {
     type Target = Kafka;
 
@@ -69,6 +86,43 @@ impl Deref for Call {
 }
 
 impl Call {
+    /// Takes a share of the memory for answers, for one that takes so many bytes while it is made; waits until there is
+    /// one. A handler that may make much of a small request calls it before it begins. The share is held until the
+    /// answer is sent, but not more of it than the answer takes by then.
+    ///
+    /// # Errors
+    /// [`Hangup::Overloaded`]: the request has a share already, and others wait for it.
+    pub(crate) async fn reserve(&self, bytes: usize) -> Result<(), Hangup> {
+        if bytes <= SMALL_ANSWER_BYTES {
+            return Ok(());
+        }
+        // One share for all, so that a request that asks for all of the memory does not wait for its own part.
+        let mut budget = Budget::holding(&self.answers, self.session.take_share());
+        let all = budget.covered() + bytes;
+        let covered = budget.cover(all).await;
+        covered.map_err(|_| Hangup::Overloaded)?;
+        self.session.hold(budget.take());
+        Ok(())
+    }
+
+    /// Makes what was reserved what a finished answer takes, and takes it over.
+    ///
+    /// # Errors
+    /// [`Hangup::Overloaded`]: others wait for the memory that the answer holds already.
+    pub(crate) async fn settle(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Hangup> {
+        let held = self.session.take_share();
+        if held.is_none() && bytes <= SMALL_ANSWER_BYTES {
+            return Ok(None);
+        }
+        let mut budget = Budget::holding(&self.answers, held);
+        budget.shrink(bytes);
+        let covered = budget
+            .cover_beside(bytes.saturating_sub(budget.covered()), bytes)
+            .await;
+        covered.map_err(|_| Hangup::Overloaded)?;
+        Ok(budget.take())
+    }
+
     /// What the client calls itself, as a text.
     pub(crate) fn client_name(&self) -> Option<String> {
         let name = self.client_id.as_ref()?;

@@ -1,7 +1,13 @@
 //! One connection: reads requests, has them answered one after another, and sends the answers in that order.
 //!
 //! A request whose answer is still to come (a produce request that waits for the disk) does not hold up those behind it:
-//! up to [`IN_FLIGHT`] answers of a connection may be under way. When as many are, nothing more is read.
+//! up to [`IN_FLIGHT`] answers of a connection may be under way. When as many are, or the client has not read what was
+//! answered ([`Backlog`]), nothing more is read.
+//!
+//! Overload slows clients: while there is no memory for a request, or no room in the queue of the log, it waits, and
+//! nothing more is read from its connection. A connection is closed only if it holds memory that others wait for and
+//! makes no progress: its client does not send the rest of a request, or reads nothing of an answer, or the request
+//! needs more memory while others of its kind do, too.
 //!
 //! Bytes that are no request close the connection, as in Kafka, after the answers to the requests before them.
 //!
@@ -19,15 +25,17 @@ use std::task::Poll;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Kafka;
-use super::apis::{self, Counted};
+use super::apis::{self, Answered};
+use super::backlog::{Backlog, Held, Unread};
 use super::call::{Answer, Hangup};
-use super::frames::{End, Frames, Silence};
+use super::frames::{Allowed, End, Frames};
 use super::quotas::InFlight;
 use super::session::Session;
+use crate::broker::budget::Pace;
 
 /// The largest frame, as in Kafka (`socket.request.max.bytes`).
 const MAX_FRAME_BYTES: usize = 100 << 20;
@@ -53,8 +61,16 @@ enum Over {
     SignedOut,
 }
 
-/// An answer in its place, and the share of the memory that its request holds until then.
-type Queued = (Counted, Option<OwnedSemaphorePermit>);
+/// An answer in its place.
+struct Queued {
+    answered: Answered,
+    /// What its request takes, until the answer is there.
+    of_request: Held,
+    /// What the answer takes, until it is sent.
+    of_answer: Held,
+    /// That it is not sent yet, if it is there.
+    unread: Option<Unread>,
+}
 
 /// Answers the requests of a connection until it ends, or until the server stops.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
@@ -66,19 +82,22 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
     let (read, write) = tokio::io::split(stream);
     let (read, write) = (pin!(read), pin!(write));
     let (answers, queue) = mpsc::channel(IN_FLIGHT);
+    let backlog = Arc::new(Backlog::default());
+    let unread = Arc::clone(&backlog);
     let reading = async move {
-        let silence = Silence {
-            idle: kafka.settings.idle_timeout,
-            pause: kafka.settings.pause_timeout,
-        };
-        let mut frames = Frames::new(read, silence);
+        let mut frames = Frames::new(read);
         let mut stopping = kafka.broker.stopping.subscribe();
         let mut number = 0;
         let mut is_answered = true;
         loop {
+            let allowed = allowed(kafka, session);
+            let next = async {
+                backlog.wait().await;
+                frames.next(&kafka.broker.bodies, allowed).await
+            };
             let frame = tokio::select! {
                 biased;
-                frame = frames.next(&kafka.broker.bodies, most_bytes(session)) => frame?,
+                frame = next => frame?,
                 _ = stopping.wait_for(|stopping| *stopping) => return Err(Over::Stopping),
             };
             number += 1;
@@ -93,11 +112,11 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
                 (life, connection, number),
                 frame.bytes
             ));
-            let answer = tokio::select! {
+            let mut answered = tokio::select! {
                 biased;
-                answer = answering.as_mut() => answer?,
+                answered = answering.as_mut() => answered?,
                 end = frames.closed(), if !goes_on => {
-                    if !frames.has_whole(most_bytes(session)) {
+                    if !frames.has_whole(allowed.most_bytes) {
                         return Err(end.into());
                     }
                     if waits {
@@ -110,14 +129,20 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
             if !is_answered {
                 continue;
             }
+            let queued = Queued {
+                of_request: backlog.hold_request(frame.share),
+                of_answer: backlog.hold_answer(answered.share.take()),
+                unread: answered.answer.bytes().map(|bytes| backlog.count(bytes)),
+                answered,
+            };
             // If the writer is gone, the connection ends by what it says.
-            if answers.send((answer, frame.share)).await.is_err() || session.is_refused() {
+            if answers.send(queued).await.is_err() || session.is_refused() {
                 return Ok(());
             }
         }
     };
     let serving = async move {
-        let mut writing = pin!(write_answers(kafka, write, queue));
+        let mut writing = pin!(write_answers(kafka, write, queue, &unread));
         tokio::select! {
             biased;
             written = writing.as_mut() => written,
@@ -144,11 +169,21 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
     }
 }
 
-/// The largest frame of a client: one that has not signed in has no use for a large one.
-fn most_bytes(session: &Session) -> usize {
+/// What a client may send next, and how long it may take: one that has not signed in has no use for a large frame, or
+/// for time.
+fn allowed(kafka: &Kafka, session: &Session) -> Allowed {
+    let settings = &kafka.settings;
     match session.is_nobody() {
-        true => MAX_STRANGERS_FRAME_BYTES,
-        false => MAX_FRAME_BYTES,
+        true => Allowed {
+            most_bytes: MAX_STRANGERS_FRAME_BYTES,
+            idle: settings.sign_in_timeout,
+            pause: settings.sign_in_timeout.min(settings.pause_timeout),
+        },
+        false => Allowed {
+            most_bytes: MAX_FRAME_BYTES,
+            idle: settings.idle_timeout,
+            pause: settings.pause_timeout,
+        },
     }
 }
 
@@ -158,6 +193,7 @@ async fn write_answers<W: AsyncWrite + Unpin>(
     kafka: &Kafka,
     mut to: W,
     mut queue: mpsc::Receiver<Queued>,
+    backlog: &Backlog,
 ) -> Result<(), Over> {
     let mut next = queue.recv().await;
     while let Some(queued) = next.take() {
@@ -167,19 +203,27 @@ async fn write_answers<W: AsyncWrite + Unpin>(
             && sending.pieces.remaining() < TOGETHER_BYTES
             && let Ok(mut queued) = queue.try_recv()
         {
-            match is_ready(&mut queued.0.0).await {
+            match is_ready(&mut queued.answered.answer).await {
                 true => sending.add(kafka, queued).await,
                 false => next = Some(queued),
             }
         }
+        let mut paces = [Pace::new(&kafka.answers), Pace::new(&kafka.broker.bodies)];
         while sending.pieces.has_remaining() {
             let written = timeout(kafka.settings.write_timeout, to.write_buf(&mut sending.pieces));
-            match written.await.map_err(|_| Over::Stalled)?.map_err(End::from)? {
+            let [of_answers, of_requests] = &mut paces;
+            // Who reads nothing gives way to those who wait for the memory that its answers hold, and its requests.
+            let written = of_answers.wait_holding(|| backlog.of_answers(), written);
+            let written = of_requests.wait_holding(|| backlog.of_requests(), written).await;
+            let written = written.and_then(|written| written).map_err(|_| Over::Stalled)?;
+            match written.map_err(|_| Over::Stalled)?.map_err(End::from)? {
                 0 => return Err(End::from(io::Error::from(io::ErrorKind::WriteZero)).into()),
-                _ => continue,
+                written => paces.iter_mut().for_each(|pace| pace.count(written)),
             }
         }
         to.flush().await.map_err(End::from)?;
+        // What they hold is given back before the wait for the next one.
+        drop(sending);
         if next.is_none() {
             next = queue.recv().await;
         }
@@ -202,23 +246,27 @@ async fn is_ready(answer: &mut Answer) -> bool {
 #[derive(Default)]
 struct Sending {
     pieces: Pieces,
-    /// What their requests hold until they are sent.
-    held: Vec<(Option<InFlight>, Option<OwnedSemaphorePermit>)>,
+    /// What they hold until they are sent.
+    held: Vec<(Option<InFlight>, Held, Option<Unread>)>,
 }
 
 impl Sending {
     /// Adds an answer, once it is there.
-    async fn add(&mut self, kafka: &Kafka, ((answer, in_flight), share): Queued) {
+    async fn add(&mut self, kafka: &Kafka, queued: Queued) {
+        let Answered {
+            answer, in_flight, ..
+        } = queued.answered;
         let pieces = match answer {
             Answer::Now(pieces) => pieces,
             Answer::Later(answer) => answer.await,
             Answer::Never => return,
         };
+        drop(queued.of_request);
         let bytes = self.pieces.add(pieces);
         if let Some(in_flight) = &in_flight {
             in_flight.pay(kafka, bytes);
         }
-        self.held.push((in_flight, share));
+        self.held.push((in_flight, queued.of_answer, queued.unread));
     }
 }
 

@@ -160,6 +160,7 @@ impl ErrorCode {
             Denied::MemberIdRequired(_) => Self::MemberIdRequired,
             Denied::SessionTimeout => Self::InvalidSessionTimeout,
             Denied::Full => Self::GroupMaxSizeReached,
+            Denied::TooLarge => Self::InvalidRequest,
             Denied::InvalidName => Self::InvalidGroupId,
             Denied::FencedEpoch => Self::FencedMemberEpoch,
             Denied::StaleEpoch => Self::StaleMemberEpoch,

@@ -11,7 +11,7 @@ use super::messages::fetch::{
     FetchPartition, FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopicResponse,
 };
 use super::wire::Records;
-use crate::broker::budget::Budget;
+use crate::broker::budget::Pace;
 use crate::broker::engine::{Offset, Topic};
 use crate::broker::fetch::page::Page;
 use crate::broker::fetch::several::{Extent, Wanted};
@@ -25,6 +25,8 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 const MAX_LARGE_WAIT: Duration = Duration::from_secs(1);
 /// More partitions than these are many.
 const MANY_PARTITIONS: usize = 1000;
+/// What is read of more partitions than these counts in the memory for answers.
+const FEW_PARTITIONS: usize = 250;
 /// What one partition of a request takes in memory while it is read and answered, in bytes.
 const PARTITION_BYTES: usize = 2 * size_of::<Option<Result<Page, Refusal>>>()
     + size_of::<FetchPartitionResponse>()
@@ -41,12 +43,11 @@ pub(crate) async fn fetch(call: &Call, request: FetchRequest) -> Result<FetchRes
         });
     }
     let count: usize = request.topics.iter().map(|topic| topic.partitions.len()).sum();
-    let mut budget = Budget::new(&call.broker.bodies);
-    if count > MANY_PARTITIONS {
-        let held = count * size_of::<FetchPartition>();
-        let covered = budget.cover_beside(held, count * PARTITION_BYTES).await;
-        covered.map_err(|_| Hangup::Overloaded)?;
-    }
+    let bytes_of_all = match count > FEW_PARTITIONS {
+        true => count * PARTITION_BYTES,
+        false => 0,
+    };
+    call.reserve(bytes_of_all).await?;
     let mut wanted = Vec::new();
     // Of each topic its partitions: an error, or the place in `wanted`.
     let mut topics = Vec::with_capacity(request.topics.len());
@@ -74,7 +75,17 @@ pub(crate) async fn fetch(call: &Call, request: FetchRequest) -> Result<FetchRes
             _ => wait.min(MAX_LARGE_WAIT),
         },
     };
-    let pages = call.broker.fetcher.fetch_several(&wanted, extent).await;
+    let fetcher = &call.broker.fetcher;
+    let mut pace = Pace::new(&call.answers);
+    let waited = pace.wait(bytes_of_all, fetcher.fetch_several(&wanted, extent));
+    let pages = match waited.await {
+        Ok(pages) => pages,
+        // Others wait for the memory: the client gets what there is, and asks again.
+        Err(_) => {
+            let wait = Duration::ZERO;
+            fetcher.fetch_several(&wanted, Extent { wait, ..extent }).await
+        }
+    };
     let mut pages: Vec<Option<Result<Page, Refusal>>> = pages.into_iter().map(Some).collect();
     let mut responses = Vec::with_capacity(topics.len());
     for (topic, places) in topics {

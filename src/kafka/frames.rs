@@ -2,7 +2,7 @@
 //!
 //! A frame is a length and so many bytes. The length comes from outside: nothing is allocated by it. The buffer grows by
 //! what has arrived, or at once to what the frame before had, and what a frame holds counts in the memory that all
-//! requests share ([`budget`](crate::broker::budget)).
+//! requests share ([`budget`](crate::broker::budget)). While there is none, nothing is read.
 
 use std::io;
 use std::time::Duration;
@@ -18,6 +18,9 @@ use crate::broker::budget::{Budget, Pace, Pool};
 const READ_BYTES: usize = 16 << 10;
 /// The most for which the frame before is trusted.
 const TRUSTED_BYTES: usize = 1 << 20;
+/// A frame up to this size gets its whole share before much of it is read, so that it never waits with a part of it. A
+/// larger one gets it step by step, because clients may announce much and send nothing.
+const WHOLE_BYTES: usize = 1 << 20;
 /// The bytes of the length.
 const LENGTH: usize = 4;
 
@@ -46,12 +49,14 @@ pub(crate) enum End {
     Io(#[from] io::Error),
 }
 
-/// How long a client may be silent.
+/// What a client may send.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Silence {
-    /// Between requests.
+pub(crate) struct Allowed {
+    /// The largest frame.
+    pub(crate) most_bytes: usize,
+    /// How long it may be silent between requests.
     pub(crate) idle: Duration,
-    /// Within one.
+    /// The same within one.
     pub(crate) pause: Duration,
 }
 
@@ -61,27 +66,25 @@ pub(crate) struct Frames<R> {
     buffer: BytesMut,
     /// The bytes of the frame before: what is to be expected of the next one.
     before: usize,
-    silence: Silence,
 }
 
 impl<R: AsyncRead + Unpin> Frames<R> {
-    pub(crate) fn new(from: R, silence: Silence) -> Self {
+    pub(crate) fn new(from: R) -> Self {
         Self {
             from,
             buffer: BytesMut::new(),
             before: 0,
-            silence,
         }
     }
 
-    /// The next frame, which has at most so many bytes, with its share of `pool`.
+    /// The next frame, with its share of `pool`; waits until there is memory for it.
     ///
     /// # Errors
     /// Why there is none.
-    pub(crate) async fn next(&mut self, pool: &Pool, most_bytes: usize) -> Result<Frame, End> {
-        let (mut budget, mut pace) = (Budget::new(pool), Pace::new(pool));
+    pub(crate) async fn next(&mut self, pool: &Pool, allowed: Allowed) -> Result<Frame, End> {
+        let (mut budget, mut pace) = (Budget::unhurried(pool), Pace::new(pool));
         loop {
-            let wanted = self.wanted(most_bytes)?;
+            let wanted = self.wanted(allowed.most_bytes)?;
             if let Some(wanted) = wanted
                 && self.buffer.len() >= LENGTH + wanted
             {
@@ -96,15 +99,13 @@ impl<R: AsyncRead + Unpin> Frames<R> {
             let step = self.step(wanted);
             let held = self.buffer.len() + step;
             if held > 2 * READ_BYTES {
-                budget.cover(held).await.map_err(|_| End::Overloaded)?;
+                let whole = wanted.unwrap_or(0).min(WHOLE_BYTES);
+                let covered = budget.cover(held.max(whole)).await;
+                covered.map_err(|_| End::Overloaded)?;
             }
             self.buffer.reserve(step);
             let is_between = self.buffer.is_empty();
-            let limit = if is_between {
-                self.silence.idle
-            } else {
-                self.silence.pause
-            };
+            let limit = if is_between { allowed.idle } else { allowed.pause };
             let read = timeout(limit, self.from.read_buf(&mut self.buffer));
             let read = pace
                 .wait(budget.covered(), read)
@@ -156,5 +157,63 @@ impl<R: AsyncRead + Unpin> Frames<R> {
             }
         }
         std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    const ALLOWED: Allowed = Allowed {
+        most_bytes: 100 << 20,
+        idle: Duration::from_secs(10),
+        pause: Duration::from_secs(10),
+    };
+
+    fn frame(bytes: usize) -> Vec<u8> {
+        let mut frame = vec![7; LENGTH + bytes];
+        frame[..LENGTH].copy_from_slice(&(bytes as u32).to_be_bytes());
+        frame
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_waits_for_memory_for_as_long_as_it_takes() {
+        for bytes in [10_000, 900_000] {
+            let pool = Pool::new(1 << 20);
+            let mut all = Budget::new(&pool);
+            all.cover(1 << 20).await.unwrap();
+            let (mut client, server) = tokio::io::duplex(2 << 20);
+            client.write_all(&frame(bytes)).await.unwrap();
+            let mut frames = Frames::new(server);
+            let mut next = std::pin::pin!(frames.next(&pool, ALLOWED));
+            let hour = Duration::from_secs(3600);
+            assert!(timeout(hour, next.as_mut()).await.is_err(), "{bytes} bytes wait");
+            drop(all);
+            let frame = next.await.unwrap();
+            assert_eq!(frame.bytes.len(), bytes);
+            let share = frame.share.unwrap().num_permits();
+            assert!(share * 1024 >= bytes);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_frame_has_its_whole_share_before_it_is_read() {
+        let pool = Pool::new(4 << 20);
+        let (mut client, server) = tokio::io::duplex(2 << 20);
+        client.write_all(&frame(1 << 20)[..40_000]).await.unwrap();
+        let mut frames = Frames::new(server);
+        let mut next = std::pin::pin!(frames.next(&pool, ALLOWED));
+        assert!(timeout(Duration::from_secs(1), next.as_mut()).await.is_err());
+        assert!(pool.held_bytes() >= 1 << 20, "{}", pool.held_bytes());
+        // A large one gets it as it arrives.
+        let (mut client, server) = tokio::io::duplex(2 << 20);
+        let other = Pool::new(400 << 20);
+        client.write_all(&frame(100 << 20)[..40_000]).await.unwrap();
+        let mut frames = Frames::new(server);
+        let mut next = std::pin::pin!(frames.next(&other, ALLOWED));
+        assert!(timeout(Duration::from_secs(1), next.as_mut()).await.is_err());
+        assert!(other.held_bytes() <= 2 << 20, "{}", other.held_bytes());
     }
 }

@@ -3,16 +3,20 @@
 //! A commit without a member is taken only if the group has no members. A commit of a member needs its generation, or from
 //! version 9 on its epoch.
 
-use super::call::{Call, Hangup};
+use std::cell::Cell;
+
+use super::admin::repeated;
+use super::call::{Call, Hangup, MAX_ANSWER_BYTES};
 use super::errors::ErrorCode;
 use super::messages::group_offsets::{
     OffsetCommitPartition, OffsetCommitPartitionResponse, OffsetCommitRequest, OffsetCommitResponse,
     OffsetCommitTopicResponse, OffsetFetchGroup, OffsetFetchGroupResponse, OffsetFetchGroupTopic,
     OffsetFetchGroupTopicResponse, OffsetFetchPartitionResponse, OffsetFetchRequest, OffsetFetchResponse,
-    OffsetFetchTopicResponse,
+    OffsetFetchTopic, OffsetFetchTopicResponse,
 };
 use super::wire::{Text, Uuid};
 use crate::broker::engine::{PartitionId, Topic};
+use crate::broker::groups::Groups;
 use crate::broker::groups::classic::commits::CommitRow;
 use crate::broker::groups::classic::{Denied, Identity};
 use crate::broker::refusal::Reason;
@@ -20,6 +24,10 @@ use crate::broker::rights::Right;
 
 /// From this version on a member may be one of the server-side protocol, which has an epoch in place of a generation.
 const HAS_EPOCHS: i16 = 9;
+/// From this version on the answer to a fetch can say that the group is refused.
+const SAYS_ERROR: i16 = 2;
+/// What a committed offset takes in memory while it is told, besides its metadata, in bytes.
+const ROW_BYTES: usize = size_of::<OffsetFetchPartitionResponse>() + 48;
 
 /// Commits offsets; each partition has its own result.
 pub(crate) async fn commit(
@@ -33,8 +41,12 @@ pub(crate) async fn commit(
     };
     let mut commits = Vec::new();
     let mut rows = Vec::with_capacity(request.topics.len());
+    // First, as in Kafka: what the group does not allow says nothing about topics.
+    let right = Groups::right_to_commit(who.generation_id);
+    let allowed = call.caller.check_group(&[right], &request.group_id);
+    let allowed = allowed.map_err(|refusal| ErrorCode::of_group(refusal.reason));
     for topic in &request.topics {
-        let found = call.topic_of(Right::Read, &topic.name, topic.topic_id);
+        let found = allowed.and_then(|()| call.topic_of(Right::Read, &topic.name, topic.topic_id));
         let check = |asked: &OffsetCommitPartition| match &found {
             Ok(topic) => commit_row(topic, asked).map(|row| commits.push(row)),
             Err(code) => Err(*code),
@@ -108,15 +120,29 @@ fn commit_row(topic: &Topic, asked: &OffsetCommitPartition) -> Result<CommitRow,
 
 /// Gives the offsets of groups.
 pub(crate) async fn fetch(call: &Call, request: OffsetFetchRequest) -> Result<OffsetFetchResponse, Hangup> {
+    let mut room = MAX_ANSWER_BYTES;
     if call.version >= 8 {
-        let groups = request.groups.into_iter().map(|group| of_group(call, group));
+        let again = repeated(request.groups.iter().map(|group| group.group_id.clone()));
+        let mut groups = Vec::with_capacity(request.groups.len());
+        for group in request.groups {
+            // Each look at a group is a walk over all that it has committed.
+            if again.contains(&group.group_id) {
+                groups.push(failed(call, group.group_id, ErrorCode::InvalidRequest));
+                continue;
+            }
+            let before = room;
+            groups.push(of_group(call, group, &mut room));
+            call.reserve(before - room).await?;
+        }
         return Ok(OffsetFetchResponse {
-            groups: groups.collect(),
+            groups,
             ..OffsetFetchResponse::default()
         });
     }
+    // Before version 2 the answer has an error only beside a partition.
+    let asked = request.topics.clone().filter(|_| call.version < SAYS_ERROR);
     let topics = request.topics.map(|topics| {
-        let topic = |topic: super::messages::group_offsets::OffsetFetchTopic| OffsetFetchGroupTopic {
+        let topic = |topic: OffsetFetchTopic| OffsetFetchGroupTopic {
             name: topic.name,
             topic_id: Uuid::ZERO,
             partition_indexes: topic.partition_indexes,
@@ -130,7 +156,15 @@ pub(crate) async fn fetch(call: &Call, request: OffsetFetchRequest) -> Result<Of
             topics,
             ..OffsetFetchGroup::default()
         },
+        &mut room,
     );
+    call.reserve(MAX_ANSWER_BYTES - room).await?;
+    if call.version < SAYS_ERROR && group.error_code != 0 {
+        return Ok(OffsetFetchResponse {
+            topics: failed_rows(asked, group.error_code),
+            ..OffsetFetchResponse::default()
+        });
+    }
     let topics = group.topics.into_iter().map(|topic| OffsetFetchTopicResponse {
         name: topic.name,
         partitions: topic.partitions,
@@ -142,16 +176,36 @@ pub(crate) async fn fetch(call: &Call, request: OffsetFetchRequest) -> Result<Of
     })
 }
 
-fn of_group(call: &Call, asked: OffsetFetchGroup) -> OffsetFetchGroupResponse {
+fn failed_rows(asked: Option<Vec<OffsetFetchTopic>>, error_code: i16) -> Vec<OffsetFetchTopicResponse> {
+    let row = |partition_index| OffsetFetchPartitionResponse {
+        partition_index,
+        committed_offset: -1,
+        committed_leader_epoch: -1,
+        metadata: Some(Text::default()),
+        error_code,
+    };
+    let topic = |topic: OffsetFetchTopic| OffsetFetchTopicResponse {
+        partitions: topic.partition_indexes.into_iter().map(row).collect(),
+        name: topic.name,
+    };
+    asked.into_iter().flatten().map(topic).collect()
+}
+
+fn failed(call: &Call, group_id: Text, code: ErrorCode) -> OffsetFetchGroupResponse {
+    OffsetFetchGroupResponse {
+        group_id,
+        error_code: call.failed(code),
+        topics: Vec::new(),
+    }
+}
+
+/// The offsets of a group, within the room that the answer has left; refused if that is not enough.
+fn of_group(call: &Call, asked: OffsetFetchGroup, room: &mut usize) -> OffsetFetchGroupResponse {
     if let Err(refusal) = call
         .caller
         .check_group(&[Right::Describe, Right::Read], &asked.group_id)
     {
-        return OffsetFetchGroupResponse {
-            group_id: asked.group_id,
-            error_code: call.failed(ErrorCode::of_group(refusal.reason)),
-            topics: Vec::new(),
-        };
+        return failed(call, asked.group_id, ErrorCode::of_group(refusal.reason));
     }
     // Administrators, and clients that do not say who they are, name no member.
     let member = asked.member_id.as_deref().unwrap_or_default();
@@ -161,13 +215,10 @@ fn of_group(call: &Call, asked: OffsetFetchGroup) -> OffsetFetchGroupResponse {
             .groups
             .check_epoch(&asked.group_id, member, asked.member_epoch);
         if let Err(denied) = checked {
-            return OffsetFetchGroupResponse {
-                group_id: asked.group_id,
-                error_code: call.failed(ErrorCode::of_denied(&denied)),
-                topics: Vec::new(),
-            };
+            return failed(call, asked.group_id, ErrorCode::of_denied(&denied));
         }
     }
+    let left = Cell::new(Some(*room));
     let committed = call.broker.groups.committed(&asked.group_id);
     let row = |index: i32, topic: Option<&Topic>| {
         let number = u32::try_from(index).ok();
@@ -177,6 +228,9 @@ fn of_group(call: &Call, asked: OffsetFetchGroup) -> OffsetFetchGroupResponse {
         let found = id.and_then(|id| committed.get(&id));
         let epoch = found.and_then(|found| i32::try_from(found.leader_epoch?).ok());
         let metadata = found.and_then(|found| found.metadata.as_deref());
+        let bytes = ROW_BYTES + metadata.map_or(0, str::len);
+        left.set(left.get().and_then(|left| left.checked_sub(bytes)));
+        let metadata = metadata.filter(|_| left.get().is_some());
         OffsetFetchPartitionResponse {
             partition_index: index,
             committed_offset: found.map_or(-1, |found| found.offset.get() as i64),
@@ -228,6 +282,10 @@ fn of_group(call: &Call, asked: OffsetFetchGroup) -> OffsetFetchGroupResponse {
             topics
         }
     };
+    let Some(left) = left.get() else {
+        return failed(call, asked.group_id, ErrorCode::InvalidRequest);
+    };
+    *room = left;
     OffsetFetchGroupResponse {
         group_id: asked.group_id,
         topics,

@@ -1,8 +1,10 @@
 //! APIs 15, 16, 42 and 47: what tools ask of groups.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use super::call::{Call, Hangup};
+use super::admin::repeated;
+use super::call::{Call, Hangup, MAX_ANSWER_BYTES};
 use super::errors::ErrorCode;
 use super::messages::NO_OPERATIONS;
 use super::messages::group_offsets::{
@@ -22,6 +24,12 @@ use crate::broker::groups::live::GroupType;
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::rights::Right;
 
+/// What a member takes in memory while it is described, and a group while it is listed, in bytes; what members say lies
+/// in memory already.
+const MEMBER_BYTES: usize = 1024;
+const LISTED_BYTES: usize = 512;
+/// The most offsets that one request deletes.
+const MAX_DELETED: usize = 100_000;
 /// From this version on a group that is not there is an error.
 const SAYS_MISSING: i16 = 6;
 /// Kafka's numbers of what may be done with a group.
@@ -32,7 +40,16 @@ pub(crate) async fn describe(
     call: &Call,
     request: DescribeGroupsRequest,
 ) -> Result<DescribeGroupsResponse, Hangup> {
-    let of_group = |group_id: Text| {
+    let mut bytes = 0;
+    let mut of_group = |group_id: Text, is_again: bool| {
+        if is_again || bytes > MAX_ANSWER_BYTES {
+            return DescribedGroup {
+                error_code: call.failed(ErrorCode::InvalidRequest),
+                error_message: Some("the group is named twice, or one of too many for an answer".into()),
+                group_id,
+                ..DescribedGroup::default()
+            };
+        }
         let described = match call.broker.groups.describe_classic(&call.caller, &group_id) {
             Ok(Some(group)) => described(group),
             // Other kinds of groups have calls of their own.
@@ -51,6 +68,7 @@ pub(crate) async fn describe(
             },
         };
         let operations = operations(call, &group_id);
+        bytes += described.members.len() * MEMBER_BYTES;
         DescribedGroup {
             authorized_operations: match request.include_authorized_operations && described.error_code == 0 {
                 true => operations,
@@ -60,8 +78,16 @@ pub(crate) async fn describe(
             ..described
         }
     };
+    let again = repeated(request.groups.iter().cloned());
+    let mut groups = Vec::with_capacity(request.groups.len());
+    for group in request.groups {
+        let is_again = again.contains(&group);
+        let described = of_group(group, is_again);
+        call.reserve(described.members.len() * MEMBER_BYTES).await?;
+        groups.push(described);
+    }
     Ok(DescribeGroupsResponse {
-        groups: request.groups.into_iter().map(of_group).collect(),
+        groups,
         ..DescribeGroupsResponse::default()
     })
 }
@@ -111,18 +137,22 @@ const fn state(phase: Phase) -> &'static str {
 
 /// Lists the groups.
 pub(crate) async fn list(call: &Call, request: ListGroupsRequest) -> Result<ListGroupsResponse, Hangup> {
-    let is_asked = |filter: &[Text], name: &str| {
-        filter.is_empty() || filter.iter().any(|asked| asked.eq_ignore_ascii_case(name))
+    let words = |filter: &[Text]| -> HashSet<String> {
+        filter.iter().map(|word| word.to_ascii_lowercase()).collect()
     };
+    let (states, types) = (words(&request.states_filter), words(&request.types_filter));
+    let is_asked =
+        |words: &HashSet<String>, name: &str| words.is_empty() || words.contains(&name.to_ascii_lowercase());
+    call.reserve(call.broker.groups.names().len() * LISTED_BYTES)
+        .await?;
     let groups = call
         .broker
         .groups
         .list_for_tools(&call.caller)
         .into_iter()
         .map(listed);
-    let groups = groups.filter(|row| {
-        is_asked(&request.states_filter, &row.group_state) && is_asked(&request.types_filter, &row.group_type)
-    });
+    let groups =
+        groups.filter(|row| is_asked(&states, &row.group_state) && is_asked(&types, &row.group_type));
     Ok(ListGroupsResponse {
         groups: groups.collect(),
         ..ListGroupsResponse::default()
@@ -175,6 +205,13 @@ pub(crate) async fn delete_offsets(
     call: &Call,
     request: OffsetDeleteRequest,
 ) -> Result<OffsetDeleteResponse, Hangup> {
+    let count: usize = request.topics.iter().map(|topic| topic.partitions.len()).sum();
+    if count > MAX_DELETED {
+        return Ok(OffsetDeleteResponse {
+            error_code: call.failed(ErrorCode::InvalidRequest),
+            ..OffsetDeleteResponse::default()
+        });
+    }
     let number = |index: i32| u32::try_from(index).unwrap_or(u32::MAX);
     let row = |topic: &OffsetDeleteTopic| {
         let partitions = topic.partitions.iter().map(|row| number(row.partition_index));

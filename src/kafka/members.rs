@@ -42,7 +42,7 @@ pub(crate) async fn join(call: &Call, request: JoinGroupRequest) -> Result<JoinG
             .collect(),
         session_timeout,
         rebalance_timeout: u64::try_from(request.rebalance_timeout_ms).unwrap_or(session_timeout),
-        needs_id: call.version >= NEEDS_ID,
+        needs_id: call.version >= NEEDS_ID && call.broker.groups.may_promise(),
         may_skip: call.version >= MAY_SKIP,
     };
     let joined = call

@@ -1,5 +1,6 @@
 //! API 3, Metadata: one node that leads every partition, and the topics.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::admin::operations;
@@ -15,28 +16,48 @@ use crate::broker::engine::Topic;
 use crate::broker::refusal::Reason;
 use crate::broker::rights::Right;
 
+/// What a topic takes in memory while it is described, and each of its partitions, in bytes.
+const TOPIC_BYTES: usize = 512;
+const PARTITION_BYTES: usize = 256;
+
+/// A topic that was asked for: it, or its name or id and why it is not shown.
+type Found = Result<Arc<Topic>, MetadataTopic>;
+
 /// Describes the node and topics; creates topics that are missing, if the client and the settings want that.
 pub(crate) async fn metadata(call: &Call, request: MetadataRequest) -> Result<MetadataResponse, Hangup> {
-    let mut topics = match request.topics {
+    let found: Vec<Found> = match request.topics {
         // In version 0 an empty list stands for all topics.
         Some(topics) if call.version > 0 || !topics.is_empty() => {
             let may_create = request.allow_auto_topic_creation && call.settings.auto_create;
-            let mut answers = Vec::with_capacity(topics.len());
+            let mut found = Vec::with_capacity(topics.len());
+            // As in Kafka, a topic is described once however often it is asked for.
+            let mut seen = HashSet::new();
             for topic in topics {
-                answers.push(match topic.name {
+                if !seen.insert((topic.name.clone(), topic.topic_id)) {
+                    continue;
+                }
+                found.push(match topic.name {
                     // Java's client sends an empty name with an id.
                     Some(name) if topic.topic_id == Uuid::ZERO => by_name(call, name, may_create).await,
                     _ => by_id(call, topic.topic_id),
                 });
             }
-            answers
+            found
         }
         _ => {
             let topics = call.broker.log.topics().into_iter();
             let seen = topics.filter(|topic| call.caller.sees_topic(topic.name()));
-            seen.map(|topic| described(call, &topic)).collect()
+            seen.map(Ok).collect()
         }
     };
+    let partitions = found
+        .iter()
+        .flatten()
+        .map(|topic| topic.partition_count() as usize);
+    let bytes = partitions.sum::<usize>() * PARTITION_BYTES + found.len() * TOPIC_BYTES;
+    call.reserve(bytes).await?;
+    let describe = |found: Found| found.map_or_else(|missing| missing, |topic| described(call, &topic));
+    let mut topics: Vec<MetadataTopic> = found.into_iter().map(describe).collect();
     if request.include_topic_authorized_operations {
         // As in Kafka, topics that are not there have theirs, too: a client that has asked for them may not know what it
         // means if they are missing.
@@ -66,19 +87,16 @@ pub(crate) async fn metadata(call: &Call, request: MetadataRequest) -> Result<Me
     })
 }
 
-async fn by_name(call: &Call, name: Text, may_create: bool) -> MetadataTopic {
+async fn by_name(call: &Call, name: Text, may_create: bool) -> Found {
     let found = match call.topic(Right::Describe, &name) {
         Err(refusal) if refusal.reason == Reason::UnknownTopic && may_create => create(call, &name).await,
         found => found.map_err(|refusal| ErrorCode::of_topic(&refusal, &name)),
     };
-    match found {
-        Ok(topic) => described(call, &topic),
-        Err(code) => MetadataTopic {
-            error_code: call.failed(code),
-            name: Some(name),
-            ..MetadataTopic::default()
-        },
-    }
+    found.map_err(|code| MetadataTopic {
+        error_code: call.failed(code),
+        name: Some(name),
+        ..MetadataTopic::default()
+    })
 }
 
 /// Creates a topic that a client has asked for by its name; it can be used at once.
@@ -99,15 +117,13 @@ async fn create(call: &Call, name: &Text) -> Result<Arc<Topic>, ErrorCode> {
     }
 }
 
-fn by_id(call: &Call, id: Uuid) -> MetadataTopic {
-    match call.topic_by_id(Right::Describe, id) {
-        Ok(topic) => described(call, &topic),
-        Err(code) => MetadataTopic {
-            error_code: call.failed(code),
-            topic_id: id,
-            ..MetadataTopic::default()
-        },
-    }
+fn by_id(call: &Call, id: Uuid) -> Found {
+    let found = call.topic_by_id(Right::Describe, id);
+    found.map_err(|code| MetadataTopic {
+        error_code: call.failed(code),
+        topic_id: id,
+        ..MetadataTopic::default()
+    })
 }
 
 fn described(call: &Call, topic: &Topic) -> MetadataTopic {

@@ -2,7 +2,8 @@
 //! and groups.
 //!
 //! - [`wire`] encodes messages, [`messages`] declares them, [`header`] what stands before them.
-//! - [`frames`] cuts a connection's bytes into requests, [`connection`] answers them in order.
+//! - [`frames`] cuts a connection's bytes into requests, [`connection`] answers them in order, and [`backlog`] counts
+//!   what a client has not read yet.
 //! - [`apis`] is the table of what is offered; each API has its handler in a file here, and gets a [`call::Call`].
 //! - [`admin`] has the APIs for administrators.
 //! - [`session`] knows who a connection's client is, [`sasl`] how it signs in, [`quotas`] what it may use.
@@ -14,6 +15,7 @@
 mod admin;
 mod api_versions;
 mod apis;
+mod backlog;
 mod call;
 mod connection;
 mod consumers;
@@ -46,6 +48,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::session::{Session, Sessions};
 use crate::broker::Broker;
+use crate::broker::budget::Pool;
 use crate::broker::rights::grant::Certificate;
 use crate::metrics::Metrics;
 use crate::settings::{Config, host_and_port};
@@ -59,8 +62,13 @@ pub struct Inner {
     pub(crate) broker: Broker,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) settings: Settings,
+    /// The memory for large answers, from when they are made until their clients have read them.
+    pub(crate) answers: Pool,
     sessions: Sessions,
 }
+
+/// As much as HTTP has for answers that are rendered whole.
+const ANSWERS_BYTES: u64 = 64 << 20;
 
 /// The settings that this wire needs.
 #[derive(Clone, Debug)]
@@ -79,6 +87,8 @@ pub(crate) struct Settings {
     pub(crate) pause_timeout: Duration,
     /// How long a client may not read its answer.
     pub(crate) write_timeout: Duration,
+    /// How long a client that has to sign in may wait before it does, or between two messages of that.
+    pub(crate) sign_in_timeout: Duration,
 }
 
 /// A connection, as the listener knows it.
@@ -116,9 +126,11 @@ impl Kafka {
                 idle_timeout: config.idle_timeout,
                 pause_timeout: config.body_idle_timeout,
                 write_timeout: config.write_idle_timeout,
+                sign_in_timeout: config.header_read_timeout.min(config.idle_timeout),
             },
             broker,
             metrics,
+            answers: Pool::new(ANSWERS_BYTES),
             sessions: Sessions::default(),
         }))
     }

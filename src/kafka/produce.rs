@@ -6,7 +6,7 @@
 
 use std::task::Poll;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::future::{BoxFuture, join_all};
 
 use super::apis::write;
@@ -19,7 +19,7 @@ use super::messages::produce::{
 use super::wire::Text;
 use crate::broker::engine::Ack;
 use crate::broker::produce::Target;
-use crate::broker::produce::record_batch::{CheckedBatch, RECORDS_AT_FAULT};
+use crate::broker::produce::record_batch::{CheckedBatch, InflateRoom, RECORDS_AT_FAULT};
 use crate::broker::refusal::{Reason, Refusal, Value};
 use crate::broker::rights::Right;
 
@@ -36,6 +36,9 @@ pub(crate) async fn produce(call: Call, correlation: i32, request: ProduceReques
         (-1..=1, Some(_)) => Err((ErrorCode::InvalidTxnState, "transactions are not supported")),
         _ => Err((ErrorCode::InvalidRequiredAcks, "acks is 0, 1 or -1")),
     };
+    let batches = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
+    let batches = batches.filter_map(|partition| partition.records.as_ref());
+    let mut room = InflateRoom::of(batches.map(BytesMut::len).sum());
     // All batches are checked before the first is queued, so that the log can take them in one round.
     let mut all = Vec::with_capacity(request.topic_data.len());
     for topic in request.topic_data {
@@ -48,28 +51,32 @@ pub(crate) async fn produce(call: Call, correlation: i32, request: ProduceReques
         for partition in topic.partition_data {
             let index = partition.index;
             let checked: Checked = match &target {
-                Ok((target, ack)) => check(&call, target, partition).await.map(|batch| (batch, *ack)),
+                Ok((target, ack)) => {
+                    let batch = check(&call, target, partition, &mut room).await;
+                    batch.map(|batch| (batch, *ack))
+                }
                 Err((code, why)) => Err(error(&call, index, *code, why)),
             };
             partitions.push((index, checked));
         }
         all.push((topic.name, topic.topic_id, partitions));
     }
-    let topics = all.into_iter().map(|(name, topic_id, partitions)| {
-        let partitions = partitions.into_iter();
-        let stored: Vec<Stored> = partitions
-            .map(|(index, checked)| store(&call, index, checked))
-            .collect();
-        async move {
+    let mut topics = Vec::with_capacity(all.len());
+    for (name, topic_id, partitions) in all {
+        let mut stored: Vec<Stored> = Vec::with_capacity(partitions.len());
+        for (index, checked) in partitions {
+            stored.push(store(&call, index, checked).await);
+        }
+        topics.push(async move {
             ProduceTopicResponse {
                 name,
                 topic_id,
                 partition_responses: join_all(stored).await,
             }
-        }
-    });
+        });
+    }
     let version = call.version;
-    let topics = join_all(topics.collect::<Vec<_>>());
+    let topics = join_all(topics);
     if request.acks == 0 {
         // Nobody waits for it: the appends are queued, and go on by themselves.
         return Ok(Answer::Never);
@@ -93,12 +100,17 @@ async fn check(
     call: &Call,
     target: &Target,
     partition: ProducePartition,
+    room: &mut InflateRoom,
 ) -> Result<CheckedBatch, ProducePartitionResponse> {
     let index = partition.index;
     let number =
         u32::try_from(index).map_err(|_| error(call, index, ErrorCode::UnknownTopicOrPartition, ""))?;
     let batch = partition.records.unwrap_or_default();
-    let checked = call.broker.producer.check_batch(target, number, batch).await;
+    let checked = call
+        .broker
+        .producer
+        .check_batch(target, number, batch, room)
+        .await;
     checked.map_err(|refusal| ProducePartitionResponse {
         record_errors: at_fault(&refusal),
         ..error(call, index, fault(&refusal), &refusal.detail)
@@ -106,13 +118,13 @@ async fn check(
 }
 
 /// Queues the append of a batch.
-fn store(call: &Call, index: i32, checked: Checked) -> Stored {
+async fn store(call: &Call, index: i32, checked: Checked) -> Stored {
     let now = |answer| -> Stored { Box::pin(std::future::ready(answer)) };
     let (batch, ack) = match checked {
         Ok(checked) => checked,
         Err(answer) => return now(answer),
     };
-    let append = match call.broker.producer.queue_batch(batch, ack) {
+    let append = match call.broker.producer.queue_batch(batch, ack).await {
         Ok(append) => append,
         Err(refusal) => return now(error(call, index, fault(&refusal), &refusal.detail)),
     };
@@ -183,6 +195,9 @@ pub(crate) async fn init_producer_id(
             producer_id,
             ..InitProducerIdResponse::default()
         },
+        Err(refusal) if refusal.reason == Reason::Forbidden => {
+            failed(call.failed(ErrorCode::ClusterAuthorizationFailed))
+        }
         Err(refusal) => failed(call.refused(&refusal)),
     })
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::Peer;
 use super::sasl::SignIn;
@@ -27,6 +27,8 @@ pub(crate) struct Session {
     pub(crate) is_private: bool,
     certificate: Option<Arc<Certificate>>,
     state: Mutex<State>,
+    /// What the answer takes to the request that is being handled.
+    share: Mutex<Option<OwnedSemaphorePermit>>,
     over: Notify,
 }
 
@@ -56,6 +58,7 @@ impl Session {
                 sign_in: SignIn::default(),
                 is_refused: false,
             }),
+            share: Mutex::default(),
             over: Notify::new(),
         }
     }
@@ -103,6 +106,21 @@ impl Session {
     /// Whether the connection ends after the answer.
     pub(crate) fn is_refused(&self) -> bool {
         self.state.lock().is_refused
+    }
+
+    /// Holds a share of the memory for answers, for the request that is being handled.
+    pub(crate) fn hold(&self, share: Option<OwnedSemaphorePermit>) {
+        let Some(share) = share else { return };
+        let mut held = self.share.lock();
+        match held.as_mut() {
+            Some(held) => held.merge(share),
+            None => *held = Some(share),
+        }
+    }
+
+    /// What is held.
+    pub(crate) fn take_share(&self) -> Option<OwnedSemaphorePermit> {
+        self.share.lock().take()
     }
 
     fn is_over(&self, access: &Access) -> bool {

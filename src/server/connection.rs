@@ -91,6 +91,8 @@ const WAITING_ANSWERS: usize = 4;
 const ANSWER_WAIT: Duration = Duration::from_secs(4);
 /// A client that has read nothing for this long is closed if an answer waits.
 const ANSWER_PATIENCE_MS: u64 = 2000;
+/// The most places that connections of other protocols leave free.
+const MAX_KEPT_FOR_HTTP: usize = 8;
 /// How long a client may continue to send after its request was refused.
 const LINGER: Duration = Duration::from_secs(10);
 /// How long a request without its body may take to answer.
@@ -255,6 +257,14 @@ impl Connections {
         };
         tokio::spawn(serve(stream, registered));
         Ok(())
+    }
+
+    /// The place of a connection of another protocol; `None`: all are taken, but a few that are kept for HTTP, so that
+    /// an administrator gets in.
+    pub(super) fn permit_beside_http(&self) -> Option<OwnedSemaphorePermit> {
+        let kept = (self.max as usize / 100).min(MAX_KEPT_FOR_HTTP);
+        let permit = self.permit()?;
+        (self.permits.available_permits() >= kept).then_some(permit)
     }
 
     /// The place of one connection; `None`: all are taken.

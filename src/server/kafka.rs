@@ -1,6 +1,6 @@
 //! The listener for clients of Kafka's protocol: its sockets, their limits, and its part of the ordered stop.
 //!
-//! Connections count in the same limit as those of HTTP. Above it, a connection is closed at once: the protocol has no
+//! Connections count in the same limit as those of HTTP, and leave a few places of it free. Above it, a connection is closed at once: the protocol has no
 //! answer to a request that was not sent. What the bytes of a connection mean is in [`crate::kafka`].
 
 use std::net::SocketAddr;
@@ -93,7 +93,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::
             }
         };
         prepare(&stream);
-        let Some(permit) = shared.connections.permit() else {
+        let Some(permit) = shared.connections.permit_beside_http() else {
             shared.counters().refused_connections.fetch_add(1, Relaxed);
             continue;
         };

@@ -16,7 +16,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 /// A change of the header that the checksum covers, with the checksum made good.
-fn with_crc(values: &[&str], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+pub(crate) fn with_crc(values: &[&str], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = without_crc(values, change);
     let crc = crc32c(&bytes[21..]).to_be_bytes();
     bytes[17..21].copy_from_slice(&crc);

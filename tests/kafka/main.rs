@@ -20,6 +20,8 @@ mod group_offsets;
 mod groups;
 mod hostile;
 mod idempotent;
+mod overload;
+mod rights;
 mod sasl;
 mod sasl_clients;
 mod secure;

@@ -67,7 +67,7 @@ impl Fixture {
 }
 
 /// Rules that allow everything on all topics and groups.
-fn all() -> Value {
+pub(crate) fn all() -> Value {
     json!([{"allow": ["read", "write", "create", "delete", "configure", "describe"], "topics": ["*"], "groups": ["*"]}])
 }
 
@@ -302,6 +302,19 @@ fn whoever_is_wrong_learns_nothing_and_is_counted() {
     assert_eq!(after, "quipu_failed_sign_ins_total 9");
     assert!(fixture.server.log().contains("a sign-in failed"));
     assert!(!fixture.server.log().contains(&secret));
+}
+
+#[test]
+fn whoever_does_not_sign_in_is_not_kept() {
+    let fixture = closed(&[("QUIPU_HEADER_READ_TIMEOUT_MS", "200")]);
+    // One that is silent, one that stops within a frame, one that stops within signing in.
+    fixture.client().is_closed();
+    let mut client = fixture.client();
+    client.send(&[0, 0, 0, 9, 0]);
+    client.is_closed();
+    let mut client = fixture.client();
+    handshake(&mut client, 1, "SCRAM-SHA-256");
+    client.is_closed();
 }
 
 #[test]

@@ -101,6 +101,11 @@ impl In {
         String::from_utf8(self.bytes(length.into())).expect("a text")
     }
 
+    /// What was not read.
+    pub(crate) fn rest(self) -> Vec<u8> {
+        self.0[self.1..].to_vec()
+    }
+
     /// Everything was read.
     pub(crate) fn end(self) {
         assert_eq!(self.1, self.0.len(), "bytes are left: {:?}", &self.0[self.1..]);

@@ -33,6 +33,14 @@ pub(crate) enum Operation {
     KeepKeys(Vec<Kept>),
 }
 
+/// An append that was not queued: nothing of it is stored.
+pub struct Unqueued {
+    /// Why.
+    pub error: Error,
+    /// What was to be queued, to be tried again.
+    pub request: AppendRequest,
+}
+
 pub(crate) struct Queued {
     pub(crate) operation: Operation,
     pub(crate) answer: Answer,
@@ -98,8 +106,25 @@ impl Queue {
         assert!(set.is_ok(), "a log has one driver, set when it is opened");
     }
 
-    /// Queues an append.
-    pub(crate) fn append(&self, request: AppendRequest) -> Result<Ticket> {
+    /// Queues an append, or gives it back.
+    pub(crate) fn append(&self, request: AppendRequest) -> std::result::Result<Ticket, Box<Unqueued>> {
+        let queued = match self.checked_bytes(&request) {
+            Ok(bytes) => self.offer(Operation::Append(request), bytes),
+            Err(error) => Err((error, Operation::Append(request))),
+        };
+        queued.map_err(|(error, operation)| {
+            let request = match operation {
+                Operation::Append(request) => request,
+                Operation::Trim { .. } | Operation::DeleteTopic { .. } | Operation::KeepKeys(_) => {
+                    unreachable!("an append was offered")
+                }
+            };
+            Box::new(Unqueued { error, request })
+        })
+    }
+
+    /// The most bytes that an append takes in the journal.
+    fn checked_bytes(&self, request: &AppendRequest) -> Result<u64> {
         let mut bytes = 0;
         let mut seen = HashSet::new();
         for part in &request.parts {
@@ -149,7 +174,7 @@ impl Queue {
                 limit: self.max_request_bytes,
             });
         }
-        self.submit(Operation::Append(request), bytes as u64)
+        Ok(bytes as u64)
     }
 
     /// Queues the deletion of a topic.
@@ -177,10 +202,18 @@ impl Queue {
     }
 
     fn submit(&self, operation: Operation, bytes: u64) -> Result<Ticket> {
+        self.offer(operation, bytes).map_err(|(error, _)| error)
+    }
+
+    #[allow(
+        clippy::result_large_err,
+        reason = "what is refused is given back without a copy"
+    )]
+    fn offer(&self, operation: Operation, bytes: u64) -> std::result::Result<Ticket, (Error, Operation)> {
         let (ticket, answer) = ticket();
         let mut waiting = self.waiting.lock();
         if let Some(refusal) = &waiting.refusal {
-            return Err(refusal.clone());
+            return Err((refusal.clone(), operation));
         }
         let queued = Queued {
             operation,
@@ -188,9 +221,8 @@ impl Queue {
             bytes,
         };
         if waiting.bytes > 0 && waiting.bytes + queued.held_bytes() > self.queue_bytes {
-            return Err(Error::Overloaded {
-                reason: format!("{} bytes wait for the disk, which is all that may", waiting.bytes),
-            });
+            let reason = format!("{} bytes wait for the disk, which is all that may", waiting.bytes);
+            return Err((Error::Overloaded { reason }, queued.operation));
         }
         let was_empty = waiting.requests.is_empty();
         waiting.bytes += queued.held_bytes();

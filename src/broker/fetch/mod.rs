@@ -25,7 +25,7 @@ use super::counters::Counters;
 use super::refusal::{Outcome, Reason, Refusal};
 use super::topics::skips::{Gap, Skips};
 use crate::broker::engine::batch::BatchError;
-use crate::broker::engine::{Error, Fetched, Log, Offset, Partition, ReadRequest};
+use crate::broker::engine::{Error, Fetched, Log, Offset, Partition, PartitionId, ReadRequest};
 
 /// The part of the broker that reads partitions. Cheap to clone.
 #[derive(Clone)]
@@ -93,7 +93,7 @@ impl Fetcher {
             let (error, damaged_until) =
                 match read(&self.blocking, &self.counters, partition, request).await? {
                     Ok(fetched) => {
-                        let mut page = self.choose(fetched, &limits).await?;
+                        let mut page = self.choose(partition.id(), fetched, &limits).await?;
                         page.gaps = gaps;
                         return Ok(page);
                     }
@@ -130,11 +130,19 @@ impl Fetcher {
     }
 
     /// Chooses a page from what was read.
-    async fn choose(&self, fetched: Fetched, limits: &PageLimits) -> Result<Page, Refusal> {
+    async fn choose(
+        &self,
+        partition: PartitionId,
+        fetched: Fetched,
+        limits: &PageLimits,
+    ) -> Result<Page, Refusal> {
         if let Some(page) = Page::choose(&fetched, limits).map_err(unreadable)? {
             return Ok(page);
         }
-        let inflated = self.room.inflate(&self.blocking, fetched, limits).await?;
+        let inflated = self
+            .room
+            .inflate(&self.blocking, partition, fetched, limits)
+            .await?;
         let page = Page::choose(&inflated, limits).map_err(unreadable)?;
         Ok(page.expect("no batch is compressed any more"))
     }

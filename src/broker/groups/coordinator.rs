@@ -17,7 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::classic::rebalance::{Classic, Phase};
-use super::classic::{Answer, CallNumber, stored, views};
+use super::classic::{Answer, CallNumber, MAX_SAID_BYTES, stored, views};
 use super::consumers::regex::TopicRegex;
 use super::live::{GroupState, GroupType, Live};
 use super::members::{Asking, Begun, Joining, Members, Ms, Refused};
@@ -39,6 +39,11 @@ const REMEMBERED_MS: Ms = 600_000;
 /// The most members of all groups together: each takes about five kilobytes.
 const MAX_MEMBERS: usize = 100_000;
 
+/// The most ids that are promised in all groups together; they are not members yet.
+const MAX_PROMISED: usize = 20_000;
+/// How soon a group is forgotten that nobody came to.
+const BLANK_MS: Ms = 1_000;
+
 /// All groups with members.
 #[derive(Debug)]
 pub(crate) struct Coordinator {
@@ -50,6 +55,10 @@ pub(crate) struct Coordinator {
     numbers: AtomicU64,
     cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
     members: AtomicUsize,
+    /// The ids that classic groups have promised.
+    promised: AtomicUsize,
+    /// What classic members have said of themselves and are assigned, in bytes.
+    said_bytes: AtomicUsize,
     /// The unsettled records that the queues of all groups remember.
     unsettled: AtomicUsize,
     max_unsettled: usize,
@@ -113,7 +122,11 @@ pub(crate) struct Core {
     /// The table no longer holds this cell: look it up again.
     pub(crate) is_forgotten: bool,
     counted: usize,
+    counted_promised: usize,
+    counted_said_bytes: usize,
     counted_unsettled: usize,
+    /// A classic member has said something, or was assigned something, since that was counted.
+    pub(crate) has_said_more: bool,
 }
 
 /// The state of a member besides its place in [`Members`].
@@ -206,6 +219,8 @@ impl Coordinator {
             numbers: AtomicU64::new(first),
             cells: Mutex::default(),
             members: AtomicUsize::new(0),
+            promised: AtomicUsize::new(0),
+            said_bytes: AtomicUsize::new(0),
             unsettled: AtomicUsize::new(0),
             max_unsettled,
             topics,
@@ -245,6 +260,16 @@ impl Coordinator {
         self.members.load(Relaxed) < MAX_MEMBERS
     }
 
+    /// Whether what classic members say of themselves finds room.
+    pub(crate) fn has_memory(&self) -> bool {
+        self.said_bytes.load(Relaxed) < MAX_SAID_BYTES
+    }
+
+    /// Whether another id may be promised to a member that is to join with it.
+    pub(crate) fn may_promise(&self) -> bool {
+        self.promised.load(Relaxed) < MAX_PROMISED
+    }
+
     /// How many records queues may still look at before the server remembers as many unsettled ones as allowed.
     pub(crate) fn room(&self) -> usize {
         self.max_unsettled.saturating_sub(self.unsettled.load(Relaxed))
@@ -276,7 +301,10 @@ impl Coordinator {
             is_stale: false,
             is_forgotten: false,
             counted: 0,
+            counted_promised: 0,
+            counted_said_bytes: 0,
             counted_unsettled: 0,
+            has_said_more: false,
         };
         let cell = Arc::new(Cell {
             group: Arc::clone(&group),
@@ -326,6 +354,7 @@ impl Coordinator {
         if core.member_count() == 0 && core.outside == 0 && !core.is_forgotten {
             core.is_forgotten = true;
             self.unsettled.fetch_sub(core.counted_unsettled, Relaxed);
+            recount(&self.promised, &mut core.counted_promised, 0);
             self.numbers.fetch_max(core.members.last_number(), Relaxed);
             cells.remove(&cell.group);
         }
@@ -459,17 +488,26 @@ impl Coordinator {
             self.look_sooner(save.or(classic.next_deadline()));
         }
         let count = core.member_count();
-        if count != core.counted {
-            self.members.fetch_add(count, Relaxed);
-            self.members.fetch_sub(core.counted, Relaxed);
-            core.counted = count;
+        let (promised, is_blank) = match &core.kind {
+            Kind::Classic(classic) if !core.is_forgotten => (classic.promised(), classic.is_blank()),
+            Kind::Classic(_) | Kind::Ordered(_) | Kind::Shared(_) => (0, false),
+        };
+        if is_blank {
+            self.look_sooner(Some(now + BLANK_MS));
         }
+        recount(&self.promised, &mut core.counted_promised, promised);
+        if count != core.counted || std::mem::take(&mut core.has_said_more) {
+            let said = match &core.kind {
+                Kind::Classic(classic) => classic.said_bytes(),
+                Kind::Ordered(_) | Kind::Shared(_) => 0,
+            };
+            recount(&self.said_bytes, &mut core.counted_said_bytes, said);
+        }
+        recount(&self.members, &mut core.counted, count);
         if let Kind::Shared(work) = &mut core.kind
             && let Some(unsettled) = work.take_unsettled()
         {
-            self.unsettled.fetch_add(unsettled, Relaxed);
-            self.unsettled.fetch_sub(core.counted_unsettled, Relaxed);
-            core.counted_unsettled = unsettled;
+            recount(&self.unsettled, &mut core.counted_unsettled, unsettled);
         }
         if count > 0 {
             core.empty_since = None;
@@ -516,7 +554,10 @@ impl Coordinator {
             }
             let is_idle = core.is_idle() && !core.is_closed();
             // A queue stays in memory: what is delayed or leased in it shows in the group's lag.
-            let forget_at = match core.kind {
+            let forget_at = match &core.kind {
+                Kind::Classic(classic) if classic.is_blank() => {
+                    core.empty_since.map(|since| since + BLANK_MS)
+                }
                 Kind::Ordered(_) | Kind::Classic(_) => core.empty_since.map(|since| since + REMEMBERED_MS),
                 Kind::Shared(_) => None,
             };
@@ -533,6 +574,15 @@ impl Coordinator {
         next = next.into_iter().chain(wanted).min();
         self.looks_at.store(next.unwrap_or(u64::MAX), SeqCst);
         (next, busy)
+    }
+}
+
+/// Counts a part of a sum anew.
+fn recount(sum: &AtomicUsize, counted: &mut usize, now: usize) {
+    if now != *counted {
+        sum.fetch_add(now, Relaxed);
+        sum.fetch_sub(*counted, Relaxed);
+        *counted = now;
     }
 }
 
@@ -962,3 +1012,68 @@ impl Core {
 
 #[path = "consumer_cells.rs"]
 pub(crate) mod consumers;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::groups::classic::{Denied, Joining as ClassicJoining, MAX_GROUP_MEMBERS};
+    use crate::broker::groups::shared::queue::Moment;
+
+    fn joining(fresh: &str) -> ClassicJoining {
+        ClassicJoining {
+            member: None,
+            fresh: fresh.into(),
+            instance: None,
+            client_id: None,
+            address: None,
+            protocol_type: "consumer".into(),
+            protocols: vec![("range".into(), bytes::Bytes::new())],
+            session_timeout: 6_000,
+            rebalance_timeout: 6_000,
+            needs_id: true,
+            may_skip: false,
+        }
+    }
+
+    #[test]
+    fn a_classic_group_has_so_many_members() {
+        let mut classic = Classic::default();
+        for number in 0..=MAX_GROUP_MEMBERS {
+            let joining = ClassicJoining {
+                needs_id: false,
+                ..joining(&number.to_string())
+            };
+            let joined = classic.join(&joining, 0);
+            let is_full = matches!(joined, Err(Denied::Full));
+            assert_eq!(is_full, number == MAX_GROUP_MEMBERS, "{number}: {joined:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_that_nobody_came_to_is_forgotten() {
+        let (_sender, topics) = watch::channel(0);
+        let coordinator = Coordinator::new(1, TimestampMs(0), topics, 1000);
+        let joining = joining("m");
+        let cell = coordinator.cell("ghost");
+        {
+            let mut core = coordinator.lock(&cell, 0);
+            core.become_kind(Kind::Classic(Box::default()));
+            let denied = core.classic().expect("it is classic").join(&joining, 0);
+            assert!(matches!(denied, Err(Denied::MemberIdRequired(_))), "{denied:?}");
+        }
+        assert_eq!(coordinator.promised.load(Relaxed), 1);
+        let now = |at| Now {
+            moment: Moment(at),
+            wall: TimestampMs(0),
+        };
+        coordinator.tick(now(5_000));
+        assert!(coordinator.find("ghost").is_some());
+        coordinator.tick(now(6_001));
+        assert_eq!(coordinator.promised.load(Relaxed), 0);
+        coordinator.tick(now(7_002));
+        assert!(
+            coordinator.find("ghost").is_none(),
+            "the promise is over, and nobody came"
+        );
+    }
+}

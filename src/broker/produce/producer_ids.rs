@@ -16,6 +16,7 @@ use crate::broker::blocking::Share;
 use crate::broker::caller::Caller;
 use crate::broker::engine::{AppendRequest, Log, StateChange};
 use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::rights::Right;
 use crate::broker::state_keys::PRODUCER_IDS;
 
 /// The first id that is given out.
@@ -32,9 +33,9 @@ impl Producer {
     /// An id that no producer has been given before.
     ///
     /// # Errors
-    /// [`Reason::Unauthenticated`]; those of an append.
+    /// [`Reason::Forbidden`]: it may not write to any topic; [`Reason::Unauthenticated`]; those of an append.
     pub async fn new_producer_id(&self, caller: &Caller) -> Result<i64, Refusal> {
-        caller.check_signed_in()?;
+        caller.check_some_topic(Right::Write)?;
         let mut block = self.ids.0.lock().await;
         if block.is_empty() {
             let log = self.log.clone();

@@ -12,6 +12,7 @@
 //! appended before is answered with its offsets from then; a gap or an older epoch is refused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -22,7 +23,9 @@ use super::placing::Built;
 use super::{Options, Producer, Target};
 use crate::broker::blocking::Share;
 use crate::broker::engine::batch::{BatchHeader, Batches, MAX_INFLATED_BYTES, Record, SealedBatch};
-use crate::broker::engine::{Ack, AppendRequest, Appended, Offset, Partition, Records, TimestampMs};
+use crate::broker::engine::{
+    Ack, AppendRequest, Appended, Error, Offset, Partition, Records, Ticket, TimestampMs,
+};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::catalog::Compression;
 use crate::broker::topics::unknown_partition;
@@ -32,8 +35,14 @@ use crate::formats::partitioner::partition_of_key;
 /// checksum.
 const INLINE_BYTES: usize = 2 << 20;
 
-/// The value of a refusal that has the numbers of the records at fault, from 0 in their batch.
+/// The value of a refusal that has the numbers of the records at fault, from 0 in their batch: the first
+/// [`MAX_AT_FAULT`], since a small batch may inflate to millions.
 pub const RECORDS_AT_FAULT: &str = "records";
+/// The most records that a refusal names.
+pub const MAX_AT_FAULT: usize = 1000;
+
+/// How often a batch that waits for room in the queue of the log is tried again.
+const QUEUE_RETRY: Duration = Duration::from_millis(5);
 
 /// Batches that may be stored.
 pub struct Checked {
@@ -41,6 +50,20 @@ pub struct Checked {
     record_count: u32,
     moved: bool,
     bytes: usize,
+    /// How many bytes compressed records took.
+    inflated_bytes: usize,
+}
+
+/// How much the batches of one request of a Kafka client may inflate to, besides the limit of each.
+#[derive(Debug)]
+pub struct InflateRoom(usize);
+
+impl InflateRoom {
+    /// The room of a request of so many bytes: little compresses to less than a 64th, and small requests may.
+    #[must_use]
+    pub fn of(request_bytes: usize) -> Self {
+        Self(request_bytes.saturating_mul(64).max(2 * MAX_INFLATED_BYTES))
+    }
 }
 
 /// One batch that may be stored, with where it is to be stored.
@@ -142,22 +165,35 @@ impl Producer {
     /// [`Reason::InvalidBatch`] also for none or several batches, and for control batches;
     /// [`Reason::InvalidTimestamp`]; [`Reason::UnknownCompression`]; [`Reason::RecordTooLarge`] also for a batch that is
     /// larger than [`TopicRules::max_batch_bytes`](super::TopicRules::max_batch_bytes); [`Reason::RequestTooLarge`] if
-    /// its records inflate to more than a request may have; [`Reason::NotSupported`] for transactions. With
-    /// [`Reason::InvalidBatch`], the refusal may say which records are at fault, in its value [`RECORDS_AT_FAULT`].
+    /// its records inflate to more than a request may have, or is left of `room`; [`Reason::NotSupported`] for
+    /// transactions. With [`Reason::InvalidBatch`], the refusal may say which records are at fault, in its value
+    /// [`RECORDS_AT_FAULT`].
     pub async fn check_batch(
         &self,
         target: &Target,
         number: u32,
         batch: BytesMut,
+        room: &mut InflateRoom,
     ) -> Result<CheckedBatch, Refusal> {
         let Some(log) = target.topic.partition(number) else {
             return Err(unknown_partition(&target.topic, number));
         };
         let now = self.now();
-        let check = Check::new(self, target, number, now);
+        let mut check = Check::new(self, target, number, now);
+        check.room = check.room.min(room.0);
+        let most = check.room;
+        let is_compressed = BatchHeader::peek(&batch).is_ok_and(|it| it.attributes.compression() != 0);
         let checked = self
             .off_the_worker(target.rules.compression, batch, move |batch| check.alone(batch))
-            .await?;
+            .await;
+        let inflated = match &checked {
+            Ok(checked) => checked.inflated_bytes,
+            // Nobody knows how far it was inflated until it was found wrong.
+            Err(_) if is_compressed => most,
+            Err(_) => 0,
+        };
+        room.0 = room.0.saturating_sub(inflated);
+        let checked = checked?;
         Ok(CheckedBatch {
             checked,
             target: target.clone(),
@@ -168,12 +204,13 @@ impl Producer {
     }
 
     /// Queues a batch for an append of its own. The returned future is ready when it is stored as `ack` says; it need
-    /// not be waited for. Batches are appended in the order of the calls.
+    /// not be waited for. Batches are appended in the order of the calls. While the queue of the log is full, this waits:
+    /// the client is to be slowed, not refused.
     ///
     /// # Errors
     /// Those of the append that are known at once; from the future all others, such as [`Reason::OutOfOrderSequence`]
     /// and [`Reason::Fenced`].
-    pub fn queue_batch(
+    pub async fn queue_batch(
         self: &Arc<Self>,
         batch: CheckedBatch,
         ack: Ack,
@@ -187,7 +224,7 @@ impl Producer {
         } = batch;
         let (records, bytes) = (checked.record_count, checked.bytes);
         let request = self.request(&target, number, checked, None, ack)?;
-        let ticket = self.log.append(request)?;
+        let ticket = self.queue_when_there_is_room(request).await?;
         let producer = Arc::clone(self);
         let log_append_time = target.rules.log_append_time.then_some(now);
         Ok(async move {
@@ -199,6 +236,22 @@ impl Producer {
                 log_start_offset: log.positions().log_start_offset,
             })
         })
+    }
+
+    async fn queue_when_there_is_room(&self, mut request: AppendRequest) -> Result<Ticket, Refusal> {
+        loop {
+            match self.log.try_append(request) {
+                Ok(ticket) => return Ok(ticket),
+                Err(unqueued) => {
+                    let unqueued = *unqueued;
+                    if !matches!(unqueued.error, Error::Overloaded { .. }) {
+                        return Err(unqueued.error.into());
+                    }
+                    request = unqueued.request;
+                    tokio::time::sleep(QUEUE_RETRY).await;
+                }
+            }
+        }
     }
 
     /// Runs a check where it holds nobody up.
@@ -297,6 +350,7 @@ impl Check {
                 record_count: 0,
                 moved: false,
                 bytes: 0,
+                inflated_bytes: 0,
             },
         }
     }
@@ -367,7 +421,7 @@ impl Check {
         let mut moved = self.found.moved;
         let mut keyless = Vec::new();
         let inflated = sealed.check_records(self.room, |number, record| {
-            if self.needs_keys && record.key.is_none() {
+            if self.needs_keys && record.key.is_none() && keyless.len() < MAX_AT_FAULT {
                 keyless.push(number);
             }
             self.record(record, &mut moved).map_err(|refusal| {
@@ -382,6 +436,7 @@ impl Check {
         }
         let inflated_bytes = inflated.as_ref().map_or(0, Vec::len);
         self.room = self.room.saturating_sub(inflated_bytes);
+        self.found.inflated_bytes += inflated_bytes;
         let codec = self.target.rules.compression.of_batch(header.attributes.codec()?);
         let mut sealed = sealed.with_codec(codec, inflated)?;
         if self.target.rules.log_append_time {

@@ -206,6 +206,12 @@ impl Rules {
         self.is_admin || (!name.starts_with("__") && allows(&self.topics, right, name))
     }
 
+    /// Whether this may be done with some topic, whether there is one of such a name or not.
+    #[must_use]
+    pub fn some_topic(&self, right: Right) -> bool {
+        self.is_admin || self.topics.iter().any(|(rights, _)| rights & right.bit() != 0)
+    }
+
     /// Whether this may be done with that group.
     #[must_use]
     pub fn group(&self, right: Right, name: &str) -> bool {
@@ -225,7 +231,13 @@ impl Rules {
     }
 }
 
+/// The longest name that rules are looked through for: nothing has a longer one, and clients may send one of any length.
+const MAX_NAME_BYTES: usize = 255;
+
 fn allows(rules: &[(u8, Vec<Box<str>>)], right: Right, name: &str) -> bool {
+    if name.len() > MAX_NAME_BYTES {
+        return false;
+    }
     let mut of_right = rules.iter().filter(|(rights, _)| rights & right.bit() != 0);
     of_right.any(|(_, patterns)| patterns.iter().any(|pattern| matches(pattern, name)))
 }

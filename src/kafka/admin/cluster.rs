@@ -25,6 +25,11 @@ const CONTROLLERS: i8 = 2;
 /// The most partitions of an answer to API 75.
 const MAX_PARTITIONS: i32 = 2000;
 
+/// What a partition takes in memory while it is described, in bytes.
+const PARTITION_BYTES: usize = 256;
+/// The same while its size is told.
+const SIZE_BYTES: usize = 96;
+
 /// What stands for the data directory: clients see no paths.
 const LOG_DIR: &str = "data";
 
@@ -88,6 +93,7 @@ pub(crate) async fn describe_topic_partitions(
         None => (Text::default(), 0),
     };
     let mut left = request.response_partition_limit.clamp(1, MAX_PARTITIONS) as u32;
+    call.reserve(left as usize * PARTITION_BYTES).await?;
     let (mut topics, mut next_cursor) = (Vec::new(), None);
     for name in names.into_iter().filter(|name| *name >= from_name) {
         let first = if name == from_name {
@@ -168,9 +174,13 @@ pub(crate) async fn describe_log_dirs(
         Some(topics) => topics.iter().filter_map(|asked| sizes_of(call, asked)).collect(),
         None => {
             let topics = call.broker.log.topics().into_iter();
-            let seen = topics.filter(|topic| call.caller.sees_topic(topic.name()));
-            seen.map(|topic| sizes(&topic, 0..topic.partition_count()))
-                .collect()
+            let seen: Vec<Arc<Topic>> = topics
+                .filter(|topic| call.caller.sees_topic(topic.name()))
+                .collect();
+            let partitions: usize = seen.iter().map(|topic| topic.partition_count() as usize).sum();
+            call.reserve((partitions + seen.len()) * SIZE_BYTES).await?;
+            let sizes = |topic: &Arc<Topic>| sizes(topic, 0..topic.partition_count());
+            seen.iter().map(sizes).collect()
         }
     };
     let mut result = DescribeLogDirsResult {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::super::call::{Call, Hangup, NODE};
+use super::super::call::{Call, Hangup, MAX_ANSWER_BYTES, NODE};
 use super::super::errors::ErrorCode;
 use super::super::messages::cluster::{
     ConfigResource, ListConfigResourcesRequest, ListConfigResourcesResponse,
@@ -18,7 +18,7 @@ use super::super::messages::configs::{
     IncrementalAlterConfigsResource, IncrementalAlterConfigsResponse,
 };
 use super::super::wire::Text;
-use super::topic_configs::{self, TOPIC_SETTINGS, TopicSetting, Type};
+use super::topic_configs::{self, MAX_VALUE_BYTES, TOPIC_SETTINGS, TopicSetting, Type};
 use super::{Failure, answer, node_configs, repeated};
 use crate::broker::blocking::Share;
 use crate::broker::engine::Topic;
@@ -59,8 +59,22 @@ pub(crate) async fn describe_configs(
         synonyms: request.include_synonyms,
         documentation: request.include_documentation,
     };
-    let result = |resource: DescribeConfigsResource| {
-        let described = describe(call, &resource, shows);
+    let mut bytes = 0;
+    let costs = |resource: &DescribeConfigsResource| {
+        bytes += cost(resource, shows);
+        bytes
+    };
+    // Of each resource what the answer takes with it.
+    let costs: Vec<usize> = request.resources.iter().map(costs).collect();
+    call.reserve(bytes.min(MAX_ANSWER_BYTES)).await?;
+    let result = |(resource, bytes): (DescribeConfigsResource, usize)| {
+        let described = match bytes > MAX_ANSWER_BYTES {
+            true => Err(Failure::new(
+                ErrorCode::InvalidRequest,
+                "the answer has no room for this resource: ask for fewer at once",
+            )),
+            false => describe(call, &resource, shows),
+        };
         let (configs, failure) = match described {
             Ok(configs) => (configs, Ok(())),
             Err(failure) => (Vec::new(), Err(failure)),
@@ -75,9 +89,33 @@ pub(crate) async fn describe_configs(
         }
     };
     Ok(DescribeConfigsResponse {
-        results: request.resources.into_iter().map(result).collect(),
+        results: request.resources.into_iter().zip(costs).map(result).collect(),
         ..DescribeConfigsResponse::default()
     })
+}
+
+/// About what the description of a resource takes in memory while it is made, in bytes.
+fn cost(asked: &DescribeConfigsResource, shows: Shows) -> usize {
+    const ROW_BYTES: usize = size_of::<DescribeConfigsResourceResult>() + 64;
+    const SYNONYMS_BYTES: usize = 2 * (size_of::<DescribeConfigsSynonym>() + 64);
+    const DOCUMENTATION_BYTES: usize = 384;
+    let names = asked.configuration_keys.as_ref().map_or(0, Vec::len);
+    let rows = match names {
+        0 => TOPIC_SETTINGS.len() * 2,
+        names => names.min(TOPIC_SETTINGS.len() * 2),
+    };
+    let synonyms = if shows.synonyms { SYNONYMS_BYTES } else { 0 };
+    let documentation = if shows.documentation {
+        DOCUMENTATION_BYTES
+    } else {
+        0
+    };
+    let rows = if asked.resource_type == BROKER {
+        rows
+    } else {
+        rows.min(TOPIC_SETTINGS.len())
+    };
+    size_of::<DescribeConfigsResult>() + rows * (ROW_BYTES + synonyms + documentation)
 }
 
 /// What is shown beside values.
@@ -307,14 +345,23 @@ fn check_form(alterations: &[Alteration]) -> Result<(), Failure> {
         .into_iter()
         .next()
     {
-        return invalid(format!("{name} is named more than once"));
+        let shown: String = name.chars().take(250).collect();
+        return invalid(format!("{shown} is named more than once"));
     }
     for config in alterations {
         if !(SET..=SUBTRACT).contains(&config.operation) {
             return invalid(format!("{} is no operation on a configuration", config.operation));
         }
+        if config
+            .value
+            .as_ref()
+            .is_some_and(|value| value.len() > MAX_VALUE_BYTES)
+        {
+            return invalid(format!("a value is at most {MAX_VALUE_BYTES} bytes"));
+        }
         if config.value.is_none() && config.operation != DELETE {
-            return invalid(format!("null value not supported for: {}", &*config.name));
+            let shown: String = config.name.chars().take(250).collect();
+            return invalid(format!("null value not supported for: {shown}"));
         }
     }
     Ok(())
@@ -367,6 +414,9 @@ fn combined(list: &str, words: &str, appends: bool) -> String {
     list.join(",")
 }
 
+/// What a listed resource takes in memory, in bytes.
+const RESOURCE_BYTES: usize = 512;
+
 /// Lists what has a configuration: the topics that the caller may look at, and the node.
 pub(crate) async fn list_config_resources(
     call: &Call,
@@ -391,10 +441,15 @@ pub(crate) async fn list_config_resources(
             resource_type,
         });
     };
+    let topics = match kinds.contains(&TOPIC) {
+        true => call.broker.log.topics(),
+        false => Vec::new(),
+    };
+    call.reserve(topics.len() * RESOURCE_BYTES).await?;
     for kind in ALL.into_iter().filter(|kind| kinds.contains(kind)) {
         match kind {
             TOPIC => {
-                let topics = call.broker.log.topics().into_iter();
+                let topics = topics.iter();
                 let seen = topics.filter(|topic| call.caller.sees_topic(topic.name()));
                 seen.for_each(|topic| add(topic.name().into(), TOPIC));
             }

@@ -63,7 +63,7 @@ fn answer(call: &Call, result: Result<(), Failure>) -> (i16, Option<Text>) {
 }
 
 /// Those that stand in a request more than once.
-fn repeated<T: Eq + Hash + Clone>(all: impl Iterator<Item = T>) -> HashSet<T> {
+pub(crate) fn repeated<T: Eq + Hash + Clone>(all: impl Iterator<Item = T>) -> HashSet<T> {
     let mut seen = HashSet::new();
     all.filter(|one| !seen.insert(one.clone())).collect()
 }

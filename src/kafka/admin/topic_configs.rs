@@ -51,6 +51,10 @@ pub(crate) struct TopicSetting {
     pub(crate) of_broker: &'static str,
 }
 
+/// The longest value of a configuration, in bytes: a list is searched for each of its words, and values are repeated in
+/// messages.
+pub(crate) const MAX_VALUE_BYTES: usize = 4096;
+
 const NEVER: &str = "9223372036854775807";
 
 /// Every configuration, by name.

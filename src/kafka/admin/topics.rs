@@ -3,6 +3,7 @@
 //! A partition has one replica, on the one node. A request that asks for others is refused, unless the setting
 //! `kafka_any_replication` says that it means one.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::super::call::{Call, Hangup, NODE};
@@ -13,7 +14,7 @@ use super::super::messages::admin::{
     CreateTopicsResponse, DeletableTopicResult, DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse,
 };
 use super::super::wire::{Text, Uuid};
-use super::topic_configs::{self, TOPIC_SETTINGS};
+use super::topic_configs::{self, MAX_VALUE_BYTES, TOPIC_SETTINGS};
 use super::{Failure, answer, configs, repeated};
 use crate::broker::blocking::Share;
 use crate::broker::engine::{Topic, TopicSpec};
@@ -24,6 +25,12 @@ use crate::broker::topics::changes::Changes;
 
 /// Stands for what the settings say.
 const DEFAULT: i32 = -1;
+
+/// The most topics that one request creates. Kafka's controller has a limit of its own, and the same code for it.
+const MAX_TOPICS: usize = 4000;
+/// What the answer takes in memory for each of them, in bytes.
+const CREATED_BYTES: usize =
+    size_of::<CreatableTopicResult>() + 40 * (size_of::<CreatableTopicConfigs>() + 128);
 
 /// For a topic that a request names more than once.
 fn named_again() -> Failure {
@@ -36,18 +43,27 @@ pub(crate) async fn create_topics(
     request: CreateTopicsRequest,
 ) -> Result<CreateTopicsResponse, Hangup> {
     let again = repeated(request.topics.iter().map(|topic| topic.name.clone()));
+    let is_too_many = request.topics.len() > MAX_TOPICS;
+    call.reserve(request.topics.len().min(MAX_TOPICS) * CREATED_BYTES)
+        .await?;
+    let mut answered = HashSet::new();
+    let mut plain_names = PlainNames::default();
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
+        if is_too_many {
+            let why = format!("one request creates at most {MAX_TOPICS} topics");
+            let failure = Failure::new(ErrorCode::PolicyViolation, why);
+            topics.push(not_created(call, topic.name, failure));
+            continue;
+        }
         if again.contains(&topic.name) {
-            if !topics
-                .iter()
-                .any(|done: &CreatableTopicResult| done.name == topic.name)
-            {
+            // One answer for all of them.
+            if answered.insert(topic.name.clone()) {
                 topics.push(not_created(call, topic.name, named_again()));
             }
             continue;
         }
-        let created = create(call, &topic, request.validate_only).await;
+        let created = create(call, &topic, &mut plain_names, request.validate_only).await;
         topics.push(match created {
             Ok((spec, id)) => created_topic(call, topic.name, &spec, id),
             Err(why) => not_created(call, topic.name, why),
@@ -103,6 +119,7 @@ fn created_topic(call: &Call, name: Text, spec: &TopicSpec, id: Uuid) -> Creatab
 async fn create(
     call: &Call,
     wanted: &CreatableTopic,
+    plain_names: &mut PlainNames,
     is_dry_run: bool,
 ) -> Result<(TopicSpec, Uuid), Failure> {
     let name = &*wanted.name;
@@ -118,7 +135,7 @@ async fn create(
     configure(wanted, &mut changes)?;
     let checked = call.broker.topics.may_create(&call.caller, name, &changes);
     let spec = checked.map_err(refused)?;
-    check_collision(call, name)?;
+    plain_names.check(call, name)?;
     if is_dry_run {
         return Ok((spec, Uuid::ZERO));
     }
@@ -126,7 +143,10 @@ async fn create(
     let create = move || topics.create_with(&caller, &wanted, &changes);
     let created = call.broker.blocking.attempt(Share::Change, create).await;
     match created.map_err(refused)? {
-        (topic, true) => Ok((TopicSpec::clone(&topic.spec()), call.topic_id(&topic))),
+        (topic, true) => {
+            plain_names.add(topic.name());
+            Ok((TopicSpec::clone(&topic.spec()), call.topic_id(&topic)))
+        }
         // Somebody else has created the same meanwhile.
         (topic, false) => Err(exists(topic.name())),
     }
@@ -213,30 +233,51 @@ fn configure(wanted: &CreatableTopic, changes: &mut Changes) -> Result<(), Failu
             let why = format!("null value not supported for topic configs: {}", row.name);
             return Err(Failure::new(ErrorCode::InvalidConfig, why));
         };
+        if value.len() > MAX_VALUE_BYTES {
+            let why = format!("a value is at most {MAX_VALUE_BYTES} bytes");
+            return Err(Failure::new(ErrorCode::InvalidConfig, why));
+        }
         row.set(value, changes).map_err(invalid)?;
     }
     Ok(())
 }
 
-/// Refuses a name that differs from another topic's in `.` and `_` alone: tools that make names of metrics of topics
-/// could not tell them apart.
-fn check_collision(call: &Call, name: &str) -> Result<(), Failure> {
-    if !name.contains(['.', '_']) {
-        return Ok(());
-    }
-    let plain = name.replace('.', "_");
-    let topics = call.broker.log.topics();
-    let mut seen = topics.iter().filter(|topic| call.caller.sees_topic(topic.name()));
-    match seen.find(|topic| topic.name().replace('.', "_") == plain) {
-        Some(topic) => {
-            let why = format!(
-                "the topic {name} collides with the existing topic {}",
-                topic.name()
-            );
-            Err(Failure::new(ErrorCode::InvalidTopic, why))
+/// The names of the topics that the caller sees, by how they read with `_` for each `.`; looked up once a request.
+#[derive(Default)]
+struct PlainNames(Option<HashMap<String, String>>);
+
+impl PlainNames {
+    /// Refuses a name that differs from another topic's in `.` and `_` alone: tools that make names of metrics of topics
+    /// could not tell them apart.
+    fn check(&mut self, call: &Call, name: &str) -> Result<(), Failure> {
+        if !name.contains(['.', '_']) {
+            return Ok(());
         }
-        None => Ok(()),
+        let names = self.0.get_or_insert_with(|| {
+            let topics = call.broker.log.topics().into_iter();
+            let seen = topics.filter(|topic| call.caller.sees_topic(topic.name()));
+            seen.map(|topic| (plain(topic.name()), topic.name().to_owned()))
+                .collect()
+        });
+        match names.get(&plain(name)) {
+            Some(other) => {
+                let why = format!("the topic {name} collides with the existing topic {other}");
+                Err(Failure::new(ErrorCode::InvalidTopic, why))
+            }
+            None => Ok(()),
+        }
     }
+
+    /// Adds a topic that was created.
+    fn add(&mut self, name: &str) {
+        if let Some(names) = &mut self.0 {
+            names.insert(plain(name), name.to_owned());
+        }
+    }
+}
+
+fn plain(name: &str) -> String {
+    name.replace('.', "_")
 }
 
 /// Deletes topics.

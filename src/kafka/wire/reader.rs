@@ -10,6 +10,8 @@ const ALLOWANCE_BYTES: usize = 64 << 10;
 const ALLOWANCE_FACTOR: usize = 8;
 /// What they may take at most.
 const MAX_ALLOWANCE_BYTES: usize = 32 << 20;
+/// What each tagged field counts for besides: no message has many, and each is work.
+const TAG_BYTES: usize = 64;
 
 const SHORT: Malformed = Malformed("the message ends too early");
 const LENGTH: Malformed = Malformed("a length is negative, or beyond the end of the message");
@@ -44,7 +46,6 @@ impl Reader {
     }
 
     /// How many bytes are left.
-    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn remaining(&self) -> usize {
         self.rest.len()
     }
@@ -122,9 +123,7 @@ impl Reader {
             return Err(LENGTH);
         }
         let bytes = count.saturating_mul(size_of::<T>());
-        self.allowance = (self.allowance.checked_sub(bytes)).ok_or(Malformed(
-            "the message has more elements than a frame of its size may have",
-        ))?;
+        self.allow(bytes)?;
         self.charged += bytes;
         let mut elements = Vec::with_capacity(count);
         for _ in 0..count {
@@ -133,12 +132,20 @@ impl Reader {
         Ok(elements)
     }
 
+    fn allow(&mut self, bytes: usize) -> Result<(), Malformed> {
+        self.allowance = (self.allowance.checked_sub(bytes)).ok_or(Malformed(
+            "the message has more elements than a frame of its size may have",
+        ))?;
+        Ok(())
+    }
+
     /// Reads tagged fields. `known` reads one of a tag that it knows and returns true; of others it reads nothing.
     pub(crate) fn tags(
         &mut self,
         mut known: impl FnMut(&mut Self, u32) -> Result<bool, Malformed>,
     ) -> Result<(), Malformed> {
         for _ in 0..self.varint()? {
+            self.allow(TAG_BYTES)?;
             let (tag, size) = (self.varint()?, self.varint()? as usize);
             let field = self.take_own(size)?;
             let after = std::mem::replace(&mut self.rest, field);
@@ -189,6 +196,21 @@ mod tests {
         bytes[..4].copy_from_slice(&(1_i32 << 19).to_be_bytes());
         let mut reader = Reader::new(BytesMut::from(&bytes[..]));
         assert!(Vec::<[Text; 4]>::read(&mut reader, version).is_err());
+    }
+
+    #[test]
+    fn a_message_has_few_tagged_fields() {
+        let tags = |count: usize| {
+            let mut bytes = vec![
+                0x80 | (count & 0x7f) as u8,
+                0x80 | (count >> 7 & 0x7f) as u8,
+                (count >> 14) as u8,
+            ];
+            bytes.resize(3 + 2 * count, 0);
+            Reader::new(BytesMut::from(&bytes[..])).tags(|_, _| Ok(false))
+        };
+        assert!(tags(1000).is_ok());
+        assert!(tags(100_000).is_err());
     }
 
     impl Field for [Text; 4] {

@@ -12,6 +12,8 @@ const PIECE_BYTES: usize = 1024;
 pub(crate) struct Writer {
     done: Vec<Bytes>,
     buffer: BytesMut,
+    /// The bytes of the pieces that lie elsewhere.
+    elsewhere: usize,
 }
 
 impl Writer {
@@ -19,6 +21,12 @@ impl Writer {
     pub(crate) fn finish(mut self) -> Vec<Bytes> {
         self.cut();
         self.done
+    }
+
+    /// How many bytes it has in memory of its own: all but the large byte fields, which are slices of what exists.
+    pub(crate) fn owned_bytes(&self) -> usize {
+        let done: usize = self.done.iter().map(Bytes::len).sum();
+        done - self.elsewhere + self.buffer.len()
     }
 
     fn cut(&mut self) {
@@ -63,6 +71,7 @@ impl Writer {
             return self.raw(bytes);
         }
         self.cut();
+        self.elsewhere += bytes.len();
         self.done.push(bytes.clone());
     }
 

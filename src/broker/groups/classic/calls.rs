@@ -10,7 +10,9 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::rebalance::Classic;
-use super::{Answer, CallNumber, Denied, Identity, Joined, Joining, Synced, Syncing, stored};
+use super::{
+    Answer, CallNumber, Denied, Identity, Joined, Joining, MAX_MEMBER_BYTES, Synced, Syncing, stored,
+};
 use crate::broker::caller::Caller;
 use crate::broker::engine::StateChange;
 use crate::broker::groups::coordinator::{Cell, Coordinator, Kind};
@@ -77,10 +79,15 @@ pub(in crate::broker::groups) fn check_name(group: &str) -> Result<(), Denied> {
 }
 
 impl Groups {
+    /// Whether another id can be promised to a member that has none. If not, it joins at once.
+    pub fn may_promise(&self) -> bool {
+        self.coordinator.may_promise()
+    }
+
     /// Joins a classic group, and waits until its rebalance ends. Creates the group durably if it does not exist.
     ///
     /// # Errors
-    /// Those of [`Classic::join`]; [`Denied::InconsistentProtocol`] also if the group is shared, has a filter or live
+    /// Those of [`Classic::join`]; [`Denied::TooLarge`]; [`Denied::InconsistentProtocol`] also if the group is shared, has a filter or live
     /// members of another kind; [`Denied::InvalidName`]; [`Denied::Refused`].
     pub async fn join_classic(
         &self,
@@ -90,7 +97,8 @@ impl Groups {
     ) -> Result<Joined, Denied> {
         check_name(group)?;
         caller.check_group(&[Right::Read], group)?;
-        if !self.coordinator.has_room() {
+        joining.check_size()?;
+        if !self.coordinator.has_room() || !self.coordinator.has_memory() {
             return Err(Denied::Full);
         }
         let (cell, call, answer) = loop {
@@ -173,7 +181,9 @@ impl Groups {
         }
         let (sender, receiver) = oneshot::channel();
         let classic = core.classic().ok_or(Denied::UnknownMember)?;
-        let call = classic.join(joining, now)?;
+        let joined = classic.join(joining, now);
+        core.has_said_more = true;
+        let call = joined?;
         core.waiting.insert(call, sender);
         Ok(Attempt::Waits(call, receiver))
     }
@@ -181,7 +191,7 @@ impl Groups {
     /// Gives a member its assignment, when the leader's assignments are durable.
     ///
     /// # Errors
-    /// Those of [`Classic::sync`]; [`Denied::Refused`]: the assignments could not be stored, join again.
+    /// Those of [`Classic::sync`]; [`Denied::TooLarge`]; [`Denied::Refused`]: the assignments could not be stored, join again.
     pub async fn sync_classic(
         &self,
         caller: &Caller,
@@ -190,12 +200,22 @@ impl Groups {
     ) -> Result<Synced, Denied> {
         check_name(group)?;
         caller.check_group(&[Right::Read], group)?;
+        let assigned = syncing.assignments.iter();
+        let assigned: usize = assigned.map(|(member, bytes)| member.len() + bytes.len()).sum();
+        if assigned > MAX_MEMBER_BYTES {
+            return Err(Denied::TooLarge);
+        }
+        if assigned > 0 && !self.coordinator.has_memory() {
+            let detail = "members of groups hold all the memory that they may";
+            return Err(Refusal::new(Reason::Overloaded, detail).into());
+        }
         let cell = self.coordinator.find(group).ok_or(Denied::UnknownMember)?;
         let (call, answer) = {
             let (now, mut core) = self.lock(&cell);
             let (sender, receiver) = oneshot::channel();
             let classic = core.classic().ok_or(Denied::UnknownMember)?;
             let call = classic.sync(syncing, now)?;
+            core.has_said_more = true;
             core.waiting.insert(call, sender);
             (call, receiver)
         };

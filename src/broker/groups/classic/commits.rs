@@ -33,6 +33,15 @@ pub struct CommitRow {
 }
 
 impl Groups {
+    /// The right that a commit takes which names this generation: below 0 it is one from outside the group.
+    pub fn right_to_commit(generation_id: i32) -> Right {
+        if generation_id < 0 {
+            Right::Write
+        } else {
+            Right::Read
+        }
+    }
+
     /// Commits offsets for a classic member, for a consumer with its epoch, or for nobody in a group without members; creates
     /// the group if it does not exist. `knows_epochs`: the client can name an epoch. Those that cannot be committed do not keep the others from it. Returns the result of each, in the same order.
     /// A later commit counts even if its offset is lower.
@@ -52,8 +61,7 @@ impl Groups {
     ) -> Result<Vec<Result<(), Refusal>>, Denied> {
         check_name(group)?;
         let is_outside = who.generation_id < 0;
-        let right = if is_outside { Right::Write } else { Right::Read };
-        caller.check_group(&[right], group)?;
+        caller.check_group(&[Self::right_to_commit(who.generation_id)], group)?;
         let guard = self.commits().await;
         if let Some(GroupValue::Shared(_)) = self.value_of(group)? {
             let detail = format!("the group {group} is shared: records are settled, not committed");

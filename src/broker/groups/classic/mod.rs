@@ -44,6 +44,15 @@ pub const INITIAL_DELAY_MS: Ms = 250;
 /// The longest such wait in all, in milliseconds.
 pub const MOST_INITIAL_DELAY_MS: Ms = 3_000;
 
+/// The most protocols that a member supports. Clients have up to three.
+pub const MAX_PROTOCOLS: usize = 20;
+/// The most bytes of everything that a member says of itself when it joins, and of what a leader assigns in all.
+pub const MAX_MEMBER_BYTES: usize = 4 << 20;
+/// The most members of a group: a join looks at all of them.
+pub const MAX_GROUP_MEMBERS: usize = 5_000;
+/// The most bytes that members of all groups say of themselves and are assigned, in memory.
+pub const MAX_SAID_BYTES: usize = 64 << 20;
+
 /// Why a call of a member is denied, by either of Kafka's protocols.
 #[derive(Clone, Debug)]
 pub enum Denied {
@@ -63,6 +72,8 @@ pub enum Denied {
     SessionTimeout,
     /// There is no room for another member.
     Full,
+    /// It says more than a member may: [`MAX_PROTOCOLS`], [`MAX_MEMBER_BYTES`].
+    TooLarge,
     /// The group's name is none.
     InvalidName,
     /// A consumer's epoch is none that it can have: it gives everything up and joins again.
@@ -133,6 +144,29 @@ pub struct Joining {
     pub needs_id: bool,
     /// It understands that a leader need not assign (KIP-814).
     pub may_skip: bool,
+}
+
+impl Joining {
+    /// Refuses a member that says too much of itself.
+    ///
+    /// # Errors
+    /// [`Denied::TooLarge`].
+    pub fn check_size(&self) -> Result<(), Denied> {
+        let of_protocols = self.protocols.iter();
+        let bytes: usize = of_protocols
+            .map(|(name, metadata)| name.len() + metadata.len())
+            .sum();
+        let of_names = [
+            self.instance.as_deref(),
+            self.client_id.as_deref(),
+            Some(&*self.protocol_type),
+        ];
+        let bytes = bytes + of_names.into_iter().flatten().map(str::len).sum::<usize>();
+        match self.protocols.len() <= MAX_PROTOCOLS && bytes <= MAX_MEMBER_BYTES {
+            true => Ok(()),
+            false => Err(Denied::TooLarge),
+        }
+    }
 }
 
 /// What a join returns.

@@ -27,7 +27,8 @@ use super::roster::{Member, common, vote};
 use super::stored::{Generation, StoredMember};
 use super::{
     Answer, CallNumber, Denied, INITIAL_DELAY_MS, Identity, Joined, JoinedMember, Joining,
-    LEAST_SESSION_TIMEOUT_MS, MOST_INITIAL_DELAY_MS, MOST_SESSION_TIMEOUT_MS, Synced, Syncing,
+    LEAST_SESSION_TIMEOUT_MS, MAX_GROUP_MEMBERS, MOST_INITIAL_DELAY_MS, MOST_SESSION_TIMEOUT_MS, Synced,
+    Syncing,
 };
 use crate::broker::groups::members::Ms;
 use crate::broker::refusal::Refusal;
@@ -165,6 +166,21 @@ impl Classic {
         &self.members
     }
 
+    /// What the members have said of themselves and are assigned, in bytes. Cost: a look at each.
+    pub fn said_bytes(&self) -> usize {
+        self.members.values().map(Member::said_bytes).sum()
+    }
+
+    /// How many ids are promised.
+    pub fn promised(&self) -> usize {
+        self.promised.len()
+    }
+
+    /// Whether there is nothing to remember of it: there was no generation yet, and nobody is to come.
+    pub fn is_blank(&self) -> bool {
+        self.generation_id == 0 && self.members.is_empty() && self.promised.is_empty()
+    }
+
     /// The id of a static member.
     pub fn member_of(&self, instance: &str) -> Option<&Arc<str>> {
         self.instances.get(instance)
@@ -202,6 +218,9 @@ impl Classic {
             .cloned();
         let known = joining.member.as_ref().or(of_instance.as_ref()).cloned();
         self.check_protocols(joining, known.as_deref())?;
+        if known.is_none() && self.members.len() >= MAX_GROUP_MEMBERS {
+            return Err(Denied::Full);
+        }
         let fresh = Arc::clone(&joining.fresh);
         match (&joining.member, of_instance) {
             (None, Some(old)) => Ok(self.replace(&old, &fresh, joining, now)),

@@ -67,6 +67,17 @@ impl Member {
         self.last_contact = now;
     }
 
+    /// What it has said of itself and is assigned, in bytes.
+    pub(super) fn said_bytes(&self) -> usize {
+        let protocols = self.protocols.iter();
+        let protocols: usize = protocols
+            .map(|(name, metadata)| name.len() + metadata.len())
+            .sum();
+        let names = [self.instance.as_deref(), self.client_id.as_deref()];
+        let names: usize = names.into_iter().flatten().map(str::len).sum();
+        protocols + names + self.assignment.len()
+    }
+
     /// Whether a call of it waits: then it is alive.
     pub fn is_waiting(&self) -> bool {
         self.joining.is_some() || self.syncing.is_some()

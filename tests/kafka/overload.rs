@@ -1,0 +1,323 @@
+//! Overload slows clients and refuses none; what clients make the server hold for them is bounded, however small their
+//! requests are and whether they read the answers.
+
+use quipu_segments::batch::Codec;
+
+use super::*;
+
+const OFFSET_FETCH: i16 = 9;
+const JOIN: i16 = 11;
+const DESCRIBE_GROUPS: i16 = 15;
+const CREATE_TOPICS: i16 = 19;
+const DESCRIBE_CONFIGS: i16 = 32;
+const ALTER_CONFIGS: i16 = 33;
+/// The most memory of the server whatever they do, without file pages.
+const MAX_ANONYMOUS_BYTES: u64 = 320 << 20;
+
+fn all_topics(correlation: i32) -> Vec<u8> {
+    Out::new().i32(-1).frame(METADATA, 1, correlation)
+}
+
+#[test]
+fn clients_that_ask_for_all_topics_and_do_not_read_cost_little_and_keep_nobody_out() {
+    let fixture = Fixture::new();
+    for number in 0..6 {
+        fixture.server.create_topic(&format!("t{number}"), 4000);
+    }
+    let mut request = Vec::new();
+    for number in 0..30 {
+        request.extend(all_topics(number));
+    }
+    let mut clients: Vec<Client> = (0..300).map(|_| fixture.client()).collect();
+    for client in &mut clients {
+        client.send(&request);
+    }
+    let mut other = fixture.client();
+    assert_eq!(produce(&mut other, "t0", -1, &batch(&["a"])), (0, 0));
+    other.send(&all_topics(7));
+    assert_eq!(other.receive().0, 7, "it gets its turn");
+    let bytes = fixture.server.anonymous_bytes();
+    assert!(bytes < MAX_ANONYMOUS_BYTES, "{bytes}");
+}
+
+#[test]
+fn a_full_queue_of_the_log_slows_producers_and_refuses_nothing() {
+    let fixture = Fixture::with(&[("QUIPU_QUEUE_BYTES", "1MiB")]);
+    fixture.server.create_topic("t", 1);
+    let value = "x".repeat(600_000);
+    let sent = batch(&[&value]);
+    let mut clients: Vec<Client> = (0..12).map(|_| fixture.client()).collect();
+    let sending: Vec<_> = clients
+        .iter_mut()
+        .map(|client| {
+            let mut stream = client.stream.try_clone().expect("a socket");
+            let sent = sent.clone();
+            std::thread::spawn(move || {
+                for number in 0..10 {
+                    let frame = produce_request("t", 0, 1, &sent).frame(PRODUCE, 3, number);
+                    std::io::Write::write_all(&mut stream, &frame).expect("it reads");
+                }
+            })
+        })
+        .collect();
+    for client in &mut clients {
+        for number in 0..10 {
+            let (correlation, answer) = client.receive();
+            assert_eq!((correlation, produced(answer).0), (number, 0));
+        }
+    }
+    for thread in sending {
+        thread.join().expect("it sends");
+    }
+}
+
+#[test]
+fn a_topic_is_described_once_however_often_it_is_asked_for() {
+    let fixture = Fixture::new();
+    let name = "a-topic-with-a-name-that-is-longer-than-its-entry-in-the-memory-of-the-server";
+    fixture.server.create_topic(name, 100);
+    let mut body = Out::new().i32(5000);
+    for _ in 0..5000 {
+        body = body.text(name);
+    }
+    let mut answer = fixture.client().ask(METADATA, 1, body);
+    answer.i32();
+    answer.i32();
+    answer.text();
+    answer.bytes(4 + 2 + 4);
+    assert_eq!(answer.i32(), 1);
+}
+
+#[test]
+fn what_an_answer_has_no_room_for_is_refused() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    // Each takes five bytes and some kilobytes of the answer.
+    let count = 30_000;
+    let mut body = Out::new().i32(count);
+    for _ in 0..count {
+        body = body.i8(2).text("a-topic-of-a-longer-name").i32(-1);
+    }
+    fixture.server.create_topic("a-topic-of-a-longer-name", 1);
+    let mut answer = client.ask(DESCRIBE_CONFIGS, 1, body.i8(1));
+    answer.i32();
+    assert_eq!(answer.i32(), count);
+    assert_eq!(answer.i16(), 0, "the first is described");
+    let bytes = fixture.server.anonymous_bytes();
+    assert!(bytes < MAX_ANONYMOUS_BYTES, "{bytes}");
+    // A small committed offset is asked for again and again, with all that was stored beside it.
+    let note = "n".repeat(4000);
+    let head = Out::new().text("g").i32(-1).text("").i64(-1);
+    let row = head.i32(1).text("t").i32(1).i32(0).i64(0).text(&note);
+    let mut answer = client.ask(8, 2, row);
+    answer.bytes(4 + 3 + 4 + 4);
+    assert_eq!(answer.i16(), 0);
+    let mut body = Out::new().text("g").i32(1).text("t").i32(100_000);
+    for _ in 0..100_000 {
+        body = body.i32(0);
+    }
+    let mut answer = client.ask(OFFSET_FETCH, 2, body);
+    assert_eq!(answer.i32(), 0);
+    assert_eq!(answer.i16(), 42);
+    let bytes = fixture.server.anonymous_bytes();
+    assert!(bytes < MAX_ANONYMOUS_BYTES, "{bytes}");
+}
+
+#[test]
+fn a_group_that_is_named_twice_is_described_not_at_all() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client();
+    let body = Out::new().i32(3).text("one").text("two").text("one");
+    let mut answer = client.ask(DESCRIBE_GROUPS, 0, body);
+    let mut codes = Vec::new();
+    for _ in 0..answer.i32() {
+        codes.push(answer.i16());
+        for _ in 0..4 {
+            answer.text();
+        }
+        assert_eq!(answer.i32(), 0);
+    }
+    assert_eq!(codes, [42, 0, 42]);
+}
+
+#[test]
+fn a_request_creates_so_many_topics_and_names_each_once() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client();
+    let mut create = |names: &[String]| {
+        let mut body = Out::new().i32(names.len() as i32);
+        for name in names {
+            body = body.text(name).i32(1).i16(1).i32(0).i32(0);
+        }
+        let mut answer = client.ask(CREATE_TOPICS, 1, body.i32(1000).i8(1));
+        let rows = (0..answer.i32()).map(|_| {
+            let name = answer.text();
+            let code = answer.i16();
+            answer.text();
+            (name, code)
+        });
+        rows.collect::<Vec<_>>()
+    };
+    let named = |name: &str| name.to_owned();
+    let answer = create(&[named("a_b"), named("twice"), named("twice"), named("c")]);
+    assert_eq!(answer, [(named("a_b"), 0), (named("twice"), 42), (named("c"), 0)]);
+    let many: Vec<String> = (0..4001).map(|number| format!("t{number}")).collect();
+    let answer = create(&many);
+    assert!(answer.len() == many.len() && answer.iter().all(|(_, code)| *code == 44));
+}
+
+#[test]
+fn a_configuration_is_short() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    let mut alter = |value: &str| {
+        let body = Out::new()
+            .i32(1)
+            .i8(2)
+            .text("t")
+            .i32(1)
+            .text("cleanup.policy")
+            .text(value);
+        let mut answer = client.ask(ALTER_CONFIGS, 0, body.i8(1));
+        answer.i32();
+        assert_eq!(answer.i32(), 1);
+        answer.i16()
+    };
+    assert_eq!(alter("delete"), 0);
+    assert_eq!(alter(&"delete,".repeat(1000)), 42);
+}
+
+fn join(group: &str, protocols: &[(&str, &[u8])]) -> Out {
+    let head = Out::new().text(group).i32(10_000).text("").text("consumer");
+    let rows = protocols.iter();
+    rows.fold(head.i32(protocols.len() as i32), |out, (name, metadata)| {
+        out.text(name).bytes(metadata)
+    })
+}
+
+#[test]
+fn members_say_so_much_of_themselves_and_no_more() {
+    let fixture = Fixture::new();
+    let ask = |group: &str, protocols: &[(&str, &[u8])]| {
+        let mut client = fixture.client();
+        let code = client.ask(JOIN, 0, join(group, protocols)).i16();
+        (code, client)
+    };
+    let names: Vec<String> = (0..21).map(|number| number.to_string()).collect();
+    let many: Vec<(&str, &[u8])> = names.iter().map(|name| (&**name, &b""[..])).collect();
+    assert_eq!(ask("g", &many).0, 42);
+    assert_eq!(ask("few", &many[..20]).0, 0);
+    let large = vec![7; (4 << 20) - 100];
+    assert_eq!(ask("g", &[("a", &large), ("b", &large)]).0, 42);
+    // All of them together, too.
+    let mut codes = Vec::new();
+    let mut clients = Vec::new();
+    for number in 0..18 {
+        let (code, client) = ask(&format!("g{number}"), &[("a", &large)]);
+        codes.push(code);
+        clients.push(client);
+    }
+    assert_eq!(codes[..16], [0; 16]);
+    assert_eq!(codes[17], 81);
+}
+
+#[test]
+fn the_batches_of_a_request_inflate_to_so_much_together() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let good = SealedBatch::from_outside(batch(&["good"])).expect("a batch");
+    let good = good
+        .with_codec(Some(Codec::Zstd), None)
+        .expect("nothing to inflate");
+    let wrong = errors::with_crc(&["plain"], |bytes| bytes[22] = 4);
+    let mut client = fixture.client();
+    let mut codes = |wrongs: i32| {
+        let mut body = Out::new()
+            .null()
+            .i16(1)
+            .i32(1000)
+            .i32(1)
+            .text("t")
+            .i32(wrongs + 1);
+        for _ in 0..wrongs {
+            body = body.i32(0).bytes(&wrong);
+        }
+        let mut answer = client.ask(PRODUCE, 3, body.i32(0).bytes(good.as_bytes()));
+        answer.i32();
+        answer.text();
+        let rows = (0..answer.i32()).map(|_| {
+            answer.i32();
+            let code = answer.i16();
+            answer.bytes(16);
+            code
+        });
+        rows.collect::<Vec<_>>()
+    };
+    let few = codes(3);
+    assert!(few[..3].iter().all(|code| ![0, 10].contains(code)), "{few:?}");
+    assert_eq!(few[3], 0);
+    // What is wrong counts as if it had inflated to all that one may.
+    assert_eq!(codes(8)[8], 10);
+}
+
+#[test]
+fn http_has_places_that_kafka_clients_leave() {
+    let fixture = Fixture::with(&[("QUIPU_MAX_CONNECTIONS", "400")]);
+    let clients: Vec<Client> = (0..500).map(|_| fixture.client()).collect();
+    // They are accepted in order: those above the limit are closed.
+    for mut client in clients {
+        let frame = Out::new().frame(API_VERSIONS, 0, 1);
+        client.send(&frame);
+        if !std::io::Read::read(&mut client.stream, &mut [0]).is_ok_and(|read| read > 0) {
+            fixture.server.get("/v1/topics");
+            return;
+        }
+        std::mem::forget(client);
+    }
+    panic!("none is above the limit");
+}
+
+#[test]
+fn a_connection_that_waits_for_nothing_holds_no_memory() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    let value = "x".repeat(500_000);
+    assert_eq!(produce(&mut client, "t", -1, &batch(&[&value])), (0, 0));
+    // The connection is open, and the request is over.
+    let begin = Instant::now();
+    loop {
+        let answer = fixture.http("", "GET", "/metrics", &serde_json::Value::Null);
+        let text = answer.text();
+        if text.lines().any(|line| line == "quipu_request_bodies_bytes 0") {
+            return;
+        }
+        assert!(begin.elapsed() < support::PATIENCE, "{text}");
+    }
+}
+
+#[test]
+fn a_refusal_names_so_many_records() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client();
+    let body = Out::new().i32(1).text("t").i32(1).i16(1).i32(0);
+    let body = body.i32(1).text("cleanup.policy").text("compact");
+    let mut answer = client.ask(CREATE_TOPICS, 1, body.i32(1000).i8(0));
+    answer.i32();
+    answer.text();
+    assert_eq!(answer.i16(), 0);
+    let values = vec!["v"; 100_000];
+    let plain = SealedBatch::from_outside(batch(&values)).expect("a batch");
+    let packed = plain
+        .with_codec(Some(Codec::Zstd), None)
+        .expect("nothing to inflate");
+    let mut answer = client.ask(PRODUCE, 8, produce_request("t", 0, -1, packed.as_bytes()));
+    answer.i32();
+    answer.text();
+    answer.bytes(4 + 4);
+    assert_eq!(answer.i16(), 87);
+    answer.bytes(8 + 8 + 8);
+    assert_eq!(answer.i32(), 1000, "of a hundred thousand");
+}
