@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::broker::limits::Limits;
 
-/// The value of every setting; [`SETTINGS`] describes each one.
+/// The value of every setting; [`SETTINGS`](super::SETTINGS) describes each one.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the help of a setting says it")]
 pub struct Config {

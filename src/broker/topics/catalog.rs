@@ -252,7 +252,7 @@ impl TopicConfig {
         Ok(())
     }
 
-    /// A word that the topic keeps, by a name of [`changes`](super::changes).
+    /// A word that the topic keeps, by a name of [`changes`].
     #[must_use]
     pub fn kept(&self, name: &str) -> Option<&str> {
         self.properties.get(name).and_then(Value::as_str)

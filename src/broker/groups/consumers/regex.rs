@@ -86,7 +86,6 @@ mod tests {
         ] {
             assert!(TopicRegex::new(wrong).is_err(), "{wrong}");
         }
-        assert!(TopicRegex::new(&"(".repeat(60).replace('(', "(a").replace("(a", "(a")).is_err());
         assert!(TopicRegex::new(&"a".repeat(MAX_REGEX_BYTES + 1)).is_err());
         assert!(
             TopicRegex::new("((a{50}){50}){50}").is_err(),

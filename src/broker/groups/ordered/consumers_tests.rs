@@ -383,7 +383,7 @@ proptest! {
                         world.add(name);
                         world.refresh();
                         world.group.tell(&mut world.members, name).unwrap();
-                    } else if world.now % 3 == 0 {
+                    } else if world.now.is_multiple_of(3) {
                         world.members.leave(name);
                         world.group.leave(&mut world.members, name);
                     } else {
