@@ -103,6 +103,7 @@ mod ticket;
 mod topic;
 mod types;
 
+pub use append::producers::KnownProducer;
 pub use append::queue::Unqueued;
 pub use append::request::{AppendRequest, Once, Part, Receipt, Records};
 pub use backup::manifest::{Backup, BackupState};

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::append::producers::{self, KnownProducer};
 use crate::append::queue::Unqueued;
 use crate::append::request::AppendRequest;
 use crate::backup;
@@ -27,7 +28,7 @@ use crate::segment::damage::DamagedRange;
 use crate::ticket::{Appended, Ticket};
 use crate::topic::Topic;
 use crate::topic::catalog::{INTERNAL_PREFIX, KEYS, is_internal};
-use crate::types::{TimestampMs, TopicId};
+use crate::types::{PartitionId, TimestampMs, TopicId};
 
 /// An open data directory. Cheap to clone: all clones are the same log.
 ///
@@ -349,6 +350,12 @@ impl Log {
         let mut entries = self.engine().state.read().prefix(prefix);
         entries.retain(|(key, _)| key.first() != Some(&RESERVED_PREFIX));
         entries
+    }
+
+    /// The idempotent producers that a partition knows, by id: those that have appended a batch within a day.
+    pub fn producers(&self, partition: PartitionId) -> Vec<KnownProducer> {
+        let engine = self.engine();
+        producers::known_in(&engine.state.read(), partition, engine.clock.now())
     }
 
     /// What is wrong at the moment. Asks the file system for its free space.

@@ -11,9 +11,9 @@ use std::sync::Arc;
 pub use quipu_segments::sim;
 pub use quipu_segments::{
     Ack, AppendRequest, Appended, Backup, BackupState, Clock, Counters, DamagedRange, Disk, DiskUsage, Error,
-    Fetched, Health, JOURNAL_SYNC_BOUNDS_US, Located, Monotonic, Offset, Once, Options, Part, Partition,
-    PartitionId, PartitionStats, Positions, Progress, ReadRequest, RealDisk, Receipt, Records, Run,
-    StateChange, StateEntry, SystemClock, Ticket, TimestampMs, Topic, TopicId, TopicSettings, TopicSpec,
+    Fetched, Health, JOURNAL_SYNC_BOUNDS_US, KnownProducer, Located, Monotonic, Offset, Once, Options, Part,
+    Partition, PartitionId, PartitionStats, Positions, Progress, ReadRequest, RealDisk, Receipt, Records,
+    Run, StateChange, StateEntry, SystemClock, Ticket, TimestampMs, Topic, TopicId, TopicSettings, TopicSpec,
     Unqueued, WaitForData, batch, raise_file_limit,
 };
 
@@ -206,6 +206,11 @@ impl Log {
     /// The entries of the durable state whose keys begin with `prefix`, sorted.
     pub fn state_prefix(&self, prefix: &[u8]) -> Vec<StateEntry> {
         self.0.state_prefix(prefix)
+    }
+
+    /// The idempotent producers that a partition knows, by id.
+    pub fn producers(&self, partition: PartitionId) -> Vec<KnownProducer> {
+        self.0.producers(partition)
     }
 
     /// The faults at the moment.

@@ -105,7 +105,7 @@ apis! {
     50 DescribeUserScramCredentials 0..=0, answers sasl::describe_scram_credentials;
     51 AlterUserScramCredentials 0..=0, answers sasl::alter_scram_credentials;
     60 DescribeCluster 0..=2, answers admin::cluster::describe_cluster;
-    61 DescribeProducers 0..=0, answers admin::absent::describe_producers;
+    61 DescribeProducers 0..=0, answers admin::producers::describe_producers;
     65 DescribeTransactions 0..=0, answers admin::absent::describe_transactions;
     66 ListTransactions 0..=2, answers admin::absent::list_transactions;
     68 ConsumerGroupHeartbeat 0..=1, answers consumers::heartbeat;

@@ -2,6 +2,8 @@
 
 use super::*;
 
+const DESCRIBE_PRODUCERS: i16 = 61;
+
 fn producer_id(client: &mut Client) -> (i64, i16) {
     let mut answer = client.ask(INIT_PRODUCER_ID, 0, Out::new().null().i32(60_000));
     assert_eq!((answer.i32(), answer.i16()), (0, 0));
@@ -60,4 +62,75 @@ fn a_repeated_batch_has_its_first_offset_and_a_gap_or_an_old_epoch_is_refused() 
     assert_eq!(send(&mut client, 1, 2), (0, 6));
     let (_, end, _) = fetch(&mut client, "t", 0);
     assert_eq!(end, 8);
+}
+
+/// What a partition of `t` says of its producers: the error, and of each its id, epoch, last sequence and time.
+fn producers(client: &mut Client, partition: i32) -> (i16, Vec<(i64, i32, i32, i64)>) {
+    let body = Out::new()
+        .raw(&[0, 2, 2])
+        .raw(b"t")
+        .raw(&[2])
+        .i32(partition)
+        .raw(&[0, 0]);
+    let mut answer = client.ask(DESCRIBE_PRODUCERS, 0, body);
+    assert_eq!((answer.i8(), answer.i32(), answer.i8()), (0, 0, 2));
+    assert_eq!((answer.bytes(2), answer.i8()), (vec![2, b't'], 2));
+    assert_eq!(answer.i32(), partition);
+    let error = answer.i16();
+    let message = answer.i8().max(1) - 1;
+    answer.bytes(message.into());
+    let known = (1..answer.i8()).map(|_| {
+        let known = (answer.i64(), answer.i32(), answer.i32(), answer.i64());
+        assert_eq!(
+            (answer.i32(), answer.i64(), answer.i8()),
+            (-1, -1, 0),
+            "no transaction"
+        );
+        known
+    });
+    let known = known.collect();
+    assert_eq!((answer.i8(), answer.i8(), answer.i8()), (0, 0, 0));
+    answer.end();
+    (error, known)
+}
+
+#[test]
+fn a_partition_names_its_producers_with_their_last_sequences_over_a_restart() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 2);
+    let mut client = fixture.client();
+    produce(&mut client, "t", -1, &batch(&["of nobody"]));
+    assert_eq!(producers(&mut client, 0), (0, Vec::new()));
+    let (one, _) = producer_id(&mut client);
+    let (other, _) = producer_id(&mut client);
+    for (producer, sequence) in [((one, 0), 0), ((other, 3), 0), ((one, 0), 2), ((one, 0), 4)] {
+        let sent = batch_of(&["a", "b"], producer, sequence);
+        assert_eq!(produce(&mut client, "t", -1, &sent).0, 0);
+    }
+    let (error, known) = producers(&mut client, 0);
+    let numbers = known.iter().map(|(id, epoch, last, _)| (*id, *epoch, *last));
+    assert_eq!(error, 0);
+    assert_eq!(numbers.collect::<Vec<_>>(), [(one, 0, 5), (other, 3, 1)]);
+    assert!(
+        known.iter().all(|(_, _, _, time)| *time > 1_700_000_000_000),
+        "{known:?}"
+    );
+    assert_eq!(producers(&mut client, 1), (0, Vec::new()), "another partition");
+    assert_eq!(producers(&mut client, 2), (3, Vec::new()), "no such partition");
+    // A partition that is named again is not described again.
+    let body = Out::new()
+        .raw(&[0, 2, 2])
+        .raw(b"t")
+        .raw(&[3])
+        .i32(1)
+        .i32(1)
+        .raw(&[0, 0]);
+    let mut answer = client.ask(DESCRIBE_PRODUCERS, 0, body);
+    answer.bytes(1 + 4 + 1 + 2 + 1);
+    for code in [0, 42] {
+        assert_eq!((answer.i32(), answer.i16()), (1, code));
+        assert_eq!((answer.i8(), answer.i8(), answer.i8()), (0, 1, 0));
+    }
+    let fixture = fixture.restart_after_kill();
+    assert_eq!(producers(&mut fixture.client(), 0), (0, known));
 }

@@ -36,7 +36,7 @@ use crate::append::request::Records;
 use crate::batch::{BatchHeader, SealedBatch};
 use crate::error::{Error, Result};
 use crate::files::codec::Fields;
-use crate::files::state::{RESERVED_PREFIX, State, StateChange};
+use crate::files::state::{RESERVED_PREFIX, State, StateChange, StateEntry};
 use crate::journal::format::ITEM_OVERHEAD_BYTES;
 use crate::types::{Offset, PartitionId, ProducerId, TimestampMs, TopicId};
 
@@ -101,6 +101,40 @@ pub(crate) struct Producer {
     used: TimestampMs,
     /// At least one, the oldest first.
     batches: VecDeque<Batch>,
+}
+
+/// An idempotent producer that a partition knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownProducer {
+    /// Its id.
+    pub id: ProducerId,
+    /// The newest epoch of it.
+    pub epoch: i16,
+    /// The sequence number of its last record.
+    pub last_sequence: i32,
+    /// When the last of its batches was appended.
+    pub last_append: TimestampMs,
+}
+
+/// The producers that a partition knows at this time, by id.
+pub(crate) fn known_in(state: &State, partition: PartitionId, now: TimestampMs) -> Vec<KnownProducer> {
+    let of_partition = ProducerKey {
+        topic: partition.topic,
+        index: partition.index,
+        producer: 0,
+    };
+    let prefix = &of_partition.encode()[..KEY_BYTES - 8];
+    let read = |(key, value): &StateEntry| {
+        let (key, producer) = (ProducerKey::decode(key)?, Producer::decode(value)?);
+        let last = producer.batches.back().filter(|_| !producer.is_expired(now))?;
+        Some(KnownProducer {
+            id: ProducerId(key.producer),
+            epoch: producer.epoch,
+            last_sequence: last.last,
+            last_append: producer.used,
+        })
+    };
+    state.prefix(prefix).iter().filter_map(read).collect()
 }
 
 /// The producer's fields of a batch.

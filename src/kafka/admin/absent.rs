@@ -1,5 +1,5 @@
-//! APIs 29 to 31, 61, 65 and 66: access control lists and transactions, which this server does not have. Tools ask for
-//! them, and learn that there are none.
+//! APIs 29 to 31, 65 and 66: access control lists and transactions, which this server does not have. Tools ask for them,
+//! and learn that there are none.
 
 use super::super::call::{Call, Hangup};
 use super::super::errors::ErrorCode;
@@ -8,13 +8,11 @@ use super::super::messages::acls::{
     DeleteAclsResponse, DescribeAclsRequest, DescribeAclsResponse,
 };
 use super::super::messages::transactions::{
-    DescribeProducersPartition, DescribeProducersRequest, DescribeProducersResponse,
-    DescribeProducersTopicResponse, DescribeTransactionsRequest, DescribeTransactionsResponse,
-    DescribedTransaction, ListTransactionsRequest, ListTransactionsResponse,
+    DescribeTransactionsRequest, DescribeTransactionsResponse, DescribedTransaction, ListTransactionsRequest,
+    ListTransactionsResponse,
 };
 use super::super::wire::Text;
 use super::Failure;
-use crate::broker::rights::Right;
 
 /// The states of transactions in Kafka.
 const STATES: [&str; 8] = [
@@ -82,41 +80,6 @@ pub(crate) async fn delete_acls(
     Ok(DeleteAclsResponse {
         filter_results: request.filters.iter().map(result).collect(),
         ..DeleteAclsResponse::default()
-    })
-}
-
-/// Names no producers: tools look here for transactions that hang, and none does.
-pub(crate) async fn describe_producers(
-    call: &Call,
-    request: DescribeProducersRequest,
-) -> Result<DescribeProducersResponse, Hangup> {
-    let mut described = Vec::with_capacity(request.topics.len());
-    for topic in request.topics {
-        let found = call.topic(Right::Read, &topic.name);
-        let found = found.map_err(|refusal| ErrorCode::from(&refusal));
-        let row = |index: &i32| {
-            let number = u32::try_from(*index).unwrap_or(u32::MAX);
-            let exists = match &found {
-                Ok(topic) if topic.partition(number).is_some() => Ok(()),
-                Ok(_) => Err(ErrorCode::UnknownTopicOrPartition),
-                Err(code) => Err(*code),
-            };
-            DescribeProducersPartition {
-                partition_index: *index,
-                error_code: exists.err().map_or(0, |code| call.failed(code)),
-                // A partition takes four bytes in a request: a sentence for each would be many times as much.
-                error_message: None,
-                active_producers: Vec::new(),
-            }
-        };
-        described.push(DescribeProducersTopicResponse {
-            partitions: topic.partition_indexes.iter().map(row).collect(),
-            name: topic.name,
-        });
-    }
-    Ok(DescribeProducersResponse {
-        topics: described,
-        ..DescribeProducersResponse::default()
     })
 }
 

@@ -4,6 +4,7 @@
 //! - [`configs`]: described and changed. [`topic_configs`] is the table of Kafka's names for topics, [`node_configs`] that of
 //!   the node.
 //! - [`cluster`]: the node, its topics and its disk. [`operations`]: what the caller may do with them.
+//! - [`producers`]: those that number their records.
 //! - [`absent`]: access control lists and transactions, which this server does not have.
 //!
 //! What may be done, and what becomes of it, the broker decides. Each item of a request has its own result.
@@ -13,6 +14,7 @@ pub(crate) mod cluster;
 pub(crate) mod configs;
 mod node_configs;
 pub(crate) mod operations;
+pub(crate) mod producers;
 pub(crate) mod records;
 mod topic_configs;
 pub(crate) mod topics;
