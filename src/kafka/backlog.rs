@@ -114,3 +114,23 @@ impl Drop for Unread {
         self.backlog.sent.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_waits_while_much_is_unread_before_it() {
+        let backlog = Arc::new(Backlog::default());
+        let small = backlog.count(SMALL_ANSWER_BYTES);
+        assert_eq!(backlog.wait().now_or_never(), Some(()));
+        let more = backlog.count(1);
+        let mut waiting = std::pin::pin!(backlog.wait());
+        assert_eq!(waiting.as_mut().now_or_never(), None);
+        drop(small);
+        waiting.await;
+        drop(more);
+    }
+}
