@@ -339,6 +339,23 @@ fn a_proof_for_other_nonces_is_none() {
 }
 
 #[test]
+fn a_proof_repeats_the_header_that_the_client_began_with() {
+    let fixture = closed(&[]);
+    let secret = fixture.token("billing", &json!({"rules": all()}));
+    for (header, is_good) in [("n,,", true), ("y,,", false)] {
+        let mut client = fixture.client();
+        handshake(&mut client, 1, "SCRAM-SHA-256");
+        let scram = Scram::new("SCRAM-SHA-256", "billing");
+        let first = format!("{header}{}", scram.first);
+        let (asked, _) = authenticate(&mut client, first.as_bytes()).expect("asked");
+        // It says that it began with `n,,`: somebody between has changed one of the two.
+        let (last, _) = scram.last(&asked, &secret, str::to_owned);
+        let signed_in = authenticate(&mut client, last.as_bytes()).is_ok();
+        assert_eq!(signed_in, is_good, "{header}");
+    }
+}
+
+#[test]
 fn mechanisms_are_those_that_keep_a_secret() {
     let fixture = closed(&[]);
     let mut client = fixture.client();
