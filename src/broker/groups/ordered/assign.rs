@@ -16,7 +16,8 @@ pub type Subscriptions = BTreeMap<Arc<str>, BTreeSet<TopicId>>;
 
 /// The member that gets each partition. Partitions whose topic has no subscriber are left out.
 ///
-/// `owners` are the present owners. Cost: about (partitions + members) × topics × log(members).
+/// `owners` are the present owners. Cost: about (partitions + members) × classes × log(members), and members × topics once;
+/// topics with the same subscribers are one class.
 pub fn assign(
     members: &Subscriptions,
     partitions: &[PartitionId],
@@ -81,23 +82,43 @@ pub fn assign_ranges(
     assigned
 }
 
-/// The partitions of each member, and each topic's subscribers sorted by their number of partitions.
+/// The partitions of each member, and the subscribers of each class of topics sorted by their number of partitions.
 struct Loads<'a> {
     index: BTreeMap<&'a Arc<str>, usize>,
     topics: Vec<&'a BTreeSet<TopicId>>,
     held: Vec<BTreeMap<TopicId, BTreeSet<PartitionId>>>,
     load: Vec<usize>,
-    /// By topic: its subscribers, sorted by load and then by name.
-    subscribers: BTreeMap<TopicId, BTreeSet<(usize, usize)>>,
+    /// Topics with the same subscribers are one class.
+    class_of: BTreeMap<TopicId, usize>,
+    /// By member: the classes that it subscribes to.
+    classes: Vec<Vec<usize>>,
+    /// By class: the subscribers, sorted by load and then by name.
+    subscribers: Vec<BTreeSet<(usize, usize)>>,
 }
 
 impl<'a> Loads<'a> {
     fn new(members: &'a Subscriptions) -> Self {
-        let mut subscribers: BTreeMap<TopicId, BTreeSet<(usize, usize)>> = BTreeMap::new();
+        let mut by_topic: BTreeMap<TopicId, Vec<usize>> = BTreeMap::new();
         for (member, topics) in members.values().enumerate() {
             for topic in topics {
-                subscribers.entry(*topic).or_default().insert((0, member));
+                by_topic.entry(*topic).or_default().push(member);
             }
+        }
+        let mut known: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
+        let mut class_of = BTreeMap::new();
+        let mut classes = vec![Vec::new(); members.len()];
+        let mut subscribers = Vec::new();
+        for (topic, of_topic) in by_topic {
+            let class = known.get(&of_topic).copied().unwrap_or_else(|| {
+                let class = subscribers.len();
+                for member in &of_topic {
+                    classes[*member].push(class);
+                }
+                subscribers.push(of_topic.iter().map(|member| (0, *member)).collect());
+                known.insert(of_topic, class);
+                class
+            });
+            class_of.insert(topic, class);
         }
         Self {
             index: members
@@ -108,21 +129,23 @@ impl<'a> Loads<'a> {
             topics: members.values().collect(),
             held: vec![BTreeMap::new(); members.len()],
             load: vec![0; members.len()],
+            class_of,
+            classes,
             subscribers,
         }
     }
 
     fn least(&self, topic: TopicId) -> Option<usize> {
-        self.subscribers.get(&topic)?.first().map(|(_, member)| *member)
+        let class = self.class_of.get(&topic)?;
+        self.subscribers[*class].first().map(|(_, member)| *member)
     }
 
     fn set_load(&mut self, member: usize, load: usize) {
         let before = std::mem::replace(&mut self.load[member], load);
-        for topic in self.topics[member] {
-            if let Some(subscribers) = self.subscribers.get_mut(topic) {
-                subscribers.remove(&(before, member));
-                subscribers.insert((load, member));
-            }
+        for class in &self.classes[member] {
+            let subscribers = &mut self.subscribers[*class];
+            subscribers.remove(&(before, member));
+            subscribers.insert((load, member));
         }
     }
 
@@ -274,6 +297,18 @@ mod tests {
             "more members than partitions"
         );
         assert_eq!(assign_ranges(&[], &partitions(&[2])).len(), 0);
+    }
+
+    #[test]
+    fn topics_with_the_same_subscribers_cost_as_one() {
+        let both: BTreeSet<TopicId> = (0..50).map(TopicId).collect();
+        let half: BTreeSet<TopicId> = (0..25).map(TopicId).collect();
+        let mut members = Subscriptions::from([(name(0), both.clone()), (name(1), both)]);
+        assert_eq!(Loads::new(&members).subscribers.len(), 1);
+        members.insert(name(2), half);
+        let loads = Loads::new(&members);
+        assert_eq!(loads.subscribers.len(), 2);
+        assert_eq!(loads.classes, [vec![0, 1], vec![0, 1], vec![0]]);
     }
 
     #[test]
