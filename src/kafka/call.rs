@@ -21,6 +21,8 @@ use crate::broker::topics::catalog;
 
 /// The id of the one node.
 pub(crate) const NODE: i32 = 0;
+/// The longest name of a client that a member keeps, in characters.
+const MOST_CLIENT_NAME: usize = 255;
 /// The epoch of every partition's leader: there is one leader for ever.
 pub(crate) const LEADER_EPOCH: i32 = 0;
 
@@ -123,10 +125,10 @@ impl Call {
         Ok(budget.take())
     }
 
-    /// What the client calls itself, as a text.
+    /// What the client calls itself, as a text, of which members of groups keep the beginning.
     pub(crate) fn client_name(&self) -> Option<String> {
-        let name = self.client_id.as_ref()?;
-        Some(String::from_utf8_lossy(name).into_owned())
+        let name = String::from_utf8_lossy(self.client_id.as_ref()?);
+        Some(name.chars().take(MOST_CLIENT_NAME).collect())
     }
 
     /// The code of a refusal in the answer; counts it.

@@ -242,6 +242,11 @@ fn described(call: &Call, group: ConsumerGroup) -> DescribedConsumerGroup {
         (false, false) => "Stable",
     };
     let epoch = group.epoch;
+    // Names of topics that the caller must not see stay out, as they do of assignments.
+    let seen = |topics: Vec<String>| {
+        let topics = topics.into_iter().filter(|name| call.caller.sees_topic(name));
+        topics.map(Text::from).collect()
+    };
     let member = |member: ConsumerMember| DescribedConsumer {
         member_id: Text::from(&*member.member),
         instance_id: member.instance.as_deref().map(Text::from),
@@ -249,7 +254,7 @@ fn described(call: &Call, group: ConsumerGroup) -> DescribedConsumerGroup {
         member_epoch: member.epoch.unwrap_or(epoch),
         client_id: member.client_id.unwrap_or_default().into(),
         client_host: host(member.address.as_deref().unwrap_or_default()),
-        subscribed_topic_names: member.topics.into_iter().map(Text::from).collect(),
+        subscribed_topic_names: seen(member.topics),
         subscribed_topic_regex: member.regex.map(Text::from),
         assignment: assignment(call, &member.assignment),
         target_assignment: assignment(call, &member.target),

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use super::{Core, Session};
 use crate::broker::engine::{Log, TopicId};
-use crate::broker::groups::consumers::regex::TopicRegex;
+use crate::broker::groups::consumers::regex::{MOST_COMPILED_BYTES, TopicRegex};
 use crate::broker::groups::members::{Joining, Ms, Refused};
 use crate::broker::groups::ordered::partitions::Ordered;
 use crate::broker::groups::ordered::partitions::consumers::{Assignor, Terms};
 
+/// The most expressions that the members of a group may subscribe to: each is held against the name of every topic.
+pub(crate) const MAX_EXPRESSIONS: usize = 64;
 /// Names that begin so are the server's own.
 const OWN: &str = "__";
 
@@ -124,6 +126,36 @@ impl Core {
         }
     }
 
+    /// Counts the memory of what the members subscribe to.
+    pub(super) fn weigh(&mut self) {
+        let names: usize = self.sessions.values().map(|session| session.bytes).sum();
+        self.subscribed = names + self.expressions().len() * MOST_COMPILED_BYTES;
+    }
+
+    /// The expressions that the members subscribe to, by their texts.
+    fn expressions(&self) -> BTreeMap<&str, &Arc<TopicRegex>> {
+        let expressions = self
+            .sessions
+            .values()
+            .filter_map(|session| session.regex.as_ref());
+        expressions.map(|regex| (regex.text(), regex)).collect()
+    }
+
+    /// An expression that a member subscribes to, by its text; that of `member` is looked at first.
+    pub(crate) fn expression(&self, member: &str, text: &str) -> Option<&Arc<TopicRegex>> {
+        let own = self.regex_of(member).filter(|regex| regex.text() == text);
+        own.or_else(|| self.expressions().remove(text))
+    }
+
+    /// Whether the other members subscribe to as many expressions as they may, and not to this one.
+    pub(crate) fn is_full_of_expressions(&self, member: &str, text: &str) -> bool {
+        let others = self.sessions.iter().filter(|(name, _)| ***name != *member);
+        let others: BTreeSet<&str> = others
+            .filter_map(|(_, session)| Some(session.regex.as_ref()?.text()))
+            .collect();
+        others.len() >= MAX_EXPRESSIONS && !others.contains(text)
+    }
+
     /// The expression that a member subscribes to.
     pub(crate) fn regex_of(&self, member: &str) -> Option<&Arc<TopicRegex>> {
         self.sessions.get(member)?.regex.as_ref()
@@ -137,12 +169,7 @@ impl Core {
 
     /// The topics that each subscribed expression matches.
     pub(super) fn matched_by_regex(&self, log: &Log) -> BTreeMap<String, Vec<TopicId>> {
-        let expressions = self
-            .sessions
-            .values()
-            .filter_map(|session| session.regex.as_ref());
-        let expressions: BTreeMap<&str, &Arc<TopicRegex>> =
-            expressions.map(|regex| (regex.text(), regex)).collect();
+        let expressions = self.expressions();
         if expressions.is_empty() {
             return BTreeMap::new();
         }
@@ -153,5 +180,61 @@ impl Core {
             (text.to_owned(), found.map(|topic| topic.id()).collect())
         };
         expressions.into_iter().map(matching).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::super::Coordinator;
+    use super::*;
+    use crate::broker::engine::sim::{SimClock, SimDisk};
+    use crate::broker::engine::{Options, TimestampMs};
+
+    #[test]
+    fn what_members_subscribe_to_is_counted_while_they_are_there() {
+        let now = TimestampMs(1_700_000_000_000);
+        let options = Options {
+            journal_file_bytes: 4 << 20,
+            journal_files: 2,
+            max_request_bytes: 1 << 20,
+            ..Options::default()
+        };
+        let (disk, clock) = (Arc::new(SimDisk::new(1)), Arc::new(SimClock::new(now)));
+        let log = Log::open_with(disk, clock, Path::new("/data"), options).unwrap();
+        let (_topics, changes) = tokio::sync::watch::channel(1);
+        let coordinator = Coordinator::new(1, now, changes, 0);
+        let cell = coordinator.cell("g");
+        let counted = || coordinator.subscribed.load(Relaxed);
+        let join = |member: &str, topics: usize, regex: &str| {
+            let joining = Joining {
+                member: member.into(),
+                client_id: None,
+                address: None,
+                session_timeout: 1000,
+                instance: None,
+            };
+            let wish = Wish {
+                topics: (0..topics).map(|number| format!("{number:0200}")).collect(),
+                regex: Some(Arc::new(TopicRegex::new(regex).unwrap())),
+            };
+            let mut core = coordinator.lock(&cell, 0);
+            core.join_consumer(joining, wish, Terms::default(), None, 0);
+            core.refresh("g", &log, &coordinator);
+        };
+        join("a", 100, "x.*");
+        let first = counted();
+        assert!(first > 100 * 200 + MOST_COMPILED_BYTES, "{first}");
+        // Those who say the same have one expression.
+        join("b", 0, "x.*");
+        assert_eq!(counted(), first);
+        join("b", 0, "y.*");
+        assert_eq!(counted(), first + MOST_COMPILED_BYTES);
+        coordinator.lock(&cell, 0).leave("a");
+        assert_eq!(counted(), MOST_COMPILED_BYTES);
+        coordinator.lock(&cell, 0).leave("b");
+        assert_eq!(counted(), 0);
     }
 }

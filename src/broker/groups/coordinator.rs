@@ -38,6 +38,8 @@ use crate::broker::rights::Right;
 const REMEMBERED_MS: Ms = 600_000;
 /// The most members of all groups together: each takes about five kilobytes.
 const MAX_MEMBERS: usize = 100_000;
+/// The most memory, in bytes, of what the members of all groups together subscribe to.
+const MAX_SUBSCRIBED_BYTES: usize = 512 << 20;
 
 /// The most ids that are promised in all groups together; they are not members yet.
 const MAX_PROMISED: usize = 20_000;
@@ -59,6 +61,8 @@ pub(crate) struct Coordinator {
     promised: AtomicUsize,
     /// What classic members have said of themselves and are assigned, in bytes.
     said_bytes: AtomicUsize,
+    /// The memory of what they subscribe to, in bytes.
+    subscribed: AtomicUsize,
     /// The unsettled records that the queues of all groups remember.
     unsettled: AtomicUsize,
     max_unsettled: usize,
@@ -124,6 +128,9 @@ pub(crate) struct Core {
     counted: usize,
     counted_promised: usize,
     counted_said_bytes: usize,
+    /// The memory of what the members subscribe to, in bytes.
+    subscribed: usize,
+    counted_subscribed: usize,
     counted_unsettled: usize,
     /// A classic member has said something, or was assigned something, since that was counted.
     pub(crate) has_said_more: bool,
@@ -134,6 +141,8 @@ pub(crate) struct Core {
 struct Session {
     /// The names of the subscribed topics, and patterns.
     topics: BTreeSet<String>,
+    /// The memory of the names, in bytes, as of the last [`Core::refresh`].
+    bytes: usize,
     /// The topics that had these names when the member subscribed. A topic made later under the name of a deleted one is
     /// not read: the member must subscribe again.
     bound: BTreeMap<String, Option<TopicId>>,
@@ -161,6 +170,8 @@ impl Session {
     /// Finds the topics of new names, and notes deleted topics.
     fn bind(&mut self, log: &Log) {
         self.deleted = None;
+        // Each name is also in `bound`.
+        self.bytes = self.topics.iter().map(|name| 2 * name.len() + 128).sum();
         if self.is_consumer {
             return self.follow(log);
         }
@@ -221,6 +232,7 @@ impl Coordinator {
             members: AtomicUsize::new(0),
             promised: AtomicUsize::new(0),
             said_bytes: AtomicUsize::new(0),
+            subscribed: AtomicUsize::new(0),
             unsettled: AtomicUsize::new(0),
             max_unsettled,
             topics,
@@ -257,7 +269,12 @@ impl Coordinator {
 
     /// Whether there is room for another member.
     pub(crate) fn has_room(&self) -> bool {
-        self.members.load(Relaxed) < MAX_MEMBERS
+        self.members.load(Relaxed) < MAX_MEMBERS && self.may_subscribe()
+    }
+
+    /// Whether members may subscribe to more.
+    pub(crate) fn may_subscribe(&self) -> bool {
+        self.subscribed.load(Relaxed) < MAX_SUBSCRIBED_BYTES
     }
 
     /// Whether what classic members say of themselves finds room.
@@ -303,6 +320,8 @@ impl Coordinator {
             counted: 0,
             counted_promised: 0,
             counted_said_bytes: 0,
+            subscribed: 0,
+            counted_subscribed: 0,
             counted_unsettled: 0,
             has_said_more: false,
         };
@@ -504,6 +523,8 @@ impl Coordinator {
             recount(&self.said_bytes, &mut core.counted_said_bytes, said);
         }
         recount(&self.members, &mut core.counted, count);
+        let subscribed = core.subscribed;
+        recount(&self.subscribed, &mut core.counted_subscribed, subscribed);
         if let Kind::Shared(work) = &mut core.kind
             && let Some(unsettled) = work.take_unsettled()
         {
@@ -721,6 +742,7 @@ impl Core {
         };
         let session = Session {
             topics,
+            bytes: 0,
             bound: BTreeMap::new(),
             deleted: None,
             is_consumer: false,
@@ -836,6 +858,7 @@ impl Core {
         }
         if let Some(session) = self.sessions.remove(member) {
             session.wake.notify_waiters();
+            self.weigh();
         }
         if let Kind::Ordered(ordered) = &mut self.kind {
             ordered.leave(&mut self.members, member);
@@ -974,6 +997,7 @@ impl Core {
                 member.topics = read;
             }
         }
+        self.weigh();
         let partitions = topics.iter();
         let partitions =
             partitions.flat_map(|(id, count)| (0..*count).map(|index| PartitionId::new(*id, index)));

@@ -3,6 +3,7 @@
 //! A heartbeat first changes what the consumer says of itself, and what the group subscribes to by that is made durable;
 //! then the state machine hears it. If it fails in between, the next one does the rest.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::{
 use crate::broker::caller::Caller;
 use crate::broker::groups::classic::Denied;
 use crate::broker::groups::classic::calls::check_name;
-use crate::broker::groups::coordinator::consumers::{News, Wish};
+use crate::broker::groups::coordinator::consumers::{MAX_EXPRESSIONS, News, Wish};
 use crate::broker::groups::coordinator::{Cell, Core};
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::members::Joining;
@@ -75,7 +76,7 @@ impl Groups {
         {
             MEMBER.check(name).map_err(|refusal| invalid(refusal.detail))?;
         }
-        let news = self.check_saying(caller, &joining.saying, None)?;
+        let news = self.check_saying(caller, group, &joining.member, &joining.saying)?;
         if !self.coordinator.has_room() {
             return Err(Denied::Full);
         }
@@ -151,6 +152,10 @@ impl Groups {
                 "{member} is a member that polls: take another id"
             )));
         }
+        check_expressions(&core, member, news)?;
+        let Some((ordered, members)) = core.ordered() else {
+            return Err(Denied::OtherKind);
+        };
         let of_instance = joining
             .instance
             .as_deref()
@@ -159,7 +164,7 @@ impl Groups {
             Some(old) if !ordered.is_away(&old) => return Err(Denied::InstanceInUse),
             replaced => replaced,
         };
-        if replaced.is_none() && ordered.is_fresh(member) {
+        if replaced.is_none() && ordered.is_fresh(member, joining.instance.as_deref()) {
             // It joins once more because the answer was lost, and keeps its epoch.
             members
                 .touch(member, None, now)
@@ -207,9 +212,7 @@ impl Groups {
         caller.check_group(&[Right::Read], group)?;
         let cell = self.cell_of_consumers(group)?;
         let member = beat.who.member;
-        // Before it is compiled: most heartbeats repeat what is known.
-        let known = self.lock(&cell).1.regex_of(member).cloned();
-        let news = self.check_saying(caller, &beat.saying, known)?;
+        let news = self.check_saying(caller, group, member, &beat.saying)?;
         let heard = Heard {
             epoch: Some(beat.epoch),
             owned: beat.owned.as_deref(),
@@ -221,11 +224,13 @@ impl Groups {
             if !core.filter.is_open() {
                 return Err(has_filter(group));
             }
-            let (ordered, members) = core.ordered().ok_or(Denied::OtherKind)?;
+            let (ordered, _) = core.ordered().ok_or(Denied::OtherKind)?;
             ordered.check_heard(member, &heard)?;
-            members
-                .touch(member, None, now)
-                .map_err(|_| Denied::UnknownMember)?;
+            check_expressions(&core, member, &news)?;
+            let is_new = |topics: &BTreeSet<String>| !core.topics_of(member).eq(topics);
+            if news.topics.as_ref().is_some_and(is_new) && !self.coordinator.may_subscribe() {
+                return Err(Denied::Full);
+            }
             if !caller.who.is_same(&crate::broker::caller::Who::Anyone) && beat.saying.topics.is_none() {
                 // The rights may be others than when it said so.
                 let mut names = core.topics_of(member);
@@ -234,6 +239,10 @@ impl Groups {
                     return Err(Denied::Topic(refusal));
                 }
             }
+            // What is refused does not keep a consumer alive: others would wait for its partitions for ever.
+            core.members
+                .touch(member, None, now)
+                .map_err(|_| Denied::UnknownMember)?;
             core.change_consumer(member, news);
             core.act_for(member, &caller.who);
             core.refresh(group, &self.log, &self.coordinator);
@@ -316,12 +325,13 @@ impl Groups {
         self.coordinator.find(group).ok_or(Denied::UnknownMember)
     }
 
-    /// Checks what a consumer says of itself. `known`: the expression that it is known with.
+    /// Checks what a consumer says of itself.
     fn check_saying(
         &self,
         caller: &Caller,
+        group: &str,
+        member: &str,
         saying: &Saying,
-        known: Option<Arc<TopicRegex>>,
     ) -> Result<News, Denied> {
         let topics = saying.topics.as_ref();
         if topics.is_some_and(|topics| topics.len() > MAX_TOPICS) {
@@ -342,12 +352,15 @@ impl Groups {
         let regex = match saying.regex.as_deref() {
             None => None,
             Some("") => Some(None),
-            Some(text) => match known.filter(|known| known.text() == text) {
-                Some(known) => Some(Some(known)),
-                None => Some(Some(Arc::new(
-                    TopicRegex::new(text).map_err(Denied::InvalidRegex)?,
-                ))),
-            },
+            Some(text) => {
+                // Before it is compiled: most heartbeats repeat what is known, and most members of a group say the same.
+                let cell = self.coordinator.find(group);
+                let known = cell.and_then(|cell| self.lock(&cell).1.expression(member, text).cloned());
+                Some(Some(match known {
+                    Some(known) => known,
+                    None => Arc::new(TopicRegex::new(text).map_err(Denied::InvalidRegex)?),
+                }))
+            }
         };
         Ok(News {
             topics: saying.topics.clone(),
@@ -355,6 +368,17 @@ impl Groups {
             assignor,
             rebalance_timeout: saying.rebalance_timeout,
         })
+    }
+}
+
+/// Whether there is room for the expression that a consumer subscribes to.
+fn check_expressions(core: &Core, member: &str, news: &News) -> Result<(), Denied> {
+    let regex = news.regex.as_ref().and_then(Option::as_ref);
+    match regex.is_some_and(|regex| core.is_full_of_expressions(member, regex.text())) {
+        true => Err(Denied::InvalidRegex(format!(
+            "the members of the group subscribe to {MAX_EXPRESSIONS} expressions already, which is the most"
+        ))),
+        false => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use regex::bytes::{Regex, RegexBuilder};
 /// The longest expression, in bytes.
 pub const MAX_REGEX_BYTES: usize = 4096;
 /// The memory of a compiled one, in bytes; `\w{1000}` has its place in it.
-const MOST_COMPILED_BYTES: usize = 256 << 10;
+pub const MOST_COMPILED_BYTES: usize = 256 << 10;
 /// How deep groups may be nested.
 const MOST_NESTED: u32 = 50;
 
@@ -55,6 +55,7 @@ fn compile(text: &str) -> Result<Regex, String> {
         .unicode(false)
         .nest_limit(MOST_NESTED)
         .size_limit(MOST_COMPILED_BYTES)
+        .dfa_size_limit(MOST_COMPILED_BYTES)
         .build();
     built.map_err(|error| error.to_string())
 }

@@ -66,6 +66,8 @@ pub(super) struct Consumer {
     /// The partitions that it may have: those of its last answer, and those that it has not given up yet. With the epoch
     /// since which it has them.
     has: BTreeMap<PartitionId, i32>,
+    /// When it must have given up those of them that it was told to.
+    gives_up: BTreeMap<PartitionId, Ms>,
 }
 
 impl Consumer {
@@ -75,10 +77,6 @@ impl Consumer {
 
     pub(super) fn partitions(&self) -> impl Iterator<Item = PartitionId> {
         self.has.keys().copied()
-    }
-
-    pub(super) fn forget_topic(&mut self, topic: TopicId) {
-        self.has.retain(|id, _| id.topic != topic);
     }
 
     /// From this epoch on it has to join again: what it has read so far may be committed no longer.
@@ -186,10 +184,12 @@ impl Ordered {
         self.consumer(name).is_some_and(|consumer| consumer.is_away)
     }
 
-    /// Whether a consumer has joined, and nothing was heard of it since: if it joins once more, the answer was lost.
-    pub fn is_fresh(&self, name: &str) -> bool {
-        self.consumer(name)
-            .is_some_and(|consumer| consumer.is_fresh && !consumer.is_away)
+    /// Whether a consumer has joined as this static member, or as none, and nothing was heard of it since: if it joins once
+    /// more, the answer was lost.
+    pub fn is_fresh(&self, name: &str, instance: Option<&str>) -> bool {
+        self.consumer(name).is_some_and(|consumer| {
+            consumer.is_fresh && !consumer.is_away && consumer.terms.instance.as_deref() == instance
+        })
     }
 
     /// The assignor that most of the consumers would like that would like one.
@@ -230,6 +230,7 @@ impl Ordered {
                 is_fresh: true,
                 is_away: false,
                 has: BTreeMap::new(),
+                gives_up: BTreeMap::new(),
             });
         }
     }
@@ -350,12 +351,16 @@ impl Ordered {
             }
         }
         consumer.has.retain(|id, _| held.contains_key(id));
-        if consumer.has.len() <= reader.told.len() {
-            members.give_up_by(name, None);
-        } else if epoch.is_some() {
-            let by = now.saturating_add(consumer.terms.rebalance_timeout);
-            members.give_up_by(name, Some(by));
+        // Each has its own time: further assignments do not prolong it.
+        let by = now.saturating_add(consumer.terms.rebalance_timeout);
+        let (has, told_of) = (&consumer.has, &reader.told);
+        consumer
+            .gives_up
+            .retain(|id, _| has.contains_key(id) && !told_of.contains(id));
+        for id in consumer.has.keys().filter(|id| !told_of.contains(id)) {
+            consumer.gives_up.entry(*id).or_insert(by);
         }
+        members.give_up_by(name, consumer.gives_up.values().min().copied());
         told.epoch = consumer.epoch;
         let is_due = epoch.is_some() || is_late || wants_all;
         told.assignment = is_due.then(|| reader.told.iter().copied().collect());
@@ -401,6 +406,7 @@ impl Ordered {
         let consumer = self.consumer_mut(name)?;
         (consumer.is_away, consumer.is_fresh) = (true, false);
         consumer.has.clear();
+        consumer.gives_up.clear();
         if let Some(reader) = self.readers.get_mut(name) {
             reader.told.clear();
         }

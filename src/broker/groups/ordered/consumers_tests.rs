@@ -290,6 +290,48 @@ fn most_of_the_consumers_that_would_like_an_assignor_decide() {
 }
 
 #[test]
+fn further_assignments_do_not_prolong_the_time_to_give_up() {
+    const ALL: [u32; 6] = [0, 1, 2, 3, 4, 5];
+    for gives_up in [false, true] {
+        let mut world = World::new(6);
+        let first = world.join("a", None);
+        world.join("b", None);
+        let told = world.beat("a", first.epoch, Some(&ALL)).unwrap();
+        assert_eq!(indexes(&told).len(), 3);
+        let after = indexes(&told);
+        world.now = 200;
+        world.join("c", None);
+        let told = world.beat("a", told.epoch, Some(&ALL)).unwrap();
+        assert_eq!(indexes(&told).len(), 2, "another one goes");
+        world.now = 250;
+        if gives_up {
+            // The first three in time; the fourth may take longer.
+            world.beat("a", told.epoch, Some(&after)).unwrap();
+        }
+        world.now = TIMEOUT + 1;
+        let late = if gives_up { &[][..] } else { &["a"][..] };
+        assert_eq!(world.expire(), late);
+        world.now = 200 + TIMEOUT + 1;
+        let late = if gives_up { &["a"][..] } else { &[][..] };
+        assert_eq!(world.expire(), late);
+    }
+}
+
+#[test]
+fn a_topic_is_not_forgotten_while_a_consumer_has_some_of_it() {
+    let mut world = World::new(1);
+    let first = world.join("a", None);
+    // It subscribes to the topic no longer.
+    world.members.get_mut("a").unwrap().topics.clear();
+    world.refresh();
+    assert!(!world.group.forget_topic(TopicId(1)));
+    let told = world.beat("a", first.epoch, Some(&[0])).unwrap();
+    assert!(!world.group.forget_topic(TopicId(1)));
+    world.beat("a", told.epoch, Some(&[])).unwrap();
+    assert!(world.group.forget_topic(TopicId(1)));
+}
+
+#[test]
 fn epochs_begin_anew_behind_the_largest_one() {
     assert_eq!(next(0), 1);
     assert_eq!(next(i32::MAX - 1), 1);

@@ -54,9 +54,6 @@ impl Reader {
         }
         self.lost.retain(|(id, _)| id.topic != topic);
         self.fresh.partitions.retain(|id| id.topic != topic);
-        if let Some(consumer) = &mut self.consumer {
-            consumer.forget_topic(topic);
-        }
     }
 }
 
@@ -177,10 +174,15 @@ impl Ordered {
     }
 
     /// Drops the partitions of a topic that no member subscribes to; `false` if a commit in one of them is on its way to
-    /// the log.
+    /// the log, or a consumer has not given one up yet.
     pub fn forget_topic(&mut self, topic: TopicId) -> bool {
         let mut slots = self.slots.iter().filter(|(id, _)| id.topic == topic);
-        if slots.any(|(_, slot)| slot.committing > 0) {
+        let mut consumers = self
+            .readers
+            .values()
+            .filter_map(|reader| reader.consumer.as_ref());
+        let is_kept = |consumer: &Consumer| consumer.partitions().any(|id| id.topic == topic);
+        if slots.any(|(_, slot)| slot.committing > 0) || consumers.any(is_kept) {
             return false;
         }
         self.slots.retain(|id, _| id.topic != topic);
