@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::coordinator::Cell;
+use super::cell::Cell;
 use super::members::Refused;
 use super::membership::refused;
 use super::offsets::{self, Committed};

@@ -12,10 +12,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cell::{Cell, Core, Kind};
 use super::classic::calls::has_classic_members;
 use super::classic::{stored, views};
 use super::commit::BegunCommits;
-use super::coordinator::{Cell, Coordinator, Core, Kind, Locked};
+use super::coordinator::{Coordinator, Locked};
 use super::live::{GroupState, GroupType};
 use super::members::{Joining, Ms, Refused};
 use super::ordered::partitions::Ordered;

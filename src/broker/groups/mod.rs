@@ -13,7 +13,7 @@
 //! - [`classic`] is Kafka's client-side protocol: its members have calls of their own. [`consumers`] is the server-side one,
 //!   whose members are members of ordered groups.
 //! - `writing` makes durable what members of shared groups settle.
-//! - `coordinator` holds the groups with members. The state machines that decide are pure: [`members`] for both kinds
+//! - `coordinator` holds the groups with members, one `cell` each. The state machines that decide are pure: [`members`] for both kinds
 //!   of groups, [`ordered`] for partitions, [`shared`] for leases.
 //! - [`expiry`] removes committed offsets that nobody has used for long, if that is configured.
 //!
@@ -22,6 +22,7 @@
 //! a topic.
 
 pub mod alter;
+mod cell;
 pub mod classic;
 pub mod commit;
 pub mod consumers;
@@ -53,8 +54,9 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
+use cell::Cell;
 use classic::stored;
-use coordinator::{Cell, Coordinator};
+use coordinator::Coordinator;
 use live::GroupType;
 use members::Ms;
 use offsets::Committed;

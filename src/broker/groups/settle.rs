@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 
-use super::coordinator::{Cell, Kind};
+use super::cell::{Cell, Kind};
 use super::live::Progress;
 use super::members::Refused;
 use super::membership::refused;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::Groups;
-use super::coordinator::{Cell, Kind};
+use super::cell::{Cell, Kind};
 use super::outputs::{Appending, Outgoing, Produced};
 use super::shared::codec::Letter;
 use super::shared::dead_letter::{Origin, delivered_too_often};

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::broker::caller::Caller;
 use crate::broker::engine::StateChange;
-use crate::broker::groups::coordinator::{Cell, Coordinator, Kind};
+use crate::broker::groups::cell::{Cell, Kind};
+use crate::broker::groups::coordinator::Coordinator;
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::shared::settings::GroupValue;
 use crate::broker::groups::{Groups, Subscribed, append, finish, generation};

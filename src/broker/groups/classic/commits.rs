@@ -6,8 +6,8 @@ use super::calls::check_name;
 use super::{Denied, Identity};
 use crate::broker::caller::Caller;
 use crate::broker::engine::{AppendRequest, Offset, PartitionId, StateChange};
+use crate::broker::groups::cell::Kind;
 use crate::broker::groups::commit::committed_offset;
-use crate::broker::groups::coordinator::Kind;
 use crate::broker::groups::offsets;
 use crate::broker::groups::shared::settings::GroupValue;
 use crate::broker::groups::{

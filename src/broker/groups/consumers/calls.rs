@@ -13,10 +13,10 @@ use super::{
     WAITING_INTERVAL_MS, Who,
 };
 use crate::broker::caller::Caller;
+use crate::broker::groups::cell::consumers::{MAX_EXPRESSIONS, News, Wish};
+use crate::broker::groups::cell::{Cell, Core};
 use crate::broker::groups::classic::Denied;
 use crate::broker::groups::classic::calls::check_name;
-use crate::broker::groups::coordinator::consumers::{MAX_EXPRESSIONS, News, Wish};
-use crate::broker::groups::coordinator::{Cell, Core};
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::members::Joining;
 use crate::broker::groups::membership::Attempt;

@@ -11,8 +11,8 @@ use crate::broker::fetch::page::{Kept, PageLimits, Unit, stored_bytes};
 use crate::broker::fetch::unreadable;
 use crate::broker::filter::Filter;
 use crate::broker::groups::Groups;
+use crate::broker::groups::cell::Cell;
 use crate::broker::groups::commit::BegunCommits;
-use crate::broker::groups::coordinator::Cell;
 use crate::broker::refusal::{Reason, Refusal};
 
 /// The stored bytes that a poll looks at before it checks again whether its wait is over and it still has its partitions.

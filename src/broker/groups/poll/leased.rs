@@ -13,7 +13,7 @@ use crate::broker::engine::{Offset, PartitionId, TimestampMs, TopicId};
 use crate::broker::fetch::page::Page;
 use crate::broker::fetch::unreadable;
 use crate::broker::groups::Groups;
-use crate::broker::groups::coordinator::{Cell, Kind};
+use crate::broker::groups::cell::{Cell, Kind};
 use crate::broker::groups::members::Refused;
 use crate::broker::groups::poll_id::{LeasedRange, MAX_LEASED, PollId};
 use crate::broker::groups::shared::codec::Letter;

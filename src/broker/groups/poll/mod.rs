@@ -15,8 +15,8 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::OwnedMutexGuard;
 
 use super::Groups;
+use super::cell::{Cell, Kind};
 use super::commit::BegunCommits;
-use super::coordinator::{Cell, Kind};
 use super::members::{Ms, Refused};
 use super::membership::{Join, refused};
 use super::outputs::{Outgoing, Outputs, Produced};
