@@ -48,7 +48,7 @@ assert admin.describe_cluster()["controller_id"] == 0
 assert "data" in repr(admin.describe_log_dirs())
 producer = KafkaProducer(bootstrap_servers=address, acks="all")
 for n in range(10):
-    producer.send("t", b"x", partition=0).get(timeout=60)
+    producer.send("t", b"x", key=b"k", partition=0).get(timeout=60)
 producer.close()
 deleted = admin.delete_records({TopicPartition("t", 0): 7})
 consumer = KafkaConsumer(bootstrap_servers=address)

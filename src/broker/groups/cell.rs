@@ -9,7 +9,6 @@ use tokio::sync::{Notify, oneshot};
 use super::classic::rebalance::{Classic, Phase};
 use super::classic::{Answer, CallNumber, views};
 use super::consumers::regex::TopicRegex;
-use super::coordinator::Coordinator;
 use super::live::{GroupState, GroupType};
 use super::members::{Asking, Begun, Joining, Members, Ms, Refused};
 use super::ordered::partitions::{Acknowledged, Ordered};
@@ -24,6 +23,7 @@ use crate::broker::engine::{Log, Offset, PartitionId, TopicId};
 use crate::broker::filter::Filter;
 use crate::broker::rights::Right;
 
+#[path = "consumer_cells.rs"]
 pub(crate) mod consumers;
 
 /// A group.
@@ -99,7 +99,7 @@ pub(crate) struct Core {
     pub(super) empty_since: Option<Ms>,
     /// Running changes of the committed offsets by clients that are not members: no member may join meanwhile.
     pub(super) outside: usize,
-    /// Those of them that began with live members: see [`Coordinator::begin_closing`].
+    /// Those of them that began with live members: see [`begin_closing`](super::coordinator::Coordinator::begin_closing).
     pub(super) closing: usize,
     /// One of them has changed what the memory of the group does not know.
     pub(super) is_stale: bool,
@@ -527,9 +527,9 @@ impl Core {
         patterns.into_iter().filter_map(matching).collect()
     }
 
-    /// Looks up the subscribed topics and their partitions again, if they may have changed.
-    pub(crate) fn refresh(&mut self, group: &str, log: &Log, coordinator: &Coordinator) {
-        let change = *coordinator.topics.borrow();
+    /// Looks up the subscribed topics and their partitions again, if they may have changed: `change` is the number of the
+    /// last topic change.
+    pub(crate) fn refresh(&mut self, group: &str, log: &Log, change: u64) {
         if std::mem::replace(&mut self.topics_seen, change) == change || matches!(self.kind, Kind::Classic(_))
         {
             return;

@@ -137,6 +137,11 @@ impl Coordinator {
         self.life
     }
 
+    /// The number of the last topic change.
+    pub(crate) fn change(&self) -> u64 {
+        *self.topics.borrow()
+    }
+
     /// Makes the task check sessions and leases no later than `at`.
     pub(crate) fn look_sooner(&self, at: Option<Ms>) {
         let Some(at) = at else { return };

@@ -290,7 +290,7 @@ impl Groups {
         }
         core.join(joining, join.topics.clone(), now);
         core.act_for(member, &caller.who);
-        core.refresh(&cell.group, &self.log, &self.coordinator);
+        core.refresh(&cell.group, &self.log, self.coordinator.change());
         Attempt::Done(core.tell(member))
     }
 
@@ -519,7 +519,7 @@ impl Groups {
             let (_, mut core) = self.lock(&cell);
             core.subscribe(member, &join.topics);
             core.act_for(member, &caller.who);
-            core.refresh(group, &self.log, &self.coordinator);
+            core.refresh(group, &self.log, self.coordinator.change());
         }
         Ok(())
     }

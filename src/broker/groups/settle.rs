@@ -526,7 +526,7 @@ impl Groups {
             let settings = settings()?;
             if !matches!(core.kind, Kind::Shared(_)) {
                 core.kind = Kind::Shared(Work::new(settings));
-                core.refresh(group, &self.log, &self.coordinator);
+                core.refresh(group, &self.log, self.coordinator.change());
             }
             drop(core);
             return Ok(cell);
@@ -557,7 +557,7 @@ impl Groups {
             return all;
         };
         let (now, mut core) = self.lock(&cell);
-        core.refresh(group, &self.log, &self.coordinator);
+        core.refresh(group, &self.log, self.coordinator.change());
         let is_full = self.coordinator.room() == 0;
         let Some(work) = core.work() else { return all };
         for (id, queue) in &mut work.queues {

@@ -190,7 +190,7 @@ impl Groups {
             core.join_consumer(as_member, wish, terms, replaced.as_deref(), now);
         }
         core.act_for(member, &caller.who);
-        core.refresh(&cell.group, &self.log, &self.coordinator);
+        core.refresh(&cell.group, &self.log, self.coordinator.change());
         Ok(Ok(()))
     }
 
@@ -245,7 +245,7 @@ impl Groups {
                 .map_err(|_| Denied::UnknownMember)?;
             core.change_consumer(member, news);
             core.act_for(member, &caller.who);
-            core.refresh(group, &self.log, &self.coordinator);
+            core.refresh(group, &self.log, self.coordinator.change());
         }
         self.hear(&cell, member, &heard).await
     }

@@ -18,7 +18,7 @@ impl Groups {
         let member = polling.member;
         let (places, is_new, filter) = {
             let (_, mut core) = self.lock(&polling.cell);
-            core.refresh(polling.group, &self.log, &self.coordinator);
+            core.refresh(polling.group, &self.log, self.coordinator.change());
             let is_polling = core.members.check_poll(member, polling.token).map(drop);
             is_polling.map_err(|error| polling.refused(error))?;
             let places = core.ordered().map(|(ordered, _)| ordered.readable(member));

@@ -138,7 +138,7 @@ impl Groups {
         taken.ends.clear();
         let mut unseen = None;
         let (_, mut core) = self.lock(&polling.cell);
-        core.refresh(polling.group, &self.log, &self.coordinator);
+        core.refresh(polling.group, &self.log, self.coordinator.change());
         let core = &mut *core;
         let members = core.members.len();
         let known = core.members.check_poll(polling.member, polling.token);

@@ -452,7 +452,7 @@ impl Groups {
     async fn check_topics(&self, polling: &Polling<'_>) -> Result<(), Refusal> {
         let unsubscribed = {
             let (_, mut core) = self.lock(&polling.cell);
-            core.refresh(polling.group, &self.log, &self.coordinator);
+            core.refresh(polling.group, &self.log, self.coordinator.change());
             if let Some(topic) = core.deleted_topic_of(polling.member) {
                 let member = polling.member;
                 let detail = format!(
@@ -553,7 +553,7 @@ impl Groups {
                 drop(named);
                 core.act_for(member, &caller.who);
             }
-            core.refresh(group, &self.log, &self.coordinator);
+            core.refresh(group, &self.log, self.coordinator.change());
             if acknowledging.outgoing.is_some() {
                 let checked = core.check_poll_of(member, ack, instance);
                 checked.map_err(|error| refused(error, group, member))?;

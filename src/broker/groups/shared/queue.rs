@@ -134,6 +134,11 @@ struct Slot {
     /// It was released before its last lease, and this lease has not counted as a delivery. If that was forgotten in a
     /// crash, the poll whose member released it would count as the last one.
     was_released: bool,
+    /// The highest delivery count that a poll has for it whose member released it; 0: none. It may be above the record's
+    /// own count, by one: a release may take its lease's delivery back.
+    released_at: u32,
+    /// The member that has named it in the change that settles it, if that was noted then.
+    named_by: Option<MemberKey>,
 }
 
 impl Slot {
@@ -146,6 +151,13 @@ impl Slot {
             key: None,
             is_unwanted: false,
             was_released: false,
+            // What a crash forgot: at most one delivery was taken back.
+            released_at: if record.is_released {
+                record.deliveries.saturating_add(1)
+            } else {
+                0
+            },
+            named_by: None,
         }
     }
 
@@ -363,6 +375,7 @@ impl Queue {
             let was_released = std::mem::replace(&mut slot.record.is_released, false);
             let before = (std::mem::replace(&mut slot.poll, wanted.poll), was_released);
             slot.was_released |= was_released;
+            let was_released = slot.was_released;
             add(&mut acquired, offset, slot.record.deliveries, letter);
             if was_released {
                 // Written soon: a late acknowledgement of this lease counts after a crash too.
@@ -464,6 +477,11 @@ impl Queue {
             return outcome;
         }
         self.note_named(member, offset);
+        // A lease that has ended may be missing in the record's count: its member has left, or a crash made it forget.
+        let ended = u32::from(!self.leases.contains_key(&offset));
+        let slot = self.slot(offset);
+        let count = slot.record.deliveries.saturating_add(ended);
+        slot.released_at = slot.released_at.max(count);
         if !self.end_lease(offset) {
             self.unfree(offset);
         } else if !counts {
@@ -527,7 +545,7 @@ impl Queue {
             self.unfree(offset);
             // It goes on with the work of the lease that ended, which counts once the record is leased again.
             let slot = self.slot(offset);
-            slot.was_released = false;
+            (slot.was_released, slot.released_at) = (false, 0);
             slot.record.deliveries = slot.record.deliveries.max(1);
             slot.record.is_released = false;
             slot.record.not_before = None;

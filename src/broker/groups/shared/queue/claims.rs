@@ -80,8 +80,10 @@ impl Queue {
         for (offset, claim) in offsets {
             match self.outcome(offset, claim) {
                 Outcome::Done => {
-                    if let Claim::Member(member) = claim {
-                        self.note_named(member, offset);
+                    if let Claim::Member(member) = claim
+                        && self.note_named(member, offset)
+                    {
+                        self.slot(offset).named_by = Some(member);
                     }
                     self.take(offset, &mut begun);
                 }
@@ -161,16 +163,35 @@ impl Queue {
         }
     }
 
-    /// Notes that a member settles or releases a record by name: its acknowledgement of the poll does not mean it.
-    pub(super) fn note_named(&mut self, member: MemberKey, offset: Offset) {
+    /// Notes that a member settles or releases a record by name: its acknowledgement of the poll does not mean it. `false`
+    /// if nothing is new.
+    pub(super) fn note_named(&mut self, member: MemberKey, offset: Offset) -> bool {
         let named = (member, self.slot(offset).poll, offset);
-        if named.1 != PollNumber::UNKNOWN && self.named.insert(named) {
+        let is_new = named.1 != PollNumber::UNKNOWN && self.named.insert(named);
+        if is_new {
             self.named_order.push_back(named);
             if self.named_order.len() > MAX_NAMED
                 && let Some(oldest) = self.named_order.pop_front()
             {
                 self.named.remove(&oldest);
             }
+        }
+        is_new
+    }
+
+    /// Forgets what the changes that settle these records have noted, because they are undone.
+    pub(super) fn forget_named(&mut self, offsets: &[Offset]) {
+        let before = self.named.len();
+        for offset in offsets {
+            let slot = self.slot(*offset);
+            if let Some(member) = slot.named_by.take() {
+                let named = (member, slot.poll, *offset);
+                self.named.remove(&named);
+            }
+        }
+        if self.named.len() < before {
+            let named = &self.named;
+            self.named_order.retain(|one| named.contains(one));
         }
     }
 

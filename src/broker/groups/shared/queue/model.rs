@@ -35,6 +35,8 @@ struct Record {
     before: (Option<PollNumber>, bool),
     /// It was released before a lease that has not counted as a delivery.
     was_released: bool,
+    /// The highest delivery count of a poll whose member released it; after a crash, what that may have been.
+    released_at: u32,
     due: Option<TimestampMs>,
     change: Option<ChangeId>,
     is_exhausted: bool,
@@ -99,9 +101,14 @@ impl Record {
 
     /// What a crash leaves of it.
     fn after_a_crash(self) -> Self {
+        let deliveries = self.deliveries - u32::from(self.lease.is_some() && !self.was_released);
+        let is_free_again = self.lease.is_none() && (self.is_released || self.was_released);
+        let is_mistakable = self.released_at > 0 && deliveries <= self.released_at;
+        let is_released = is_free_again || is_mistakable;
         Self {
-            deliveries: self.deliveries - u32::from(self.lease.is_some() && !self.was_released),
-            is_released: self.is_released || (self.lease.is_none() && self.was_released),
+            deliveries,
+            is_released,
+            released_at: u32::from(is_released) * (deliveries + 1),
             due: self.due,
             is_returned: self.is_returned,
             ..Self::default()
@@ -733,6 +740,8 @@ impl Pair {
         assert_eq!(outcome, self.outcome(offset, Claim::Member(member)));
         if outcome == Outcome::Done {
             let record = self.records.get_mut(&offset).expect("it is unsettled");
+            let count = record.deliveries + u32::from(record.lease.is_none());
+            record.released_at = record.released_at.max(count);
             record.deliveries -= u32::from(record.lease.is_some() && !counts);
             record.lease = None;
             record.is_released = true;
@@ -762,7 +771,7 @@ impl Pair {
                 record.deliveries = record.deliveries.max(1);
                 record.before = (record.poll, false);
                 record.is_released = false;
-                record.was_released = false;
+                (record.was_released, record.released_at) = (false, 0);
                 record.due = None;
                 record.is_exhausted = false;
                 self.released.retain(|given| given.offset != offset);

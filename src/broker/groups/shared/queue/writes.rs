@@ -180,7 +180,7 @@ impl Queue {
     pub fn undo(&mut self, change: ChangeId) {
         self.assert_not_in_flight(change);
         let offsets = self.changes.remove(&change).unwrap_or_default();
-        self.reopen(offsets);
+        self.reopen(change, offsets);
     }
 
     /// Takes offsets out of a change that is not being written, and restores their states. Returns `false` if the
@@ -196,7 +196,7 @@ impl Queue {
         };
         let (undone, left): (Vec<Offset>, Vec<Offset>) =
             all.into_iter().partition(|offset| out.contains(offset));
-        self.reopen(undone);
+        self.reopen(change, undone);
         let is_left = !left.is_empty();
         if is_left {
             self.changes.insert(change, left);
@@ -206,27 +206,30 @@ impl Queue {
 
     /// The durable form: an open lease may still be given back, so it is not counted as a delivery yet. But that of a
     /// record that was released is: after a crash, the count tells its acknowledgement from that of the poll whose member
-    /// released the record.
+    /// released the record. Where it does not, because that release took its own delivery back, no acknowledgement from
+    /// before the crash counts.
     fn durable(&self, offset: Offset, slot: &Slot) -> Unsettled {
         let record = slot.record;
-        match self.leases.contains_key(&offset) {
-            true => Unsettled {
-                deliveries: record.deliveries - u32::from(!slot.was_released),
-                ..record
-            },
-            false => Unsettled {
-                is_released: record.is_released || slot.was_released,
-                ..record
-            },
+        let is_leased = self.leases.contains_key(&offset);
+        let deliveries = record.deliveries - u32::from(is_leased && !slot.was_released);
+        let is_free_again = !is_leased && (record.is_released || slot.was_released);
+        let is_mistakable = slot.released_at > 0 && deliveries <= slot.released_at;
+        Unsettled {
+            deliveries,
+            is_released: is_free_again || is_mistakable,
+            ..record
         }
     }
 
     /// Restores the states from before the change; offsets trimmed meanwhile are gone.
-    fn reopen(&mut self, offsets: Vec<Offset>) {
+    fn reopen(&mut self, change: ChangeId, mut offsets: Vec<Offset>) {
+        // What was trimmed may be redriven since, and in another change.
+        offsets.retain(|offset| self.settling.get(offset) == Some(&change));
+        for offset in &offsets {
+            self.settling.remove(offset);
+        }
+        self.forget_named(&offsets);
         for offset in offsets {
-            if self.settling.remove(&offset).is_none() {
-                continue;
-            }
             match self.leases.get(&offset).copied() {
                 Some(lease) => self.lease(offset, lease),
                 None => self.make_free(offset),

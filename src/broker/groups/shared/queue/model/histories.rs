@@ -20,6 +20,37 @@ proptest! {
     }
 }
 
+#[test]
+fn what_a_member_released_uncounted_its_acknowledgement_does_not_take_from_the_next_after_a_crash() {
+    let acquire = |member| Step::Acquire {
+        member,
+        max: 1,
+        room: 1000,
+    };
+    let release = |member| Step::Release {
+        member,
+        offset: 0,
+        delay: None,
+        counts: false,
+    };
+    let crash = || [Step::BeginWrite(0), Step::Crash { has_written: true }];
+    for crashes in 1..4 {
+        let mut pair = Pair::new(0, Rules::NONE);
+        let mut steps = vec![Step::Append(1), acquire(1), release(1)];
+        for _ in 1..crashes {
+            steps.extend(crash());
+        }
+        steps.push(acquire(0));
+        steps.extend(crash());
+        steps.push(Step::Ack { poll: 0 });
+        for step in steps {
+            pair.run(step);
+            pair.check();
+        }
+        assert_eq!(pair.queue.unsettled(), 1, "{crashes} crashes");
+    }
+}
+
 fn leasing(poll: u64, end: u64, max: usize) -> Leasing {
     Leasing {
         now: Now {

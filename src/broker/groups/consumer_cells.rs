@@ -188,10 +188,10 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::Ordering::Relaxed;
 
-    use super::super::Coordinator;
     use super::*;
     use crate::broker::engine::sim::{SimClock, SimDisk};
     use crate::broker::engine::{Options, TimestampMs};
+    use crate::broker::groups::coordinator::Coordinator;
 
     #[test]
     fn what_members_subscribe_to_is_counted_while_they_are_there() {
@@ -222,7 +222,7 @@ mod tests {
             };
             let mut core = coordinator.lock(&cell, 0);
             core.join_consumer(joining, wish, Terms::default(), None, 0);
-            core.refresh("g", &log, &coordinator);
+            core.refresh("g", &log, coordinator.change());
         };
         join("a", 100, "x.*");
         let first = counted();
