@@ -57,7 +57,8 @@ const OLD_MAX_OFFSETS: u64 = 8192;
 pub struct Unsettled {
     /// How often it was delivered.
     pub deliveries: u32,
-    /// It was released, and no lease since has counted.
+    /// It was released, and whether a poll had it before that or after it cannot be told by the count: no acknowledgement
+    /// from before a crash counts.
     pub is_released: bool,
     /// It is not leased before this time.
     pub not_before: Option<TimestampMs>,
