@@ -12,14 +12,8 @@ use crate::types::TimestampMs;
 /// - Those of [`BatchHeader::peek`], and [`BatchError::Truncated`] where the batch is not all there.
 /// - [`BatchError::Checksum`]: other bytes than were sealed, or a batch that was written in part.
 pub fn verify(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
-    let header = BatchHeader::peek(bytes)?;
-    let covered = bytes
-        .get(ATTRIBUTES..header.total_bytes())
-        .ok_or(BatchError::Truncated {
-            needed: header.total_bytes(),
-            found: bytes.len(),
-        })?;
-    let found = crc32c::crc32c(covered);
+    let (header, batch, _) = BatchHeader::split(bytes)?;
+    let found = crc32c::crc32c(&batch[ATTRIBUTES..]);
     if found != header.crc {
         return Err(BatchError::Checksum {
             found,
@@ -111,14 +105,7 @@ impl<'a> Batches<'a> {
     }
 
     fn take(&mut self) -> Result<(BatchHeader, &'a [u8]), BatchError> {
-        let header = BatchHeader::peek(self.rest)?;
-        let (batch, rest) =
-            self.rest
-                .split_at_checked(header.total_bytes())
-                .ok_or(BatchError::Truncated {
-                    needed: header.total_bytes(),
-                    found: self.rest.len(),
-                })?;
+        let (header, batch, rest) = BatchHeader::split(self.rest)?;
         self.rest = rest;
         Ok((header, batch))
     }

@@ -193,6 +193,23 @@ impl BatchHeader {
         })
     }
 
+    /// The header of the batch at the start of `bytes`, the whole batch, and what follows it.
+    ///
+    /// # Errors
+    /// Those of [`BatchHeader::peek`], and [`BatchError::Truncated`] where the batch is not all there.
+    #[inline]
+    pub(super) fn split(bytes: &[u8]) -> Result<(Self, &[u8], &[u8]), BatchError> {
+        let header = Self::peek(bytes)?;
+        let needed = header.total_bytes();
+        match bytes.split_at_checked(needed) {
+            Some((batch, rest)) => Ok((header, batch, rest)),
+            None => Err(BatchError::Truncated {
+                needed,
+                found: bytes.len(),
+            }),
+        }
+    }
+
     /// The whole batch's bytes, header included.
     pub fn total_bytes(&self) -> usize {
         self.batch_length as usize + LENGTH_END

@@ -17,13 +17,8 @@ pub const MAX_INFLATED_BYTES: usize = 128 << 20;
 /// - [`BatchError::InflatesTooLarge`]: they take more than the limit.
 /// - [`BatchError::Malformed`]: they are too short for the header's count.
 pub fn inflate(batch: &[u8], limit: usize) -> Result<Vec<u8>, BatchError> {
-    let header = BatchHeader::peek(batch)?;
-    let records = batch
-        .get(HEADER_BYTES..header.total_bytes())
-        .ok_or(BatchError::Truncated {
-            needed: header.total_bytes(),
-            found: batch.len(),
-        })?;
+    let (header, batch, _) = BatchHeader::split(batch)?;
+    let records = &batch[HEADER_BYTES..];
     let mut out = match header.attributes.codec()? {
         Some(codec) => codec.inflate(records, HEADER_BYTES, limit.min(MAX_INFLATED_BYTES))?,
         None => [&[0; HEADER_BYTES], records].concat(),

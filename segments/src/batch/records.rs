@@ -192,14 +192,8 @@ impl<'a> Records<'a> {
     /// - Those of [`BatchHeader::peek`], and [`BatchError::Truncated`] where the batch is not all there.
     /// - [`BatchError::Malformed`]: the batch is compressed: [`inflate()`](super::inflate()) it first.
     pub fn new(batch: &'a [u8]) -> Result<Self, BatchError> {
-        let header = BatchHeader::peek(batch)?;
-        let records = batch
-            .get(HEADER_BYTES..header.total_bytes())
-            .ok_or(BatchError::Truncated {
-                needed: header.total_bytes(),
-                found: batch.len(),
-            })?;
-        Self::of(&header, records)
+        let (header, batch, _) = BatchHeader::split(batch)?;
+        Self::of(&header, &batch[HEADER_BYTES..])
     }
 
     /// Where the walk stands, before the record that comes next.
