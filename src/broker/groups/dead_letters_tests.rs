@@ -126,6 +126,11 @@ async fn poll(broker: &Broker, group: &str, topics: &[&str]) -> Vec<Given> {
     given
 }
 
+/// A redrive by nobody in particular.
+async fn redrive(broker: &Broker, group: &str, what: Redrive) -> Result<Redriven, Refusal> {
+    broker.groups.redrive(&Caller::default(), group, what).await
+}
+
 async fn reject(broker: &Broker, group: &str, given: &[Given]) {
     let reject = given
         .iter()
@@ -221,25 +226,17 @@ async fn the_count_of_waiting_dead_letters_follows_what_becomes_of_them() {
     }
     let both = async |broker: &Broker| (counted(broker, "g").await, counted(broker, "h").await);
     assert_eq!(both(&broker).await, (72, 84));
-    broker
-        .groups
-        .redrive(&Caller::default(), "g", at_most(5))
-        .await
-        .unwrap();
+    redrive(&broker, "g", at_most(5)).await.unwrap();
     let discard = Redrive {
         discard: true,
         ..at_most(70)
     };
-    broker
-        .groups
-        .redrive(&Caller::default(), "h", discard)
-        .await
-        .unwrap();
+    redrive(&broker, "h", discard).await.unwrap();
     let dry = Redrive {
         dry_run: true,
         ..all()
     };
-    broker.groups.redrive(&Caller::default(), "h", dry).await.unwrap();
+    redrive(&broker, "h", dry).await.unwrap();
     assert_eq!(both(&broker).await, (67, 14));
     // What was redriven is rejected again.
     assert_eq!(reject_all(&broker, "g", &["jobs"]).await.len(), 5);
@@ -252,11 +249,7 @@ async fn the_count_of_waiting_dead_letters_follows_what_becomes_of_them() {
     let before = both(&broker).await;
     let broker = open(&disk.after_kill()).unwrap();
     assert_eq!(both(&broker).await, before);
-    broker
-        .groups
-        .redrive(&Caller::default(), "g", all())
-        .await
-        .unwrap();
+    redrive(&broker, "g", all()).await.unwrap();
     assert_eq!(both(&broker).await, (0, before.1));
 }
 
@@ -267,29 +260,15 @@ async fn dead_letters_are_given_back_once_to_their_group_alone_as_they_were() {
     let first = reject_all(&broker, "g", &["jobs"]).await;
     assert_eq!(first.len(), 12);
     assert_eq!(reject_all(&broker, "h", &["jobs"]).await.len(), 12);
-    for (redrive, expected) in [
+    for (what, expected) in [
         (at_most(4), done(4, 0, false)),
         (at_most(8), done(8, 0, true)),
         (at_most(4), done(0, 0, true)),
     ] {
-        assert_eq!(
-            broker
-                .groups
-                .redrive(&Caller::default(), "g", redrive)
-                .await
-                .unwrap(),
-            expected
-        );
+        assert_eq!(redrive(&broker, "g", what).await.unwrap(), expected);
     }
     let broker = open(&disk.after_kill()).unwrap();
-    assert_eq!(
-        broker
-            .groups
-            .redrive(&Caller::default(), "g", all())
-            .await
-            .unwrap(),
-        done(0, 0, true)
-    );
+    assert_eq!(redrive(&broker, "g", all()).await.unwrap(), done(0, 0, true));
     let expected: Vec<Given> = first
         .iter()
         .map(|given| Given {
@@ -311,11 +290,7 @@ async fn a_redriven_record_that_is_rejected_again_keeps_its_origin_and_one_that_
     let disk = SimDisk::new(1);
     let broker = new_broker(&disk);
     reject_all(&broker, "g", &["jobs"]).await;
-    broker
-        .groups
-        .redrive(&Caller::default(), "g", at_most(2))
-        .await
-        .unwrap();
+    redrive(&broker, "g", at_most(2)).await.unwrap();
     let again = reject_all(&broker, "g", &["jobs"]).await;
     assert_eq!(again.len(), 2);
     let letters = waiting(&broker, "g").await;
@@ -327,11 +302,7 @@ async fn a_redriven_record_that_is_rejected_again_keeps_its_origin_and_one_that_
         (&place.topic, place.partition, place.offset)
     );
     assert_eq!(letters[11].at.offset, Offset::new(13));
-    broker
-        .groups
-        .redrive(&Caller::default(), "g", all())
-        .await
-        .unwrap();
+    redrive(&broker, "g", all()).await.unwrap();
     let given = poll(&broker, "g", &["jobs"]).await;
     let counts = given.iter().filter(|given| given.redriven == Some(2));
     assert_eq!((given.len(), counts.count()), (12, 2));
@@ -367,27 +338,14 @@ async fn dead_letters_are_chosen_by_place_and_reason_counted_and_discarded() {
         dry_run: true,
         ..chosen(Some("bad 3"), None)
     };
-    assert_eq!(
-        broker.groups.redrive(&Caller::default(), "g", dry).await.unwrap(),
-        done(2, 0, true)
-    );
+    assert_eq!(redrive(&broker, "g", dry).await.unwrap(), done(2, 0, true));
     let discard = Redrive {
         discard: true,
         ..chosen(Some("bad 3"), None)
     };
-    assert_eq!(
-        broker
-            .groups
-            .redrive(&Caller::default(), "g", discard)
-            .await
-            .unwrap(),
-        done(0, 2, true)
-    );
+    assert_eq!(redrive(&broker, "g", discard).await.unwrap(), done(0, 2, true));
     let two = chosen(None, Some(&[0, 7, 99]));
-    assert_eq!(
-        broker.groups.redrive(&Caller::default(), "g", two).await.unwrap(),
-        done(2, 0, true)
-    );
+    assert_eq!(redrive(&broker, "g", two).await.unwrap(), done(2, 0, true));
     assert_eq!(poll(&broker, "g", &["jobs"]).await.len(), 2);
     assert_eq!(waiting(&broker, "g").await.len(), 8);
     let mut wanted = WantedLetters {
@@ -427,14 +385,7 @@ async fn a_group_that_is_made_again_has_none_of_the_earlier_ones_dead_letters() 
     let broker = Broker::new(broker.log.clone(), clock, Limits::default(), None);
     assert_eq!(poll(&broker, "g", &["jobs"]).await.len(), 12);
     assert_eq!(counted(&broker, "g").await, 0);
-    assert_eq!(
-        broker
-            .groups
-            .redrive(&Caller::default(), "g", all())
-            .await
-            .unwrap(),
-        done(0, 0, true)
-    );
+    assert_eq!(redrive(&broker, "g", all()).await.unwrap(), done(0, 0, true));
 }
 
 #[tokio::test]
@@ -489,11 +440,7 @@ async fn dead_letters_whose_topic_is_gone_stop_the_call_and_can_be_discarded() {
         .topics
         .create(&Caller::default(), "gone", Some(1), &[])
         .unwrap();
-    let refusal = broker
-        .groups
-        .redrive(&Caller::default(), "g", dead.clone())
-        .await
-        .unwrap_err();
+    let refusal = redrive(&broker, "g", dead.clone()).await.unwrap_err();
     assert_eq!(refusal.reason, Reason::UnknownTopic);
     assert_eq!(refusal.value("redriven"), Some(&Value::Number(0)));
     assert_eq!(refusal.value("dead_letter_offset"), Some(&Value::Number(0)));
@@ -501,31 +448,13 @@ async fn dead_letters_whose_topic_is_gone_stop_the_call_and_can_be_discarded() {
         discard: true,
         ..dead
     };
-    assert_eq!(
-        broker
-            .groups
-            .redrive(&Caller::default(), "g", discard)
-            .await
-            .unwrap(),
-        done(0, 1, true)
-    );
-    assert_eq!(
-        broker
-            .groups
-            .redrive(&Caller::default(), "g", all())
-            .await
-            .unwrap(),
-        done(2, 0, true)
-    );
+    assert_eq!(redrive(&broker, "g", discard).await.unwrap(), done(0, 1, true));
+    assert_eq!(redrive(&broker, "g", all()).await.unwrap(), done(2, 0, true));
     let nothing = Redrive {
         dead_letter_topic: Some("nothing".to_owned()),
         ..all()
     };
-    let refusal = broker
-        .groups
-        .redrive(&Caller::default(), "g", nothing)
-        .await
-        .unwrap_err();
+    let refusal = redrive(&broker, "g", nothing).await.unwrap_err();
     assert_eq!(refusal.reason, Reason::UnknownTopic);
 }
 
@@ -544,11 +473,7 @@ async fn fates_that_cannot_be_read_give_nothing_back() {
             .unwrap()
             .wait()
             .unwrap();
-        let refusal = broker
-            .groups
-            .redrive(&Caller::default(), "g", all())
-            .await
-            .unwrap_err();
+        let refusal = redrive(&broker, "g", all()).await.unwrap_err();
         assert_eq!(refusal.reason, Reason::Internal);
     }
 }
@@ -558,11 +483,7 @@ async fn a_redriven_record_whose_dead_letter_is_gone_is_settled() {
     let disk = SimDisk::new(1);
     let broker = new_broker(&disk);
     reject_all(&broker, "g", &["jobs"]).await;
-    broker
-        .groups
-        .redrive(&Caller::default(), "g", all())
-        .await
-        .unwrap();
+    redrive(&broker, "g", all()).await.unwrap();
     let dead = broker.log.topic("jobs.dlq").unwrap().partition(0).unwrap();
     dead.trim(Offset::new(5)).unwrap();
     assert_eq!(poll(&broker, "g", &["jobs"]).await.len(), 7);
@@ -586,11 +507,7 @@ async fn damaged_dead_letters_stop_the_call_until_they_are_skipped() {
     disk.damage(Path::new(&path), reason as u64, 1);
     let broker = open(&disk).unwrap();
     for redriven in [4, 0] {
-        let refusal = broker
-            .groups
-            .redrive(&Caller::default(), "g", all())
-            .await
-            .unwrap_err();
+        let refusal = redrive(&broker, "g", all()).await.unwrap_err();
         assert_eq!(refusal.reason, Reason::CorruptData);
         assert_eq!(refusal.value("redriven"), Some(&Value::Number(redriven)));
         let outcome = if redriven > 0 {
@@ -611,14 +528,7 @@ async fn damaged_dead_letters_stop_the_call_until_they_are_skipped() {
         until: Offset::new(6),
     };
     broker.topics.skip(&Caller::default(), &dead, gap, NOW).unwrap();
-    assert_eq!(
-        broker
-            .groups
-            .redrive(&Caller::default(), "g", all())
-            .await
-            .unwrap(),
-        done(6, 0, true)
-    );
+    assert_eq!(redrive(&broker, "g", all()).await.unwrap(), done(6, 0, true));
 }
 
 proptest! {
@@ -633,7 +543,7 @@ proptest! {
             let first = reject_all(&broker, "g", &["jobs"]).await;
             disk.stop_at(calls);
             let mut told = 0;
-            while let Ok(done) = broker.groups.redrive(&Caller::default(), "g", at_most(max)).await {
+            while let Ok(done) = redrive(&broker, "g", at_most(max)).await {
                 told += done.redriven;
                 if done.at_end {
                     break;
@@ -643,7 +553,7 @@ proptest! {
             let broker = open(&disk.after_kill()).unwrap();
             let mut back = poll(&broker, "g", &["jobs"]).await;
             prop_assert!(back.len() as u64 >= told, "{} were said to be given back, {} are", told, back.len());
-            let rest = broker.groups.redrive(&Caller::default(), "g", all()).await.unwrap();
+            let rest = redrive(&broker, "g", all()).await.unwrap();
             prop_assert_eq!(back.len() as u64 + rest.redriven, 12);
             back.extend(poll(&broker, "g", &["jobs"]).await);
             back.sort();
