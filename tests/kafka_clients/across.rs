@@ -72,6 +72,27 @@ fn a_group_that_a_kafka_consumer_has_committed_is_reset_over_http() {
     assert!(run("after_reset"));
 }
 
+/// The same with Java's client.
+#[test]
+fn a_group_that_a_java_consumer_has_committed_is_reset_over_http() {
+    let fixture = Fixture::new();
+    for part in ["commits", "after_reset"] {
+        let Some(program) = java_clients() else { return };
+        assert_eq!(fixture.run(program, "java", &[part]).trim(), format!("{part}: passed"));
+        let offsets = fixture.server.get("/v1/groups/java-commits/offsets");
+        let row = json!({"topic": "java-commits", "partition": 1});
+        support::has(&offsets["offsets"][0], row);
+        if part == "commits" {
+            support::has(&offsets["offsets"][0], json!({"offset": 7, "metadata": "seven"}));
+            let body = json!({"topic": "java-commits", "partitions": [1], "to": {"offset": 3}}).to_string();
+            let path = "/v1/groups/java-commits/offsets/reset";
+            fixture
+                .server
+                .expect(200, "POST", path, "application/json", body.as_bytes());
+        }
+    }
+}
+
 /// The lag of a group: as `kafka-consumer-groups --describe` prints it, over HTTP, by `quipu lag`, and as a metric.
 #[test]
 fn the_lag_is_the_same_for_kafkas_tool_over_http_for_the_command_and_as_a_metric() {
@@ -117,22 +138,22 @@ fn the_lag_is_the_same_for_kafkas_tool_over_http_for_the_command_and_as_a_metric
     });
     assert_eq!(rows.collect::<BTreeMap<_, _>>(), expected, "{printed}");
     let lag = fixture.server.get("/v1/groups/late/lag");
-    let partitions = lag["topics"][0]["partitions"].as_array().expect("partitions");
-    let number = |row: &Value, name: &str| row[name].as_i64().expect("a number");
-    let rows = partitions.iter().map(|row| {
-        let offsets = (
-            number(row, "committed_offset"),
-            number(row, "end_offset"),
-            number(row, "lag"),
-        );
-        (number(row, "partition") as u64, offsets)
-    });
-    assert_eq!(rows.collect::<BTreeMap<_, _>>(), expected, "{lag}");
+    let rows_of = |lag: &Value| -> BTreeMap<u64, (i64, i64, i64)> {
+        let partitions = lag["topics"][0]["partitions"].as_array().expect("partitions");
+        let number = |row: &Value, name: &str| row[name].as_i64().expect("a number");
+        let row = |row: &Value| {
+            let offsets = ["committed_offset", "end_offset", "lag"].map(|name| number(row, name));
+            (number(row, "partition") as u64, offsets.into())
+        };
+        partitions.iter().map(row).collect()
+    };
+    assert_eq!(rows_of(&lag), expected, "{lag}");
     let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
     command.args(["lag", "late", "--output", "json", "--server"]);
     command.arg(format!("http://{}", fixture.server.address));
     let printed: Value = serde_json::from_str(&fixture.output(command)).expect("JSON");
     assert_eq!(printed["lag"], 11, "{printed}");
+    assert_eq!(rows_of(&printed), expected, "{printed}");
     let metrics = fixture.server.connect().get("/metrics");
     for (partition, (_, _, lag)) in expected {
         let row = format!(

@@ -3,11 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
 
 use super::*;
-use crate::article::Running;
-use crate::support::{Connection, PATIENCE};
+use crate::support::Connection;
 
 struct Worker<'a> {
     fixture: &'a Fixture,
@@ -34,11 +32,6 @@ impl<'a> Worker<'a> {
         );
         let file = directory.join("worker.properties");
         std::fs::write(&file, properties).expect("a file");
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(directory.join("connect.log"))
-            .expect("a file");
         let jars = installed().join("java/jars/*");
         let mut command = bounded(Path::new("java"));
         command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx384m", "-cp"]);
@@ -46,11 +39,7 @@ impl<'a> Worker<'a> {
         command
             .arg("org.apache.kafka.connect.cli.ConnectDistributed")
             .arg(file);
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a file"))
-            .stderr(log);
-        let process = Running(command.spawn().expect("it starts"));
+        let process = Running::start(command, directory.join("connect.log"), None);
         Self {
             fixture,
             process,
@@ -61,8 +50,8 @@ impl<'a> Worker<'a> {
     fn configure(&mut self, name: &str, config: &Value) {
         let path = format!("/connectors/{name}/config");
         let body = config.to_string();
-        self.until(&format!("{name} is configured"), |worker| {
-            let connection = Connection::open(worker.address);
+        self.until(&format!("{name} is configured"), |address| {
+            let connection = Connection::open(address);
             let answer = connection
                 .and_then(|mut open| open.request("PUT", &path, "application/json", body.as_bytes()));
             // Not there yet, or busy with a rebalance.
@@ -70,22 +59,9 @@ impl<'a> Worker<'a> {
         });
     }
 
-    fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let begin = Instant::now();
-        while !holds(self) {
-            let log = || {
-                std::fs::read_to_string(self.fixture.directory.path().join("connect.log")).unwrap_or_default()
-            };
-            let ended = self.process.0.try_wait().expect("a process");
-            assert!(ended.is_none(), "{what}: it has ended: {}", log());
-            assert!(
-                begin.elapsed() < PATIENCE,
-                "{what}: waited in vain: {}{}",
-                log(),
-                self.fixture.server.log()
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+    fn until(&mut self, what: &str, holds: impl Fn(SocketAddr) -> bool) {
+        let address = self.address;
+        self.fixture.until(what, &mut [&mut self.process], || holds(address));
     }
 
     /// Waits until the source has sent so many numbers, and the sink has written them.

@@ -8,35 +8,42 @@
 //!   `codecs` the same with each codec to `PREFIX-CODEC-ACKS`. The script reads them back and compares every byte;
 //!   then [`stored`] reads them over HTTP. Record n: key `key-n`, value `{"n":n,"text":"héllo xxx…"}`, timestamp
 //!   1700000000000 + 1000 n, header `codec`.
+//! - `read`: what `records` and `idempotent` have sent, of clients that read in groups only.
 //! - `binary`: bytes that are no JSON, an empty value, a tombstone, no key.
 //! - `times`: first and last offsets, offsets by time, seek. `commits`: offsets of a group without members.
+//! - `seek`: a member reads again from an offset, and commits one (of clients where `times` and `groups` do not).
 //! - `groups`: for each assignor two members, a rebalance to two partitions each, a member leaves, nothing comes twice.
 //! - `static`: a static member comes back to what it had.
 //! - `consumers`, `static_consumers`: the same by the server-side protocol. `expressions`: topics by an expression.
 //!   `beside_http`: a consumer and a member over HTTP in one group.
 //! - `topics`: create, list, describe, configure, grow, trim, delete. `list_groups`: list, describe, delete groups.
+//! - `kills`: an idempotent producer that sends until it is told to end, while the server is killed ([`kills`]).
 #![allow(
     clippy::disallowed_methods,
     reason = "it runs real programs against the real binary"
 )]
 
 mod across;
-mod article;
+mod apps;
 mod connect;
 mod kcat;
+mod kills;
+mod spark;
 #[path = "../support/mod.rs"]
 mod support;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use support::Server;
+use support::{PATIENCE, Server};
 
 /// The records of a topic.
 const COUNT: usize = 100;
@@ -77,11 +84,16 @@ impl Fixture {
     }
 
     /// Runs a program to its end, which must be a success; returns what it printed.
-    fn output(&self, mut command: Command) -> String {
+    fn output(&self, command: Command) -> String {
+        self.output_of_input(command, Stdio::null())
+    }
+
+    /// The same with a standard input.
+    fn output_of_input(&self, mut command: Command, input: impl Into<Stdio>) -> String {
         let output = command
             .current_dir(self.directory.path())
             .env("QUIPU_TEST_HTTP", format!("http://{}", self.server.address))
-            .stdin(Stdio::null())
+            .stdin(input)
             .output()
             .expect("the program starts");
         let out = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -93,6 +105,22 @@ impl Fixture {
             self.server.log()
         );
         out
+    }
+
+    /// Waits until something holds; the processes must not end before.
+    fn until(&self, what: &str, processes: &mut [&mut Running], mut holds: impl FnMut() -> bool) {
+        let begin = Instant::now();
+        while !holds() {
+            let log = |process: &Running| std::fs::read_to_string(&process.log).unwrap_or_default();
+            for process in processes.iter_mut() {
+                let ended = process.child.try_wait().expect("a process");
+                assert!(ended.is_none(), "{what}: it has ended: {}", log(process));
+            }
+            let logs = || -> String { processes.iter().map(|process| log(process)).collect() };
+            let is_late = begin.elapsed() >= PATIENCE;
+            assert!(!is_late, "{what}: waited in vain: {}\n{}", logs(), self.server.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn records(&self, topic: &str, partition: u32) -> Vec<Value> {
@@ -192,6 +220,35 @@ impl Fixture {
 
 /// A client's program, without the address.
 struct Program(Command);
+
+/// A process that ends with the test.
+struct Running {
+    child: Child,
+    /// The file that has what it says.
+    log: PathBuf,
+}
+
+impl Running {
+    /// Starts it; what it prints goes to `out`, or to its log too.
+    fn start(mut command: Command, log: PathBuf, out: Option<&Path>) -> Self {
+        let create = |path: &Path| std::fs::File::options().create(true).append(true).open(path).expect("a file");
+        command
+            .stdin(Stdio::null())
+            .stdout(create(out.unwrap_or(&log)))
+            .stderr(create(&log));
+        let child = command.spawn().expect("it starts");
+        Self { child, log }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        // `timeout` passes it on. It may have ended by itself.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.child.wait();
+    }
+}
 
 /// Where the clients are installed.
 fn installed() -> PathBuf {
@@ -409,6 +466,7 @@ fn kafkajs_in_groups() {
         "read",
         "codecs",
         "commits",
+        "seek",
         "groups",
         "list_groups",
     ];
@@ -426,12 +484,18 @@ fn platformatic(parts: &[&str]) {
 
 #[test]
 fn platformatic_kafka() {
-    platformatic(&["records", "idempotent"]);
+    platformatic(&["records", "idempotent", "binary", "times", "commits"]);
 }
 
 #[test]
 fn platformatic_kafka_in_groups() {
-    platformatic(&["records", "idempotent", "read", "codecs", "groups", "list_groups"]);
+    platformatic(&["records", "idempotent", "read", "codecs", "seek"]);
+    platformatic(GROUPS);
+}
+
+#[test]
+fn platformatic_kafka_in_groups_of_the_server_side_protocol() {
+    platformatic(&["consumers"]);
 }
 
 #[test]
@@ -446,7 +510,13 @@ fn franz_go() {
 
 #[test]
 fn franz_go_in_groups() {
+    check(go(), "franz", &["seek"]);
     check(go(), "franz", GROUPS);
+}
+
+#[test]
+fn franz_go_in_groups_of_the_server_side_protocol() {
+    check(go(), "franz", &["consumers"]);
 }
 
 #[test]

@@ -38,7 +38,7 @@ func main() {
 	address, prefix = os.Args[1], os.Args[2]
 	parts := map[string]func(context.Context){
 		"records": records, "idempotent": idempotent, "codecs": compressed, "binary": binary, "times": times, "commits": commits,
-		"groups": groups, "static": static, "topics": topics, "list_groups": listGroups,
+		"seek": seek, "groups": groups, "consumers": consumers, "static": static, "topics": topics, "list_groups": listGroups, "kills": kills,
 	}
 	for _, part := range os.Args[3:] {
 		fmt.Print(part, ": ")
@@ -194,6 +194,39 @@ func commits(ctx context.Context) {
 	check(!exists, found)
 }
 
+// A member reads again from where it is told to, and commits by itself.
+func seek(ctx context.Context) {
+	topic := prefix + "-seek"
+	sendAll(ctx, topic, "none")
+	one := join(topic, topic, map[string]int{})
+	defer one.CloseAllowingRebalance()
+	found := map[int32][]int64{}
+	read := func(wanted int) {
+		for read := 0; read < wanted; {
+			one.PollFetches(ctx).EachRecord(func(record *kgo.Record) {
+				found[record.Partition] = append(found[record.Partition], record.Offset)
+				read++
+			})
+			one.AllowRebalance()
+		}
+	}
+	read(count)
+	end := len(found[1])
+	found = map[int32][]int64{}
+	one.SetOffsets(map[string]map[int32]kgo.EpochOffset{topic: {1: {Epoch: -1, Offset: 3}}})
+	read(end - 3)
+	check(len(found) == 1 && found[1][0] == 3 && len(found[1]) == end-3, found)
+	admin := kadm.NewClient(one.Client)
+	committed := func() int64 {
+		at, _ := must(admin.FetchOffsets(ctx, topic)).Lookup(topic, 1)
+		return at.At
+	}
+	check(one.CommitRecords(ctx, &kgo.Record{Topic: topic, Partition: 1, Offset: 6, LeaderEpoch: -1}) == nil, "commit")
+	check(committed() == 7, committed())
+	check(one.CommitUncommittedOffsets(ctx) == nil, "commit")
+	check(committed() == int64(end), committed())
+}
+
 type member struct {
 	*kgo.Client
 	assigned map[int32]bool
@@ -212,7 +245,7 @@ func join(topic, group string, seen map[string]int, options ...kgo.Opt) *member 
 	}
 	all := append([]kgo.Opt{
 		kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.HeartbeatInterval(200 * time.Millisecond), kgo.DisableAutoCommit(),
-		kgo.SessionTimeout(10 * time.Second), kgo.MetadataMaxAge(time.Second), kgo.MetadataMinAge(100*time.Millisecond), kgo.BlockRebalanceOnPoll(),
+		kgo.SessionTimeout(10 * time.Second), kgo.MetadataMaxAge(time.Second), kgo.MetadataMinAge(100 * time.Millisecond), kgo.BlockRebalanceOnPoll(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, more map[string][]int32) {
 			for _, p := range more[topic] {
@@ -248,28 +281,40 @@ func groups(ctx context.Context) {
 		"range": kgo.RangeBalancer(), "roundrobin": kgo.RoundRobinBalancer(), "sticky": kgo.StickyBalancer(), "cooperative-sticky": kgo.CooperativeStickyBalancer(),
 	}
 	for name, balancer := range balancers {
-		topic, seen := prefix+"-group-"+name, map[string]int{}
-		sendAll(ctx, topic, "none")
-		first := join(topic, topic, seen, kgo.Balancers(balancer))
-		polled(ctx, func() bool { return len(first.assigned) == partitions && len(seen) == count }, first)
-		second := join(topic, topic, seen, kgo.Balancers(balancer))
-		polled(ctx, func() bool { return len(first.assigned) == 2 && len(second.assigned) == 2 }, first, second)
+		revoked := share(ctx, prefix+"-group-"+name, kgo.Balancers(balancer))
 		if name == "cooperative-sticky" {
-			check(first.revoked == 2, "a cooperative member keeps what stays with it: ", first.revoked)
+			check(revoked == 2, "a cooperative member keeps what stays with it: ", revoked)
 		}
-		sendAll(ctx, topic, "none")
-		polled(ctx, func() bool { return len(seen) == 2*count }, first, second)
-		first.CloseAllowingRebalance()
-		polled(ctx, func() bool { return len(second.assigned) == partitions }, second)
-		second.CloseAllowingRebalance()
-		admin := kadm.NewClient(client())
-		sum := int64(0)
-		must(admin.FetchOffsets(ctx, topic)).Each(func(offset kadm.OffsetResponse) { sum += offset.At })
-		check(sum == 2*count, "committed: ", sum)
-		lags := must(admin.Lag(ctx, topic))
-		check(lags[topic].Lag.Total() == 0, lags)
-		admin.Close()
 	}
+}
+
+// Members by the server-side protocol.
+func consumers(ctx context.Context) {
+	check(share(ctx, prefix+"-consumers", kgo.ServerSideBalancer()) == 2, "a member keeps what stays with it")
+}
+
+// Two members share a topic, one leaves, nothing comes twice; returns how many partitions the first one has lost to the second.
+func share(ctx context.Context, topic string, options ...kgo.Opt) int {
+	seen := map[string]int{}
+	sendAll(ctx, topic, "none")
+	first := join(topic, topic, seen, options...)
+	polled(ctx, func() bool { return len(first.assigned) == partitions && len(seen) == count }, first)
+	second := join(topic, topic, seen, options...)
+	polled(ctx, func() bool { return len(first.assigned) == 2 && len(second.assigned) == 2 }, first, second)
+	revoked := first.revoked
+	sendAll(ctx, topic, "none")
+	polled(ctx, func() bool { return len(seen) == 2*count }, first, second)
+	first.CloseAllowingRebalance()
+	polled(ctx, func() bool { return len(second.assigned) == partitions }, second)
+	second.CloseAllowingRebalance()
+	admin := kadm.NewClient(client())
+	defer admin.Close()
+	sum := int64(0)
+	must(admin.FetchOffsets(ctx, topic)).Each(func(offset kadm.OffsetResponse) { sum += offset.At })
+	check(sum == 2*count, "committed: ", sum)
+	lags := must(admin.Lag(ctx, topic))
+	check(lags[topic].Lag.Total() == 0, lags)
+	return revoked
 }
 
 // A static member comes back within its session and gets what it had.
@@ -297,6 +342,27 @@ func sorted(set map[int32]bool) (all []int) {
 	}
 	sort.Ints(all)
 	return all
+}
+
+// Sends numbers until the file says that it ends; each is stored in the end.
+func kills(context.Context) {
+	sender, ctx := client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MaxBufferedRecords(500)), context.Background()
+	defer sender.Close()
+	sent, stored := 0, int64(0)
+	for {
+		if _, err := os.Stat(os.Getenv("QUIPU_TEST_STOP")); err == nil {
+			break
+		}
+		sender.Produce(ctx, &kgo.Record{Topic: prefix + "-kills", Value: []byte(fmt.Sprint(sent))}, func(record *kgo.Record, err error) {
+			check(err == nil, err)
+			check(record.Offset == stored, "offset ", record.Offset, ", expected ", stored)
+			stored++
+		})
+		sent++
+	}
+	check(sender.Flush(ctx) == nil, "records are still waiting")
+	check(stored == int64(sent), stored)
+	fmt.Print(sent, " ")
 }
 
 // Creates, lists, describes, grows and deletes topics; deletes records; reads and changes a configuration.
@@ -327,15 +393,23 @@ func topics(ctx context.Context) {
 	fresh := kadm.NewClient(client())
 	defer fresh.Close()
 	check(len(must(fresh.ListTopics(ctx))[topic].Partitions) == 5, "partitions")
+	var last *kgo.Record
 	for range 10 {
-		check(plain.ProduceSync(ctx, &kgo.Record{Topic: topic, Value: []byte("1"), Key: []byte("same")}).FirstErr() == nil, "produce")
+		last = must(plain.ProduceSync(ctx, &kgo.Record{Topic: topic, Value: []byte("1"), Key: []byte("same")}).First())
 	}
+	p, before := last.Partition, kadm.Offsets{}
+	before.AddOffset(topic, p, 4, -1)
+	deleted, _ := must(admin.DeleteRecords(ctx, before)).Lookup(topic, p)
+	check(deleted.Err == nil && deleted.LowWatermark == 4, deleted)
+	start, _ := must(admin.ListStartOffsets(ctx, topic)).Lookup(topic, p)
+	end, _ := must(admin.ListEndOffsets(ctx, topic)).Lookup(topic, p)
+	check(start.Offset == 4 && end.Offset == 10, start, end)
 	_, err := admin.CreateTopic(ctx, 3, 1, nil, topic)
 	check(errors.Is(err, kerr.TopicAlreadyExists), err)
 	must(admin.DeleteTopic(ctx, topic))
-	last := kadm.NewClient(client())
-	defer last.Close()
-	check(!must(last.ListTopics(ctx)).Has(topic), "it is still there")
+	again := kadm.NewClient(client())
+	defer again.Close()
+	check(!must(again.ListTopics(ctx)).Has(topic), "it is still there")
 }
 
 // Lists, describes and deletes groups; reads and changes their offsets.
@@ -351,6 +425,16 @@ func listGroups(ctx context.Context) {
 	described := must(admin.DescribeGroups(ctx, topic))[topic]
 	check(described.State == "Stable" && len(described.Members) == 1, described)
 	one.CloseAllowingRebalance()
+	changed := kadm.Offsets{}
+	changed.AddOffset(topic, 0, 1, -1)
+	check(admin.CommitAllOffsets(ctx, topic, changed) == nil, "commit")
+	gone := kadm.TopicsSet{}
+	gone.Add(topic, 1)
+	check(must(admin.DeleteOffsets(ctx, topic, gone)).Error() == nil, "an offset")
+	left := must(admin.FetchOffsets(ctx, topic))
+	at, _ := left.Lookup(topic, 0)
+	_, exists = left.Lookup(topic, 1)
+	check(at.At == 1 && !exists, left)
 	must(admin.DeleteGroups(ctx, topic))
 	_, exists = must(admin.ListGroups(ctx))[topic]
 	check(!exists, "it is still there")

@@ -1,9 +1,10 @@
+import java.net.http.*;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.*;
 import java.util.concurrent.*;
 import java.util.function.BooleanSupplier;
-import java.util.function.Consumer;
+import java.util.regex.Pattern;
 import java.util.stream.*;
 import org.apache.kafka.clients.admin.*;
 import org.apache.kafka.clients.consumer.*;
@@ -32,34 +33,32 @@ public class Clients {
     public static void main(String[] arguments) throws Exception {
         kafka = arguments[0];
         prefix = arguments[1];
+        Map<String, Part> parts = Map.ofEntries(
+            Map.entry("records", Clients::records), Map.entry("idempotent", Clients::idempotent), Map.entry("codecs", Clients::codecs),
+            Map.entry("binary", Clients::binary), Map.entry("times", Clients::times), Map.entry("commits", Clients::commits),
+            Map.entry("after_reset", Clients::afterReset), Map.entry("groups", Clients::groups), Map.entry("static", Clients::staticMembers),
+            Map.entry("consumers", Clients::consumers), Map.entry("static_consumers", Clients::staticConsumers),
+            Map.entry("expressions", Clients::expressions), Map.entry("beside_http", Clients::besideHttp), Map.entry("topics", Clients::topics),
+            Map.entry("list_groups", Clients::listGroups), Map.entry("kills", Clients::kills), Map.entry("streams", Clients::streams));
         for (String part : Arrays.asList(arguments).subList(2, arguments.length)) {
             System.out.print(part + ": ");
             System.out.flush();
-            switch (part) {
-                case "records" -> records();
-                case "idempotent" -> idempotent();
-                case "codecs" -> codecs();
-                case "binary" -> binary();
-                case "times" -> times();
-                case "commits" -> commits();
-                case "groups" -> groups();
-                case "static" -> staticMembers();
-                case "consumers" -> consumers();
-                case "static_consumers" -> staticConsumers();
-                case "expressions" -> expressions();
-                case "beside_http" -> besideHttp();
-                case "topics" -> topics();
-                case "list_groups" -> listGroups();
-                case "streams" -> streams();
-                default -> throw new IllegalArgumentException(part);
-            }
+            parts.get(part).run();
             System.out.println("passed");
         }
         System.exit(0);
     }
 
+    interface Part {
+        void run() throws Exception;
+    }
+
     static byte[] bytes(String text) {
         return text.getBytes(StandardCharsets.UTF_8);
+    }
+
+    static String text(byte[] bytes) {
+        return new String(bytes, StandardCharsets.UTF_8);
     }
 
     static String key(int n) {
@@ -97,6 +96,10 @@ public class Clients {
         return all;
     }
 
+    static Object[] with(Object[] pairs, Object... more) {
+        return Stream.concat(Arrays.stream(pairs), Arrays.stream(more)).toArray();
+    }
+
     static KafkaProducer<byte[], byte[]> producer(Object... pairs) {
         return new KafkaProducer<>(properties(pairs), new ByteArraySerializer(), new ByteArraySerializer());
     }
@@ -114,8 +117,7 @@ public class Clients {
 
     static void sendAll(String topic, String codec, Object... pairs) throws Exception {
         List<Future<RecordMetadata>> sent = new ArrayList<>();
-        Object[] all = Stream.concat(Arrays.stream(pairs), Stream.of("compression.type", codec, "linger.ms", "20")).toArray();
-        try (var producer = producer(all)) {
+        try (var producer = producer(with(pairs, "compression.type", codec, "linger.ms", "20"))) {
             for (int n = 0; n < COUNT; n++) {
                 var record = new ProducerRecord<>(topic, null, timestamp(n), bytes(key(n)), bytes(value(n)));
                 record.headers().add("codec", bytes(codec));
@@ -151,9 +153,9 @@ public class Clients {
             check(times.getOrDefault(record.partition(), 0L) < record.timestamp(), "order in " + topic);
             times.put(record.partition(), record.timestamp());
             int n = (int) ((record.timestamp() - timestamp(0)) / 1000);
-            same(new String(record.key(), StandardCharsets.UTF_8), key(n));
-            same(new String(record.value(), StandardCharsets.UTF_8), value(n));
-            same(new String(record.headers().lastHeader("codec").value(), StandardCharsets.UTF_8), codec);
+            same(text(record.key()), key(n));
+            same(text(record.value()), value(n));
+            same(text(record.headers().lastHeader("codec").value()), codec);
             check(seen.add(key(n)), key(n) + " came twice");
         }
     }
@@ -238,53 +240,53 @@ public class Clients {
         }
     }
 
-    /** A member of a group: it polls in a thread of its own, and counts what is taken from it. */
-    static class Member extends Thread implements ConsumerRebalanceListener {
-        final KafkaConsumer<byte[], byte[]> consumer;
+    /** The offset that the part commits has committed was reset to 3: the consumer goes on there. */
+    static void afterReset() throws Exception {
+        TopicPartition one = new TopicPartition(prefix + "-commits", 1);
+        try (var consumer = consumer("group.id", one.topic())) {
+            consumer.assign(List.of(one));
+            same(consumer.committed(Set.of(one)).get(one).offset(), 3L);
+            List<Long> offsets = new ArrayList<>();
+            until("a record", () -> {
+                consumer.poll(Duration.ofMillis(200)).forEach(record -> offsets.add(record.offset()));
+                return !offsets.isEmpty();
+            });
+            same(offsets.get(0), 3L);
+        }
+    }
+
+    /** A member of a group: it reads in a thread of its own, and counts what is taken from it. */
+    static abstract class Reader extends Thread {
         final Set<String> seen;
         final List<String> twice = new CopyOnWriteArrayList<>();
-        volatile Set<TopicPartition> assignment = Set.of();
-        volatile int revoked = 0;
         volatile boolean ends = false;
         volatile Throwable failure;
 
-        Member(String topic, Set<String> seen, Object... pairs) {
-            // With the server-side protocol the server says how often there are heartbeats.
-            Stream<Object> times = Arrays.asList(pairs).contains("group.protocol")
-                ? Stream.of("metadata.max.age.ms", "1000")
-                : Stream.of("heartbeat.interval.ms", "200", "session.timeout.ms", "10000", "metadata.max.age.ms", "1000");
+        Reader(Set<String> seen) {
             this.seen = seen;
-            consumer = consumer(Stream.concat(Arrays.stream(pairs), times).toArray());
-            if (topic.contains("[")) consumer.subscribe(new SubscriptionPattern(topic), this);
-            else consumer.subscribe(List.of(topic), this);
             setDaemon(true);
-            start();
         }
+
+        abstract void read() throws Exception;
+
+        /** How many partitions it has. */
+        abstract int partitions();
 
         @Override public void run() {
             try {
-                while (!ends) {
-                    var records = consumer.poll(Duration.ofMillis(100));
-                    for (var record : records)
-                        if (!seen.add(record.partition() + "@" + record.offset())) twice.add(record.toString());
-                    if (!records.isEmpty()) consumer.commitSync();
-                    assignment = Set.copyOf(consumer.assignment());
-                }
-                consumer.close();
+                read();
             } catch (Throwable error) {
                 failure = error;
             }
         }
 
-        @Override public void onPartitionsAssigned(Collection<TopicPartition> partitions) {}
-
-        @Override public void onPartitionsRevoked(Collection<TopicPartition> partitions) {
-            revoked += partitions.size();
+        void note(Object partition, Object offset) {
+            if (!seen.add(partition + "@" + offset)) twice.add(partition + "@" + offset);
         }
 
         boolean has(int count) {
             if (failure != null) throw new AssertionError(failure);
-            return assignment.size() == count;
+            return partitions() == count;
         }
 
         void end() throws InterruptedException {
@@ -296,111 +298,122 @@ public class Clients {
         }
     }
 
-    static void groups() throws Exception {
-        for (var each : List.of(RangeAssignor.class, RoundRobinAssignor.class, StickyAssignor.class, CooperativeStickyAssignor.class)) {
-            String topic = prefix + "-" + each.getSimpleName();
-            sendAll(topic, "none");
-            Object[] pairs = {"group.id", topic, "partition.assignment.strategy", each.getName()};
-            Set<String> seen = ConcurrentHashMap.newKeySet();
-            Member first = new Member(topic, seen, pairs);
-            until("the first has all", () -> first.has(PARTITIONS) && seen.size() == COUNT);
-            Member second = new Member(topic, seen, pairs);
-            until("each has a half", () -> first.has(2) && second.has(2));
-            check(Collections.disjoint(first.assignment, second.assignment), "they share partitions");
-            // A cooperative member keeps what stays with it.
-            same(first.revoked, each == CooperativeStickyAssignor.class ? 2 : PARTITIONS);
-            sendAll(topic, "none");
-            until("both read the rest", () -> first.has(2) && second.has(2) && seen.size() == 2 * COUNT);
-            first.end();
-            until("the second has all", () -> second.has(PARTITIONS));
-            second.end();
-            try (var reader = consumer("group.id", topic)) {
-                var committed = reader.committed(Set.copyOf(partitions(topic))).values();
-                same(committed.stream().mapToLong(OffsetAndMetadata::offset).sum(), 2L * COUNT);
-            }
+    static class Member extends Reader implements ConsumerRebalanceListener {
+        final KafkaConsumer<byte[], byte[]> consumer;
+        volatile Set<TopicPartition> assignment = Set.of();
+        volatile int revoked = 0;
+
+        Member(String topic, Set<String> seen, Object... pairs) {
+            super(seen);
+            Object[] all = with(pairs, "metadata.max.age.ms", "1000");
+            // With the server-side protocol the server says how often there are heartbeats.
+            boolean isClassic = !Arrays.asList(pairs).contains("group.protocol");
+            consumer = consumer(isClassic ? with(all, "heartbeat.interval.ms", "200", "session.timeout.ms", "10000") : all);
+            if (topic.contains("[")) consumer.subscribe(new SubscriptionPattern(topic), this);
+            else consumer.subscribe(List.of(topic), this);
+            start();
         }
+
+        @Override void read() {
+            while (!ends) {
+                var records = consumer.poll(Duration.ofMillis(100));
+                for (var record : records) note(record.partition(), record.offset());
+                if (!records.isEmpty()) consumer.commitSync();
+                assignment = Set.copyOf(consumer.assignment());
+            }
+            consumer.close();
+        }
+
+        @Override int partitions() {
+            return assignment.size();
+        }
+
+        @Override public void onPartitionsAssigned(Collection<TopicPartition> partitions) {}
+
+        @Override public void onPartitionsRevoked(Collection<TopicPartition> partitions) {
+            revoked += partitions.size();
+        }
+    }
+
+    /** The sum of a group's committed offsets, of the topic of the same name. */
+    static long committed(String topic) {
+        try (var reader = consumer("group.id", topic)) {
+            return reader.committed(Set.copyOf(partitions(topic))).values().stream().mapToLong(OffsetAndMetadata::offset).sum();
+        }
+    }
+
+    static ConsumerGroupDescription described(String group) throws Exception {
+        try (Admin admin = Admin.create(properties())) {
+            return get(admin.describeConsumerGroups(List.of(group)).all()).get(group);
+        }
+    }
+
+    /** Two members share a topic, commit, one leaves; nothing comes twice. `revoked`: what the first loses to the second. */
+    static void share(String topic, String assignor, int revoked, GroupType type, Object... settings) throws Exception {
+        sendAll(topic, "none");
+        Object[] pairs = with(settings, "group.id", topic);
+        Set<String> seen = ConcurrentHashMap.newKeySet();
+        Member first = new Member(topic, seen, pairs);
+        until("the first has all", () -> first.has(PARTITIONS) && seen.size() == COUNT);
+        Member second = new Member(topic, seen, pairs);
+        until("each has a half", () -> first.has(2) && second.has(2));
+        check(Collections.disjoint(first.assignment, second.assignment), "they share partitions");
+        same(first.revoked, revoked);
+        sendAll(topic, "none");
+        until("both read the rest", () -> first.has(2) && second.has(2) && seen.size() == 2 * COUNT);
+        var described = described(topic);
+        same(described.type(), type);
+        same(described.partitionAssignor(), assignor);
+        same(described.members().size(), 2);
+        for (var member : described.members()) {
+            same(member.assignment().topicPartitions().size(), 2);
+            check(member.clientId().startsWith("consumer-"), member);
+        }
+        first.end();
+        until("the second has all", () -> second.has(PARTITIONS));
+        second.end();
+        same(committed(topic), 2L * COUNT);
+    }
+
+    static void groups() throws Exception {
+        String setting = "partition.assignment.strategy";
+        for (var each : List.of(new RangeAssignor(), new RoundRobinAssignor(), new StickyAssignor()))
+            share(prefix + "-" + each.name(), each.name(), PARTITIONS, GroupType.CLASSIC, setting, each.getClass().getName());
+        // A cooperative member keeps what stays with it.
+        var cooperative = CooperativeStickyAssignor.class.getName();
+        share(prefix + "-cooperative-sticky", "cooperative-sticky", 2, GroupType.CLASSIC, setting, cooperative);
+    }
+
+    /** Members by the server-side protocol. */
+    static void consumers() throws Exception {
+        for (String assignor : List.of("uniform", "range"))
+            share(prefix + "-server-" + assignor, assignor, 2, GroupType.CONSUMER, "group.protocol", "consumer", "group.remote.assignor", assignor);
     }
 
     /** A static member comes back within its session and gets what it had; nobody notices. */
+    static void comesBack(String topic, Object... settings) throws Exception {
+        sendAll(topic, "none");
+        Set<String> seen = ConcurrentHashMap.newKeySet();
+        Object[] one = with(settings, "group.id", topic, "group.instance.id", "one");
+        Member first = new Member(topic, seen, one);
+        Member second = new Member(topic, seen, with(settings, "group.id", topic, "group.instance.id", "two"));
+        until("each has a half", () -> first.has(2) && second.has(2));
+        int revoked = second.revoked;
+        first.end();
+        Member again = new Member(topic, seen, one);
+        until("it has them again", () -> again.has(2));
+        same(again.assignment, first.assignment);
+        same(second.revoked, revoked);
+        again.end();
+        second.end();
+    }
+
     static void staticMembers() throws Exception {
-        String topic = prefix + "-static";
-        sendAll(topic, "none");
-        Object[] pairs = {"group.id", topic, "partition.assignment.strategy", RangeAssignor.class.getName(), "group.instance.id", null};
-        Set<String> seen = ConcurrentHashMap.newKeySet();
-        Consumer<String> name = text -> pairs[5] = text;
-        name.accept("one");
-        Member first = new Member(topic, seen, pairs.clone());
-        name.accept("two");
-        Member second = new Member(topic, seen, pairs.clone());
-        until("each has a half", () -> first.has(2) && second.has(2));
-        var had = first.assignment;
-        int revoked = second.revoked;
-        first.end();
-        name.accept("one");
-        Member again = new Member(topic, seen, pairs.clone());
-        until("it has them again", () -> again.has(2));
-        same(again.assignment, had);
-        same(second.revoked, revoked);
-        again.end();
-        second.end();
+        comesBack(prefix + "-static", "partition.assignment.strategy", RangeAssignor.class.getName());
     }
 
-    /** Members by the server-side protocol: they share, commit, leave; nothing comes twice. */
-    static void consumers() throws Exception {
-        for (String assignor : List.of("uniform", "range")) {
-            String topic = prefix + "-" + assignor;
-            sendAll(topic, "none");
-            Object[] pairs = {"group.id", topic, "group.protocol", "consumer", "group.remote.assignor", assignor};
-            Set<String> seen = ConcurrentHashMap.newKeySet();
-            Member first = new Member(topic, seen, pairs);
-            until("the first has all", () -> first.has(PARTITIONS) && seen.size() == COUNT);
-            Member second = new Member(topic, seen, pairs);
-            until("each has a half", () -> first.has(2) && second.has(2));
-            check(Collections.disjoint(first.assignment, second.assignment), "they share partitions");
-            same(first.revoked, 2);
-            sendAll(topic, "none");
-            until("both read the rest", () -> first.has(2) && second.has(2) && seen.size() == 2 * COUNT);
-            try (Admin admin = Admin.create(properties())) {
-                var described = get(admin.describeConsumerGroups(List.of(topic)).all()).get(topic);
-                same(described.type(), GroupType.CONSUMER);
-                same(described.partitionAssignor(), assignor);
-                same(described.members().size(), 2);
-                for (var member : described.members()) {
-                    same(member.assignment().topicPartitions().size(), 2);
-                    check(member.clientId().startsWith("consumer-"), member);
-                }
-            }
-            first.end();
-            until("the second has all", () -> second.has(PARTITIONS));
-            second.end();
-            try (var reader = consumer("group.id", topic)) {
-                var committed = reader.committed(Set.copyOf(partitions(topic))).values();
-                same(committed.stream().mapToLong(OffsetAndMetadata::offset).sum(), 2L * COUNT);
-            }
-        }
-    }
-
-    /** The same as the part static, by the server-side protocol. */
     static void staticConsumers() throws Exception {
-        String topic = prefix + "-static-consumers";
-        sendAll(topic, "none");
-        Object[] pairs = {"group.id", topic, "group.protocol", "consumer", "group.instance.id", null};
-        Set<String> seen = ConcurrentHashMap.newKeySet();
-        pairs[5] = "one";
-        Member first = new Member(topic, seen, pairs.clone());
-        pairs[5] = "two";
-        Member second = new Member(topic, seen, pairs.clone());
-        until("each has a half", () -> first.has(2) && second.has(2));
-        var had = first.assignment;
-        int revoked = second.revoked;
-        first.end();
-        pairs[5] = "one";
-        Member again = new Member(topic, seen, pairs.clone());
-        until("it has them again", () -> again.has(2));
-        same(again.assignment, had);
-        same(second.revoked, revoked);
-        again.end();
-        second.end();
+        comesBack(prefix + "-static-consumers", "group.protocol", "consumer");
     }
 
     /** An expression that the server evaluates; a topic that is made later comes along. */
@@ -417,68 +430,48 @@ public class Clients {
     }
 
     /** A member over HTTP: it polls until it is to end, and acknowledges what it was given. */
-    static class HttpMember extends Thread {
-        static final java.util.regex.Pattern ASSIGNMENT = java.util.regex.Pattern.compile("\"assignment\":\\[(.*?)\\]");
-        static final java.util.regex.Pattern PLACE = java.util.regex.Pattern.compile("\"partition\":(\\d+),\"offset\":(\\d+),");
-        static final java.util.regex.Pattern POLL = java.util.regex.Pattern.compile("\"poll_id\":\"([^\"]*)\"");
-        final java.net.http.HttpClient client = java.net.http.HttpClient.newHttpClient();
+    static class HttpMember extends Reader {
+        static final Pattern ASSIGNMENT = Pattern.compile("\"assignment\":\\[(.*?)\\]");
+        static final Pattern PLACE = Pattern.compile("\"partition\":(\\d+),\"offset\":(\\d+),");
+        static final Pattern POLL = Pattern.compile("\"poll_id\":\"([^\"]*)\"");
+        final HttpClient client = HttpClient.newHttpClient();
         final String topic, path;
-        final Set<String> seen;
-        final List<String> twice = new CopyOnWriteArrayList<>();
-        volatile int has = 0;
-        volatile boolean ends = false;
-        volatile Throwable failure;
+        volatile int partitions = 0;
 
         HttpMember(String topic, Set<String> seen) {
+            super(seen);
             this.topic = topic;
-            this.seen = seen;
             path = System.getenv("QUIPU_TEST_HTTP") + "/v1/groups/" + topic + "/members/http";
-            setDaemon(true);
             start();
         }
 
         String call(String method, String path, String body) throws Exception {
-            var publisher = java.net.http.HttpRequest.BodyPublishers.ofString(body);
-            var request = java.net.http.HttpRequest.newBuilder(java.net.URI.create(path)).method(method, publisher)
+            var request = HttpRequest.newBuilder(java.net.URI.create(path)).method(method, HttpRequest.BodyPublishers.ofString(body))
                 .header("Content-Type", "application/json").build();
-            var answer = client.send(request, java.net.http.HttpResponse.BodyHandlers.ofString());
+            var answer = client.send(request, HttpResponse.BodyHandlers.ofString());
             check(answer.statusCode() < 300, answer.body());
             return answer.body();
         }
 
-        @Override public void run() {
-            try {
-                String ack = null;
-                while (!ends) {
-                    String quoted = ack == null ? "null" : "\"" + ack + "\"";
-                    String body = call("POST", path + "/poll", "{\"topics\":[\"" + topic + "\"],\"wait_ms\":200,\"ack\":" + quoted + "}");
-                    var assignment = ASSIGNMENT.matcher(body);
-                    check(assignment.find(), body);
-                    has = assignment.group(1).split("\"partition\"", -1).length - 1;
-                    var places = PLACE.matcher(body);
-                    while (places.find())
-                        if (!seen.add(places.group(1) + "@" + places.group(2))) twice.add(places.group());
-                    var poll = POLL.matcher(body);
-                    check(poll.find(), body);
-                    ack = poll.group(1);
-                }
-                call("DELETE", path + "?ack=" + java.net.URLEncoder.encode(ack, StandardCharsets.UTF_8), "");
-            } catch (Throwable error) {
-                failure = error;
+        @Override void read() throws Exception {
+            String ack = null;
+            while (!ends) {
+                String quoted = ack == null ? "null" : "\"" + ack + "\"";
+                String body = call("POST", path + "/poll", "{\"topics\":[\"" + topic + "\"],\"wait_ms\":200,\"ack\":" + quoted + "}");
+                var assignment = ASSIGNMENT.matcher(body);
+                check(assignment.find(), body);
+                partitions = assignment.group(1).split("\"partition\"", -1).length - 1;
+                var places = PLACE.matcher(body);
+                while (places.find()) note(places.group(1), places.group(2));
+                var poll = POLL.matcher(body);
+                check(poll.find(), body);
+                ack = poll.group(1);
             }
+            call("DELETE", path + "?ack=" + java.net.URLEncoder.encode(ack, StandardCharsets.UTF_8), "");
         }
 
-        boolean has(int count) {
-            if (failure != null) throw new AssertionError(failure);
-            return has == count;
-        }
-
-        void end() throws InterruptedException {
-            ends = true;
-            join(PATIENCE.toMillis());
-            check(!isAlive(), "a member does not end");
-            same(failure, null);
-            same(twice, List.of());
+        @Override int partitions() {
+            return partitions;
         }
     }
 
@@ -493,10 +486,7 @@ public class Clients {
         until("each has a half", () -> consumer.has(2) && http.has(2));
         sendAll(topic, "none");
         until("both read the rest", () -> consumer.has(2) && http.has(2) && seen.size() == 2 * COUNT);
-        try (Admin admin = Admin.create(properties())) {
-            var described = get(admin.describeConsumerGroups(List.of(topic)).all()).get(topic);
-            same(described.members().size(), 2);
-        }
+        same(described(topic).members().size(), 2);
         consumer.end();
         until("the one over HTTP has all", () -> http.has(PARTITIONS));
         sendAll(topic, "none");
@@ -506,10 +496,22 @@ public class Clients {
         http.end();
         until("the consumer has all", () -> next.has(PARTITIONS));
         next.end();
-        try (var reader = consumer("group.id", topic)) {
-            var committed = reader.committed(Set.copyOf(partitions(topic))).values();
-            same(committed.stream().mapToLong(OffsetAndMetadata::offset).sum(), 3L * COUNT);
+        same(committed(topic), 3L * COUNT);
+    }
+
+    /** Sends numbers until the file says that it ends; each is stored in the end. */
+    static void kills() throws Exception {
+        var stop = java.nio.file.Path.of(System.getenv("QUIPU_TEST_STOP"));
+        List<Future<RecordMetadata>> sent = new ArrayList<>();
+        try (var producer = producer("delivery.timeout.ms", "600000")) {
+            while (!java.nio.file.Files.exists(stop)) {
+                sent.add(producer.send(new ProducerRecord<>(prefix + "-kills", 0, null, bytes("" + sent.size()))));
+                // A bounded number is under way.
+                sent.get(Math.max(0, sent.size() - 500)).get();
+            }
         }
+        for (int n = 0; n < sent.size(); n++) same(sent.get(n).get().offset(), (long) n);
+        System.out.print(sent.size() + " ");
     }
 
     static <T> T get(KafkaFuture<T> future) throws Exception {
@@ -520,6 +522,10 @@ public class Clients {
         return get(admin.describeTopics(List.of(topic)).allTopicNames()).get(topic).partitions().size();
     }
 
+    static String config(Admin admin, ConfigResource resource, String name) throws Exception {
+        return get(admin.describeConfigs(List.of(resource)).all()).get(resource).get(name).value();
+    }
+
     /** Creates, lists, describes, grows and deletes topics; deletes records; reads and changes a configuration. */
     static void topics() throws Exception {
         String topic = prefix + "-topics";
@@ -528,10 +534,11 @@ public class Clients {
             check(get(admin.listTopics().names()).contains(topic), "the list");
             same(partitionsOf(admin, topic), 3);
             ConfigResource resource = new ConfigResource(ConfigResource.Type.TOPIC, topic);
-            same(get(admin.describeConfigs(List.of(resource)).all()).get(resource).get("retention.ms").value(), "3600000");
+            same(config(admin, resource, "retention.ms"), "3600000");
             AlterConfigOp op = new AlterConfigOp(new ConfigEntry("retention.ms", "7200000"), AlterConfigOp.OpType.SET);
             get(admin.incrementalAlterConfigs(Map.of(resource, List.of(op))).all());
-            same(get(admin.describeConfigs(List.of(resource)).all()).get(resource).get("retention.ms").value(), "7200000");
+            same(config(admin, resource, "retention.ms"), "7200000");
+            same(config(admin, new ConfigResource(ConfigResource.Type.BROKER, "0"), "broker.id"), "0");
             get(admin.createPartitions(Map.of(topic, NewPartitions.increaseTo(5))).all());
             same(partitionsOf(admin, topic), 5);
             try (var producer = producer()) {
@@ -547,8 +554,11 @@ public class Clients {
             } catch (ExecutionException error) {
                 check(error.getCause() instanceof TopicExistsException, error);
             }
-            same(get(admin.describeCluster().nodes()).size(), 1);
-            check(get(admin.describeLogDirs(get(admin.describeCluster().nodes()).stream().map(Node::id).toList()).allDescriptions()).size() == 1, "directories");
+            // The producer above was an idempotent one.
+            same(get(admin.describeProducers(List.of(first)).all()).get(first).activeProducers().size(), 1);
+            var nodes = get(admin.describeCluster().nodes()).stream().map(Node::id).toList();
+            same(nodes, List.of(0));
+            same(get(admin.describeLogDirs(nodes).allDescriptions()).keySet(), Set.of(0));
             get(admin.deleteTopics(List.of(topic)).all());
             check(!get(admin.listTopics().names()).contains(topic), "the list");
         }
@@ -563,7 +573,7 @@ public class Clients {
         until("it has all", () -> one.has(PARTITIONS) && seen.size() == COUNT);
         try (Admin admin = Admin.create(properties())) {
             check(get(admin.listGroups().all()).stream().anyMatch(group -> group.groupId().equals(topic)), "the list");
-            var described = get(admin.describeConsumerGroups(List.of(topic)).all()).get(topic);
+            var described = described(topic);
             same(described.groupState(), GroupState.STABLE);
             same(described.members().size(), 1);
             same(described.members().iterator().next().assignment().topicPartitions().size(), PARTITIONS);

@@ -1,15 +1,18 @@
 // kafkajs.
 import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { CODECS, COUNT, KAFKA, PARTITIONS, PREFIX, check, key, parts, timestamp, until, value } from './shared.mjs'
 
 const require = createRequire(`${process.env.QUIPU_TEST_NODE}/`)
 const { Kafka, CompressionCodecs, CompressionTypes, Partitioners, logLevel } = require('kafkajs')
-const snappy = require('kafkajs-snappy')
-CompressionCodecs[CompressionTypes.Snappy] = snappy
+CompressionCodecs[CompressionTypes.Snappy] = require('kafkajs-snappy')
+CompressionCodecs[CompressionTypes.LZ4] = new (require('@2l/kafkajs-lz4'))().codec
+const zstd = require('@mongodb-js/zstd')
+CompressionCodecs[CompressionTypes.ZSTD] = () => ({ compress: encoder => zstd.compress(encoder.buffer), decompress: buffer => zstd.decompress(buffer) })
 
 const kafka = new Kafka({ brokers: [KAFKA], logLevel: logLevel.NOTHING, clientId: 'tests' })
-const TYPES = { none: 0, gzip: 1, snappy: 2 }
+const TYPES = { none: 0, gzip: 1, snappy: 2, lz4: 3, zstd: 4 }
 
 async function withAdmin(work) {
   const admin = kafka.admin()
@@ -57,10 +60,10 @@ class Member {
     this.consumer.on('consumer.rebalancing', () => (this.assigned = []))
   }
 
-  async start() {
+  async start(settings = {}) {
     await this.consumer.connect()
     await this.consumer.subscribe({ topics: [this.topic], fromBeginning: true })
-    await this.consumer.run({ eachMessage: async each => this.seen.push(each) })
+    await this.consumer.run({ eachMessage: async each => this.seen.push(each), ...settings })
     return this
   }
 
@@ -98,7 +101,7 @@ async function read() {
 }
 
 async function codecs() {
-  for (const codec of ['gzip', 'snappy']) {
+  for (const codec of CODECS) {
     for (const [name, acks] of ACKS) await sendAndCheck(`${PREFIX}-${codec}-${name}`, codec, { acks })
   }
 }
@@ -143,6 +146,28 @@ async function commits() {
     assert.equal(partitions.find(({ partition }) => partition === 1).offset, '7')
     assert.equal(partitions.find(({ partition }) => partition === 0).offset, '-1')
   })
+}
+
+/** A member commits by itself, and reads again from where it is told to. */
+async function seek() {
+  const topic = `${PREFIX}-seek`
+  const seen = []
+  await send(topic, rows('none'))
+  const member = await new Member(topic, topic, seen).start({ autoCommit: false })
+  await until('all records', () => seen.length === COUNT)
+  const committed = () => withAdmin(async admin => {
+    const [{ partitions }] = await admin.fetchOffsets({ groupId: topic, topics: [topic] })
+    return partitions.sort((a, b) => a.partition - b.partition).map(({ offset }) => offset)
+  })
+  assert.deepEqual(await committed(), ['-1', '-1', '-1', '-1'])
+  await member.consumer.commitOffsets([{ topic, partition: 1, offset: '7', metadata: 'seven' }])
+  assert.deepEqual(await committed(), ['-1', '7', '-1', '-1'])
+  const end = seen.filter(({ partition }) => partition === 1).length
+  seen.length = 0
+  member.consumer.seek({ topic, partition: 1, offset: '3' })
+  await until('those from the offset', () => seen.length === end - 3)
+  assert.deepEqual(seen.map(({ partition, message }) => [partition, Number(message.offset)]), Array.from({ length: end - 3 }, (_, n) => [1, n + 3]))
+  await member.stop()
 }
 
 async function groups() {
@@ -209,4 +234,20 @@ async function listGroups() {
   })
 }
 
-parts({ records, idempotent, read, codecs, binary, times, commits, groups, topics, list_groups: listGroups })
+/** Sends numbers until the file says that it ends; each is stored in the end. */
+async function kills() {
+  const retry = { retries: 10_000, initialRetryTime: 20, maxRetryTime: 500 }
+  const producer = kafka.producer({ idempotent: true, maxInFlightRequests: 1, retry, createPartitioner: Partitioners.DefaultPartitioner })
+  await producer.connect()
+  let sent = 0
+  while (!existsSync(process.env.QUIPU_TEST_STOP)) {
+    const messages = Array.from({ length: 10 }, (_, n) => ({ value: String(sent + n), partition: 0 }))
+    const [{ baseOffset }] = await producer.send({ topic: `${PREFIX}-kills`, messages, acks: -1 })
+    assert.equal(baseOffset, String(sent))
+    sent += messages.length
+  }
+  await producer.disconnect()
+  process.stdout.write(`${sent} `)
+}
+
+parts({ records, idempotent, read, codecs, binary, times, commits, seek, groups, topics, list_groups: listGroups, kills })

@@ -1,10 +1,13 @@
 // @platformatic/kafka.
 import assert from 'node:assert/strict'
 import { pathToFileURL } from 'node:url'
+import zlib from 'node:zlib'
 import { CODECS, COUNT, KAFKA, PARTITIONS, PREFIX, check, key, parts, timestamp, until, value } from './shared.mjs'
 
 const home = `${process.env.QUIPU_TEST_NODE}/node_modules/@platformatic/kafka/`
-const { Admin, Consumer, Producer, stringSerializers, stringDeserializers, ConfigResourceTypes, IncrementalAlterConfigTypes } = await import(pathToFileURL(`${home}dist/index.js`))
+const {
+  Admin, Consumer, Producer, stringSerializers, stringDeserializers, ConfigResourceTypes, IncrementalAlterConfigOperationTypes, ListOffsetTimestamps,
+} = await import(pathToFileURL(`${home}dist/index.js`))
 
 const base = { clientId: 'tests', bootstrapBrokers: [KAFKA], autocreateTopics: true, retries: 5, retryDelay: 100 }
 
@@ -27,18 +30,29 @@ const plain = ({ partition, offset, key, value, timestamp, headers }) => ({
   codec: headers.get('codec'),
 })
 
+async function withAdmin(work) {
+  const admin = new Admin(base)
+  try {
+    return await work(admin)
+  } finally {
+    await admin.close()
+  }
+}
+
+const CLASSIC = { heartbeatInterval: 200, sessionTimeout: 10_000, rebalanceTimeout: 10_000 }
+
 class Member {
-  constructor(topic, group, seen) {
+  constructor(topic, group, seen, settings = CLASSIC) {
     this.topic = topic
     this.seen = seen
     this.consumer = new Consumer({
-      ...base, groupId: group, deserializers: stringDeserializers, heartbeatInterval: 200, sessionTimeout: 10_000, rebalanceTimeout: 10_000,
-      maxWaitTime: 100, metadataMaxAge: 1000,
+      ...base, groupId: group, deserializers: stringDeserializers, maxWaitTime: 100, metadataMaxAge: 1000, ...settings,
     })
   }
 
-  async start(mode = 'committed') {
-    this.stream = await this.consumer.consume({ topics: [this.topic], mode, fallbackMode: 'earliest', autocommit: true })
+  async start(mode = 'committed', settings = {}) {
+    const fallback = mode === 'manual' ? {} : { fallbackMode: 'earliest' }
+    this.stream = await this.consumer.consume({ topics: [this.topic], mode, ...fallback, autocommit: true, ...settings })
     this.stream.on('data', message => this.seen.push(message))
     this.stream.on('error', error => (this.failure = error))
     return this
@@ -79,19 +93,84 @@ async function read() {
 
 /** zstd needs Node 22. */
 async function codecs() {
-  for (const codec of CODECS.filter(name => name !== 'zstd')) {
+  for (const codec of CODECS.filter(name => name !== 'zstd' || zlib.zstdCompressSync)) {
     for (const [name, acks] of ACKS) await send(`${PREFIX}-${codec}-${name}`, rows(codec), { acks, compression: codec })
     check(codec, codec, (await readAll(`${PREFIX}-${codec}-all`)).map(plain))
   }
 }
 
-async function groups() {
-  const topic = `${PREFIX}-group`
+/** Bytes that are no JSON, an empty value, a tombstone, a record without a key. */
+async function binary() {
+  const topic = `${PREFIX}-binary`
+  const bytes = text => Buffer.from(text)
+  const sent = [[Buffer.from([0, 255]), Buffer.from([254, 0])], [bytes('empty'), bytes('')], [bytes('tombstone'), null], [null, bytes('no key')]]
+  for (const [n, [key, value]] of sent.entries()) {
+    const { offsets } = await send(topic, [{ key: key ?? undefined, value: value ?? undefined, partition: 1 }], { serializers: undefined })
+    assert.equal(offsets[0].offset, BigInt(n))
+  }
+  const seen = []
+  const member = new Member(topic, `${topic}-reader`, seen, { ...CLASSIC, deserializers: undefined })
+  await member.start('earliest')
+  await until('all records', () => seen.length === sent.length)
+  assert.deepEqual(seen.map(({ key, value }) => [key ?? null, value ?? null]), sent)
+  await member.stop()
+}
+
+async function times() {
+  const topic = `${PREFIX}-times`
+  await send(topic, rows('none'))
+  await withAdmin(async admin => {
+    const offsets = async timestamp => {
+      const partitions = Array.from({ length: PARTITIONS }, (_, partitionIndex) => ({ partitionIndex, timestamp }))
+      const [listed] = await admin.listOffsets({ topics: [{ name: topic, partitions }] })
+      return listed.partitions.map(({ offset }) => Number(offset))
+    }
+    const sum = numbers => numbers.reduce((sum, number) => sum + number, 0)
+    assert.deepEqual(await offsets(ListOffsetTimestamps.EARLIEST), [0, 0, 0, 0])
+    const ends = await offsets(ListOffsetTimestamps.LATEST)
+    assert.equal(sum(ends), COUNT)
+    assert.equal(sum(ends) - sum(await offsets(BigInt(timestamp(COUNT / 2)))), COUNT / 2)
+    assert.deepEqual(await offsets(BigInt(timestamp(COUNT))), [-1, -1, -1, -1])
+  })
+}
+
+const committed = group => withAdmin(async admin => {
+  const [{ topics: [{ partitions }] }] = await admin.listConsumerGroupOffsets({ groups: [group] })
+  return Object.fromEntries(partitions.map(({ partitionIndex, committedOffset }) => [partitionIndex, Number(committedOffset)]))
+})
+
+/** Offsets of a group without members. */
+async function commits() {
+  const topic = `${PREFIX}-commits`
+  await send(topic, rows('none'))
+  await withAdmin(async admin => {
+    const partitionOffsets = [{ partition: 1, offset: 7n }, { partition: 2, offset: 2n }]
+    await admin.alterConsumerGroupOffsets({ groupId: topic, topics: [{ name: topic, partitionOffsets }] })
+    assert.deepEqual(await committed(topic), { 1: 7, 2: 2 })
+    await admin.deleteConsumerGroupOffsets({ groupId: topic, topics: [{ name: topic, partitionIndexes: [2] }] })
+    assert.deepEqual(await committed(topic), { 1: 7 })
+  })
+}
+
+/** A member reads from the offsets that it is told, and commits by itself. */
+async function seek() {
+  const topic = `${PREFIX}-seek`
   const seen = []
   await send(topic, rows('none'))
-  const first = await new Member(topic, topic, seen).start()
+  const offsets = Array.from({ length: PARTITIONS }, (_, partition) => ({ topic, partition, offset: BigInt(partition + 3) }))
+  const member = await new Member(topic, topic, seen).start('manual', { offsets, autocommit: false })
+  await until('the rest', () => seen.length === COUNT - 3 - 4 - 5 - 6)
+  for (const { partition, offset } of offsets) assert.equal(seen.find(each => each.partition === partition).offset, offset)
+  await member.consumer.commit({ offsets: [{ topic, partition: 1, offset: 7n, leaderEpoch: 0 }] })
+  assert.deepEqual(await committed(topic), { 1: 7 })
+  await member.stop()
+}
+
+async function share(topic, seen, settings) {
+  await send(topic, rows('none'))
+  const first = await new Member(topic, topic, seen, settings).start()
   await until('the first has all', () => first.assigned.length === PARTITIONS && seen.length === COUNT)
-  const second = await new Member(topic, topic, seen).start()
+  const second = await new Member(topic, topic, seen, settings).start()
   await until('each has a half', () => first.assigned.length === 2 && second.assigned.length === 2)
   await send(topic, rows('none'))
   await until('both read the rest', () => new Set(seen.map(({ partition, offset }) => `${partition}@${offset}`)).size === 2 * COUNT)
@@ -100,20 +179,55 @@ async function groups() {
   await second.stop()
 }
 
-/** Creates, lists and deletes topics; reads a configuration. */
+const groups = () => share(`${PREFIX}-group`, [])
+
+/** Members by the server-side protocol. */
+const consumers = () => share(`${PREFIX}-consumers`, [], { groupProtocol: 'consumer' })
+
+/** A static member comes back within its session and gets what it had. */
+async function staticMembers() {
+  const topic = `${PREFIX}-static`
+  const seen = []
+  await send(topic, rows('none'))
+  const named = groupInstanceId => new Member(topic, topic, seen, { ...CLASSIC, groupInstanceId }).start()
+  const first = await named('one')
+  const second = await named('two')
+  await until('each has a half', () => first.assigned.length === 2 && second.assigned.length === 2)
+  const [had, other] = [first.assigned, second.assigned]
+  await first.stop()
+  const again = await named('one')
+  await until('it has them again', () => again.assigned.length === 2)
+  assert.deepEqual([again.assigned, second.assigned], [had, other])
+  await again.stop()
+  await second.stop()
+}
+
+/** Creates, lists, grows and deletes topics; deletes records; reads and changes a configuration. */
 async function topics() {
   const topic = `${PREFIX}-topics`
-  const admin = new Admin(base)
-  await admin.createTopics({ topics: [topic], partitions: 3, replicas: 1, configs: [{ name: 'retention.ms', value: '3600000' }] })
-  assert.ok((await admin.listTopics()).includes(topic))
-  const metadata = await admin.metadata({ topics: [topic], forceUpdate: true })
-  assert.equal(metadata.topics.get(topic).partitions.length, 3)
-  await admin.createPartitions({ topics: [{ name: topic, count: 5, assignments: null }], validateOnly: false }).catch(error => {
-    throw error
+  await withAdmin(async admin => {
+    await admin.createTopics({ topics: [topic], partitions: 3, replicas: 1, configs: [{ name: 'retention.ms', value: '3600000' }] })
+    await assert.rejects(admin.createTopics({ topics: [topic], partitions: 3, replicas: 1 }))
+    assert.ok((await admin.listTopics()).includes(topic))
+    const partitions = async () => (await admin.metadata({ topics: [topic], forceUpdate: true })).topics.get(topic).partitions.length
+    assert.equal(await partitions(), 3)
+    const resource = { resourceType: ConfigResourceTypes.TOPIC, resourceName: topic }
+    const config = async () => {
+      const [{ configs }] = await admin.describeConfigs({ resources: [{ ...resource, configurationKeys: ['retention.ms'] }] })
+      return configs.map(({ name, value }) => [name, value])
+    }
+    assert.deepEqual(await config(), [['retention.ms', '3600000']])
+    const configs = [{ name: 'retention.ms', configOperation: IncrementalAlterConfigOperationTypes.SET, value: '7200000' }]
+    await admin.incrementalAlterConfigs({ resources: [{ ...resource, configs }] })
+    assert.deepEqual(await config(), [['retention.ms', '7200000']])
+    await admin.createPartitions({ topics: [{ name: topic, count: 5, assignments: null }], validateOnly: false })
+    assert.equal(await partitions(), 5)
+    await send(topic, Array.from({ length: 10 }, () => ({ value: '1', partition: 0 })))
+    const [{ partitions: [deleted] }] = await admin.deleteRecords({ topics: [{ name: topic, partitions: [{ partition: 0, offset: 4n }] }] })
+    assert.equal(deleted.lowWatermark, 4n)
+    await admin.deleteTopics({ topics: [topic] })
+    assert.ok(!(await admin.listTopics()).includes(topic))
   })
-  await admin.deleteTopics({ topics: [topic] })
-  assert.ok(!(await admin.listTopics()).includes(topic))
-  await admin.close()
 }
 
 /** Lists, describes and deletes groups. */
@@ -123,14 +237,14 @@ async function listGroups() {
   await send(topic, rows('none'))
   const one = await new Member(topic, topic, seen).start()
   await until('it has all', () => one.assigned.length === PARTITIONS && seen.length === COUNT)
-  const admin = new Admin(base)
-  assert.ok((await admin.listGroups()).has(topic))
-  const described = (await admin.describeGroups({ groups: [topic] })).get(topic)
-  assert.equal(described.state.toUpperCase(), 'STABLE')
-  await one.stop()
-  await admin.deleteGroups({ groups: [topic] })
-  assert.ok(!(await admin.listGroups()).has(topic))
-  await admin.close()
+  await withAdmin(async admin => {
+    assert.ok((await admin.listGroups()).has(topic))
+    const described = (await admin.describeGroups({ groups: [topic] })).get(topic)
+    assert.equal(described.state.toUpperCase(), 'STABLE')
+    await one.stop()
+    await admin.deleteGroups({ groups: [topic] })
+    assert.ok(!(await admin.listGroups()).has(topic))
+  })
 }
 
-parts({ records, idempotent, read, codecs, groups, topics, list_groups: listGroups })
+parts({ records, idempotent, read, codecs, binary, times, commits, seek, groups, consumers, static: staticMembers, topics, list_groups: listGroups })

@@ -1,9 +1,10 @@
 """aiokafka."""
 
 import asyncio
+import os
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
@@ -192,7 +193,7 @@ async def static():
 
 
 async def topics():
-    """Creates, lists, describes, grows and deletes topics; reads and changes a configuration."""
+    """Creates, lists, describes, grows and deletes topics; deletes records; reads and changes a configuration."""
     topic, client = f"{PREFIX}-topics", AIOKafkaAdminClient(bootstrap_servers=KAFKA)
     await client.start()
     await client.create_topics([NewTopic(topic, 3, 1, topic_configs={"retention.ms": "3600000"})])
@@ -208,6 +209,14 @@ async def topics():
     assert await retention() == "7200000"
     await client.create_partitions({topic: NewPartitions(5)})
     assert len((await client.describe_topics([topic]))[0]["partitions"]) == 5
+    first = TopicPartition(topic, 0)
+    async with AIOKafkaProducer(bootstrap_servers=KAFKA) as sender:
+        for _ in range(10):
+            await sender.send_and_wait(topic, b"1", partition=0)
+    assert await client.delete_records({first: RecordsToDelete(4)}) == {first: 4}
+    async with consumer() as reader:
+        assert await reader.beginning_offsets([first]) == {first: 4}
+        assert await reader.end_offsets([first]) == {first: 10}
     answer = await client.create_topics([NewTopic(topic, 3, 1)])
     assert answer.topic_errors[0][1] == TopicAlreadyExistsError.errno, answer
     await client.delete_topics([topic])
@@ -229,12 +238,23 @@ async def list_groups():
     offsets = await client.list_consumer_group_offsets(group)
     assert sum(at.offset for at in offsets.values()) == COUNT, offsets
     await one.stop()
-    await client.delete_consumer_groups([group]) if hasattr(client, "delete_consumer_groups") else None
     await client.close()
+
+
+async def kills():
+    """Sends numbers until the file says that it ends; each is stored in the end."""
+    sent = []
+    async with AIOKafkaProducer(bootstrap_servers=KAFKA, enable_idempotence=True, request_timeout_ms=600_000) as sender:
+        while not os.path.exists(os.environ["QUIPU_TEST_STOP"]):
+            sent.append(await sender.send(f"{PREFIX}-kills", b"%d" % len(sent), partition=0))
+            # A bounded number is under way.
+            await sent[max(0, len(sent) - 500)]
+        print(len(sent), end=" ")
+        await asyncio.gather(*sent)
 
 
 def blocking(part):
     return lambda: asyncio.run(part())
 
 
-parts({each.__name__: blocking(each) for each in (records, idempotent, codecs, binary, times, commits, groups, static, topics, list_groups)})
+parts({each.__name__: blocking(each) for each in (records, idempotent, codecs, binary, times, commits, groups, static, topics, list_groups, kills)})

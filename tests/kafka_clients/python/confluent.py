@@ -1,5 +1,7 @@
 """confluent-kafka, and so librdkafka of today."""
 
+import os
+
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, OffsetSpec, ResourceType)
@@ -302,4 +304,24 @@ def list_groups():
     assert group not in {each.group_id for each in client.list_consumer_groups().result(PATIENCE).valid}
 
 
-parts({each.__name__: each for each in (records, idempotent, codecs, binary, times, commits, groups, static, consumers, topics, list_groups)})
+def kills():
+    """Sends numbers until the file says that it ends; each is stored in the end."""
+    sent, stored = 0, []
+
+    def delivered(error, message):
+        assert error is None, error
+        stored.append(message.offset())
+
+    sender = Producer({"bootstrap.servers": KAFKA, "enable.idempotence": True, "message.timeout.ms": 600_000})
+    while not os.path.exists(os.environ["QUIPU_TEST_STOP"]):
+        sender.produce(f"{PREFIX}-kills", b"%d" % sent, partition=0, on_delivery=delivered)
+        sent += 1
+        # A bounded number is under way.
+        while sender.poll(0) == 0 and len(sender) > 500:
+            sender.poll(0.1)
+    assert sender.flush(600) == 0, "records are still waiting"
+    assert stored == list(range(sent)), stored
+    print(sent, end=" ")
+
+
+parts({each.__name__: each for each in (records, idempotent, codecs, binary, times, commits, groups, static, consumers, topics, list_groups, kills)})

@@ -1,5 +1,6 @@
 """kafka-python 2.0.2 and 3."""
 
+import os
 import threading
 import time
 
@@ -16,8 +17,10 @@ from shared import CODECS, COUNT, KAFKA, PARTITIONS, PATIENCE, PREFIX, check, ke
 IS_OLD = kafka.__version__.startswith("2.")
 ASSIGNORS = {"range": RangePartitionAssignor, "roundrobin": RoundRobinPartitionAssignor}
 if not IS_OLD:
+    from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+
     # The old one's does not settle, with Kafka neither.
-    ASSIGNORS["sticky"] = StickyPartitionAssignor
+    ASSIGNORS |= {"sticky": StickyPartitionAssignor, "cooperative-sticky": CooperativeStickyAssignor}
 
 
 def producer(**settings):
@@ -227,7 +230,7 @@ def static():
 
 
 def topics():
-    """Creates, lists, describes, grows and deletes topics; deletes records; reads and changes a configuration."""
+    """Creates, lists, describes, grows and deletes topics; deletes records where it can; reads and changes a configuration."""
     topic, client = f"{PREFIX}-topics", admin()
     client.create_topics([NewTopic(topic, 3, 1, topic_configs={"retention.ms": "3600000"})])
     assert topic in client.list_topics()
@@ -238,6 +241,16 @@ def topics():
     assert config(client, topic)["retention.ms"] == "7200000"
     client.create_partitions({topic: NewPartitions(5)})
     assert len(client.describe_topics([topic])[0]["partitions"]) == 5
+    if not IS_OLD:
+        sender, first = producer(), TopicPartition(topic, 0)
+        for _ in range(10):
+            sender.send(topic, b"1", partition=0)
+        sender.close(PATIENCE)
+        client.delete_records({first: 4})
+        reader = consumer()
+        assert reader.beginning_offsets([first]) == {first: 4}
+        assert reader.end_offsets([first]) == {first: 10}
+        reader.close()
     try:
         client.create_topics([NewTopic(topic, 3, 1)])
         raise AssertionError("a topic was created twice")
@@ -257,7 +270,7 @@ def config(client, topic):
 
 
 def list_groups():
-    """Lists, describes and deletes groups, and reads their offsets."""
+    """Lists, describes and deletes groups; reads their offsets, and changes them where it can."""
     topic, group, client = f"{PREFIX}-listed", f"{PREFIX}-listed", admin()
     send_all(topic)
     seen = []
@@ -272,10 +285,29 @@ def list_groups():
     found = offsets if IS_OLD else offsets[group]
     assert sum(at.offset for at in found.values()) == COUNT, offsets
     one.close()
+    if not IS_OLD:
+        at = [TopicPartition(topic, p) for p in range(PARTITIONS)]
+        client.alter_group_offsets(group, {at[0]: offset_and_metadata(1, ""), at[1]: offset_and_metadata(2, "")})
+        client.delete_group_offsets(group, [at[1]])
+        found = client.list_group_offsets({group: None})[group]
+        assert found[at[0]].offset == 1 and at[1] not in found, found
     client.delete_consumer_groups([group]) if IS_OLD else client.delete_groups([group])
     listed = client.list_consumer_groups() if IS_OLD else client.list_groups()
     assert group not in str(listed), listed
     client.close()
 
 
-parts({each.__name__: each for each in (records, idempotent, codecs, binary, times, commits, groups, static, topics, list_groups)})
+def kills():
+    """Sends numbers until the file says that it ends; each is stored in the end."""
+    sender, sent = producer(enable_idempotence=True, acks="all", retries=2**31 - 1, delivery_timeout_ms=600_000), []
+    while not os.path.exists(os.environ["QUIPU_TEST_STOP"]):
+        sent.append(sender.send(f"{PREFIX}-kills", b"%d" % len(sent), partition=0))
+        # A bounded number is under way.
+        sent[max(0, len(sent) - 500)].get(600)
+    print(len(sent), end=" ")
+    for future in sent:
+        future.get(600)
+    sender.close()
+
+
+parts({each.__name__: each for each in (records, idempotent, codecs, binary, times, commits, groups, static, topics, list_groups, kills)})

@@ -34,11 +34,11 @@ fn the_example_on_the_page_runs_with_the_address_of_quipu() {
     }
 }
 
-#[test]
-fn a_faust_app_counts_in_windows() {
-    let python = installed().join("faust/bin/python");
+/// The app in one of the environments: it counts what is produced over HTTP.
+fn faust_counts_in_windows(environment: &str) {
+    let python = installed().join(environment).join("bin/python");
     if !python.exists() {
-        skipped("faust");
+        skipped(environment);
         return;
     }
     let fixture = Fixture::new();
@@ -47,11 +47,8 @@ fn a_faust_app_counts_in_windows() {
         .args(["worker", "-l", "warn", "--without-web"])
         .env("KAFKA", format!("kafka://{}", fixture.kafka))
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        .current_dir(fixture.directory.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(std::fs::File::create(fixture.directory.path().join("faust.log")).expect("a file"));
-    let mut app = Running(app.spawn().expect("it starts"));
+        .current_dir(fixture.directory.path());
+    let mut app = Running::start(app, fixture.directory.path().join("faust.log"), None);
     let mut expected = BTreeMap::new();
     let mut lines = Vec::new();
     for n in 0..60_u64 {
@@ -61,35 +58,16 @@ fn a_faust_app_counts_in_windows() {
         lines.push(json!({"key": user, "value": {"user": user, "amount": n, "at": at}}));
     }
     let body = json!({ "records": lines }).to_string();
-    // The app creates its topics.
-    let begin = std::time::Instant::now();
-    let log = || std::fs::read_to_string(fixture.directory.path().join("faust.log")).unwrap_or_default();
-    let wait = |app: &mut Running| {
-        assert!(
-            app.0.try_wait().expect("a process").is_none(),
-            "it has ended: {}",
-            log()
-        );
-        assert!(
-            begin.elapsed().as_secs() < 240,
-            "waited in vain: {}\n{}",
-            log(),
-            fixture.server.log()
-        );
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    };
     let is_there = |topic: &str| {
         let path = format!("/v1/topics/{topic}");
         fixture.server.connect().get(&path).status == 200
     };
-    while !is_there("faust-payments") {
-        wait(&mut app);
-    }
+    fixture.until("the app creates its topics", &mut [&mut app], || is_there("faust-payments"));
     let path = "/v1/topics/faust-payments/records";
     fixture
         .server
         .expect(200, "POST", path, "application/json", body.as_bytes());
-    loop {
+    fixture.until("the totals", &mut [&mut app], || {
         let mut found: BTreeMap<(String, u64), u64> = BTreeMap::new();
         // Made with the first total.
         let totals = match is_there("faust-totals") {
@@ -103,24 +81,20 @@ fn a_faust_app_counts_in_windows() {
             let most = found.entry((user, number("window"))).or_default();
             *most = number("total").max(*most);
         }
-        if found == expected {
-            break;
-        }
-        wait(&mut app);
-    }
+        found == expected
+    });
     // The table's changelog is a topic like any other.
     let topics = fixture.server.get("/v1/topics?q=changelog");
     assert_eq!(topics["topics"].as_array().map(Vec::len), Some(1), "{topics}");
 }
 
-/// A process that ends with the test.
-pub(crate) struct Running(pub(crate) std::process::Child);
+#[test]
+fn a_faust_app_counts_in_windows() {
+    faust_counts_in_windows("faust");
+}
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        // `timeout` passes it on.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.0.wait();
-    }
+/// The last release of the first Faust, over a client of its own time.
+#[test]
+fn an_app_of_faust_1_counts_in_windows() {
+    faust_counts_in_windows("faust-1");
 }
