@@ -78,7 +78,10 @@ fn a_group_that_a_java_consumer_has_committed_is_reset_over_http() {
     let fixture = Fixture::new();
     for part in ["commits", "after_reset"] {
         let Some(program) = java_clients() else { return };
-        assert_eq!(fixture.run(program, "java", &[part]).trim(), format!("{part}: passed"));
+        assert_eq!(
+            fixture.run(program, "java", &[part]).trim(),
+            format!("{part}: passed")
+        );
         let offsets = fixture.server.get("/v1/groups/java-commits/offsets");
         let row = json!({"topic": "java-commits", "partition": 1});
         support::has(&offsets["offsets"][0], row);

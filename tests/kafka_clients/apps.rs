@@ -62,7 +62,9 @@ fn faust_counts_in_windows(environment: &str) {
         let path = format!("/v1/topics/{topic}");
         fixture.server.connect().get(&path).status == 200
     };
-    fixture.until("the app creates its topics", &mut [&mut app], || is_there("faust-payments"));
+    fixture.until("the app creates its topics", &mut [&mut app], || {
+        is_there("faust-payments")
+    });
     let path = "/v1/topics/faust-payments/records";
     fixture
         .server

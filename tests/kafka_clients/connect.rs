@@ -61,7 +61,8 @@ impl<'a> Worker<'a> {
 
     fn until(&mut self, what: &str, holds: impl Fn(SocketAddr) -> bool) {
         let address = self.address;
-        self.fixture.until(what, &mut [&mut self.process], || holds(address));
+        self.fixture
+            .until(what, &mut [&mut self.process], || holds(address));
     }
 
     /// Waits until the source has sent so many numbers, and the sink has written them.

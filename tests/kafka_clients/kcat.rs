@@ -108,7 +108,10 @@ fn kcat_sends_and_reads() {
         .map(|record| record["timestamp"].as_i64().expect("a time"))
         .collect();
     let middle = times[end / 2];
-    let first = times.iter().position(|time| *time >= middle).expect("it is there");
+    let first = times
+        .iter()
+        .position(|time| *time >= middle)
+        .expect("it is there");
     assert_eq!(from(&format!("s@{middle}")), numbers(first));
 }
 
@@ -196,7 +199,9 @@ fn kcat_members_share_a_topic_and_nothing_comes_twice() {
         fixture.kcat_sends(topic, "none", "all");
         let settings = format!("-X partition.assignment.strategy={strategy}");
         let (mut one, first) = Member::start(&fixture, "first", topic, &settings);
-        fixture.until("the first has all", &mut [&mut one], || first.read().len() == COUNT);
+        fixture.until("the first has all", &mut [&mut one], || {
+            first.read().len() == COUNT
+        });
         let (mut two, second) = Member::start(&fixture, "second", topic, &settings);
         fixture.until("each has a half", &mut [&mut one, &mut two], || {
             first.has(2) && second.has(2)
@@ -204,7 +209,10 @@ fn kcat_members_share_a_topic_and_nothing_comes_twice() {
         if strategy == "cooperative-sticky" {
             let lines = first.rebalances();
             let revoked = lines.iter().filter(|line| line.contains("revoke of 2")).count();
-            assert_eq!(revoked, 1, "a cooperative member keeps what stays with it: {lines:?}");
+            assert_eq!(
+                revoked, 1,
+                "a cooperative member keeps what stays with it: {lines:?}"
+            );
         }
         fixture.kcat_sends(topic, "none", "all");
         let read = || [first.read(), second.read()].concat();
@@ -217,7 +225,11 @@ fn kcat_members_share_a_topic_and_nothing_comes_twice() {
         let lag = fixture.server.get(&format!("/v1/groups/{topic}/lag"));
         assert_eq!(lag["lag"], 0, "both have committed: {lag}");
         let distinct: BTreeSet<String> = read().into_iter().collect();
-        assert_eq!((distinct.len(), read().len()), (2 * COUNT, 2 * COUNT), "{strategy}");
+        assert_eq!(
+            (distinct.len(), read().len()),
+            (2 * COUNT, 2 * COUNT),
+            "{strategy}"
+        );
     }
 }
 

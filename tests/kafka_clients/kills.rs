@@ -27,7 +27,8 @@ impl Phoenix {
         // server is down nobody else must have it.
         let pid = std::process::id();
         let host = [127, 77, (pid >> 8) as u8, pid as u8];
-        let mut ports = (20_000..30_000).filter(|port| TcpListener::bind((std::net::Ipv4Addr::from(host), *port)).is_ok());
+        let mut ports = (20_000..30_000)
+            .filter(|port| TcpListener::bind((std::net::Ipv4Addr::from(host), *port)).is_ok());
         let kafka = SocketAddr::from((host, ports.next().expect("a free port")));
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut phoenix = Self {
@@ -45,7 +46,10 @@ impl Phoenix {
             ("QUIPU_KAFKA_LISTEN", address.as_str()),
             ("QUIPU_JOURNAL_FILE_BYTES", "37748736"),
         ];
-        self.server = Some(Server::start_with_settings(&self.directory.path().join("data"), &settings));
+        self.server = Some(Server::start_with_settings(
+            &self.directory.path().join("data"),
+            &settings,
+        ));
     }
 
     fn server(&self) -> &Server {
@@ -60,7 +64,9 @@ impl Phoenix {
     fn count(&self, topic: &str) -> u64 {
         let answer = self.server().connect().get(&format!("/v1/topics/{topic}"));
         match answer.status {
-            200 => answer.json()["partitions"][0]["end_offset"].as_u64().expect("an offset"),
+            200 => answer.json()["partitions"][0]["end_offset"]
+                .as_u64()
+                .expect("an offset"),
             _ => 0,
         }
     }
@@ -74,7 +80,11 @@ impl Phoenix {
             let page = self.server().get(&path);
             let records = page["records"].as_array().expect("records");
             assert!(!records.is_empty(), "{page}");
-            values.extend(records.iter().map(|record| record["value"].as_u64().expect("a number")));
+            values.extend(
+                records
+                    .iter()
+                    .map(|record| record["value"].as_u64().expect("a number")),
+            );
         }
         values
     }
@@ -84,7 +94,9 @@ impl Phoenix {
 fn over_http(address: &Mutex<SocketAddr>, is_over: &AtomicBool) -> u64 {
     let mut sent = 0;
     while !is_over.load(SeqCst) {
-        let records: Vec<_> = (sent..sent + 10).map(|n| json!({"partition": 0, "value": n})).collect();
+        let records: Vec<_> = (sent..sent + 10)
+            .map(|n| json!({"partition": 0, "value": n}))
+            .collect();
         let body = json!({ "records": records }).to_string();
         let key = format!("Idempotency-Key: {sent}\r\n");
         loop {
@@ -106,7 +118,10 @@ fn over_http(address: &Mutex<SocketAddr>, is_over: &AtomicBool) -> u64 {
 #[test]
 fn idempotent_producers_lose_nothing_and_repeat_nothing_while_the_server_is_killed() {
     let programs = [
-        ("lrd", python("confluent-kafka", "confluent_kafka", "confluent.py")),
+        (
+            "lrd",
+            python("confluent-kafka", "confluent_kafka", "confluent.py"),
+        ),
         ("new", python("kafka-python-3", "kafka", "kafka_python.py")),
         ("aio", python("aiokafka", "aiokafka", "aio.py")),
         ("kjs", node("kafkajs", "kafkajs.mjs")),
@@ -119,7 +134,9 @@ fn idempotent_producers_lose_nothing_and_repeat_nothing_while_the_server_is_kill
     phoenix.server().create_topic("http-kills", 1);
     let mut running = Vec::new();
     for (prefix, program) in programs {
-        let Some(Program(mut command)) = program else { continue };
+        let Some(Program(mut command)) = program else {
+            continue;
+        };
         topics.push(format!("{prefix}-kills"));
         phoenix.server().create_topic(&format!("{prefix}-kills"), 1);
         let file = |end: &str| phoenix.directory.path().join(format!("{prefix}.{end}"));
@@ -127,13 +144,21 @@ fn idempotent_producers_lose_nothing_and_repeat_nothing_while_the_server_is_kill
             .args([&phoenix.kafka.to_string(), prefix, "kills"])
             .env("QUIPU_TEST_STOP", &stop)
             .current_dir(phoenix.directory.path());
-        running.push((prefix, file("out"), Running::start(command, file("err"), Some(&file("out")))));
+        running.push((
+            prefix,
+            file("out"),
+            Running::start(command, file("err"), Some(&file("out"))),
+        ));
     }
     let address = Mutex::new(phoenix.server().address);
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let http = scope.spawn(|| over_http(&address, &is_over));
-        let mut ends = topics.clone().into_iter().map(|topic| (topic, 0)).collect::<Vec<_>>();
+        let mut ends = topics
+            .clone()
+            .into_iter()
+            .map(|topic| (topic, 0))
+            .collect::<Vec<_>>();
         for _ in 0..KILLS {
             for (topic, end) in &mut ends {
                 await_progress(&phoenix, &mut running, topic, *end + PROGRESS);
@@ -152,7 +177,11 @@ fn idempotent_producers_lose_nothing_and_repeat_nothing_while_the_server_is_kill
         std::fs::write(&stop, "").expect("a file");
         let sent = http.join().expect("it ends");
         let expected: Vec<u64> = (0..sent).collect();
-        assert!(phoenix.values("http-kills") == expected, "http: {:?}", phoenix.values("http-kills"));
+        assert!(
+            phoenix.values("http-kills") == expected,
+            "http: {:?}",
+            phoenix.values("http-kills")
+        );
     });
     for (prefix, out, mut process) in running {
         let status = process.child.wait().expect("it ends");
@@ -163,7 +192,10 @@ fn idempotent_producers_lose_nothing_and_repeat_nothing_while_the_server_is_kill
         let sent: u64 = sent.unwrap_or_else(|| panic!("{prefix}: {out}"));
         let values = phoenix.values(&format!("{prefix}-kills"));
         let wrong = values.iter().zip(0..).find(|(value, n)| **value != *n);
-        assert_eq!(wrong, None, "{prefix}: the first value that is wrong, and the one that was sent there: {err}");
+        assert_eq!(
+            wrong, None,
+            "{prefix}: the first value that is wrong, and the one that was sent there: {err}"
+        );
         assert_eq!(values.len() as u64, sent, "{prefix}");
     }
 }
@@ -177,7 +209,11 @@ fn await_progress(phoenix: &Phoenix, running: &mut [(&str, PathBuf, Running)], t
             let said = || std::fs::read_to_string(&process.log).unwrap_or_default();
             assert!(ended.is_none(), "{prefix} has ended with {ended:?}: {}", said());
         }
-        assert!(begin.elapsed() < PATIENCE, "{topic} has {} of {count} records", phoenix.count(topic));
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "{topic} has {} of {count} records",
+            phoenix.count(topic)
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -118,7 +118,12 @@ impl Fixture {
             }
             let logs = || -> String { processes.iter().map(|process| log(process)).collect() };
             let is_late = begin.elapsed() >= PATIENCE;
-            assert!(!is_late, "{what}: waited in vain: {}\n{}", logs(), self.server.log());
+            assert!(
+                !is_late,
+                "{what}: waited in vain: {}\n{}",
+                logs(),
+                self.server.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -231,7 +236,13 @@ struct Running {
 impl Running {
     /// Starts it; what it prints goes to `out`, or to its log too.
     fn start(mut command: Command, log: PathBuf, out: Option<&Path>) -> Self {
-        let create = |path: &Path| std::fs::File::options().create(true).append(true).open(path).expect("a file");
+        let create = |path: &Path| {
+            std::fs::File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .expect("a file")
+        };
         command
             .stdin(Stdio::null())
             .stdout(create(out.unwrap_or(&log)))

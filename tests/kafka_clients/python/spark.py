@@ -8,7 +8,7 @@ from pyspark.sql import SparkSession, functions
 from shared import COUNT, KAFKA, PREFIX, parts
 
 jars = ",".join(map(str, Path(os.environ["SPARK_JARS"]).glob("*.jar")))
-settings = {"spark.jars": jars, "spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "2", "spark.driver.bindAddress": "127.0.0.1"}
+settings = {"spark.jars": jars, "spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "2", "spark.driver.host": "127.0.0.1"}
 spark = SparkSession.builder.master("local[2]").config(map=settings).getOrCreate()
 IN, OUT = f"{PREFIX}-in", f"{PREFIX}-out"
 
