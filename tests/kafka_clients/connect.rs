@@ -14,7 +14,7 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn start(fixture: &'a Fixture, classes: &Path) -> Self {
+    fn start(fixture: &'a Fixture, classes: &Path, name: &str) -> Self {
         let directory = fixture.directory.path();
         // Free a moment ago; the worker cannot be asked for a port of its own choice.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -30,7 +30,7 @@ impl<'a> Worker<'a> {
              plugin.discovery=only_scan\nscheduled.rebalance.max.delay.ms=0\n",
             fixture.kafka
         );
-        let file = directory.join("worker.properties");
+        let file = directory.join(format!("{name}.properties"));
         std::fs::write(&file, properties).expect("a file");
         let jars = installed().join("java/jars/*");
         let mut command = bounded(Path::new("java"));
@@ -39,7 +39,7 @@ impl<'a> Worker<'a> {
         command
             .arg("org.apache.kafka.connect.cli.ConnectDistributed")
             .arg(file);
-        let process = Running::start(command, directory.join("connect.log"), None);
+        let process = Running::start(command, directory.join(format!("{name}.log")), None);
         Self {
             fixture,
             process,
@@ -65,6 +65,19 @@ impl<'a> Worker<'a> {
             .until(what, &mut [&mut self.process], || holds(address));
     }
 
+    /// The workers that the tasks of a connector run on.
+    fn runs_on(address: SocketAddr, connector: &str) -> Option<Vec<String>> {
+        let path = format!("/connectors/{connector}/status");
+        let mut open = Connection::open(address).ok()?;
+        let status = open.request("GET", &path, "", b"").ok()?;
+        let status: Value = serde_json::from_str(status.text()).ok()?;
+        let tasks = status["tasks"].as_array()?.iter();
+        let of_running = |task: &Value| {
+            (task["state"] == "RUNNING").then(|| task["worker_id"].as_str().map(str::to_owned))
+        };
+        tasks.map(|task| of_running(task).flatten()).collect()
+    }
+
     /// Waits until the source has sent so many numbers, and the sink has written them.
     fn has_counted_to(&mut self, count: usize) {
         let file = self.fixture.directory.path().join("lines");
@@ -85,7 +98,7 @@ impl<'a> Worker<'a> {
 }
 
 #[test]
-fn connect_runs_a_source_and_a_sink_and_goes_on_after_a_restart() {
+fn connect_runs_a_source_and_a_sink_over_a_restart_and_shares_them_with_a_second_worker() {
     if java().is_none() {
         return;
     }
@@ -100,16 +113,30 @@ fn connect_runs_a_source_and_a_sink_and_goes_on_after_a_restart() {
         .arg(script("java/Counter.java"));
     fixture.output(compiler);
     let source = |count: u64| json!({"connector.class": "tests.Counter", "topic": "counted", "count": count.to_string(), "tasks.max": "1"});
-    let mut worker = Worker::start(&fixture, &classes);
+    let mut worker = Worker::start(&fixture, &classes, "first");
     worker.configure("source", &source(50));
     let lines = fixture.directory.path().join("lines");
     let sink = json!({"connector.class": "tests.Counter$Lines", "topics": "counted", "file": lines, "tasks.max": "2"});
     worker.configure("sink", &sink);
     worker.has_counted_to(50);
     drop(worker);
-    let mut worker = Worker::start(&fixture, &classes);
+    let mut worker = Worker::start(&fixture, &classes, "first");
     worker.configure("source", &source(80));
     worker.has_counted_to(80);
+    let mut second = Worker::start(&fixture, &classes, "second");
+    second.until("each has a task of the sink", |address| {
+        let workers = Worker::runs_on(address, "sink").unwrap_or_default();
+        workers.len() == 2 && workers[0] != workers[1]
+    });
+    second.configure("source", &source(110));
+    second.has_counted_to(110);
+    drop(worker);
+    second.until("the second has both", |address| {
+        let workers = Worker::runs_on(address, "sink").unwrap_or_default();
+        workers == [address.to_string(), address.to_string()]
+    });
+    second.configure("source", &source(140));
+    second.has_counted_to(140);
     let lag = fixture.server.get("/v1/groups/connect-sink/lag");
     assert_eq!(lag["topics"][0]["topic"], "counted", "{lag}");
 }

@@ -590,42 +590,61 @@ public class Clients {
         }
     }
 
-    /** Counts words over a repartition topic and a store whose changelog is compacted; stops, and goes on from the changelog. */
+    /** An instance that counts words over a repartition topic and a store whose changelog is compacted. */
+    static KafkaStreams counting(String in, String out) throws Exception {
+        StreamsBuilder builder = new StreamsBuilder();
+        builder.stream(in, Consumed.with(Serdes.String(), Serdes.String()))
+            .flatMapValues(line -> Arrays.asList(line.split(" ")))
+            .groupBy((key, word) -> word, Grouped.with(Serdes.String(), Serdes.String()))
+            .count(Materialized.<String, Long>as(org.apache.kafka.streams.state.Stores.inMemoryKeyValueStore("words"))
+                .withKeySerde(Serdes.String()).withValueSerde(Serdes.Long()))
+            .toStream().to(out, Produced.with(Serdes.String(), Serdes.Long()));
+        KafkaStreams streams = new KafkaStreams(builder.build(), properties(
+            "application.id", prefix + "-streams", "commit.interval.ms", "100", "auto.offset.reset", "earliest",
+            "statestore.cache.max.bytes", "0", "session.timeout.ms", "6000", "heartbeat.interval.ms", "200",
+            "state.dir", java.nio.file.Files.createTempDirectory("streams").toString()));
+        streams.start();
+        return streams;
+    }
+
+    static boolean works(KafkaStreams streams) {
+        return streams.metadataForLocalThreads().stream().anyMatch(thread -> !thread.activeTasks().isEmpty());
+    }
+
+    /** Sends lines, and waits until the words are counted that many times. */
+    static void counts(String in, String out, int rounds) throws Exception {
+        try (var producer = producer()) {
+            for (int i = 0; i < 10; i++) producer.send(new ProducerRecord<>(in, bytes("k" + i), bytes("one two two")));
+        }
+        Map<String, Long> counts = new TreeMap<>();
+        Map<String, Long> expected = Map.of("one", 10L * rounds, "two", 20L * rounds);
+        try (var reader = new KafkaConsumer<>(properties(), new StringDeserializer(), new LongDeserializer())) {
+            var all = List.of(new TopicPartition(out, 0), new TopicPartition(out, 1));
+            reader.assign(all);
+            reader.seekToBeginning(all);
+            until("the counts of round " + rounds, () -> {
+                reader.poll(Duration.ofMillis(200)).forEach(record -> counts.put(record.key(), record.value()));
+                return counts.equals(expected);
+            });
+        }
+    }
+
+    /** Counts; stops, and goes on from the changelog; shares the work with a second instance, which then does it alone. */
     static void streams() throws Exception {
         String in = prefix + "-lines", out = prefix + "-counts";
         try (Admin admin = Admin.create(properties())) {
             get(admin.createTopics(List.of(new NewTopic(in, 2, (short) 1), new NewTopic(out, 2, (short) 1))).all());
         }
-        for (int round = 1; round <= 2; round++) {
-            StreamsBuilder builder = new StreamsBuilder();
-            builder.stream(in, Consumed.with(Serdes.String(), Serdes.String()))
-                .flatMapValues(line -> Arrays.asList(line.split(" ")))
-                .groupBy((key, word) -> word, Grouped.with(Serdes.String(), Serdes.String()))
-                .count(Materialized.<String, Long>as(org.apache.kafka.streams.state.Stores.inMemoryKeyValueStore("words"))
-                    .withKeySerde(Serdes.String()).withValueSerde(Serdes.Long()))
-                .toStream().to(out, Produced.with(Serdes.String(), Serdes.Long()));
-            Properties settings = properties(
-                "application.id", prefix + "-streams", "commit.interval.ms", "100", "auto.offset.reset", "earliest",
-                "statestore.cache.max.bytes", "0", "session.timeout.ms", "6000",
-                "state.dir", java.nio.file.Files.createTempDirectory("streams").toString());
-            try (KafkaStreams streams = new KafkaStreams(builder.build(), settings)) {
-                streams.start();
-                try (var producer = producer()) {
-                    for (int i = 0; i < 10; i++) producer.send(new ProducerRecord<>(in, bytes("k" + i), bytes("one two two")));
-                }
-                Map<String, Long> counts = new TreeMap<>();
-                Map<String, Long> expected = Map.of("one", 10L * round, "two", 20L * round);
-                try (var reader = new KafkaConsumer<>(properties(), new StringDeserializer(), new LongDeserializer())) {
-                    var all = List.of(new TopicPartition(out, 0), new TopicPartition(out, 1));
-                    reader.assign(all);
-                    reader.seekToBeginning(all);
-                    until("the counts of round " + round + ", not " + counts, () -> {
-                        reader.poll(Duration.ofMillis(200)).forEach(record -> counts.put(record.key(), record.value()));
-                        return counts.equals(expected);
-                    });
-                }
-                check(streams.close(PATIENCE), "it does not close");
-            }
-        }
+        KafkaStreams first = counting(in, out);
+        counts(in, out, 1);
+        check(first.close(PATIENCE), "it does not close");
+        KafkaStreams again = counting(in, out);
+        counts(in, out, 2);
+        KafkaStreams second = counting(in, out);
+        until("both have tasks", () -> works(again) && works(second));
+        counts(in, out, 3);
+        check(again.close(PATIENCE), "it does not close");
+        counts(in, out, 4);
+        check(second.close(PATIENCE), "it does not close");
     }
 }
