@@ -19,6 +19,7 @@ pub mod overview;
 pub mod produce;
 pub mod refusal;
 pub mod rights;
+pub mod sparing;
 pub mod state_keys;
 pub mod stream;
 pub mod topics;

@@ -69,6 +69,7 @@ use crate::broker::budget::relieved;
 use crate::broker::caller::{Caller, RequestId};
 use crate::broker::refusal::{Outcome, Reason};
 use crate::broker::rights::grant::{Certificate, Grant};
+use crate::broker::sparing::Sparing;
 use crate::http::access::{Door, InFlight, Kind};
 use crate::http::app::App;
 use crate::http::browsers::CrossOrigin;
@@ -119,6 +120,8 @@ pub(super) struct Connections {
     waiting: Semaphore,
     stage: AtomicU8,
     next_id: AtomicU64,
+    /// Which changes that are refused have a line in the log.
+    refused_changes: Sparing,
     /// Every open connection, to be woken when the stage changes.
     open: Mutex<HashMap<u64, Arc<Connection>>>,
 }
@@ -214,6 +217,7 @@ impl Connections {
             waiting: Semaphore::new(WAITING_ANSWERS),
             stage: AtomicU8::new(RUNNING),
             next_id: AtomicU64::new(0),
+            refused_changes: Sparing::default(),
             open: Mutex::default(),
             app,
         }
@@ -362,6 +366,12 @@ impl Connections {
                 connection.wake();
             }
         }
+    }
+
+    /// Writes the lines that say what got no line of its own.
+    pub(super) fn tell_left_out(&self) {
+        self.app.access.tell_left_out();
+        observe::tell_left_out(&self.refused_changes, self.app.clock.monotonic());
     }
 
     fn enter(&self, stage: u8) {
@@ -596,10 +606,11 @@ async fn answer(
     let (mut response, held) = hold(&connection, response, is_safe).await;
     browsers::expose(&shared.app.config, page, response.headers_mut());
     observe::problem(&shared.requests, slot, request_id, &mut response);
+    let now = shared.app.clock.monotonic();
     if let Some(noted) = &mut noted {
-        noted.answered(&shared.requests, &mut response);
+        noted.answered(&shared.requests, (&shared.refused_changes, now), &mut response);
     }
-    let duration = shared.app.clock.monotonic().since(started);
+    let duration = now.since(started);
     shared.requests.observe(slot, response.status(), duration);
     let is_stream = response.body().size_hint().exact().is_none();
     let pacing = in_flight.as_ref().and_then(|in_flight| {

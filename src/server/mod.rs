@@ -57,6 +57,8 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 const FAILED_INTERVAL: Duration = Duration::from_millis(500);
 /// How often open connections are asked whether what they were signed in with is over: requests end within a second.
 const GRANTS_INTERVAL: Duration = Duration::from_millis(200);
+/// How often the log says what got no line of its own in a while that has ended.
+const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long cut connections may take to drop their requests.
 const CUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most unsent bytes that the kernel buffers for a connection. By default it buffers megabytes for each client that
@@ -250,6 +252,7 @@ pub async fn start_on(
     let (stop_accepting, stopped) = watch::channel(false);
     let kafka_wire = || Kafka::new(app.broker.clone(), &app.config, app.metrics.clone());
     let kafka_listener = kafka_listener.map(|listening| (listening, kafka_wire()));
+    drop(tokio::spawn(tell_left_out(connections.clone())));
     if app.access.is_on() {
         let kafka = kafka_listener.as_ref().map(|(_, kafka)| kafka.clone());
         drop(tokio::spawn(end_grants(connections.clone(), kafka)));
@@ -368,6 +371,17 @@ async fn end_grants(connections: Arc<Connections>, kafka: Option<Kafka>) {
                     kafka.end_grants();
                 }
             }
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+    }
+}
+
+/// Has the log say what got no line of its own, until the server stops.
+async fn tell_left_out(connections: Arc<Connections>) {
+    let mut stopping = connections.stopping();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LEFT_OUT_INTERVAL) => connections.tell_left_out(),
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
     }

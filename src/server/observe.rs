@@ -1,7 +1,8 @@
 //! What is noted of single requests: lines in the log, and spans.
 //!
 //! - A line for each request that changes something as an administrator does (topics, offsets of groups, and whatever else
-//!   is not the daily work of producers and members), whether it is allowed or not. That of a dry run says so.
+//!   is not the daily work of producers and members), whether it is allowed or not. That of a dry run says so. Of those
+//!   that are refused only a bounded number have a line ([`Sparing`]): a stranger can send as many as he likes.
 //! - A line for each answer of 500.
 //! - With the setting `access_log`, a line for each request, when its answer has ended.
 //! - With the setting `otlp_endpoint`, a span of each traced request, see [`traces`](crate::traces).
@@ -20,6 +21,7 @@ use http_body::Frame;
 
 use crate::broker::caller::{RequestId, Shown};
 use crate::broker::engine::{Monotonic, TimestampMs};
+use crate::broker::sparing::Sparing;
 use crate::formats::trace_context::TraceContext;
 use crate::http::app::App;
 use crate::http::{ChangesNothing, SignedIn};
@@ -27,6 +29,8 @@ use crate::metrics::{Requests, Slot};
 use crate::traces::{Links, Span};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The most bytes of a path and query that a line shows.
+const SHOWN_BYTES: usize = 1024;
 
 /// A request of which something is noted.
 pub(super) struct Noted {
@@ -76,13 +80,22 @@ impl Noted {
         }))
     }
 
-    /// Notes the head of the answer.
-    pub(super) fn answered(&mut self, requests: &Requests, response: &mut Response) {
+    /// Notes the head of the answer. `refused` bounds the lines about changes that were refused.
+    pub(super) fn answered(
+        &mut self,
+        requests: &Requests,
+        (refused, now): (&Sparing, Monotonic),
+        response: &mut Response,
+    ) {
         self.status = response.status();
         self.links = response.extensions_mut().remove().unwrap_or_default();
         self.principal = response.extensions_mut().remove();
         if self.is_change {
             set_id(response, self.request_id);
+        }
+        let address = self.address.map(|address| address.ip());
+        let has_line = self.is_change && (!self.status.is_client_error() || refused.takes(now, address));
+        if has_line {
             let (route, method) = requests.labels(self.slot);
             let asked = match response.extensions().get() {
                 Some(ChangesNothing) => "a dry run was asked for",
@@ -170,12 +183,25 @@ impl Noted {
         self.principal.as_ref().map(|SignedIn(name)| &**name)
     }
 
-    /// What was asked for: path and query; of routes with a record's key only the template, as keys may be personal.
+    /// What was asked for: path and query, the beginning of them; of routes with a record's key only the template, as keys
+    /// may be personal.
     fn shown<'a>(&'a self, route: &'a str) -> &'a str {
-        match route.contains("{key}") {
-            true => route,
-            false => self.uri.path_and_query().map_or(route, |target| target.as_str()),
+        if route.contains("{key}") {
+            return route;
         }
+        let target = self.uri.path_and_query().map_or(route, |target| target.as_str());
+        &target[..target.floor_char_boundary(SHOWN_BYTES)]
+    }
+}
+
+/// Writes a line for the refused changes that got none of their own, if a while of many has ended. To be called often.
+pub(super) fn tell_left_out(refused: &Sparing, now: Monotonic) {
+    if let Some(left_out) = refused.left_out(now) {
+        tracing::info!(
+            left_out = left_out.events,
+            most_from = %left_out.from(),
+            "more changes were asked for and refused, which have no line of their own"
+        );
     }
 }
 

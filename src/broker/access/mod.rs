@@ -9,13 +9,14 @@
 //! - [`secret`]: how secrets are made and kept. [`records`]: tokens and principals in the durable state.
 //! - [`scram`]: signing in without sending the secret.
 //! - [`tokens`], [`principals`]: their changes. [`sessions`]: those of browsers, in memory.
-//! - [`verify`]: the seam for JWTs.
+//! - [`verify`]: the seam for JWTs. `failures`: sign-ins that fail, in the log and counted.
 //!
 //! A change is durable, and then in force, before it is answered; one runs at a time. A crash leaves it made or not made.
 //!
 //! Secrets are found by their digests, which are compared in constant time: what a stranger can learn by timing is about
 //! digests of what he sends, and no secret follows from that.
 
+mod failures;
 pub mod principals;
 pub mod records;
 pub mod scram;
@@ -26,18 +27,19 @@ pub mod verify;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::RwLock;
 
+use self::failures::Failures;
 use self::records::{Match, Principal as Ruled, Token};
 use self::scram::Hash;
 use self::secret::{Digest, digest};
 use self::sessions::Sessions;
 use self::verify::Verifier;
 use super::audit;
-use super::caller::{Caller, Shown};
+use super::caller::Caller;
 use super::engine::{AppendRequest, Clock, Log, Monotonic, StateChange, TimestampMs};
 use super::refusal::{Reason, Refusal};
 use super::rights::grant::{Certificate, Credential, Grant, Matched, Principal};
@@ -64,7 +66,7 @@ struct Parts {
     table: RwLock<Table>,
     sessions: Sessions,
     verifier: RwLock<Option<Arc<dyn Verifier>>>,
-    failed_sign_ins: AtomicU64,
+    failures: Failures,
     /// Makes up salts for names that nobody has. Durable, so that these do not change when real ones do not.
     decoy: [u8; 32],
 }
@@ -91,7 +93,7 @@ struct Known<T> {
 }
 
 /// A sign-in that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Failure {
     /// What was presented is not valid here, or no longer.
     Wrong,
@@ -133,7 +135,7 @@ impl Access {
             table: RwLock::new(table),
             sessions: Sessions::default(),
             verifier: RwLock::default(),
-            failed_sign_ins: AtomicU64::new(0),
+            failures: Failures::default(),
             decoy: decoy.unwrap_or_default(),
         }))
     }
@@ -315,25 +317,21 @@ impl Access {
         self.0.verifier.read().is_some()
     }
 
-    /// Counts a sign-in that failed, and writes a line.
-    pub fn count_failure(&self, caller: &Caller, failure: Failure) {
-        self.0.failed_sign_ins.fetch_add(1, Relaxed);
-        let reason = match failure {
-            Failure::Wrong => "what was presented is not valid",
-            Failure::NoRules => "no rules are for what was presented",
-        };
-        tracing::warn!(
-            request_id = %caller.request_id,
-            address = caller.address.map(|address| tracing::field::display(Shown(address))),
-            reason,
-            "a sign-in failed"
-        );
+    /// Counts a sign-in that failed at a listener, and writes a line, unless there were many just before.
+    pub fn count_failure(&self, listener: &'static str, caller: &Caller, failure: Failure) {
+        let now = self.0.clock.monotonic();
+        self.0.failures.count(now, listener, caller, failure);
+    }
+
+    /// Writes a line for the failed sign-ins that got none of their own, if a while of many has ended. To be called often.
+    pub fn tell_left_out(&self) {
+        self.0.failures.tell_left_out(self.0.clock.monotonic());
     }
 
     /// How many sign-ins have failed since the start.
     #[must_use]
     pub fn failed_sign_ins(&self) -> u64 {
-        self.0.failed_sign_ins.load(Relaxed)
+        self.0.failures.total()
     }
 
     fn now(&self) -> TimestampMs {

@@ -34,6 +34,8 @@ use crate::metrics::{Requests, Slot};
 
 use Need::{Admin, ByContent, Group, Open, SeesAll, SignedIn, Topic, Valid};
 
+/// What this listener is called in the log.
+const LISTENER: &str = "http";
 /// The cookie that has a session's id.
 pub(super) const COOKIE: &str = "quipu_session";
 
@@ -133,7 +135,7 @@ impl Door {
             Ok(None) => Who::Nobody,
             Err(_) if entry.need == Open => Who::Nobody,
             Err(failure) => {
-                self.app.access.count_failure(caller, failure);
+                self.app.access.count_failure(LISTENER, caller, failure);
                 return Err(Refusal::from(failure).into());
             }
         };

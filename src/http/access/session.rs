@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{COOKIE, RuleBody, bodies_of, sessions};
+use super::{COOKIE, LISTENER, RuleBody, bodies_of, sessions};
 use crate::broker::access::Failure;
 use crate::broker::caller::Caller;
 use crate::broker::engine::TimestampMs;
@@ -69,8 +69,8 @@ async fn begin_session(
     }
     let begun = app.access.begin_session(&body.token).await;
     let (id, _) = begun.inspect_err(|refusal| match refusal.reason {
-        Reason::Unauthenticated => app.access.count_failure(&caller, Failure::Wrong),
-        Reason::Forbidden => app.access.count_failure(&caller, Failure::NoRules),
+        Reason::Unauthenticated => app.access.count_failure(LISTENER, &caller, Failure::Wrong),
+        Reason::Forbidden => app.access.count_failure(LISTENER, &caller, Failure::NoRules),
         _ => {}
     })?;
     Ok(with_cookie(&app.config, &id, ""))

@@ -31,6 +31,9 @@ use crate::broker::access::{Access, Failure};
 use crate::broker::refusal::Refusal;
 use crate::broker::rights::grant::Grant;
 
+/// What this listener is called in the log.
+const LISTENER: &str = "kafka";
+
 /// How a client signs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mechanism {
@@ -251,7 +254,7 @@ async fn go_on(call: &Call, mut sign_in: SignIn, message: &[u8]) -> Result<(Vec<
         }
         Err(failure) => {
             session.refuse();
-            access.count_failure(&call.caller, failure);
+            access.count_failure(LISTENER, &call.caller, failure);
             Err(failure)
         }
     }
