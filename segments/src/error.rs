@@ -114,6 +114,15 @@ pub enum Error {
         /// The batch's first sequence.
         found: i32,
     },
+    /// A batch of a producer that is not known, in a topic some of whose producers were forgotten to make room for others:
+    /// nothing was stored; it may be a repetition. The producer begins anew, with a new epoch or id and sequence 0.
+    #[error(
+        "the producer is not known, and its batch begins with sequence {found}: it may be one that was forgotten to make room for others, and the batch a repetition"
+    )]
+    ProducerForgotten {
+        /// The batch's first sequence.
+        found: i32,
+    },
     /// A batch of an older producer epoch: nothing was stored; a newer instance of the producer has replaced this one.
     #[error("the producer's epoch {found} is over: it is {epoch}")]
     ProducerFenced {
@@ -191,6 +200,7 @@ impl Error {
             | Self::OffsetMismatch { .. }
             | Self::KeyReused
             | Self::OutOfOrderSequence { .. }
+            | Self::ProducerForgotten { .. }
             | Self::ProducerFenced { .. } => ErrorKind::Conflict,
             Self::Trimmed { .. } | Self::OutOfRange { .. } => ErrorKind::OutOfRange,
             Self::Damaged { .. } => ErrorKind::Damaged,

@@ -318,8 +318,8 @@ impl Log {
     /// [`Error::Invalid`], [`Error::Closed`], [`Error::LogFailed`]. By the ticket: [`Error::Overloaded`],
     /// [`Error::OffsetMismatch`], [`Error::NotFound`], [`Error::StorageFull`], [`Error::PartitionFailed`],
     /// [`Error::LogFailed`]; with [`AppendRequest::once`] also [`Error::KeyReused`], [`Error::TooManyKeys`] and
-    /// [`Error::KeysFailed`], and for batches of a producer [`Error::OutOfOrderSequence`] and
-    /// [`Error::ProducerFenced`].
+    /// [`Error::KeysFailed`], and for batches of a producer [`Error::OutOfOrderSequence`],
+    /// [`Error::ProducerForgotten`] and [`Error::ProducerFenced`].
     pub fn append(&self, request: AppendRequest) -> Result<Ticket> {
         self.try_append(request).map_err(|unqueued| unqueued.error)
     }

@@ -52,6 +52,8 @@ pub enum Reason {
     IdempotencyKeyReused,
     /// A producer's batch does not follow its last one.
     OutOfOrderSequence,
+    /// A producer was forgotten to make room for others, and its batch may be a repetition.
+    ForgottenProducer,
     /// `expected_offset` is not the next offset.
     OffsetMismatch,
     /// The reset would do something else by now than its preview says.
@@ -343,6 +345,7 @@ impl From<Error> for Refusal {
             Error::OutOfOrderSequence { expected, found } => told(Reason::OutOfOrderSequence)
                 .with("expected_sequence", *expected)
                 .with("sequence", *found),
+            Error::ProducerForgotten { found } => told(Reason::ForgottenProducer).with("sequence", *found),
             Error::ProducerFenced { .. } => told(Reason::Fenced),
             Error::StorageFull => Self::new(
                 Reason::StorageFull,

@@ -124,6 +124,8 @@ impl Code {
                 Reason::GroupTypeMismatch => (409, "group-type-mismatch", "The group is of another type", false),
                 Reason::GroupSettingsDiffer => (409, "group-settings-differ", "The group has other settings", false),
                 Reason::OutOfOrderSequence => (409, "out-of-order-sequence", "The batch does not follow on its producer's last one", false),
+                // Kafka's protocol tells them apart.
+                Reason::ForgottenProducer => Self::Refused(Reason::OutOfOrderSequence).row(),
                 Reason::NotDamaged => (409, "not-damaged", "The records can be read", false),
                 Reason::OffsetTrimmed => (410, "offset-trimmed", "The offset has been trimmed", false),
                 Reason::CursorExpired => (410, "cursor-expired", "The cursor's topic or data directory is gone", false),

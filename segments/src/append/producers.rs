@@ -9,14 +9,14 @@
 //! | epoch, first and last sequence of one of the last five | a repetition: not appended, its first offset answered |
 //! | its epoch is older than the newest | refused: the producer is fenced |
 //! | its epoch is newer | appended if it begins at sequence 0, else refused: out of order |
-//! | nothing is known of its producer | appended, whatever its sequence |
+//! | nothing is known of its producer | appended, whatever its sequence; but refused unless it is 0, if a producer of the topic was forgotten to make room ([`super::room`]) |
 //! | begins where the last one ended (after `i32::MAX` comes 0) | appended |
 //! | else | refused: out of order |
 //!
 //! This is stored in the engine's state, under keys that callers cannot use, and changes in the same round as the
 //! batch: both are stored, or neither. A later batch of a round is checked against what the round is going to store.
-//! The number of producers is bounded: the one that has been silent for longest is forgotten first, and each after a
-//! silent day (as with Kafka's `producer.id.expiration.ms`).
+//! The number of producers is bounded: to make room, the topic with the most gives up the one that has been silent for
+//! longest. Each is forgotten after a silent day (as with Kafka's `producer.id.expiration.ms`).
 //!
 //! # The state's key and value
 //! | bytes | field |
@@ -32,6 +32,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
+use super::room::{self, ByUse, Forgotten};
 use crate::append::request::Records;
 use crate::batch::{BatchHeader, SealedBatch};
 use crate::error::{Error, Result};
@@ -42,8 +43,8 @@ use crate::types::{Offset, PartitionId, ProducerId, TimestampMs, TopicId};
 
 /// Batches of a producer that are remembered, as many as it may have in flight.
 const BATCHES: usize = 5;
-/// Producers that are remembered, counted once for each partition that they write to. Each takes about 450 bytes of
-/// memory, with its entry in the state, so that all of them take 45 MB.
+/// Producers that are remembered, counted once for each partition that they write to. Each takes about 500 bytes of
+/// memory, with its entry in the state, so that all of them take 50 MB.
 const MOST_PRODUCERS: usize = 100_000;
 /// How long a silent producer is remembered.
 const EXPIRATION_MS: i64 = 24 * 3600 * 1000;
@@ -54,8 +55,9 @@ const PREFIX: [u8; 2] = [RESERVED_PREFIX, b'p'];
 const KEY_BYTES: usize = 2 + 8 + 4 + 8;
 const VERSION: u8 = 1;
 const VALUE_BYTES: usize = 1 + 2 + 8 + BATCHES * 16;
-/// Journal bytes that a batch adds to its round: for its producer's state, and for removing another's to make room.
-const CHANGE_BYTES: usize = 2 * (KEY_BYTES + ITEM_OVERHEAD_BYTES) + VALUE_BYTES;
+/// Journal bytes that a batch adds to its round: for its producer's state, for removing another's to make room, and for
+/// noting that.
+const CHANGE_BYTES: usize = 2 * (KEY_BYTES + ITEM_OVERHEAD_BYTES) + VALUE_BYTES + room::CHANGE_BYTES;
 
 /// A producer in one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +68,18 @@ pub(crate) struct ProducerKey {
 }
 
 impl ProducerKey {
+    pub(super) const fn new(partition: PartitionId, producer: i64) -> Self {
+        Self {
+            topic: partition.topic,
+            index: partition.index,
+            producer,
+        }
+    }
+
+    pub(super) const fn topic(&self) -> TopicId {
+        self.topic
+    }
+
     fn encode(self) -> Vec<u8> {
         let mut key = Vec::with_capacity(KEY_BYTES);
         key.extend_from_slice(&PREFIX);
@@ -118,12 +132,7 @@ pub struct KnownProducer {
 
 /// The producers that a partition knows at this time, by id.
 pub(crate) fn known_in(state: &State, partition: PartitionId, now: TimestampMs) -> Vec<KnownProducer> {
-    let of_partition = ProducerKey {
-        topic: partition.topic,
-        index: partition.index,
-        producer: 0,
-    };
-    let prefix = &of_partition.encode()[..KEY_BYTES - 8];
+    let prefix = &ProducerKey::new(partition, 0).encode()[..KEY_BYTES - 8];
     let read = |(key, value): &StateEntry| {
         let (key, producer) = (ProducerKey::decode(key)?, Producer::decode(value)?);
         let last = producer.batches.back().filter(|_| !producer.is_expired(now))?;
@@ -166,11 +175,7 @@ impl Sequenced {
     }
 
     pub(crate) fn key(&self, partition: PartitionId) -> ProducerKey {
-        ProducerKey {
-            topic: partition.topic,
-            index: partition.index,
-            producer: self.producer.0,
-        }
+        ProducerKey::new(partition, self.producer.0)
     }
 }
 
@@ -307,16 +312,32 @@ pub(crate) enum Verdict {
 }
 
 /// All producers: those of the state, and the changes of the round that is being planned. Only the committer uses them.
-#[derive(Default)]
 pub(crate) struct Producers {
+    /// How many are remembered.
+    most: usize,
     known: BTreeMap<ProducerKey, Producer>,
-    by_use: BTreeSet<(TimestampMs, ProducerKey)>,
+    by_use: ByUse,
+    forgotten: Forgotten,
     /// Keys that are to be removed from the state: of deleted topics, or unreadable.
     gone: BTreeSet<Vec<u8>>,
     /// What the round stores…
     round: BTreeMap<ProducerKey, Producer>,
     /// …and removes.
     removed: Vec<Vec<u8>>,
+}
+
+impl Default for Producers {
+    fn default() -> Self {
+        Self {
+            most: MOST_PRODUCERS,
+            known: BTreeMap::new(),
+            by_use: ByUse::default(),
+            forgotten: Forgotten::default(),
+            gone: BTreeSet::new(),
+            round: BTreeMap::new(),
+            removed: Vec::new(),
+        }
+    }
 }
 
 impl Producers {
@@ -334,6 +355,10 @@ impl Producers {
                 }
             }
         }
+        let (forgotten, gone, unreadable) = Forgotten::load(state, topics);
+        producers.forgotten = forgotten;
+        producers.gone.extend(gone);
+        wrong += unreadable;
         if wrong > 0 {
             damage.push(format!(
                 "the state of {wrong} idempotent producers cannot be read: what they repeat is appended again"
@@ -362,8 +387,14 @@ impl Producers {
     ///
     /// # Errors
     /// [`Error::ProducerFenced`], [`Error::OutOfOrderSequence`]: perhaps because of an earlier batch of the same round.
+    /// [`Error::ProducerForgotten`].
     pub(crate) fn check(&self, key: &ProducerKey, batch: &Sequenced, now: TimestampMs) -> Result<Verdict> {
         let Some((producer, is_durable)) = self.get(key, now) else {
+            // One that has been silent for a day is still there until a round removes it.
+            let is_unknown = !self.known.contains_key(key);
+            if is_unknown && batch.first > 0 && self.forgotten.may_have(key.topic, now) {
+                return Err(Error::ProducerForgotten { found: batch.first });
+            }
             return Ok(Verdict::Append);
         };
         let repeated = producer.check(batch)?;
@@ -400,21 +431,30 @@ impl Producers {
             .keys()
             .filter(|key| !self.known.contains_key(key))
             .count();
-        let surplus = (self.known.len() + added).saturating_sub(MOST_PRODUCERS);
-        let silent = self
-            .by_use
-            .iter()
-            .filter(|(_, key)| !self.round.contains_key(key));
-        let forgotten = silent
-            .enumerate()
-            .take_while(|(count, (used, _))| {
-                let has_expired = used.get().saturating_add(EXPIRATION_MS) <= now.get();
-                *count < surplus || has_expired && *count < REMOVED_AT_ONCE
-            })
-            .map(|(_, (_, key))| key.encode());
-        self.removed = forgotten.collect();
+        let is_used = |key: &ProducerKey| self.round.contains_key(key);
+        let has_expired = |used: TimestampMs| used.get().saturating_add(EXPIRATION_MS) <= now.get();
+        let silent = self.by_use.silent();
+        let expired = silent.take_while(|(used, _)| has_expired(*used));
+        let expired = expired.filter(|(_, key)| !is_used(key)).take(REMOVED_AT_ONCE);
+        let expired: BTreeSet<ProducerKey> = expired.map(|(_, key)| *key).collect();
+        let surplus = (self.known.len() + added).saturating_sub(self.most + expired.len());
+        let is_kept = |key: &ProducerKey| is_used(key) || expired.contains(key);
+        let crowded = self.by_use.crowded(surplus, is_kept);
+        for (used, key) in &crowded {
+            if !has_expired(*used) {
+                let until = TimestampMs(used.get().saturating_add(EXPIRATION_MS));
+                self.forgotten.forget(key.topic, until);
+            }
+        }
+        let crowded = crowded.into_iter().map(|(_, key)| key);
+        self.removed = expired
+            .into_iter()
+            .chain(crowded)
+            .map(ProducerKey::encode)
+            .collect();
         self.removed
             .extend(self.gone.iter().take(REMOVED_AT_ONCE).cloned());
+        out.extend(self.forgotten.changes());
         out.extend(self.removed.iter().map(|key| StateChange::remove(key.clone())));
         out.extend(
             self.round
@@ -440,10 +480,12 @@ impl Producers {
             }
             self.put(key, producer);
         }
+        self.forgotten.publish();
     }
 
     /// Drops the round's changes: it stores no records.
     pub(crate) fn forget_round(&mut self) {
+        self.forgotten.forget_round();
         self.round.clear();
         self.removed.clear();
     }
@@ -466,6 +508,7 @@ impl Producers {
             self.by_use.remove(&(old.used, key));
             self.gone.insert(key.encode());
         }
+        self.gone.extend(self.forgotten.forget_topic(topic));
     }
 }
 
@@ -713,7 +756,74 @@ mod tests {
         assert_eq!(partition.producers.by_use.len(), MOST_PRODUCERS);
         // Producer 0 was used just now.
         assert!(!partition.send(batch(0, 0, 0, 1)).unwrap().1);
-        assert!(partition.send(batch(1, 0, 9, 1)).unwrap().1, "it was forgotten");
+        let forgotten = partition.send(batch(1, 0, 9, 1));
+        assert!(
+            matches!(forgotten, Err(Error::ProducerForgotten { found: 9 })),
+            "{forgotten:?}"
+        );
+        assert!(partition.send(batch(1, 0, 0, 1)).unwrap().1);
+    }
+
+    /// What becomes of a batch, in a round of its own.
+    fn send_to(producers: &mut Producers, topic: u64, batch: Sequenced, ms: i64) -> Result<bool> {
+        let key = batch.key(PartitionId::new(TopicId(topic), 0));
+        let now = TimestampMs(NOW.get() + ms);
+        let is_new = matches!(producers.check(&key, &batch, now)?, Verdict::Append);
+        if is_new {
+            producers.append(key, &batch, Offset::ZERO, now);
+        }
+        producers.changes(now, &mut Vec::new());
+        producers.publish();
+        Ok(is_new)
+    }
+
+    #[test]
+    fn a_topic_with_many_producers_takes_no_room_of_topics_with_few() {
+        let mut producers = Producers {
+            most: 100,
+            ..Producers::default()
+        };
+        for victim in 0..40 {
+            assert!(send_to(&mut producers, 1, batch(victim, 0, 0, 1), 0).unwrap());
+        }
+        // Whoever may write to topic 2 writes as ten thousand producers, each once.
+        for ms in 1..10_000 {
+            assert!(send_to(&mut producers, 2, batch(1000 + ms, 0, 0, 1), ms).unwrap());
+        }
+        assert_eq!((producers.known.len(), producers.by_use.len()), (100, 100));
+        for victim in 0..40 {
+            let is_new = send_to(&mut producers, 1, batch(victim, 0, 0, 1), 10_000);
+            assert!(!is_new.unwrap(), "{victim} repeats its batch");
+            assert!(send_to(&mut producers, 1, batch(victim, 0, 1, 1), 10_000).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_forgotten_producer_is_refused_where_it_goes_on_and_may_begin_anew() {
+        let mut producers = Producers {
+            most: 2,
+            ..Producers::default()
+        };
+        for sequence in 0..2 {
+            send_to(&mut producers, 1, batch(7, 0, sequence, 1), 0).unwrap();
+        }
+        for other in 8..10 {
+            send_to(&mut producers, 1, batch(other, 0, 0, 1), 1).unwrap();
+        }
+        for sequence in [1, 2] {
+            let refused = send_to(&mut producers, 1, batch(7, 0, sequence, 1), 2);
+            assert!(
+                matches!(refused, Err(Error::ProducerForgotten { found }) if found == sequence),
+                "it may be a repetition: {refused:?}"
+            );
+        }
+        // In another topic nobody was forgotten.
+        assert!(send_to(&mut producers, 2, batch(7, 0, 5, 1), 2).unwrap());
+        assert!(send_to(&mut producers, 1, batch(7, 1, 0, 1), 2).unwrap());
+        assert!(send_to(&mut producers, 1, batch(7, 1, 1, 1), 2).unwrap());
+        // A day later it would have been forgotten anyway.
+        let later = 2 * EXPIRATION_MS;
+        assert!(send_to(&mut producers, 1, batch(9, 0, 4, 1), later).unwrap());
     }
 
     #[test]
