@@ -123,7 +123,8 @@ async fn beat(
         }
         LEAVES | LEAVES_FOR_A_WHILE => {
             let returns = request.member_epoch == LEAVES_FOR_A_WHILE;
-            groups.leave_consumer(&call.caller, &request.group_id, &who, returns)?;
+            let left = groups.leave_consumer(&call.caller, &request.group_id, &who, returns);
+            left.await?;
             Ok(ConsumerGroupHeartbeatResponse {
                 member_id: Some(request.member_id.clone()),
                 member_epoch: request.member_epoch,

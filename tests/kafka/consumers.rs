@@ -2,6 +2,7 @@
 //! that Kafka 4.4 was seen to answer with.
 
 mod heartbeats;
+mod late;
 mod rights;
 
 use super::*;

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::classic::rebalance::{Classic, Phase};
-use super::classic::{Answer, CallNumber, views};
+use super::classic::{Answer, CallNumber, MAX_GROUP_MEMBERS, views};
 use super::consumers::regex::TopicRegex;
 use super::live::{GroupState, GroupType};
 use super::members::{Asking, Begun, Joining, Members, Ms, Refused};
@@ -36,6 +36,8 @@ pub(crate) struct Cell {
     pub(crate) written: Notify,
     /// Held by the poll that reads records of a shared group before they are leased.
     pub(crate) looking: tokio::sync::Mutex<()>,
+    /// Held by the call that assigns the partitions after members have joined or left: see [`Groups::assign_in_turn`](super::Groups::assign_in_turn).
+    pub(super) assigning: tokio::sync::Mutex<()>,
     pub(super) core: Mutex<Core>,
 }
 
@@ -64,6 +66,7 @@ impl Cell {
             joinable: Notify::new(),
             written: Notify::new(),
             looking: tokio::sync::Mutex::new(()),
+            assigning: tokio::sync::Mutex::new(()),
             core: Mutex::new(core),
         }
     }
@@ -409,7 +412,7 @@ impl Core {
         })
     }
 
-    /// Removes a member that leaves: its partitions or leases go to others.
+    /// Removes a member that leaves: its leases go to others, and its partitions at the next [`Core::assign_again`].
     pub(crate) fn leave(&mut self, member: &str) {
         self.end_session(member);
         if let Kind::Shared(work) = &mut self.kind {
@@ -417,7 +420,8 @@ impl Core {
         }
     }
 
-    /// Removes a member: its partitions go to others. Its leases end when their time is over.
+    /// Removes a member: its partitions go to others at the next [`Core::assign_again`]. Its leases end when their time is
+    /// over.
     pub(super) fn end_session(&mut self, member: &str) {
         if self.members.leave(member).is_none() {
             return;
@@ -427,7 +431,14 @@ impl Core {
             self.weigh();
         }
         if let Kind::Ordered(ordered) = &mut self.kind {
-            ordered.leave(&mut self.members, member);
+            ordered.remove(member);
+        }
+    }
+
+    /// Gives the partitions of members that have left to others.
+    pub(super) fn assign_again(&mut self) {
+        if let Kind::Ordered(ordered) = &mut self.kind {
+            ordered.assign_again(&mut self.members);
         }
     }
 
@@ -525,6 +536,17 @@ impl Core {
             Some((text.clone(), ids.collect()))
         };
         patterns.into_iter().filter_map(matching).collect()
+    }
+
+    /// Whether an ordered group has as many members as it may, and this is none of them.
+    pub(super) fn is_full_for(&self, member: &str) -> bool {
+        let is_ordered = matches!(self.kind, Kind::Ordered(_));
+        is_ordered && self.members.len() >= MAX_GROUP_MEMBERS && self.members.get(member).is_none()
+    }
+
+    /// Whether the next [`Core::refresh`] has something to do: members have joined or subscribed anew, or topics changed.
+    pub(super) fn is_outdated(&self, change: u64) -> bool {
+        self.topics_seen != change
     }
 
     /// Looks up the subscribed topics and their partitions again, if they may have changed: `change` is the number of the

@@ -104,21 +104,32 @@ impl Core {
         }
     }
 
-    /// Changes what a consumer says of itself; call [`Core::refresh`] next.
+    /// Whether a consumer says something else than what is known of it.
+    pub(crate) fn says_other(&self, member: &str, news: &News) -> bool {
+        let Some(session) = self.sessions.get(member) else {
+            return false;
+        };
+        let assignor = self.ordered_ref().and_then(|ordered| ordered.assignor_of(member));
+        news.topics
+            .as_ref()
+            .is_some_and(|topics| session.topics != *topics)
+            || news.regex.as_ref().is_some_and(|regex| session.regex != *regex)
+            || news.assignor.is_some() && news.assignor != assignor
+    }
+
+    /// Changes what a consumer says of itself; call [`Core::refresh`] next. If it says something else than before, its next
+    /// answer has another epoch: a heartbeat from before that comes late changes nothing any more.
     pub(crate) fn change_consumer(&mut self, member: &str, news: News) {
-        let mut changes = false;
+        let changes = self.says_other(member, &news);
         if let Some((ordered, _)) = self.ordered() {
-            let changed = ordered.change_terms(member, news.assignor, news.rebalance_timeout);
-            changes |= changed == Ok(true);
+            ordered.change_terms(member, news.assignor, news.rebalance_timeout, changes);
         }
         if let Some(session) = self.sessions.get_mut(member) {
-            if let Some(topics) = news.topics.filter(|topics| session.topics != *topics) {
+            if let Some(topics) = news.topics {
                 session.topics = topics;
-                changes = true;
             }
-            if let Some(regex) = news.regex.filter(|regex| session.regex != *regex) {
+            if let Some(regex) = news.regex {
                 session.regex = regex;
-                changes = true;
             }
         }
         if changes {
@@ -191,7 +202,30 @@ mod tests {
     use super::*;
     use crate::broker::engine::sim::{SimClock, SimDisk};
     use crate::broker::engine::{Options, TimestampMs};
+    use crate::broker::groups::classic::MAX_GROUP_MEMBERS;
     use crate::broker::groups::coordinator::Coordinator;
+
+    #[test]
+    fn a_group_has_a_bounded_number_of_members() {
+        let now = TimestampMs(1_700_000_000_000);
+        let (_topics, changes) = tokio::sync::watch::channel(1);
+        let coordinator = Coordinator::new(1, now, changes, 0);
+        let cell = coordinator.cell("g");
+        let mut core = coordinator.lock(&cell, 0);
+        for number in 0..MAX_GROUP_MEMBERS {
+            let member: Arc<str> = format!("m{number}").into();
+            assert!(!core.is_full_for(&member), "{number}");
+            let joining = Joining {
+                member,
+                client_id: None,
+                address: None,
+                session_timeout: 1000,
+                instance: None,
+            };
+            core.join(joining, BTreeSet::new(), 0);
+        }
+        assert!(core.is_full_for("another") && !core.is_full_for("m0"));
+    }
 
     #[test]
     fn what_members_subscribe_to_is_counted_while_they_are_there() {

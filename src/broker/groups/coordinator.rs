@@ -334,13 +334,18 @@ impl Coordinator {
     /// The group's state, after its expired sessions are ended.
     pub(crate) fn lock<'a>(&'a self, cell: &'a Cell, now: Ms) -> Locked<'a> {
         let mut core = cell.core.lock();
-        for member in core.members.expired(now) {
-            core.end_session(&member);
+        let expired = core.members.expired(now);
+        for member in &expired {
+            core.end_session(member);
             tracing::info!(
                 group = &*cell.group,
-                member = &*member,
+                member = &**member,
                 "a member sent no request within its session timeout, or did not give its partitions up in time"
             );
+        }
+        if !expired.is_empty() {
+            // Once for all of them: it looks at every partition.
+            core.assign_again();
         }
         if let Kind::Classic(classic) = &mut core.kind {
             for member in classic.advance(now) {

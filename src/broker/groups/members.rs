@@ -24,6 +24,10 @@ const OLDER_INSTANCES: usize = 16;
 /// Milliseconds on a clock that never goes back.
 pub type Ms = u64;
 
+/// The longest time that members of Kafka's protocols may take to give partitions up, or to join a rebalance, in milliseconds:
+/// a day, as long as the longest session over HTTP. Some clients ask for the largest number that there is.
+pub const MOST_REBALANCE_TIMEOUT_MS: Ms = 24 * 3_600_000;
+
 /// Why a member's request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::cell::{Cell, Core, Kind};
 use super::classic::calls::has_classic_members;
-use super::classic::{stored, views};
+use super::classic::{MAX_GROUP_MEMBERS, stored, views};
 use super::commit::BegunCommits;
 use super::coordinator::{Coordinator, Locked};
 use super::live::{GroupState, GroupType};
@@ -194,8 +194,10 @@ pub(super) fn refused(refused: Refused, group: &str, member: &str) -> Refusal {
 
 /// How an attempt to join went.
 pub(super) enum Attempt {
-    /// With the member's epoch and assignment.
-    Done(Result<(u64, Vec<PartitionId>), Refused>),
+    /// It has joined; its partitions are assigned next.
+    Done(Result<(), Refused>),
+    /// The group has as many members as it may.
+    Full,
     /// A change from outside is running: wait for its end.
     Closed,
     /// The group has members of Kafka's classic protocol.
@@ -249,7 +251,15 @@ impl Groups {
             let mut saved = pin!(cell.written.notified());
             saved.as_mut().enable();
             match self.try_join(caller, &cell, &member, (&join, &value)) {
-                Attempt::Done(joined) => break joined,
+                Attempt::Done(Err(error)) => break Err(error),
+                Attempt::Done(Ok(())) => {
+                    self.assign_in_turn(&cell).await;
+                    break self.lock(&cell).1.tell(&member);
+                }
+                Attempt::Full => {
+                    let detail = format!("the group has {MAX_GROUP_MEMBERS} members, which is the most");
+                    return Err(Refusal::new(Reason::Overloaded, detail));
+                }
                 Attempt::Closed => joinable.await,
                 Attempt::Classic => return Err(has_classic_members(group)),
                 Attempt::Saving => saved.await,
@@ -288,10 +298,34 @@ impl Groups {
         {
             return Attempt::Done(Err(superseded));
         }
+        if core.is_full_for(member) {
+            return Attempt::Full;
+        }
         core.join(joining, join.topics.clone(), now);
         core.act_for(member, &caller.who);
+        Attempt::Done(Ok(()))
+    }
+
+    /// Assigns the partitions of a group again if members have joined or left, or topics have changed. That looks at all
+    /// partitions under the lock of the group, so calls do it one after another: of many members that join or leave at the
+    /// same time the first assigns for all, and the others find it done. Meanwhile nobody waits for the lock on a thread that
+    /// others need.
+    pub(super) async fn assign_in_turn(&self, cell: &Cell) {
+        let _turn = cell.assigning.lock().await;
+        let (_, mut core) = self.lock(cell);
         core.refresh(&cell.group, &self.log, self.coordinator.change());
-        Attempt::Done(core.tell(member))
+        core.assign_again();
+    }
+
+    /// The same for members that have left: also if the caller goes away, since others wait for their partitions.
+    pub(super) async fn assign_after_leave(&self, cell: &Arc<Cell>) {
+        let (groups, cell) = (self.clone(), Arc::clone(cell));
+        // It fails only if it panics or the runtime ends.
+        let _ = tokio::spawn(async move {
+            let _turn = cell.assigning.lock().await;
+            groups.lock(&cell).1.assign_again();
+        })
+        .await;
     }
 
     /// Prepares a group's cell for a member that joins: makes it of the kind of the group, with these settings.
@@ -648,6 +682,7 @@ impl Groups {
         self.commit_for(&cell, order, BegunCommits::of_ack(commits), None)
             .await?;
         self.lock(&cell).1.leave(member);
+        self.assign_after_leave(&cell).await;
         tracing::debug!(group, member, "a member left");
         Ok(())
     }
@@ -737,3 +772,7 @@ pub struct Described {
     /// In a shared group, how many records are leased to it.
     pub leased: Option<usize>,
 }
+
+#[cfg(test)]
+#[path = "turns_tests.rs"]
+mod tests;

@@ -216,9 +216,14 @@ fn heartbeats_are_refused_as_kafka_refuses_them() {
     ] {
         assert_eq!(beat.send(&mut client).error, code, "{beat:?}");
     }
-    // A join whose answer was lost comes again: the same epoch. Version 0 gives an id, and has no expression.
-    let fresh = join(&mut client, "again");
-    assert_eq!(join(&mut client, "again"), fresh);
+    // A join whose answer was lost comes again: the same partitions. It may be another process, so the epoch is another one,
+    // and the first one joins again. Version 0 gives an id, and has no expression.
+    let first = join(&mut client, "again");
+    let second = join(&mut client, "again");
+    assert!(second.epoch > first.epoch, "{first:?}, {second:?}");
+    assert_eq!(second.assignment, first.assignment);
+    assert_eq!(live(&mut client, "again", first.epoch).error, 110);
+    assert_eq!(live(&mut client, "again", second.epoch).error, 0);
     let given = Beat { version: 0, ..JOINS }.send(&mut client);
     assert!(given.error == 0 && given.member.starts_with("test-"), "{given:?}");
     let left = live(&mut client, "m", -1);

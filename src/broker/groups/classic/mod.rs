@@ -48,7 +48,7 @@ pub const MOST_INITIAL_DELAY_MS: Ms = 3_000;
 pub const MAX_PROTOCOLS: usize = 20;
 /// The most bytes of everything that a member says of itself when it joins, and of what a leader assigns in all.
 pub const MAX_MEMBER_BYTES: usize = 4 << 20;
-/// The most members of a group: a join looks at all of them.
+/// The most members of a classic or ordered group: a join looks at all of them.
 pub const MAX_GROUP_MEMBERS: usize = 5_000;
 /// The most bytes that members of all groups say of themselves and are assigned, in memory.
 pub const MAX_SAID_BYTES: usize = 64 << 20;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{CallNumber, Joining};
-use crate::broker::groups::members::Ms;
+use crate::broker::groups::members::{MOST_REBALANCE_TIMEOUT_MS, Ms};
 
 /// A member.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ impl Member {
         self.client_id.clone_from(&joining.client_id);
         self.address.clone_from(&joining.address);
         self.session_timeout = joining.session_timeout;
-        self.rebalance_timeout = joining.rebalance_timeout;
+        self.rebalance_timeout = joining.rebalance_timeout.min(MOST_REBALANCE_TIMEOUT_MS);
         self.protocols.clone_from(&joining.protocols);
         self.last_contact = now;
     }
@@ -145,7 +145,11 @@ mod tests {
     use super::*;
 
     fn member(protocols: &[&str]) -> Member {
-        let joining = Joining {
+        Member::new(&joining(protocols), 0)
+    }
+
+    fn joining(protocols: &[&str]) -> Joining {
+        Joining {
             member: None,
             fresh: "m".into(),
             instance: None,
@@ -160,8 +164,18 @@ mod tests {
             rebalance_timeout: 6_000,
             needs_id: false,
             may_skip: false,
-        };
-        Member::new(&joining, 0)
+        }
+    }
+
+    #[test]
+    fn nobody_may_take_more_than_a_day_for_a_rebalance() {
+        let mut member = member(&["range"]);
+        let mut joining = joining(&["range"]);
+        for (asked, given) in [(300_000, 300_000), (i32::MAX as u64, MOST_REBALANCE_TIMEOUT_MS)] {
+            joining.rebalance_timeout = asked;
+            member.update(&joining, 0);
+            assert_eq!(member.rebalance_timeout, given);
+        }
     }
 
     #[test]

@@ -110,12 +110,14 @@ impl Groups {
             saved.as_mut().enable();
             match self.try_join_consumer(caller, &cell, &value, joining, &news)? {
                 Ok(()) => break Arc::clone(&cell),
+                Err(Attempt::Full) => return Err(Denied::Full),
                 Err(Attempt::Closed) => joinable.await,
                 Err(Attempt::Saving) => saved.await,
                 Err(Attempt::Classic) => return Err(Denied::OtherKind),
                 Err(Attempt::Outdated | Attempt::Done(_)) => {}
             }
         };
+        self.assign_in_turn(&cell).await;
         let heard = Heard {
             epoch: None,
             owned: None,
@@ -153,7 +155,7 @@ impl Groups {
             )));
         }
         check_expressions(&core, member, news)?;
-        let Some((ordered, members)) = core.ordered() else {
+        let Some((ordered, _)) = core.ordered() else {
             return Err(Denied::OtherKind);
         };
         let of_instance = joining
@@ -164,33 +166,29 @@ impl Groups {
             Some(old) if !ordered.is_away(&old) => return Err(Denied::InstanceInUse),
             replaced => replaced,
         };
-        if replaced.is_none() && ordered.is_fresh(member, joining.instance.as_deref()) {
-            // It joins once more because the answer was lost, and keeps its epoch.
-            members
-                .touch(member, None, now)
-                .map_err(|_| Denied::UnknownMember)?;
-            core.change_consumer(member, news.clone());
-        } else {
-            let terms = Terms {
-                instance: joining.instance.clone(),
-                assignor: news.assignor,
-                rebalance_timeout: news.rebalance_timeout.unwrap_or_default(),
-            };
-            let wish = Wish {
-                topics: news.topics.clone().unwrap_or_default(),
-                regex: news.regex.clone().flatten(),
-            };
-            let as_member = Joining {
-                member: Arc::clone(member),
-                client_id: joining.client_id.clone(),
-                address: joining.address.clone(),
-                session_timeout: SESSION_TIMEOUT_MS,
-                instance: None,
-            };
-            core.join_consumer(as_member, wish, terms, replaced.as_deref(), now);
+        if replaced.is_none() && core.is_full_for(member) {
+            return Err(Denied::Full);
         }
+        // Also if it joins once more because the answer was lost: it may as well be another process with its id, and then the
+        // first one must not go on with the epoch that it has.
+        let terms = Terms {
+            instance: joining.instance.clone(),
+            assignor: news.assignor,
+            rebalance_timeout: news.rebalance_timeout.unwrap_or_default(),
+        };
+        let wish = Wish {
+            topics: news.topics.clone().unwrap_or_default(),
+            regex: news.regex.clone().flatten(),
+        };
+        let as_member = Joining {
+            member: Arc::clone(member),
+            client_id: joining.client_id.clone(),
+            address: joining.address.clone(),
+            session_timeout: SESSION_TIMEOUT_MS,
+            instance: None,
+        };
+        core.join_consumer(as_member, wish, terms, replaced.as_deref(), now);
         core.act_for(member, &caller.who);
-        core.refresh(&cell.group, &self.log, self.coordinator.change());
         Ok(Ok(()))
     }
 
@@ -218,14 +216,19 @@ impl Groups {
             owned: beat.owned.as_deref(),
             wants_all: beat.is_whole,
         };
-        {
+        let is_outdated = {
             let (now, mut core) = self.lock(&cell);
             check_consumer(&mut core, &beat.who)?;
             if !core.filter.is_open() {
                 return Err(has_filter(group));
             }
             let (ordered, _) = core.ordered().ok_or(Denied::OtherKind)?;
-            ordered.check_heard(member, &heard)?;
+            let is_late = ordered.check_heard(member, &heard)?;
+            if is_late && core.says_other(member, &news) {
+                // Either the answer was lost, or this is an old heartbeat that comes late: then it must not bring back what
+                // the consumer said before. The consumer itself joins again, and says it anew.
+                return Err(Denied::FencedEpoch);
+            }
             check_expressions(&core, member, &news)?;
             let is_new = |topics: &BTreeSet<String>| !core.topics_of(member).eq(topics);
             if news.topics.as_ref().is_some_and(is_new) && !self.coordinator.may_subscribe() {
@@ -243,9 +246,14 @@ impl Groups {
             core.members
                 .touch(member, None, now)
                 .map_err(|_| Denied::UnknownMember)?;
-            core.change_consumer(member, news);
+            if !is_late {
+                core.change_consumer(member, news);
+            }
             core.act_for(member, &caller.who);
-            core.refresh(group, &self.log, self.coordinator.change());
+            core.is_outdated(self.coordinator.change())
+        };
+        if is_outdated {
+            self.assign_in_turn(&cell).await;
         }
         self.hear(&cell, member, &heard).await
     }
@@ -275,7 +283,7 @@ impl Groups {
     /// # Errors
     /// [`Denied::OtherKind`], [`Denied::UnknownMember`], [`Denied::FencedInstance`], [`Denied::InvalidName`],
     /// [`Denied::Refused`].
-    pub fn leave_consumer(
+    pub async fn leave_consumer(
         &self,
         caller: &Caller,
         group: &str,
@@ -285,16 +293,19 @@ impl Groups {
         check_name(group)?;
         caller.check_group(&[Right::Read, Right::Write], group)?;
         let cell = self.cell_of_consumers(group)?;
-        let (now, mut core) = self.lock(&cell);
-        check_consumer(&mut core, who)?;
-        if returns {
-            let (ordered, members) = core.ordered().ok_or(Denied::UnknownMember)?;
-            ordered.go_away(members, who.member)?;
-            let _ = members.touch(who.member, None, now);
-        } else {
+        {
+            let (now, mut core) = self.lock(&cell);
+            check_consumer(&mut core, who)?;
+            if returns {
+                let (ordered, members) = core.ordered().ok_or(Denied::UnknownMember)?;
+                ordered.go_away(members, who.member)?;
+                let _ = members.touch(who.member, None, now);
+                return Ok(());
+            }
             core.leave(who.member);
-            tracing::debug!(group, member = who.member, "a consumer left");
         }
+        self.assign_after_leave(&cell).await;
+        tracing::debug!(group, member = who.member, "a consumer left");
         Ok(())
     }
 

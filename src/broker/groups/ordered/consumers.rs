@@ -10,6 +10,7 @@
 //! and is answered in full. Of such a heartbeat nothing is taken for given up: it may also be an old one that came late.
 
 use super::*;
+use crate::broker::groups::members::MOST_REBALANCE_TIMEOUT_MS;
 
 /// How the partitions of a group are shared among its members.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,8 +60,8 @@ pub(super) struct Consumer {
     epoch: i32,
     /// The epoch of the answer before, if the last one may be lost; 0: it has arrived.
     before: i32,
-    /// No heartbeat has come since it joined.
-    is_fresh: bool,
+    /// It has said something else since its last answer: the next one has another epoch.
+    has_changed: bool,
     /// A static member whose process has ended: its place is kept until its session ends.
     is_away: bool,
     /// The partitions that it may have: those of its last answer, and those that it has not given up yet. With the epoch
@@ -81,7 +82,7 @@ impl Consumer {
 
     /// From this epoch on it has to join again: what it has read so far may be committed no longer.
     pub(super) fn fence(&mut self, epoch: i32) {
-        (self.epoch, self.before, self.is_fresh) = (epoch, 0, false);
+        (self.epoch, self.before) = (epoch, 0);
         for since in self.has.values_mut() {
             *since = epoch;
         }
@@ -184,14 +185,6 @@ impl Ordered {
         self.consumer(name).is_some_and(|consumer| consumer.is_away)
     }
 
-    /// Whether a consumer has joined as this static member, or as none, and nothing was heard of it since: if it joins once
-    /// more, the answer was lost.
-    pub fn is_fresh(&self, name: &str, instance: Option<&str>) -> bool {
-        self.consumer(name).is_some_and(|consumer| {
-            consumer.is_fresh && !consumer.is_away && consumer.terms.instance.as_deref() == instance
-        })
-    }
-
     /// The assignor that most of the consumers would like that would like one.
     pub fn assignor(&self) -> Assignor {
         let consumers = self
@@ -227,7 +220,7 @@ impl Ordered {
                 terms,
                 epoch: 0,
                 before: 0,
-                is_fresh: true,
+                has_changed: false,
                 is_away: false,
                 has: BTreeMap::new(),
                 gives_up: BTreeMap::new(),
@@ -235,18 +228,27 @@ impl Ordered {
         }
     }
 
-    /// Changes what a consumer says of itself; `None` leaves it as it is.
+    /// The assignor that a consumer would like.
+    pub fn assignor_of(&self, name: &str) -> Option<Assignor> {
+        self.consumer(name)?.terms.assignor
+    }
+
+    /// Changes what a consumer says of itself; `None` leaves it as it is. `has_changed`: this, or what it subscribes to, is
+    /// something else than before.
     pub fn change_terms(
         &mut self,
         name: &str,
         assignor: Option<Assignor>,
         rebalance_timeout: Option<Ms>,
-    ) -> Result<bool, Rejected> {
-        let terms = &mut self.consumer_mut(name)?.terms;
+        has_changed: bool,
+    ) {
+        let Ok(consumer) = self.consumer_mut(name) else {
+            return;
+        };
+        let terms = &mut consumer.terms;
         terms.rebalance_timeout = rebalance_timeout.unwrap_or(terms.rebalance_timeout);
-        let before = terms.assignor;
-        terms.assignor = assignor.or(before);
-        Ok(terms.assignor != before)
+        terms.assignor = assignor.or(terms.assignor);
+        consumer.has_changed |= has_changed;
     }
 
     /// A static member's place becomes that of its new process; the caller removes the old member, and the new one joins.
@@ -299,7 +301,6 @@ impl Ordered {
             && !is_late
         {
             consumer.before = 0;
-            consumer.is_fresh &= heard.epoch.is_none();
             if let Some(owned) = heard.owned.filter(|_| heard.epoch.is_some()) {
                 let owned: BTreeSet<PartitionId> = owned.iter().copied().collect();
                 let told = &reader.told;
@@ -345,6 +346,7 @@ impl Ordered {
                 consumer.before = consumer.epoch;
             }
             consumer.epoch = epoch;
+            consumer.has_changed = false;
             reader.told = assignment;
             for id in &reader.told {
                 consumer.has.entry(*id).or_insert(epoch);
@@ -352,7 +354,7 @@ impl Ordered {
         }
         consumer.has.retain(|id, _| held.contains_key(id));
         // Each has its own time: further assignments do not prolong it.
-        let by = now.saturating_add(consumer.terms.rebalance_timeout);
+        let by = now.saturating_add(consumer.terms.rebalance_timeout.min(MOST_REBALANCE_TIMEOUT_MS));
         let (has, told_of) = (&consumer.has, &reader.told);
         consumer
             .gives_up
@@ -367,11 +369,12 @@ impl Ordered {
         told
     }
 
-    /// A new epoch, if the consumer's assignment is another one than it was told.
+    /// A new epoch, if the consumer's assignment is another one than it was told, or it has said something else.
     fn next_epoch_if(&mut self, name: &str, assignment: &BTreeSet<PartitionId>) -> Option<i32> {
         let reader = self.readers.get(name)?;
-        let is_first = reader.consumer.as_ref()?.epoch == 0;
-        (is_first || reader.told != *assignment).then(|| self.next_epoch())
+        let consumer = reader.consumer.as_ref()?;
+        let is_first = consumer.epoch == 0;
+        (is_first || consumer.has_changed || reader.told != *assignment).then(|| self.next_epoch())
     }
 
     /// Whether a consumer that is there waits to be told, or to give something up.
@@ -404,7 +407,7 @@ impl Ordered {
     /// [`Rejected::Unknown`].
     pub fn go_away(&mut self, members: &mut Members, name: &str) -> Result<(), Rejected> {
         let consumer = self.consumer_mut(name)?;
-        (consumer.is_away, consumer.is_fresh) = (true, false);
+        consumer.is_away = true;
         consumer.has.clear();
         consumer.gives_up.clear();
         if let Some(reader) = self.readers.get_mut(name) {

@@ -175,6 +175,25 @@ fn who_does_not_give_up_in_time_is_removed_and_only_then_others_get_its_partitio
 }
 
 #[test]
+fn nobody_keeps_partitions_for_ever_however_long_it_asks_for() {
+    let mut world = World::new(2);
+    let joined = world.join("a", None);
+    world.group.change_terms("a", None, Some(Ms::MAX), false);
+    world.join("b", None);
+    world.beat("a", joined.epoch, None).unwrap();
+    for (now, gone) in [
+        (MOST_REBALANCE_TIMEOUT_MS - 1, &[][..]),
+        (MOST_REBALANCE_TIMEOUT_MS, &["a"][..]),
+    ] {
+        world.now = now;
+        for name in ["a", "b"] {
+            let _ = world.members.touch(name, None, world.now);
+        }
+        assert_eq!(world.expire(), gone);
+    }
+}
+
+#[test]
 fn who_gives_up_in_time_stays() {
     let mut world = World::new(2);
     let first = world.join("a", None);
@@ -279,13 +298,12 @@ fn most_of_the_consumers_that_would_like_an_assignor_decide() {
     let mut world = World::new(4);
     for (name, assignor) in [("a", None), ("b", Some(Assignor::Range)), ("c", None)] {
         world.join(name, None);
-        world.group.change_terms(name, assignor, None).unwrap();
+        world.group.change_terms(name, assignor, None, false);
     }
     assert_eq!(world.group.assignor(), Assignor::Range);
     world
         .group
-        .change_terms("c", Some(Assignor::Uniform), None)
-        .unwrap();
+        .change_terms("c", Some(Assignor::Uniform), None, false);
     assert_eq!(world.group.assignor(), Assignor::Uniform);
 }
 

@@ -155,6 +155,11 @@ pub struct Ordered {
     has_passed: bool,
     /// How many epochs consumers were given.
     epochs: i32,
+    /// Members have left since the partitions were assigned.
+    is_outdated: bool,
+    /// How often the partitions were assigned.
+    #[cfg(test)]
+    pub(crate) assignments: usize,
 }
 
 impl Ordered {
@@ -614,9 +619,22 @@ impl Ordered {
 
     /// Removes a member that has left: its partitions go to others, which get its unacknowledged records again.
     pub fn leave(&mut self, members: &mut Members, name: &str) {
+        self.remove(name);
+        self.assign_again(members);
+    }
+
+    /// The same without giving its partitions to others: call [`Ordered::assign_again`] next, once for all that leave.
+    pub fn remove(&mut self, name: &str) {
         self.take_back(name);
         self.readers.remove(name);
-        self.rebalance(members);
+        self.is_outdated = true;
+    }
+
+    /// Gives the partitions of members that have left to others.
+    pub fn assign_again(&mut self, members: &mut Members) {
+        if self.is_outdated {
+            self.rebalance(members);
+        }
     }
 
     /// The partitions that a member holds.
@@ -678,7 +696,11 @@ impl Ordered {
             slot.target = targets.remove(id);
             slot.is_held &= slot.owner.as_ref().is_some_and(is_member);
         }
-        self.is_rebalancing = true;
+        (self.is_rebalancing, self.is_outdated) = (true, false);
+        #[cfg(test)]
+        {
+            self.assignments += 1;
+        }
         self.release(members);
     }
 

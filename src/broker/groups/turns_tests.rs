@@ -1,0 +1,182 @@
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::broker::Broker;
+use crate::broker::engine::sim::{SimClock, SimDisk};
+use crate::broker::engine::{Log, Options};
+use crate::broker::groups::consumers::{JoiningConsumer, Saying, Who};
+use crate::broker::limits::Limits;
+
+/// How many of each kind join.
+const MANY: usize = 12;
+
+fn broker(partitions: u32) -> (Broker, Arc<SimClock>) {
+    let options = Options {
+        journal_file_bytes: 4 << 20,
+        journal_files: 2,
+        max_request_bytes: 1 << 20,
+        ..Options::default()
+    };
+    let disk = Arc::new(SimDisk::new(1));
+    let clock = Arc::new(SimClock::new(TimestampMs(1_700_000_000_000)));
+    let log = Log::open_with(disk, clock.clone(), Path::new("/data"), options).unwrap();
+    let broker = Broker::new(log, clock.clone(), Limits::default(), None);
+    let created = broker
+        .topics
+        .create(&Caller::default(), "orders", Some(partitions), &[]);
+    created.unwrap();
+    (broker, clock)
+}
+
+async fn join(groups: Groups, member: String) {
+    let join = Join {
+        topics: ["orders".to_owned()].into(),
+        client_id: None,
+        address: None,
+        session_timeout: 10_000,
+        start: Start::Earliest,
+        kind: GroupType::Ordered,
+        lease_ms: None,
+        max_deliveries: None,
+        dead_letter_topic: None,
+        order: None,
+        filter: None,
+        instance: None,
+    };
+    let joined = groups.join(&Caller::default(), "g", Some(&member), join).await;
+    assert_eq!(&*joined.unwrap().member, &*member);
+}
+
+async fn consume(groups: Groups, member: String) {
+    let joining = JoiningConsumer {
+        member: member.into(),
+        instance: None,
+        client_id: None,
+        address: None,
+        saying: Saying {
+            topics: Some(["orders".to_owned()].into()),
+            rebalance_timeout: Some(10_000),
+            ..Saying::default()
+        },
+    };
+    let joined = groups.join_consumer(&Caller::default(), "g", &joining).await;
+    joined.unwrap();
+}
+
+fn assignments(cell: &Cell) -> usize {
+    match &cell.core.lock().kind {
+        Kind::Ordered(ordered) => ordered.assignments,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn until_there_are(cell: &Cell, members: usize) {
+    while cell.core.lock().member_count() != members {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn members_that_come_and_go_together_cost_one_assignment_and_nobody_waits_on_a_thread() {
+    let (broker, clock) = broker(8);
+    let groups = broker.groups.clone();
+    join(groups.clone(), "first".to_owned()).await;
+    let cell = groups.coordinator.find("g").unwrap();
+
+    // Somebody assigns the partitions, and takes long.
+    let turn = cell.assigning.lock().await;
+    let before = assignments(&cell);
+    let mut tasks = Vec::new();
+    for number in 0..MANY {
+        tasks.push(tokio::spawn(join(groups.clone(), format!("m{number}"))));
+        tasks.push(tokio::spawn(consume(groups.clone(), format!("c{number}"))));
+    }
+    // All of them are members, and whoever asks for the group is answered.
+    until_there_are(&cell, 2 * MANY + 1).await;
+    assert_eq!(groups.describe("g").len(), 2 * MANY + 1);
+    assert_eq!(assignments(&cell), before);
+    drop(turn);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(assignments(&cell), before + 1, "one for all of them");
+
+    let turn = cell.assigning.lock().await;
+    let mut tasks = Vec::new();
+    for number in 0..MANY {
+        let (groups, consumers) = (groups.clone(), groups.clone());
+        tasks.push(tokio::spawn(async move {
+            let name = format!("m{number}");
+            groups.leave(&Caller::default(), "g", &name, None).await.unwrap();
+        }));
+        tasks.push(tokio::spawn(async move {
+            let name = format!("c{number}");
+            let who = Who {
+                member: &name,
+                instance: None,
+            };
+            consumers
+                .leave_consumer(&Caller::default(), "g", &who, false)
+                .await
+                .unwrap();
+        }));
+    }
+    until_there_are(&cell, 1).await;
+    drop(turn);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(assignments(&cell), before + 2, "one for all that leave");
+    let owned = |cell: &Cell| match &cell.core.lock().kind {
+        Kind::Ordered(ordered) => ordered.partitions().filter(|(_, owner)| owner.is_some()).count(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(owned(&cell), 8, "the one that is left has everything");
+
+    // Those whose sessions end at the same time.
+    for number in 0..MANY {
+        join(groups.clone(), format!("m{number}")).await;
+    }
+    let before = assignments(&cell);
+    clock.advance(Duration::from_secs(11));
+    assert_eq!(groups.describe("g").len(), 0);
+    assert_eq!(assignments(&cell), before + 1, "one for all of them");
+}
+
+#[tokio::test]
+async fn partitions_of_one_that_leaves_go_to_others_even_if_its_call_is_given_up() {
+    let (broker, _clock) = broker(2);
+    let groups = broker.groups.clone();
+    consume(groups.clone(), "a".to_owned()).await;
+    consume(groups.clone(), "b".to_owned()).await;
+    let cell = groups.coordinator.find("g").unwrap();
+    let turn = cell.assigning.lock().await;
+    let leaving = {
+        let groups = groups.clone();
+        tokio::spawn(async move {
+            let who = Who {
+                member: "a",
+                instance: None,
+            };
+            groups.leave_consumer(&Caller::default(), "g", &who, false).await
+        })
+    };
+    until_there_are(&cell, 1).await;
+    // The task runs until it waits for its turn.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    leaving.abort();
+    let _ = leaving.await;
+    drop(turn);
+    let is_given = || match &cell.core.lock().kind {
+        Kind::Ordered(ordered) => ordered
+            .partitions()
+            .all(|(_, owner)| owner.is_some_and(|owner| **owner == *"b")),
+        other => panic!("{other:?}"),
+    };
+    while !is_given() {
+        tokio::task::yield_now().await;
+    }
+}
