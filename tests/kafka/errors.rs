@@ -253,3 +253,66 @@ fn bytes_after_the_body_and_a_client_id_of_any_bytes_are_answered() {
         assert_eq!(client.receive().0, 9);
     }
 }
+
+/// A batch of one record with a key of so many bytes, and headers of so many.
+fn large(key: usize, headers: (usize, usize)) -> Vec<u8> {
+    let (key, value) = (vec![b'k'; key], vec![b'h'; headers.1]);
+    let headers: Vec<(&[u8], Option<&[u8]>)> = vec![(b"h", Some(&value)); headers.0];
+    let mut builder = BatchBuilder::new();
+    builder.push(TimestampMs(1_700_000_000_000), Some(&key), Some(b"v"), &headers);
+    builder.seal().into_bytes()
+}
+
+#[test]
+fn keys_and_headers_are_bounded_by_the_batch_alone() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    let batches = [
+        large(100 << 10, (0, 0)),
+        large(1, (1, 70 << 10)),
+        large(1, (5000, 10)),
+    ];
+    for (offset, batch) in batches.iter().enumerate() {
+        assert_eq!(produce(&mut client, "t", -1, batch), (0, offset as i64));
+    }
+    let (_, _, read) = fetch(&mut client, "t", 0);
+    assert_eq!(read.len(), batches.iter().map(Vec::len).sum::<usize>());
+    let records = fixture.server.get("/v1/topics/t/partitions/0/records?offset=0");
+    let record = |index: usize| &records["records"][index];
+    assert_eq!(record(0)["key"].as_str().map(str::len), Some(100 << 10));
+    assert_eq!(record(1)["headers"]["h"].as_str().map(str::len), Some(70 << 10));
+    assert_eq!(record(2)["headers"]["h"].as_array().map(Vec::len), Some(5000));
+    // Above the record's limit the batch is refused.
+    let above = large(1 << 20, (0, 0));
+    assert_eq!(produce(&mut client, "t", -1, &above), (10, -1));
+}
+
+#[test]
+fn lower_limits_of_keys_and_headers_hold_for_kafka_clients() {
+    let fixture = Fixture::with(&[
+        ("QUIPU_MAX_KEY_BYTES", "1000"),
+        ("QUIPU_MAX_RECORD_HEADERS", "2"),
+        ("QUIPU_MAX_HEADER_BYTES", "100"),
+    ]);
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    assert_eq!(produce(&mut client, "t", -1, &large(1000, (2, 49))), (0, 0));
+    for (batch, what) in [
+        (large(1001, (0, 0)), "1001 bytes of a key; 1000 are allowed"),
+        (large(1, (3, 1)), "3 headers of a record; 2 are allowed"),
+        (
+            large(1, (2, 50)),
+            "102 bytes of a record's headers; 100 are allowed",
+        ),
+    ] {
+        // Version 8 has a message.
+        let mut answer = client.ask(PRODUCE, 8, produce_request("t", 0, -1, &batch));
+        answer.bytes(4);
+        answer.text();
+        answer.bytes(4 + 4);
+        assert_eq!(answer.i16(), 10, "{what}");
+        answer.bytes(8 + 8 + 8 + 4);
+        assert_eq!(answer.text(), format!("record 0: {what}"));
+    }
+}

@@ -180,6 +180,7 @@ impl Producer {
         };
         let now = self.now();
         let mut check = Check::new(self, target, number, now);
+        check.limits = RecordLimits::bounded_by_the_batch(&self.limits, &target.rules);
         check.room = check.room.min(room.0);
         let most = check.room;
         let is_compressed = BatchHeader::peek(&batch).is_ok_and(|it| it.attributes.compression() != 0);
