@@ -13,9 +13,12 @@ mod tls_server;
 
 mod admin;
 mod admin_clients;
+mod bearer;
 mod clients;
 mod consumers;
+mod dead_letters;
 mod errors;
+mod failures;
 mod group_offsets;
 mod groups;
 mod hostile;

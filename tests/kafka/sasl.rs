@@ -16,7 +16,7 @@ pub(crate) const ADMIN: &str = "the-first-administrators-token";
 const HANDSHAKE: i16 = 17;
 const AUTHENTICATE: i16 = 36;
 const OFFSET_COMMIT: i16 = 8;
-const ISSUER: &str = "https://id.example.org";
+pub(crate) const ISSUER: &str = "https://id.example.org";
 
 /// A server on which everybody has to sign in.
 pub(crate) fn closed(settings: &[(&str, &str)]) -> Fixture {
@@ -49,7 +49,7 @@ impl Fixture {
         made["token"].as_str().expect("a secret").to_owned()
     }
 
-    fn topic(&self, name: &str) {
+    pub(crate) fn topic(&self, name: &str) {
         self.http(
             ADMIN,
             "PUT",
@@ -72,7 +72,7 @@ pub(crate) fn all() -> Value {
 }
 
 /// The code and the mechanisms of a handshake.
-fn handshake(client: &mut Client, version: i16, mechanism: &str) -> (i16, Vec<String>) {
+pub(crate) fn handshake(client: &mut Client, version: i16, mechanism: &str) -> (i16, Vec<String>) {
     let mut answer = client.ask(HANDSHAKE, version, Out::new().text(mechanism));
     let code = answer.i16();
     let mechanisms = (0..answer.i32()).map(|_| answer.text()).collect();
@@ -81,7 +81,7 @@ fn handshake(client: &mut Client, version: i16, mechanism: &str) -> (i16, Vec<St
 }
 
 /// The answer to a SASL message: the message, and the lifetime of the session; or the code.
-fn authenticate(client: &mut Client, message: &[u8]) -> Result<(Vec<u8>, i64), i16> {
+pub(crate) fn authenticate(client: &mut Client, message: &[u8]) -> Result<(Vec<u8>, i64), i16> {
     let mut answer = client.ask(AUTHENTICATE, 1, Out::new().bytes(message));
     let code = answer.i16();
     let said = answer.text();
@@ -193,7 +193,7 @@ pub(crate) fn scram(
 }
 
 /// The topics that a client sees.
-fn topics(client: &mut Client) -> Vec<String> {
+pub(crate) fn topics(client: &mut Client) -> Vec<String> {
     let mut answer = client.ask(METADATA, 1, Out::new().i32(-1));
     answer.bytes(8);
     answer.text();
@@ -488,6 +488,25 @@ fn a_session_lasts_as_long_as_its_token() {
 }
 
 #[test]
+fn a_fetch_that_waits_ends_with_the_token_that_expires() {
+    let fixture = closed(&[]);
+    fixture.topic("t");
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("a clock")
+        .as_millis() as i64;
+    let secret = fixture.token("short", &json!({"rules": all(), "expires": now + 10_000}));
+    let mut client = fixture.client();
+    scram(&mut client, "SCRAM-SHA-256", "short", &secret).expect("signed in");
+    client.send(&fetch_request("t", 0, (3_600_000, 1, 1 << 20)).frame(FETCH, 4, 7));
+    client.is_closed();
+    // What comes later is for others.
+    let mut admin = fixture.client();
+    scram(&mut admin, "SCRAM-SHA-256", "admin", ADMIN).expect("signed in");
+    assert_eq!(produce(&mut admin, "t", -1, &batch(&["x"])), (0, 0));
+}
+
+#[test]
 fn both_secrets_of_a_rotated_token_sign_in_while_they_are_valid() {
     let fixture = closed(&[]);
     let old = fixture.token("app", &json!({"rules": all()}));
@@ -548,27 +567,41 @@ fn what_a_client_uses_counts_in_its_quota() {
 }
 
 /// An issuer of JWTs with one key.
-struct Issuer(Ed25519KeyPair);
+pub(crate) struct Issuer(Ed25519KeyPair);
 
 impl Issuer {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("a key");
         Self(Ed25519KeyPair::from_pkcs8(key.as_ref()).expect("a key"))
     }
 
-    fn keys(&self) -> String {
+    pub(crate) fn public_key(&self) -> &[u8] {
+        self.0.public_key().as_ref()
+    }
+
+    pub(crate) fn keys(&self) -> String {
         let x = URL_SAFE_NO_PAD.encode(self.0.public_key());
         json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "one", "x": x}]}).to_string()
     }
 
-    fn token(&self, subject: &str) -> String {
+    pub(crate) fn token(&self, subject: &str) -> String {
         let claims = json!({"iss": ISSUER, "aud": "quipu", "exp": 4_000_000_000_u64, "sub": subject});
-        let header = json!({"alg": "EdDSA", "kid": "one"}).to_string();
-        let part = |text: String| URL_SAFE_NO_PAD.encode(text);
-        let message = format!("{}.{}", part(header), part(claims.to_string()));
-        let signature = URL_SAFE_NO_PAD.encode(self.0.sign(message.as_bytes()));
-        format!("{message}.{signature}")
+        self.sign(&json!({"alg": "EdDSA", "kid": "one"}), &claims)
     }
+
+    pub(crate) fn sign(&self, header: &Value, claims: &Value) -> String {
+        jwt(header, claims, |message| {
+            self.0.sign(message.as_bytes()).as_ref().to_vec()
+        })
+    }
+}
+
+/// A JWT with any signature.
+pub(crate) fn jwt(header: &Value, claims: &Value, sign: impl FnOnce(&str) -> Vec<u8>) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let message = format!("{}.{}", part(header), part(claims));
+    let signature = URL_SAFE_NO_PAD.encode(sign(&message));
+    format!("{message}.{signature}")
 }
 
 #[test]

@@ -135,3 +135,87 @@ fn a_certificate_signs_in_and_a_token_outranks_it() {
     assert!(!matches!(client.0.read(&mut byte), Ok(1)), "it is closed");
     secure.stop();
 }
+
+/// The beginning of a handshake: half of what a client says first.
+fn half_a_hello(secure: &Secure) -> Vec<u8> {
+    let config = client(&secure.authority.pem, None, rustls::ALL_VERSIONS);
+    let name = "localhost".try_into().expect("a name");
+    let mut connection = rustls::ClientConnection::new(config, name).expect("a client");
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).expect("memory");
+    hello.truncate(hello.len() / 2);
+    hello
+}
+
+/// Connections that send nothing, or half of what a handshake begins with.
+fn hang(secure: &Secure, count: usize) -> Vec<TcpStream> {
+    let address = secure.server.kafka_addr().expect("it listens");
+    let half = half_a_hello(secure);
+    let begin = |number: usize| {
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        if number.is_multiple_of(2) {
+            // It may be closed already.
+            let _ = stream.write_all(&half);
+        }
+        stream
+    };
+    (0..count).map(begin).collect()
+}
+
+#[test]
+fn handshakes_that_hang_are_bounded_and_keep_nobody_out() {
+    const MOST: usize = 1000;
+    let secure = Secure::with(|config, _| {
+        config.auth = Auth::Tokens;
+        config.admin_token = Secret::of(ADMIN);
+        config.kafka_listen = Some(([127, 0, 0, 1], 0).into());
+        config.limits.max_connections = MOST;
+        config.header_read_timeout = std::time::Duration::from_secs(3600);
+        config.idle_timeout = std::time::Duration::from_secs(3600);
+    });
+    http(&secure, "PUT", "/v1/topics/t", r#"{"partitions":1}"#);
+    let _hanging = hang(&secure, MOST / 2);
+    let mut client = Under::to(&secure, None);
+    assert_eq!(client.plain("admin", ADMIN), 0);
+    assert_eq!(client.topics(), Some(1));
+    // Above the limit they are closed at once, and an administrator still gets in.
+    let mut more = hang(&secure, MOST);
+    let mut closed = 0;
+    for stream in more.iter_mut().rev().take(MOST / 2 - 10) {
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        closed += usize::from(!matches!(stream.read(&mut [0]), Ok(1..)));
+    }
+    assert_eq!(closed, MOST / 2 - 10);
+    let metrics = http(&secure, "GET", "/metrics", "");
+    let mut lines = metrics.lines();
+    let refused =
+        lines.find(|line| line.starts_with("quipu_refused_connections_total") && line.contains("kafka"));
+    assert!(refused.is_some_and(|line| !line.ends_with(" 0")), "{metrics}");
+    assert_eq!(client.topics(), Some(1), "who is in stays");
+    secure.stop();
+}
+
+#[test]
+fn handshakes_that_hang_end_after_their_time() {
+    let secure = Secure::with(|config, _| {
+        config.kafka_listen = Some(([127, 0, 0, 1], 0).into());
+        config.header_read_timeout = std::time::Duration::from_millis(200);
+    });
+    let mut hanging = hang(&secure, 100);
+    for stream in &mut hanging {
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let mut bytes = Vec::new();
+        // An alert of TLS at most.
+        let ended = stream.read_to_end(&mut bytes);
+        assert!(bytes.len() < 16, "{bytes:?}");
+        let is_late = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!is_late, "it was not closed");
+    }
+    // Each is counted just after it is closed.
+    let begin = Instant::now();
+    while secure.failed_handshakes() < 100 {
+        assert!(begin.elapsed() < PATIENCE, "{}", secure.failed_handshakes());
+        std::thread::yield_now();
+    }
+    secure.stop();
+}
