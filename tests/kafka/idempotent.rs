@@ -134,3 +134,55 @@ fn a_partition_names_its_producers_with_their_last_sequences_over_a_restart() {
     let fixture = fixture.restart_after_kill();
     assert_eq!(producers(&mut fixture.client(), 0), (0, known));
 }
+
+/// A request of one producer that appends its first batch to each partition of a topic.
+fn to_all_partitions(topic: &str, partitions: i32, producer: i64) -> Out {
+    let head = Out::new().null().i16(-1).i32(30_000).i32(1).text(topic);
+    let records = batch_of(&["x"], (producer, 0), 0);
+    (0..partitions).fold(head.i32(partitions), |body, partition| {
+        body.i32(partition).bytes(&records)
+    })
+}
+
+#[test]
+fn many_producers_of_one_topic_push_out_their_own_kind_and_nobody_elses() {
+    const PARTITIONS: i32 = 1000;
+    let fixture = Fixture::new();
+    fixture.server.create_topic("mine", 1);
+    fixture.server.create_topic("flood", PARTITIONS as u32);
+    let mut client = fixture.client();
+    let mine =
+        |client: &mut Client, sequence: i32| produce(client, "mine", -1, &batch_of(&["a"], (7, 0), sequence));
+    for sequence in 0..2 {
+        assert_eq!(mine(&mut client, sequence), (0, i64::from(sequence)));
+    }
+    // One more producer in each partition than are remembered.
+    for producer in 100..201 {
+        let answer = client.ask(PRODUCE, 3, to_all_partitions("flood", PARTITIONS, producer));
+        let mut answer = answer;
+        answer.i32();
+        answer.text();
+        for _ in 0..answer.i32() {
+            answer.i32();
+            assert_eq!(answer.i16(), 0, "{producer}");
+            answer.bytes(8 + 8);
+        }
+    }
+    let flood = |client: &mut Client, epoch: i16, sequence: i32| {
+        produce(client, "flood", -1, &batch_of(&["y"], (100, epoch), sequence))
+    };
+    let check = |client: &mut Client| {
+        for sequence in 0..2 {
+            assert_eq!(mine(client, sequence), (0, i64::from(sequence)), "a repetition");
+        }
+        assert_eq!(flood(client, 0, 1), (59, -1), "it may be a repetition");
+    };
+    check(&mut client);
+    let fixture = fixture.restart_after_kill();
+    let mut client = fixture.client();
+    check(&mut client);
+    // Whoever is told so begins anew.
+    assert_eq!(flood(&mut client, 1, 0).0, 0);
+    assert_eq!(flood(&mut client, 1, 1).0, 0);
+    assert_eq!(mine(&mut client, 2), (0, 2));
+}
