@@ -499,5 +499,13 @@ fn subscriptions_change_and_follow_names_and_expressions_to_topics_that_are_made
         regex: Some(""),
         ..LIVES
     };
-    assert_eq!(count(&only.send(&mut client)), Some(1));
+    told = only.send(&mut client);
+    assert_eq!(count(&told), Some(0), "it gives up what it has");
+    assert_eq!(
+        count(&live(&mut client, "m", told.epoch)),
+        None,
+        "it still has that"
+    );
+    told = live_with(&mut client, "m", told.epoch, (NONE, &[]));
+    assert_eq!(count(&told), Some(1), "and is told of others after that");
 }

@@ -2,9 +2,9 @@
 //!
 //! A consumer does not poll. The answers to its heartbeats tell it which partitions it is to read; it reads them as
 //! anybody may, and commits with its *epoch*, which each answer with another assignment raises. A partition that it was
-//! told of counts as its own until a heartbeat of the newest epoch leaves it out: only then another member gets it. A
-//! consumer that keeps what it was told to give up for longer than its rebalance timeout is removed
-//! ([`Members::give_up_by`]).
+//! told of counts as its own until a heartbeat of the newest epoch leaves it out: only then another member gets it, and only
+//! then the consumer is told of others. A consumer that keeps what it was told to give up for longer than its rebalance
+//! timeout is removed ([`Members::give_up_by`]).
 //!
 //! An answer may be lost. Then the next heartbeat comes with the epoch before, names nothing that the consumer cannot have,
 //! and is answered in full. Of such a heartbeat nothing is taken for given up: it may also be an old one that came late.
@@ -107,7 +107,7 @@ pub struct Told {
     pub epoch: i32,
     /// The partitions that it is to read, if it has to be told.
     pub assignment: Option<Vec<PartitionId>>,
-    /// Other members still have partitions that it is to get.
+    /// It is to get further partitions: when it, or another member, has given some up.
     pub waits: bool,
 }
 
@@ -324,11 +324,20 @@ impl Ordered {
         let held = self.slots.iter().filter(|(_, slot)| slot.is_held_by(name));
         let held: BTreeMap<PartitionId, bool> = held.map(|(id, slot)| (*id, is_its(&slot.target))).collect();
         let assignment = held.iter().filter(|(_, stays)| **stays).map(|(id, _)| *id);
-        let assignment: BTreeSet<PartitionId> = assignment.collect();
-        let waits = self
+        let mut assignment: BTreeSet<PartitionId> = assignment.collect();
+        let mut waits = self
             .slots
             .values()
             .any(|slot| is_its(&slot.target) && !slot.is_held_by(name));
+        if let Some(consumer) = self.consumer(name)
+            && consumer.partitions().any(|id| held.get(&id) == Some(&false))
+        {
+            // One thing after the other, as Kafka does it: a client that is told at once what to give up and what to take
+            // may take that after its user has unsubscribed.
+            let count = assignment.len();
+            assignment.retain(|id| consumer.may_have(*id));
+            waits |= assignment.len() < count;
+        }
         let epoch = self.next_epoch_if(name, &assignment);
         let mut told = Told {
             epoch: epoch.unwrap_or(0),

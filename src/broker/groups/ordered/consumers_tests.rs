@@ -130,6 +130,25 @@ fn a_partition_changes_hands_when_its_owner_has_given_it_up_and_not_before() {
 }
 
 #[test]
+fn a_consumer_that_has_partitions_to_give_up_is_told_of_others_when_it_has_given_them_up_and_not_before() {
+    let mut world = World::new(4);
+    world.join("a", None);
+    world.join("b", None);
+    let told = world.beat("a", 2, Some(&[0, 1, 2, 3])).unwrap();
+    assert_eq!(indexes(&told), [0, 1], "it is told to give two up");
+    world.partitions.extend([4, 5].map(id));
+    world.refresh();
+    for owned in [None, Some(&[0, 1, 2, 3][..]), Some(&[0, 1, 3])] {
+        let beaten = world.beat("a", told.epoch, owned).unwrap();
+        assert_eq!((beaten.epoch, beaten.assignment), (told.epoch, None), "{owned:?}");
+        assert!(beaten.waits, "it is to get one more");
+    }
+    assert!(world.group.is_reconciling());
+    let others = world.beat("a", told.epoch, Some(&[0, 1])).unwrap();
+    assert_eq!((indexes(&others).len(), others.waits), (3, false));
+}
+
+#[test]
 fn a_heartbeat_whose_answer_was_lost_is_answered_again_and_gives_nothing_up() {
     let mut world = World::new(4);
     let first = world.join("a", None);
