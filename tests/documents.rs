@@ -534,6 +534,20 @@ fn every_test_of_a_kafka_client_is_listed_once_as_in_or_as_out_with_a_reason() {
         }
         assert!(!tests.is_empty(), "{name} lists no test");
     }
+    // The tests of librdkafka that are in run with both protocols of groups.
+    let listed = |name: &str, outcomes: &[&str]| -> BTreeSet<String> {
+        let rows = table(&page, &format!("## {name}"));
+        let rows = rows.iter().filter(|row| outcomes.contains(&row[0].as_str()));
+        rows.flat_map(|row| row[2].split('`').skip(1).step_by(2))
+            .map(str::to_owned)
+            .collect()
+    };
+    let (classic, consumer) = (
+        listed("librdkafka", &["in"]),
+        listed("librdkafka-consumer", &["in", "out"]),
+    );
+    let missing: Vec<_> = classic.difference(&consumer).collect();
+    assert!(missing.is_empty(), "librdkafka-consumer lacks {missing:?}");
     let scripts = fs::read_dir(root().join("scripts/kafka_suites")).expect("the suites");
     let scripts = scripts.map(|entry| entry.expect("an entry").path());
     let scripts = scripts.filter(|path| path.extension().is_some_and(|extension| extension == "sh"));

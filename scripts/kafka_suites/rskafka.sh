@@ -1,17 +1,17 @@
 # shellcheck shell=bash
 # The tests of the crate rskafka that want a broker. Some of them have a record pass between rskafka and librdkafka or Java's
-# client; for the latter they need a JDK, and fetch its jars from Maven Central.
+# client; for the latter they need a JDK, and jars from Maven Central, which they would fetch themselves.
 
 rskafka=0.6.0
 sources=$home/rskafka-$rskafka
 files=(client consumer produce_consume producer)
 
+# A test takes `jassets`, where its jars are, from beside itself.
+export CARGO_TARGET_DIR=$home/target
+java=$(readlink -f "$(command -v javac)") || { echo "there is no javac" >&2; exit 1; }
+export LD_LIBRARY_PATH=${java%/bin/javac}/lib/server
+
 build() {
-  # A test takes `jassets`, where its jars are, from beside itself.
-  export CARGO_TARGET_DIR=$home/target
-  local java
-  java=$(readlink -f "$(command -v javac)") || { echo "there is no javac" >&2; return 1; }
-  export LD_LIBRARY_PATH=${java%/bin/javac}/lib/server
   if [[ ! -d $sources ]]; then
     fetch_crate rskafka "$rskafka"
     # Beside its place: a copy that was cut off begins again.
@@ -27,6 +27,12 @@ build() {
     mv copying "$sources"
   fi
   (cd "$sources" && CARGO_PROFILE_DEV_DEBUG=0 cargo test --locked --no-run --tests) >build.log 2>&1 || { tail -n 20 build.log >&2; return 1; }
+  local artifact name
+  for artifact in $(sed -n 's/^ *"\([a-z0-9.]*:[a-z0-9-]*:[0-9.-]*\)",$/\1/p' "$sources/tests/java_helper.rs"); do
+    name=${artifact#*:}
+    [[ -f target/debug/jassets/${name/:/-}.jar ]] ||
+      mvn -q -B dependency:copy "-Dartifact=$artifact" "-DoutputDirectory=$home/target/debug/jassets" >mvn.log 2>&1 || { tail -n 20 mvn.log >&2; return 1; }
+  done
 }
 
 # The program of a file of tests.
