@@ -14,7 +14,7 @@ fn example() -> String {
 #[test]
 fn the_example_on_the_page_runs_with_the_address_of_quipu() {
     for environment in ["kafka-python-2", "kafka-python-3"] {
-        let python = installed().join(environment).join("bin/python");
+        let python = kafka_clients().join(environment).join("bin/python");
         if !python.exists() {
             skipped(environment);
             continue;
@@ -36,7 +36,7 @@ fn the_example_on_the_page_runs_with_the_address_of_quipu() {
 
 /// The app in one of the environments: it counts what is produced over HTTP.
 fn faust_counts_in_windows(environment: &str) {
-    let python = installed().join(environment).join("bin/python");
+    let python = kafka_clients().join(environment).join("bin/python");
     if !python.exists() {
         skipped(environment);
         return;

@@ -32,7 +32,7 @@ impl<'a> Worker<'a> {
         );
         let file = directory.join(format!("{name}.properties"));
         std::fs::write(&file, properties).expect("a file");
-        let jars = installed().join("java/jars/*");
+        let jars = kafka_clients().join("java/jars/*");
         let mut command = bounded(Path::new("java"));
         command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx384m", "-cp"]);
         command.arg(format!("{}:{}", classes.display(), jars.display()));
@@ -107,7 +107,7 @@ fn connect_runs_a_source_and_a_sink_over_a_restart_and_shares_them_with_a_second
     let mut compiler = bounded(Path::new("javac"));
     compiler
         .arg("-cp")
-        .arg(installed().join("java/jars/*"))
+        .arg(kafka_clients().join("java/jars/*"))
         .arg("-d")
         .arg(&classes)
         .arg(script("java/Counter.java"));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-fn kcat() -> Option<PathBuf> {
+pub(crate) fn kcat() -> Option<PathBuf> {
     let is_there = Command::new("kcat").arg("-V").output();
     if !is_there.is_ok_and(|output| output.status.success()) {
         skipped("kcat");

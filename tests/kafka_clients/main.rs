@@ -17,6 +17,7 @@
 //! - `consumers`, `static_consumers`: the same by the server-side protocol. `expressions`: topics by an expression.
 //!   `beside_http`: a consumer and a member over HTTP in one group.
 //! - `topics`: create, list, describe, configure, grow, trim, delete. `list_groups`: list, describe, delete groups.
+//! - `sign_in`, `refused`: with a secret and with a wrong one ([`sign_in`]).
 //! - `kills`: an idempotent producer that sends until it is told to end, while the server is killed ([`kills`]).
 #![allow(
     clippy::disallowed_methods,
@@ -25,12 +26,19 @@
 
 mod across;
 mod apps;
+#[allow(dead_code, reason = "of what tests of TLS share, this needs a part")]
+#[path = "../tls/authority.rs"]
+mod authority;
 mod connect;
 mod kcat;
 mod kills;
+mod sign_in;
 mod spark;
 #[path = "../support/mod.rs"]
 mod support;
+#[allow(dead_code, reason = "of what tests of TLS share, this needs a part")]
+#[path = "../tls/secure.rs"]
+mod tls_server;
 mod tools;
 
 use std::collections::BTreeMap;
@@ -43,6 +51,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use support::process::kafka_clients;
 use support::{PATIENCE, Server};
 
 /// The records of a topic.
@@ -261,15 +270,6 @@ impl Drop for Running {
     }
 }
 
-/// Where the clients are installed.
-fn installed() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .parent()
-        .expect("a directory below target");
-    let given = std::env::var_os("QUIPU_TEST_KAFKA_CLIENTS").map(PathBuf::from);
-    given.unwrap_or_else(|| target.join("kafka-clients"))
-}
-
 fn script(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/kafka_clients")
@@ -290,7 +290,7 @@ fn skipped(name: &str) {
 
 /// A script of Python in one of the environments.
 fn python(environment: &str, module: &str, file: &str) -> Option<Program> {
-    let python = installed().join(environment).join("bin/python");
+    let python = kafka_clients().join(environment).join("bin/python");
     let probe = Command::new(&python)
         .args(["-c", &format!("import {module}")])
         .stderr(Stdio::null())
@@ -308,7 +308,7 @@ fn python(environment: &str, module: &str, file: &str) -> Option<Program> {
 
 /// A script of Node.
 fn node(package: &str, file: &str) -> Option<Program> {
-    let home = installed().join("node");
+    let home = kafka_clients().join("node");
     if !home.join("node_modules").join(package).exists() || Command::new("node").arg("-v").output().is_err() {
         skipped(package);
         return None;
@@ -321,7 +321,7 @@ fn node(package: &str, file: &str) -> Option<Program> {
 }
 
 fn go() -> Option<Program> {
-    let program = installed().join("go/franz-go");
+    let program = kafka_clients().join("go/franz-go");
     if !program.exists() {
         skipped("franz-go");
         return None;
@@ -331,7 +331,7 @@ fn go() -> Option<Program> {
 
 /// Java with the clients' jars; a class or a source file follows.
 fn java() -> Option<Command> {
-    let jars = installed().join("java/jars");
+    let jars = kafka_clients().join("java/jars");
     if !jars.exists() || Command::new("java").arg("-version").output().is_err() {
         skipped("Java's clients");
         return None;

@@ -12,7 +12,7 @@ fn spark_reads_and_writes_batches_and_a_stream() {
             return;
         };
         command
-            .env("SPARK_JARS", installed().join("spark/kafka-jars"))
+            .env("SPARK_JARS", kafka_clients().join("spark/kafka-jars"))
             .env("CHECKPOINT", fixture.directory.path().join("checkpoint"));
         let printed = fixture.run(Program(command), "spark", parts);
         let passed = printed.lines().filter(|line| line.ends_with(": passed"));

@@ -212,12 +212,24 @@ impl Drop for Server {
     }
 }
 
-/// The Python of `QUIPU_TEST_PYTHON`, else `python3`; `None` if it cannot run this import.
+/// The Python of `QUIPU_TEST_PYTHON`, else `python3`, else that of a Kafka client ([`kafka_clients`]); `None` if none of
+/// them can run this import.
 pub fn python_with(import: &str) -> Option<OsString> {
     let python = std::env::var_os("QUIPU_TEST_PYTHON").unwrap_or_else(|| "python3".into());
-    let mut probe = Command::new(&python);
-    let status = probe.args(["-c", import]).stderr(Stdio::null()).status();
-    status.is_ok_and(|status| status.success()).then_some(python)
+    let clients = ["kafka-python-3", "kafka-python-2", "aiokafka", "confluent-kafka"];
+    let clients = clients.map(|name| kafka_clients().join(name).join("bin/python").into_os_string());
+    std::iter::once(python).chain(clients).find(|python| {
+        let mut probe = Command::new(python);
+        let status = probe.args(["-c", import]).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    })
+}
+
+/// Where `tests/kafka_clients/install` has installed Kafka's clients: `QUIPU_TEST_KAFKA_CLIENTS`, else in `target`.
+pub fn kafka_clients() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+    let given = std::env::var_os("QUIPU_TEST_KAFKA_CLIENTS").map(PathBuf::from);
+    given.unwrap_or_else(|| target.expect("a directory below target").join("kafka-clients"))
 }
 
 /// Removes the settings of the tests' own environment, which are not meant for the servers that they start.

@@ -8,6 +8,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -18,6 +20,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
 )
 
 const (
@@ -38,7 +42,7 @@ func main() {
 	address, prefix = os.Args[1], os.Args[2]
 	parts := map[string]func(context.Context){
 		"records": records, "idempotent": idempotent, "codecs": compressed, "binary": binary, "times": times, "commits": commits,
-		"seek": seek, "groups": groups, "consumers": consumers, "static": static, "topics": topics, "list_groups": listGroups, "kills": kills,
+		"seek": seek, "groups": groups, "consumers": consumers, "static": static, "topics": topics, "list_groups": listGroups, "sign_in": signIn, "refused": refused, "kills": kills,
 	}
 	for _, part := range os.Args[3:] {
 		fmt.Print(part, ": ")
@@ -342,6 +346,41 @@ func sorted(set map[int32]bool) (all []int) {
 	}
 	sort.Ints(all)
 	return all
+}
+
+// How to sign in.
+func signedIn() (options []kgo.Opt) {
+	user, secret := "admin", os.Getenv("TOKEN")
+	switch os.Getenv("MECHANISM") {
+	case "PLAIN":
+		options = append(options, kgo.SASL(plain.Auth{User: user, Pass: secret}.AsMechanism()))
+	case "SCRAM-SHA-256":
+		options = append(options, kgo.SASL(scram.Auth{User: user, Pass: secret}.AsSha256Mechanism()))
+	case "SCRAM-SHA-512":
+		options = append(options, kgo.SASL(scram.Auth{User: user, Pass: secret}.AsSha512Mechanism()))
+	}
+	if file := os.Getenv("CA"); file != "" {
+		roots := x509.NewCertPool()
+		check(roots.AppendCertsFromPEM(must(os.ReadFile(file))), file)
+		options = append(options, kgo.DialTLSConfig(&tls.Config{RootCAs: roots}))
+	}
+	return options
+}
+
+func signIn(ctx context.Context) {
+	sender := client(append(signedIn(), kgo.ConsumeTopics(prefix), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+	defer sender.Close()
+	sent := must(sender.ProduceSync(ctx, &kgo.Record{Topic: prefix, Value: []byte("x")}).First())
+	found := sender.PollFetches(ctx)
+	check(found.Err() == nil && found.NumRecords() == 1, found.Err())
+	found.EachRecord(func(record *kgo.Record) { check(record.Offset == sent.Offset && string(record.Value) == "x", record) })
+}
+
+func refused(ctx context.Context) {
+	stranger := client(signedIn()...)
+	defer stranger.Close()
+	err := stranger.Ping(ctx)
+	check(errors.Is(err, kerr.SaslAuthenticationFailed), err)
 }
 
 // Sends numbers until the file says that it ends; each is stored in the end.

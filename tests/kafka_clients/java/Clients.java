@@ -11,7 +11,7 @@ import org.apache.kafka.clients.consumer.*;
 import org.apache.kafka.clients.producer.*;
 import org.apache.kafka.common.*;
 import org.apache.kafka.common.config.ConfigResource;
-import org.apache.kafka.common.errors.TopicExistsException;
+import org.apache.kafka.common.errors.*;
 import org.apache.kafka.common.serialization.*;
 import org.apache.kafka.streams.*;
 import org.apache.kafka.streams.kstream.*;
@@ -39,7 +39,8 @@ public class Clients {
             Map.entry("after_reset", Clients::afterReset), Map.entry("groups", Clients::groups), Map.entry("static", Clients::staticMembers),
             Map.entry("consumers", Clients::consumers), Map.entry("static_consumers", Clients::staticConsumers),
             Map.entry("expressions", Clients::expressions), Map.entry("beside_http", Clients::besideHttp), Map.entry("topics", Clients::topics),
-            Map.entry("list_groups", Clients::listGroups), Map.entry("kills", Clients::kills), Map.entry("streams", Clients::streams));
+            Map.entry("list_groups", Clients::listGroups), Map.entry("sign_in", Clients::signIn), Map.entry("refused", Clients::refused),
+            Map.entry("kills", Clients::kills), Map.entry("streams", Clients::streams));
         for (String part : Arrays.asList(arguments).subList(2, arguments.length)) {
             System.out.print(part + ": ");
             System.out.flush();
@@ -497,6 +498,41 @@ public class Clients {
         until("the consumer has all", () -> next.has(PARTITIONS));
         next.end();
         same(committed(topic), 3L * COUNT);
+    }
+
+    /** How to sign in. */
+    static Object[] signedIn() {
+        String mechanism = System.getenv("MECHANISM"), authority = System.getenv("CA");
+        String module = mechanism.equals("PLAIN") ? "plain.PlainLoginModule" : "scram.ScramLoginModule";
+        String jaas = "org.apache.kafka.common.security." + module + " required username=\"admin\" password=\"" + System.getenv("TOKEN") + "\";";
+        Object[] how = {"security.protocol", System.getenv("PROTOCOL"), "sasl.mechanism", mechanism, "sasl.jaas.config", jaas};
+        return authority.isEmpty() ? how : with(how, "ssl.truststore.type", "PEM", "ssl.truststore.location", authority);
+    }
+
+    static void signIn() throws Exception {
+        TopicPartition one = new TopicPartition(prefix, 1);
+        try (var producer = producer(signedIn())) {
+            same(producer.send(new ProducerRecord<>(prefix, 1, null, bytes("x"))).get().offset(), 0L);
+        }
+        try (var consumer = consumer(signedIn())) {
+            consumer.assign(List.of(one));
+            List<String> found = new ArrayList<>();
+            until("the record", () -> {
+                consumer.poll(Duration.ofMillis(200)).forEach(record -> found.add(text(record.value())));
+                return !found.isEmpty();
+            });
+            same(found, List.of("x"));
+        }
+    }
+
+    static void refused() throws Exception {
+        try (Admin admin = Admin.create(properties(signedIn()))) {
+            get(admin.listTopics().names());
+            throw new AssertionError("it has signed in");
+        } catch (ExecutionException error) {
+            check(error.getCause() instanceof SaslAuthenticationException, error);
+            check(error.getMessage().contains("the token is not valid here"), error);
+        }
     }
 
     /** Sends numbers until the file says that it ends; each is stored in the end. */

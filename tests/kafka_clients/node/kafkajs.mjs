@@ -1,6 +1,6 @@
 // kafkajs.
 import assert from 'node:assert/strict'
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { CODECS, COUNT, KAFKA, PARTITIONS, PREFIX, check, key, parts, timestamp, until, value } from './shared.mjs'
 
@@ -234,6 +234,32 @@ async function listGroups() {
   })
 }
 
+function signedIn() {
+  const { MECHANISM, TOKEN, CA } = process.env
+  const sasl = { mechanism: MECHANISM.toLowerCase(), username: 'admin', password: TOKEN }
+  return new Kafka({ brokers: [KAFKA], logLevel: logLevel.NOTHING, sasl, ssl: CA ? { ca: [readFileSync(CA)] } : false })
+}
+
+async function signIn() {
+  const producer = signedIn().producer({ allowAutoTopicCreation: true, createPartitioner: Partitioners.DefaultPartitioner })
+  await producer.connect()
+  const [{ baseOffset }] = await producer.send({ topic: PREFIX, messages: [{ value: 'x', partition: 1 }] })
+  assert.equal(baseOffset, '0')
+  await producer.disconnect()
+  const seen = []
+  const consumer = signedIn().consumer({ groupId: PREFIX })
+  await consumer.connect()
+  await consumer.subscribe({ topics: [PREFIX], fromBeginning: true })
+  await consumer.run({ eachMessage: async ({ message }) => seen.push(message.value.toString()) })
+  await until('the record', () => seen.length)
+  assert.deepEqual(seen, ['x'])
+  await consumer.disconnect()
+}
+
+async function refused() {
+  await assert.rejects(signedIn().admin().connect(), /the token is not valid here/)
+}
+
 /** Sends numbers until the file says that it ends; each is stored in the end. */
 async function kills() {
   const retry = { retries: 10_000, initialRetryTime: 20, maxRetryTime: 500 }
@@ -250,4 +276,4 @@ async function kills() {
   process.stdout.write(`${sent} `)
 }
 
-parts({ records, idempotent, read, codecs, binary, times, commits, seek, groups, topics, list_groups: listGroups, kills })
+parts({ records, idempotent, read, codecs, binary, times, commits, seek, groups, topics, list_groups: listGroups, sign_in: signIn, refused, kills })

@@ -1,6 +1,7 @@
 // @platformatic/kafka.
 import assert from 'node:assert/strict'
 import { pathToFileURL } from 'node:url'
+import { readFileSync } from 'node:fs'
 import zlib from 'node:zlib'
 import { CODECS, COUNT, KAFKA, PARTITIONS, PREFIX, check, key, parts, timestamp, until, value } from './shared.mjs'
 
@@ -247,4 +248,26 @@ async function listGroups() {
   })
 }
 
-parts({ records, idempotent, read, codecs, binary, times, commits, seek, groups, consumers, static: staticMembers, topics, list_groups: listGroups })
+function signedIn() {
+  const { MECHANISM, TOKEN, CA } = process.env
+  const sasl = { mechanism: MECHANISM, username: 'admin', password: TOKEN }
+  return { ...base, sasl, ...(CA ? { tls: { ca: readFileSync(CA) } } : {}) }
+}
+
+async function signIn() {
+  const { offsets } = await send(PREFIX, [{ value: 'x', partition: 1 }], signedIn())
+  assert.equal(offsets[0].offset, 0n)
+  const seen = []
+  const member = await new Member(PREFIX, PREFIX, seen, { ...CLASSIC, ...signedIn() }).start('earliest')
+  await until('the record', () => seen.length)
+  assert.deepEqual(seen.map(({ value }) => value), ['x'])
+  await member.stop()
+}
+
+async function refused() {
+  const admin = new Admin({ ...signedIn(), retries: 0 })
+  await assert.rejects(admin.listTopics())
+  await admin.close()
+}
+
+parts({ records, idempotent, read, codecs, binary, times, commits, seek, groups, consumers, static: staticMembers, topics, list_groups: listGroups, sign_in: signIn, refused })

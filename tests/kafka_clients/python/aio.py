@@ -9,7 +9,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import TopicAlreadyExistsError
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError
+from aiokafka.helpers import create_ssl_context
 
 from shared import CODECS, COUNT, KAFKA, PARTITIONS, PATIENCE, PREFIX, check, key, parts, timestamp, value
 
@@ -241,6 +242,31 @@ async def list_groups():
     await client.close()
 
 
+def signed_in():
+    """How to sign in."""
+    how = {
+        "security_protocol": os.environ["PROTOCOL"], "sasl_mechanism": os.environ["MECHANISM"], "sasl_plain_username": "admin",
+        "sasl_plain_password": os.environ["TOKEN"]}
+    return {**how, "ssl_context": create_ssl_context(cafile=os.environ["CA"])} if os.environ["CA"] else how
+
+
+async def sign_in():
+    async with AIOKafkaProducer(bootstrap_servers=KAFKA, **signed_in()) as sender:
+        sent = await sender.send_and_wait(PREFIX, b"x")
+    async with consumer(**signed_in()) as reader:
+        reader.assign([TopicPartition(PREFIX, sent.partition)])
+        assert (await asyncio.wait_for(reader.getone(), PATIENCE)).value == b"x"
+
+
+async def refused():
+    sender = AIOKafkaProducer(bootstrap_servers=KAFKA, **signed_in())
+    try:
+        await sender.start()
+        raise AssertionError("it has signed in")
+    except KafkaError:
+        await sender.stop()
+
+
 async def kills():
     """Sends numbers until the file says that it ends; each is stored in the end."""
     sent = []
@@ -257,4 +283,4 @@ def blocking(part):
     return lambda: asyncio.run(part())
 
 
-parts({each.__name__: blocking(each) for each in (records, idempotent, codecs, binary, times, commits, groups, static, topics, list_groups, kills)})
+parts({each.__name__: blocking(each) for each in (records, idempotent, codecs, binary, times, commits, groups, static, topics, list_groups, sign_in, refused, kills)})

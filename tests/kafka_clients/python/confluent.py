@@ -304,6 +304,30 @@ def list_groups():
     assert group not in {each.group_id for each in client.list_consumer_groups().result(PATIENCE).valid}
 
 
+def signed_in():
+    """How to sign in."""
+    how = {
+        "security.protocol": os.environ["PROTOCOL"], "sasl.mechanisms": os.environ["MECHANISM"], "sasl.username": "admin",
+        "sasl.password": os.environ["TOKEN"]}
+    return {**how, "ssl.ca.location": os.environ["CA"]} if os.environ["CA"] else how
+
+
+def sign_in():
+    assert produce(PREFIX, [dict(value=b"x", partition=1)], **signed_in()) == [0]
+    reader = consumer(**signed_in())
+    reader.assign([TopicPartition(PREFIX, 1, OFFSET_BEGINNING)])
+    message = until("the record", lambda: reader.poll(0.5))
+    assert message.error() is None and message.value() == b"x", message.error()
+
+
+def refused():
+    """It tries for ever, and tells why."""
+    errors = []
+    sender = Producer({"bootstrap.servers": KAFKA, "error_cb": errors.append, **signed_in()})
+    until("the error", lambda: sender.poll(0.1) or errors)
+    assert errors[0].name() == "_AUTHENTICATION" and "the token is not valid here" in errors[0].str(), errors
+
+
 def kills():
     """Sends numbers until the file says that it ends; each is stored in the end."""
     sent, stored = 0, []
@@ -324,4 +348,4 @@ def kills():
     print(sent, end=" ")
 
 
-parts({each.__name__: each for each in (records, idempotent, codecs, binary, times, commits, groups, static, consumers, topics, list_groups, kills)})
+parts({each.__name__: each for each in (records, idempotent, codecs, binary, times, commits, groups, static, consumers, topics, list_groups, sign_in, refused, kills)})

@@ -297,6 +297,32 @@ def list_groups():
     client.close()
 
 
+def signed_in():
+    """How to sign in."""
+    how = {
+        "security_protocol": os.environ["PROTOCOL"], "sasl_mechanism": os.environ["MECHANISM"], "sasl_plain_username": "admin",
+        "sasl_plain_password": os.environ["TOKEN"]}
+    return {**how, "ssl_cafile": os.environ["CA"]} if os.environ["CA"] else how
+
+
+def sign_in():
+    sent = producer(acks="all", **signed_in()).send(f"{PREFIX}-{IS_OLD}", b"x").get(PATIENCE)
+    partition = TopicPartition(sent.topic, sent.partition)
+    reader = consumer(**signed_in())
+    reader.assign([partition])
+    found = until("the record", lambda: reader.poll(500))
+    assert [record.value for record in found[partition]] == [b"x"], found
+
+
+def refused():
+    """A wrong secret; the old version has one word for all that goes wrong with a connection."""
+    try:
+        producer(**signed_in()) if IS_OLD else KafkaConsumer(bootstrap_servers=KAFKA, bootstrap_timeout_ms=5000, **signed_in())
+        raise AssertionError("it has signed in")
+    except (kafka.errors.NoBrokersAvailable if IS_OLD else kafka.errors.KafkaError):
+        pass
+
+
 def kills():
     """Sends numbers until the file says that it ends; each is stored in the end."""
     sender, sent = producer(enable_idempotence=True, acks="all", retries=2**31 - 1, delivery_timeout_ms=600_000), []
@@ -310,4 +336,4 @@ def kills():
     sender.close()
 
 
-parts({each.__name__: each for each in (records, idempotent, codecs, binary, times, commits, groups, static, topics, list_groups, kills)})
+parts({each.__name__: each for each in (records, idempotent, codecs, binary, times, commits, groups, static, topics, list_groups, sign_in, refused, kills)})
