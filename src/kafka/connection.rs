@@ -28,13 +28,13 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::Kafka;
 use super::apis::{self, Answered};
 use super::backlog::{Backlog, Held, Unread};
 use super::call::{Answer, Hangup};
 use super::frames::{Allowed, End, Frames};
 use super::quotas::InFlight;
 use super::session::Session;
+use super::{Kafka, Mistake, TO_HTTP};
 use crate::broker::budget::Pace;
 
 /// The largest frame, as in Kafka (`socket.request.max.bytes`).
@@ -59,6 +59,28 @@ enum Over {
     Stalled,
     #[error("what the client has signed in with is over")]
     SignedOut,
+    #[error("the client speaks another protocol: {0:?}")]
+    Mistake(Mistake),
+}
+
+impl Over {
+    /// Why there is no frame, of which `number` came before: what begins as another protocol does is that.
+    fn without_frame(end: End, number: u32) -> Self {
+        match end {
+            End::Length(length) if number == 0 => match length.to_be_bytes() {
+                [0x16, 3, ..] => Self::Mistake(Mistake::Tls),
+                begin
+                    if begin
+                        .iter()
+                        .all(|byte| byte.is_ascii_uppercase() || *byte == b' ') =>
+                {
+                    Self::Mistake(Mistake::Http)
+                }
+                _ => Self::End(end),
+            },
+            end => Self::End(end),
+        }
+    }
 }
 
 /// An answer in its place.
@@ -72,15 +94,15 @@ struct Queued {
     unread: Option<Unread>,
 }
 
-/// Answers the requests of a connection until it ends, or until the server stops.
+/// Answers the requests of a connection until it ends, or until the server stops. Returns what the client got wrong.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
     kafka: &Kafka,
     stream: S,
     session: &Arc<Session>,
     (life, connection): (u32, u64),
-) {
+) -> Option<Mistake> {
     let (read, write) = tokio::io::split(stream);
-    let (read, write) = (pin!(read), pin!(write));
+    let (read, mut write) = (pin!(read), pin!(write));
     let (answers, queue) = mpsc::channel(IN_FLIGHT);
     let backlog = Arc::new(Backlog::default());
     let unread = Arc::clone(&backlog);
@@ -97,7 +119,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
             };
             let frame = tokio::select! {
                 biased;
-                frame = next => frame?,
+                frame = next => frame.map_err(|end| Over::without_frame(end, number))?,
                 _ = stopping.wait_for(|stopping| *stopping) => return Err(Over::Stopping),
             };
             number += 1;
@@ -141,8 +163,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
             }
         }
     };
-    let serving = async move {
-        let mut writing = pin!(write_answers(kafka, write, queue, &unread));
+    let serving = async {
+        let mut writing = pin!(write_answers(kafka, write.as_mut(), queue, &unread));
         tokio::select! {
             biased;
             written = writing.as_mut() => written,
@@ -158,14 +180,29 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
         () = session.over() => Err(Over::SignedOut),
         served = serving => served,
     };
+    let over = match over {
+        Ok(()) | Err(Over::End(End::Closed | End::Idle) | Over::Stopping) => return None,
+        Err(over) => over,
+    };
+    tracing::debug!(client = ?session.address, reason = %over, "a Kafka connection is closed");
     match over {
-        Ok(()) | Err(Over::End(End::Closed | End::Idle) | Over::Stopping) => {}
-        Err(over) => {
-            if matches!(over, Over::Stalled) {
-                kafka.metrics.kafka.stalled_connections.fetch_add(1, Relaxed);
-            }
-            tracing::debug!(client = ?session.address, reason = %over, "a Kafka connection is closed");
+        Over::Stalled => {
+            kafka.metrics.kafka.stalled_connections.fetch_add(1, Relaxed);
+            None
         }
+        Over::Mistake(mistake) => {
+            if mistake == Mistake::Http {
+                let said = async {
+                    write.write_all(TO_HTTP.as_bytes()).await?;
+                    write.shutdown().await
+                };
+                // Who does not read it has no use for it.
+                let _ = timeout(kafka.settings.write_timeout, said).await;
+            }
+            Some(mistake)
+        }
+        Over::Hangup(Hangup::NotSignedIn) => Some(Mistake::NotSignedIn),
+        _ => None,
     }
 }
 

@@ -91,6 +91,22 @@ pub(crate) struct Settings {
     pub(crate) sign_in_timeout: Duration,
 }
 
+/// What a client got wrong that is no Kafka client, or is not set up for this listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistake {
+    /// It speaks HTTP.
+    Http,
+    /// It speaks TLS, below which there is none or other TLS.
+    Tls,
+    /// It has sent a request before it has signed in.
+    NotSignedIn,
+}
+
+/// The answer to HTTP.
+pub const TO_HTTP: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
+    cache-control: no-store\r\nconnection: close\r\ncontent-length: 60\r\n\r\n\
+    this port speaks Kafka's protocol: HTTP is at another port\r\n";
+
 /// A connection, as the listener knows it.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -136,7 +152,8 @@ impl Kafka {
     }
 
     /// Answers the requests of a connection until it ends, or until the server stops: then what was begun is answered.
-    pub async fn serve<S: AsyncRead + AsyncWrite>(&self, stream: S, peer: Peer) {
+    /// Returns what the client got wrong, if nothing could be answered for that.
+    pub async fn serve<S: AsyncRead + AsyncWrite>(&self, stream: S, peer: Peer) -> Option<Mistake> {
         let session = Arc::new(Session::new(&self.broker.access, &peer));
         // Nobody's session ends if nobody has to sign in.
         let _open = self
@@ -144,7 +161,7 @@ impl Kafka {
             .access
             .is_on()
             .then(|| self.sessions.open(peer.connection, &session));
-        connection::serve(self, stream, &session, (peer.life, peer.connection)).await;
+        connection::serve(self, stream, &session, (peer.life, peer.connection)).await
     }
 
     /// Closes the connections whose token, JWT or certificate is not valid any more.

@@ -61,6 +61,7 @@ use tower::Service;
 use self::bodies::{AnswerBody, RequestBody};
 use self::stream::Stream;
 use super::certificate;
+use super::mistakes::{Mistake, Mistakes};
 use super::observe::{self, Noted};
 use super::pacing::{Pacing, Slowed};
 use super::socket::{Socket, say_and_close};
@@ -122,6 +123,8 @@ pub(super) struct Connections {
     next_id: AtomicU64,
     /// Which changes that are refused have a line in the log.
     refused_changes: Sparing,
+    /// The same of clients that speak something else.
+    mistakes: Mistakes,
     /// Every open connection, to be woken when the stage changes.
     open: Mutex<HashMap<u64, Arc<Connection>>>,
 }
@@ -153,6 +156,8 @@ struct Connection {
     /// The task's waker; it never changes, so the first poll sets it.
     waker: OnceLock<Waker>,
     phase: AtomicU8,
+    /// The first byte of the connection, once it has arrived.
+    first_byte: OnceLock<u8>,
     /// Raised by received bytes, and by bytes sent after a wait; a timer that finds it unchanged saw no progress.
     progress: AtomicU32,
     /// The socket accepts no more bytes: the client does not read.
@@ -218,6 +223,7 @@ impl Connections {
             stage: AtomicU8::new(RUNNING),
             next_id: AtomicU64::new(0),
             refused_changes: Sparing::default(),
+            mistakes: Mistakes::default(),
             open: Mutex::default(),
             app,
         }
@@ -240,6 +246,7 @@ impl Connections {
             shared: self.clone(),
             waker: OnceLock::new(),
             phase: AtomicU8::new(HEAD),
+            first_byte: OnceLock::new(),
             progress: AtomicU32::new(0),
             is_blocked: AtomicBool::new(false),
             blocked_since_ms: AtomicU64::new(0),
@@ -371,7 +378,14 @@ impl Connections {
     /// Writes the lines that say what got no line of its own.
     pub(super) fn tell_left_out(&self) {
         self.app.access.tell_left_out();
-        observe::tell_left_out(&self.refused_changes, self.app.clock.monotonic());
+        let now = self.app.clock.monotonic();
+        observe::tell_left_out(&self.refused_changes, now);
+        self.mistakes.tell_left_out(now);
+    }
+
+    /// Notes what a client got wrong.
+    pub(super) fn note(&self, mistake: Mistake, address: Option<SocketAddr>) {
+        self.mistakes.note(self.app.clock.monotonic(), mistake, address);
     }
 
     fn enter(&self, stage: u8) {
@@ -430,7 +444,12 @@ async fn serve(stream: TcpStream, registered: Registered) {
         loop {
             // Poll the connection first: a request that has arrived is answered even if the server stops. Errors are
             // the client's: a broken connection or a malformed request, which hyper has answered.
-            if serving.as_mut().poll(cx).is_ready() {
+            if let Poll::Ready(served) = serving.as_mut().poll(cx) {
+                let is_no_request = served.is_err_and(|error| error.is_parse());
+                let first = connection.first_byte.get().filter(|_| is_no_request);
+                if let Some(mistake) = first.and_then(|first| Mistake::at_http(*first)) {
+                    shared.note(mistake, connection.caller.address);
+                }
                 return Poll::Ready(());
             }
             let now = shared.stage.load(SeqCst);
@@ -474,6 +493,7 @@ async fn shake_hands(
         match stream.peek(&mut first).await {
             // Probes of the port connect, and send nothing.
             Ok(0) | Err(_) => return Ok(None),
+            Ok(_) if first[0] == 0 => shared.note(Mistake::KafkaToHttp, connection.caller.address),
             Ok(_) if tls::is_plain_http(first[0]) => {
                 let said = say_and_close(stream, tls::PLAIN_HTTP.as_bytes()).await;
                 return said.and(Err(io::Error::other("plain HTTP instead of TLS")));

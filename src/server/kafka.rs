@@ -3,6 +3,7 @@
 //! Connections count in the same limit as those of HTTP, and leave a few places of it free. Above it, a connection is closed at once: the protocol has no
 //! answer to a request that was not sent. What the bytes of a connection mean is in [`crate::kafka`].
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,10 +15,11 @@ use tokio::time::timeout;
 
 use super::certificate;
 use super::connection::Connections;
-use super::socket::Socket;
+use super::mistakes::Mistake;
+use super::socket::{Socket, say_and_close};
 use super::tls::{self, Tls};
 use super::{ACCEPT_PAUSE, prepare};
-use crate::kafka::{Kafka, Peer};
+use crate::kafka::{Kafka, Peer, TO_HTTP};
 use crate::metrics::KafkaCounters;
 
 /// A running listener.
@@ -133,21 +135,40 @@ async fn serve(shared: &Shared, stream: TcpStream) {
         life: shared.connections.life(),
         connection: shared.next_id.fetch_add(1, Relaxed),
     };
-    shared.kafka.serve(socket, peer).await;
+    if let Some(mistake) = shared.kafka.serve(socket, peer).await {
+        shared.connections.note(mistake.into(), address);
+    }
 }
 
 /// The stream after the TLS handshake; `None`: there is none, and the connection is over.
 async fn shake_hands(shared: &Shared, tls: &Tls, stream: TcpStream) -> Option<Socket> {
     let mut stopping = shared.connections.stopping();
     let limit = shared.connections.config().header_read_timeout;
+    let address = stream.peer_addr().ok();
+    let handshake = async {
+        let mut first = [0];
+        match stream.peek(&mut first).await? {
+            // Probes of the port connect, and send nothing.
+            0 => return Ok(None),
+            _ if tls::is_plain_http(first[0]) => {
+                shared.connections.note(Mistake::HttpToKafka, address);
+                let said = say_and_close(stream, TO_HTTP.as_bytes()).await;
+                return said.and(Err(io::Error::other("plain HTTP instead of TLS")));
+            }
+            _ if first[0] == 0 => shared.connections.note(Mistake::PlainToKafka, address),
+            _ => {}
+        }
+        let stream = tls.acceptor().accept(stream).await?;
+        Ok(Some(Socket::Tls(Box::new(stream))))
+    };
     let shaken = tokio::select! {
-        shaken = timeout(limit, tls.acceptor().accept(stream)) => shaken,
+        shaken = timeout(limit, handshake) => shaken,
         _ = stopping.wait_for(|stopping| *stopping) => return None,
     };
     let error = match shaken {
-        Ok(Ok(stream)) => return Some(Socket::Tls(Box::new(stream))),
+        Ok(Ok(socket)) => return socket,
         Ok(Err(error)) => error,
-        Err(_) => std::io::ErrorKind::TimedOut.into(),
+        Err(_) => io::ErrorKind::TimedOut.into(),
     };
     shared
         .connections

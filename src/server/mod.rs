@@ -15,6 +15,7 @@ mod connection;
 mod exposure;
 mod jwt_source;
 mod kafka;
+mod mistakes;
 pub mod notify;
 mod observe;
 mod pacing;

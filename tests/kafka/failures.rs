@@ -6,7 +6,7 @@ use super::sasl::closed;
 use super::*;
 
 /// The lines that have all of these words.
-fn lines<'a>(log: &'a str, words: &[&str]) -> Vec<&'a str> {
+pub(crate) fn lines<'a>(log: &'a str, words: &[&str]) -> Vec<&'a str> {
     let has_all = |line: &&str| words.iter().all(|word| line.contains(word));
     log.lines().filter(has_all).collect()
 }
@@ -25,7 +25,7 @@ fn told(log: &str, one: &str, more: &str, listener: &str) -> (usize, u64) {
     (lines(log, &[one, listener]).len(), left_out.sum())
 }
 
-fn wait_until(mut is_so: impl FnMut() -> bool, what: impl Fn() -> String) {
+pub(crate) fn wait_until(mut is_so: impl FnMut() -> bool, what: impl Fn() -> String) {
     let begin = Instant::now();
     while !is_so() {
         assert!(begin.elapsed() < PATIENCE, "{}", what());

@@ -23,6 +23,7 @@ mod group_offsets;
 mod groups;
 mod hostile;
 mod idempotent;
+mod mistakes;
 mod overload;
 mod rights;
 mod sasl;

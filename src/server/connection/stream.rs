@@ -29,6 +29,9 @@ impl AsyncRead for Stream {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let connection = &self.connection;
+        if let Some(first) = buffer.filled().get(before) {
+            connection.first_byte.get_or_init(|| *first);
+        }
         if buffer.filled().len() > before && connection.phase.load(Relaxed) == IDLE {
             connection.phase.store(HEAD, Relaxed);
             connection.progress.fetch_add(1, Relaxed);
