@@ -9,7 +9,8 @@
 //! makes no progress: its client does not send the rest of a request, or reads nothing of an answer, or the request
 //! needs more memory while others of its kind do, too.
 //!
-//! Bytes that are no request close the connection, as in Kafka, after the answers to the requests before them.
+//! Bytes that are no request close the connection, as in Kafka, after the answers to the requests before them. HTTP is told
+//! why.
 //!
 //! A client that closes the connection, or its half of it, does not wait for an answer: a request that would wait for other
 //! clients is given up. Whole requests that have arrived behind it are handled all the same, but no longer answered, since an

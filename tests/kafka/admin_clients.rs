@@ -138,7 +138,7 @@ assert (configs["segment.ms"], configs["cleanup.policy"]) == ("9000", "delete,co
 assert described(ConfigResource(ResourceType.BROKER, "0"))["broker.id"] == "0"
 producer = Producer({"bootstrap.servers": os.environ["KAFKA"]})
 for n in range(10):
-    producer.produce("t", b"x", partition=0)
+    producer.produce("t", b"x", key=b"k", partition=0)
 assert producer.flush(60) == 0
 [future] = admin.delete_records([TopicPartition("t", 0, 7)]).values()
 assert future.result(timeout=60).low_watermark == 7
