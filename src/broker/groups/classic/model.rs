@@ -512,3 +512,33 @@ proptest! {
         world.settle();
     }
 }
+
+#[test]
+fn a_leader_that_starts_again_is_told_who_is_there_although_another_starts_again_meanwhile() {
+    for (leader, other) in [(0, 1), (1, 0)] {
+        let mut world = World::new();
+        for op in [
+            Op::Join(leader, false, false),
+            Op::Join(other, false, false),
+            Op::Silence(300),
+            Op::Silence(300),
+            Op::Sync(leader),
+            Op::Sync(other),
+            Op::BeginSave,
+            Op::EndSave(true),
+            Op::Forget(leader),
+            Op::Join(leader, true, false),
+            Op::BeginSave,
+            // The leader's answer waits until it is stored.
+            Op::Forget(other),
+            Op::Join(other, true, false),
+            Op::EndSave(true),
+            Op::BeginSave,
+            Op::EndSave(true),
+        ] {
+            world.apply(op);
+        }
+        let are_told = |client: &Client| client.waits == Waits::Nothing && client.member.is_some();
+        assert!(world.clients[..2].iter().all(are_told), "{:?}", world.clients);
+    }
+}

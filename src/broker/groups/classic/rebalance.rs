@@ -650,6 +650,7 @@ impl Classic {
         self.instances
             .extend(member.instance.clone().map(|instance| (instance, Arc::clone(id))));
         self.members.insert(Arc::clone(id), member);
+        self.rename_in_held(old, id);
         let keeps = self.phase == Phase::Stable
             && vote(&self.members, self.leader.as_deref().unwrap_or_default()) == self.protocol;
         if keeps {
@@ -672,6 +673,17 @@ impl Classic {
             _ => self.prepare(now),
         }
         call
+    }
+
+    /// Renames a member in the answers that wait until they are stored: their leader is to know those that are there then.
+    fn rename_in_held(&mut self, old: &Arc<str>, id: &Arc<str>) {
+        let saving = self.saving.as_mut().map(|saving| &mut saving.held);
+        let held = saving.into_iter().chain([&mut self.held]).flatten();
+        for row in held.flat_map(|(_, joined)| &mut joined.members) {
+            if row.member == *old {
+                row.member = Arc::clone(id);
+            }
+        }
     }
 
     /// Answers the waiting calls of a process whose instance another one has taken over.
