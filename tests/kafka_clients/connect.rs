@@ -33,9 +33,7 @@ impl<'a> Worker<'a> {
         let file = directory.join(format!("{name}.properties"));
         std::fs::write(&file, properties).expect("a file");
         let jars = kafka_clients().join("java/jars/*");
-        let mut command = bounded(Path::new("java"));
-        command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx384m", "-cp"]);
-        command.arg(format!("{}:{}", classes.display(), jars.display()));
+        let mut command = java_with(&format!("{}:{}", classes.display(), jars.display()));
         command
             .arg("org.apache.kafka.connect.cli.ConnectDistributed")
             .arg(file);

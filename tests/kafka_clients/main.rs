@@ -46,6 +46,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -329,22 +330,54 @@ fn go() -> Option<Program> {
     Some(Program(bounded(&program)))
 }
 
-/// Java with the clients' jars; a class or a source file follows.
+/// Java with the clients' jars; a class follows.
 fn java() -> Option<Command> {
     let jars = kafka_clients().join("java/jars");
     if !jars.exists() || Command::new("java").arg("-version").output().is_err() {
         skipped("Java's clients");
         return None;
     }
+    Some(java_with(&jars.join("*").display().to_string()))
+}
+
+/// Java with a class path.
+fn java_with(path: &str) -> Command {
     let mut command = bounded(Path::new("java"));
-    command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx384m", "-cp"]);
-    command.arg(jars.join("*"));
-    Some(command)
+    command.args([
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-Xmx384m",
+        "-cp",
+        path,
+    ]);
+    command
 }
 
 fn java_clients() -> Option<Program> {
-    let mut command = java()?;
-    command.arg(script("java/Clients.java"));
+    // Compiled once for all tests.
+    static CLASSES: LazyLock<PathBuf> = LazyLock::new(|| {
+        let classes = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kafka-clients-java");
+        let mut compiler = bounded(Path::new("javac"));
+        compiler
+            .arg("-cp")
+            .arg(kafka_clients().join("java/jars/*"))
+            .arg("-d")
+            .arg(&classes);
+        let output = compiler
+            .arg(script("java/Clients.java"))
+            .output()
+            .expect("it starts");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        classes
+    });
+    java()?;
+    let jars = kafka_clients().join("java/jars/*");
+    let mut command = java_with(&format!("{}:{}", CLASSES.display(), jars.display()));
+    command.arg("Clients");
     Some(Program(command))
 }
 

@@ -349,8 +349,8 @@ func sorted(set map[int32]bool) (all []int) {
 }
 
 // How to sign in.
-func signedIn() (options []kgo.Opt) {
-	user, secret := "admin", os.Getenv("TOKEN")
+func signedIn(secret string) (options []kgo.Opt) {
+	user := "admin"
 	switch os.Getenv("MECHANISM") {
 	case "PLAIN":
 		options = append(options, kgo.SASL(plain.Auth{User: user, Pass: secret}.AsMechanism()))
@@ -368,7 +368,7 @@ func signedIn() (options []kgo.Opt) {
 }
 
 func signIn(ctx context.Context) {
-	sender := client(append(signedIn(), kgo.ConsumeTopics(prefix), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+	sender := client(append(signedIn(os.Getenv("TOKEN")), kgo.ConsumeTopics(prefix), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
 	defer sender.Close()
 	sent := must(sender.ProduceSync(ctx, &kgo.Record{Topic: prefix, Value: []byte("x")}).First())
 	found := sender.PollFetches(ctx)
@@ -377,7 +377,7 @@ func signIn(ctx context.Context) {
 }
 
 func refused(ctx context.Context) {
-	stranger := client(signedIn()...)
+	stranger := client(signedIn("quipu_wrong")...)
 	defer stranger.Close()
 	err := stranger.Ping(ctx)
 	check(errors.Is(err, kerr.SaslAuthenticationFailed), err)

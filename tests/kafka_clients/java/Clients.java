@@ -501,20 +501,20 @@ public class Clients {
     }
 
     /** How to sign in. */
-    static Object[] signedIn() {
+    static Object[] signedIn(String secret) {
         String mechanism = System.getenv("MECHANISM"), authority = System.getenv("CA");
         String module = mechanism.equals("PLAIN") ? "plain.PlainLoginModule" : "scram.ScramLoginModule";
-        String jaas = "org.apache.kafka.common.security." + module + " required username=\"admin\" password=\"" + System.getenv("TOKEN") + "\";";
+        String jaas = "org.apache.kafka.common.security." + module + " required username=\"admin\" password=\"" + secret + "\";";
         Object[] how = {"security.protocol", System.getenv("PROTOCOL"), "sasl.mechanism", mechanism, "sasl.jaas.config", jaas};
         return authority.isEmpty() ? how : with(how, "ssl.truststore.type", "PEM", "ssl.truststore.location", authority);
     }
 
     static void signIn() throws Exception {
         TopicPartition one = new TopicPartition(prefix, 1);
-        try (var producer = producer(signedIn())) {
+        try (var producer = producer(signedIn(System.getenv("TOKEN")))) {
             same(producer.send(new ProducerRecord<>(prefix, 1, null, bytes("x"))).get().offset(), 0L);
         }
-        try (var consumer = consumer(signedIn())) {
+        try (var consumer = consumer(signedIn(System.getenv("TOKEN")))) {
             consumer.assign(List.of(one));
             List<String> found = new ArrayList<>();
             until("the record", () -> {
@@ -526,7 +526,7 @@ public class Clients {
     }
 
     static void refused() throws Exception {
-        try (Admin admin = Admin.create(properties(signedIn()))) {
+        try (Admin admin = Admin.create(properties(signedIn("quipu_wrong")))) {
             get(admin.listTopics().names());
             throw new AssertionError("it has signed in");
         } catch (ExecutionException error) {

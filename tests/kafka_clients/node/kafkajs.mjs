@@ -234,9 +234,9 @@ async function listGroups() {
   })
 }
 
-function signedIn() {
-  const { MECHANISM, TOKEN, CA } = process.env
-  const sasl = { mechanism: MECHANISM.toLowerCase(), username: 'admin', password: TOKEN }
+function signedIn(secret = process.env.TOKEN) {
+  const { MECHANISM, CA } = process.env
+  const sasl = { mechanism: MECHANISM.toLowerCase(), username: 'admin', password: secret }
   return new Kafka({ brokers: [KAFKA], logLevel: logLevel.NOTHING, sasl, ssl: CA ? { ca: [readFileSync(CA)] } : false })
 }
 
@@ -257,7 +257,7 @@ async function signIn() {
 }
 
 async function refused() {
-  await assert.rejects(signedIn().admin().connect(), /the token is not valid here/)
+  await assert.rejects(signedIn('quipu_wrong').admin().connect(), /the token is not valid here/)
 }
 
 /** Sends numbers until the file says that it ends; each is stored in the end. */

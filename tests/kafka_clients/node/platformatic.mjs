@@ -248,9 +248,9 @@ async function listGroups() {
   })
 }
 
-function signedIn() {
-  const { MECHANISM, TOKEN, CA } = process.env
-  const sasl = { mechanism: MECHANISM, username: 'admin', password: TOKEN }
+function signedIn(secret = process.env.TOKEN) {
+  const { MECHANISM, CA } = process.env
+  const sasl = { mechanism: MECHANISM, username: 'admin', password: secret }
   return { ...base, sasl, ...(CA ? { tls: { ca: readFileSync(CA) } } : {}) }
 }
 
@@ -265,7 +265,7 @@ async function signIn() {
 }
 
 async function refused() {
-  const admin = new Admin({ ...signedIn(), retries: 0 })
+  const admin = new Admin({ ...signedIn('quipu_wrong'), retries: 0 })
   await assert.rejects(admin.listTopics())
   await admin.close()
 }

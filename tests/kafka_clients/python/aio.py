@@ -242,11 +242,11 @@ async def list_groups():
     await client.close()
 
 
-def signed_in():
+def signed_in(secret=os.environ.get("TOKEN")):
     """How to sign in."""
     how = {
         "security_protocol": os.environ["PROTOCOL"], "sasl_mechanism": os.environ["MECHANISM"], "sasl_plain_username": "admin",
-        "sasl_plain_password": os.environ["TOKEN"]}
+        "sasl_plain_password": secret}
     return {**how, "ssl_context": create_ssl_context(cafile=os.environ["CA"])} if os.environ["CA"] else how
 
 
@@ -259,7 +259,7 @@ async def sign_in():
 
 
 async def refused():
-    sender = AIOKafkaProducer(bootstrap_servers=KAFKA, **signed_in())
+    sender = AIOKafkaProducer(bootstrap_servers=KAFKA, **signed_in("quipu_wrong"))
     try:
         await sender.start()
         raise AssertionError("it has signed in")

@@ -304,11 +304,11 @@ def list_groups():
     assert group not in {each.group_id for each in client.list_consumer_groups().result(PATIENCE).valid}
 
 
-def signed_in():
+def signed_in(secret=os.environ.get("TOKEN")):
     """How to sign in."""
     how = {
         "security.protocol": os.environ["PROTOCOL"], "sasl.mechanisms": os.environ["MECHANISM"], "sasl.username": "admin",
-        "sasl.password": os.environ["TOKEN"]}
+        "sasl.password": secret}
     return {**how, "ssl.ca.location": os.environ["CA"]} if os.environ["CA"] else how
 
 
@@ -323,7 +323,7 @@ def sign_in():
 def refused():
     """It tries for ever, and tells why."""
     errors = []
-    sender = Producer({"bootstrap.servers": KAFKA, "error_cb": errors.append, **signed_in()})
+    sender = Producer({"bootstrap.servers": KAFKA, "error_cb": errors.append, **signed_in("quipu_wrong")})
     until("the error", lambda: sender.poll(0.1) or errors)
     assert errors[0].name() == "_AUTHENTICATION" and "the token is not valid here" in errors[0].str(), errors
 

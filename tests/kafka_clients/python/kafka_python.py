@@ -297,11 +297,11 @@ def list_groups():
     client.close()
 
 
-def signed_in():
+def signed_in(secret=os.environ.get("TOKEN")):
     """How to sign in."""
     how = {
         "security_protocol": os.environ["PROTOCOL"], "sasl_mechanism": os.environ["MECHANISM"], "sasl_plain_username": "admin",
-        "sasl_plain_password": os.environ["TOKEN"]}
+        "sasl_plain_password": secret}
     return {**how, "ssl_cafile": os.environ["CA"]} if os.environ["CA"] else how
 
 
@@ -317,7 +317,7 @@ def sign_in():
 def refused():
     """A wrong secret; the old version has one word for all that goes wrong with a connection."""
     try:
-        producer(**signed_in()) if IS_OLD else KafkaConsumer(bootstrap_servers=KAFKA, bootstrap_timeout_ms=5000, **signed_in())
+        producer(**signed_in("quipu_wrong")) if IS_OLD else KafkaConsumer(bootstrap_servers=KAFKA, bootstrap_timeout_ms=5000, **signed_in("quipu_wrong"))
         raise AssertionError("it has signed in")
     except (kafka.errors.NoBrokersAvailable if IS_OLD else kafka.errors.KafkaError):
         pass
