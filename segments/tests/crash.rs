@@ -19,6 +19,8 @@ mod farm;
 mod hook;
 #[path = "crash/model.rs"]
 mod model;
+#[path = "crash/packed.rs"]
+mod packed;
 #[path = "crash/sabotage.rs"]
 mod sabotage;
 mod support;
@@ -102,6 +104,7 @@ fn promises_hold_through_crashes_and_faults_of_any_seed() {
         assert!(sum.backups > seeds / 2, "{sum:?}");
         assert!(sum.failed_backups > seeds / 16, "{sum:?}");
         assert!(sum.restored > seeds / 2, "{sum:?}");
+        assert!(sum.gaps > seeds, "{sum:?}");
     }
 }
 

@@ -1,20 +1,22 @@
 //! Requests, their rounds and their answers.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use quipu_segments::batch::{BatchBuilder, Codec};
+use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{
     Ack, AppendRequest, Appended, Clock, Error, Offset, Once, Part, Partition, Receipt, Records, TimestampMs,
 };
 
 use super::{Driver, Waiting, is_refusal};
 use crate::model::{
-    BatchTry, Change, Existence, Fate, KeyedTry, Name, PartPlan, Rec, Request, RequestId, receipt_key,
+    BatchTry, Change, Existence, Fate, KeyedTry, Name, PartPlan, Rec, Request, RequestId, Rows, receipt_key,
     state_changes,
 };
+use crate::packed::packed;
 
 impl Driver {
     fn marker(&mut self) -> Vec<u8> {
@@ -91,7 +93,7 @@ impl Driver {
     /// Sends a request with these records; without records it only changes the state.
     pub(super) fn send(
         &mut self,
-        records: Vec<(Arc<Partition>, Records, Vec<Rec>)>,
+        records: Vec<(Arc<Partition>, Records, Rows)>,
         once: Option<KeyedTry>,
         batch: Option<BatchTry>,
     ) {
@@ -101,7 +103,7 @@ impl Driver {
         let mut expected = (self.waiting.is_empty() && !state_only && is_plain).then_some(true);
         let may_expect = self.waiting.is_empty() && !state_only;
         let (mut parts, mut plans) = (Vec::new(), Vec::new());
-        for (partition, records, plan) in records {
+        for (partition, records, rows) in records {
             let expected_offset = if may_expect && self.rng.chance(1, 8) {
                 let next = partition.positions().written_offset;
                 Some(if self.rng.chance(2, 3) {
@@ -114,10 +116,7 @@ impl Driver {
                 None
             };
             let key = (partition.id().topic, partition.id().index);
-            plans.push(PartPlan {
-                partition: key,
-                records: plan,
-            });
+            plans.push(PartPlan { partition: key, rows });
             let part = Part::new(partition, records).expecting(expected_offset);
             parts.push(part.json_lines(self.rng.chance(1, 2)));
         }
@@ -151,7 +150,12 @@ impl Driver {
             "append {id} {ack:?} {:?} state {} {once:?} {batch:?}",
             plans
                 .iter()
-                .map(|plan| (plan.partition.0.0, plan.partition.1, plan.records.len()))
+                .map(|plan| (
+                    plan.partition.0.0,
+                    plan.partition.1,
+                    &plan.rows.lacks,
+                    plan.rows.offsets()
+                ))
                 .collect::<Vec<_>>(),
             state.len()
         );
@@ -185,8 +189,8 @@ impl Driver {
         }
     }
 
-    /// Random records for one part, in both forms, within the limits of a request.
-    pub(super) fn records(&mut self, request: RequestId, part: u32) -> (Records, Vec<Rec>) {
+    /// Random records for one part, as the log takes them and as the model does, within the limits of a request.
+    pub(super) fn records(&mut self, request: RequestId, part: u32) -> (Records, Rows) {
         let count = [1, 1, 2, 5, 20, 100][self.rng.index(6)];
         let size = [0, 10, 100, 100, 1_000, 12_000][self.rng.index(6)].min(12_000 / count);
         let mut plan = Vec::new();
@@ -200,29 +204,24 @@ impl Driver {
             let len = size / 2 + self.rng.index(size / 2 + 1);
             plan.push(Rec::make(name, timestamp, len, &mut self.rng));
         }
-        let build = |records: &[Rec]| {
-            let mut builder = BatchBuilder::new();
-            for record in records {
-                record.push_to(&mut builder);
-            }
-            builder
-        };
+        let mut lacks = BTreeSet::new();
         let records = if self.rng.chance(1, 3) {
             let batch = self.rng.between(1, count as u64) as usize;
             let mut batches = Vec::new();
-            for records in plan.chunks(batch) {
-                // Half of them, and without a random number: so a seed does the same with and without compression.
-                let codec = Codec::ALL
-                    .get(records[0].timestamp.rem_euclid(8) as usize)
-                    .copied();
-                let packed = build(records).seal().with_codec(codec, None);
-                batches.push(packed.expect("there is nothing to inflate"));
+            for (records, first) in plan.chunks(batch).zip((0..).step_by(batch)) {
+                let (batch, missing) = packed(records, records[0].timestamp.unsigned_abs());
+                lacks.extend(missing.into_iter().map(|number| first + number));
+                batches.push(batch);
             }
             Records::Sealed(batches)
         } else {
-            Records::Loose(build(&plan))
+            let mut builder = BatchBuilder::new();
+            for record in &plan {
+                record.push_to(&mut builder);
+            }
+            Records::Loose(builder)
         };
-        (records, plan)
+        (records, Rows { records: plan, lacks })
     }
 
     pub(super) fn run_rounds(&mut self) {
@@ -305,6 +304,8 @@ impl Driver {
         say!(self, "request {id} {:?} at {bases:?}", request.ack);
         self.tally.durable += u64::from(request.ack == Ack::Durable);
         request.bases = Some(bases.clone());
+        let gaps = request.parts.iter().filter(|part| !part.rows.lacks.is_empty());
+        self.tally.gaps += gaps.count() as u64;
         if request.ack == Ack::Written {
             request.fate = Fate::Written;
             return;
@@ -342,7 +343,7 @@ impl Driver {
                 topic
                     .and_then(|topic| topic.partition(part.partition.1))
                     .is_some_and(|partition| {
-                        partition.positions().end_offset >= base.plus(part.records.len() as u64)
+                        partition.positions().end_offset >= base.plus(part.rows.offsets())
                     })
             });
             let marked = request

@@ -20,19 +20,29 @@ pub(crate) enum Restart {
     PowerCut,
 }
 
-/// The fetched records with their offsets; every batch is checked.
-pub(crate) fn records(fetched: &Fetched) -> Vec<(u64, Rec)> {
-    let mut found = Vec::new();
+/// The fetched records with their offsets; every batch is checked. A batch begins where the one before ends, the first one
+/// at or before `next`.
+pub(crate) fn records(fetched: &Fetched, next: Offset) -> Vec<(u64, Rec)> {
+    let (mut found, mut end) = (Vec::new(), None);
     for run in &fetched.runs {
         for item in Batches::new(&run.bytes) {
             let (header, bytes) = item.expect("a run is made of whole batches");
             batch::verify(bytes).expect("what is read has been verified");
             let mut offset = header.base_offset;
+            match end {
+                None => assert!(
+                    offset <= next && next < header.next_offset(),
+                    "{next} is in no batch"
+                ),
+                Some(end) => assert_eq!(offset, end, "offsets between two batches"),
+            }
+            end = Some(header.next_offset());
             let plain = batch::inflate(bytes, batch::MAX_INFLATED_BYTES).expect("what was stored inflates");
             for record in batch::Records::new(&plain).expect("a batch that was stored can be read") {
                 let record = record.expect("a record that was stored can be read");
-                assert_eq!(record.offset, offset, "offsets in a batch are dense");
-                offset = offset.plus(1);
+                // The model knows which offsets have no record.
+                assert!(record.offset >= offset, "offsets in a batch go up");
+                offset = record.offset.plus(1);
                 let header = record.headers.iter().next();
                 let rec = Rec {
                     timestamp: record.timestamp.get(),
@@ -42,13 +52,17 @@ pub(crate) fn records(fetched: &Fetched) -> Vec<(u64, Rec)> {
                 };
                 found.push((record.offset.get(), rec));
             }
-            assert_eq!(offset, header.next_offset(), "a batch ends where its header says");
+            assert!(
+                offset <= header.next_offset(),
+                "a batch ends where its header says"
+            );
         }
     }
+    assert_eq!(end, Some(fetched.next_offset), "where the next read begins");
     found
 }
 
-/// Everything from `from` to the end, without gaps.
+/// Everything from `from` to the end.
 pub(crate) fn read_from(
     partition: &Partition,
     from: Offset,
@@ -68,12 +82,8 @@ pub(crate) fn read_from(
             assert_eq!(fetched.next_offset, next);
             return Ok(found);
         }
-        let mut part = records(&fetched);
+        let mut part = records(&fetched, next);
         part.retain(|(offset, _)| *offset >= next.get());
-        for (expected, (offset, _)) in (next.get()..).zip(&part) {
-            assert_eq!(expected, *offset, "a gap in {}", partition.id());
-        }
-        assert_eq!(fetched.next_offset.get(), next.get() + part.len() as u64);
         assert!(fetched.next_offset > next && fetched.next_offset <= fetched.end_offset);
         next = fetched.next_offset;
         found.extend(part);
@@ -105,10 +115,14 @@ fn name_of(model: &Model, key: PartKey, offset: u64, record: &Rec) -> Name {
     let part = &model.requests[&name.request].parts[name.part as usize];
     let found = part.partition;
     assert_eq!(found, key, "{place} is in a partition that it was not sent to");
+    assert!(
+        !part.rows.lacks.contains(&name.index),
+        "{place} is not in its batch"
+    );
     name
 }
 
-/// For each part of each request that is not yet known to be durable: the base where it was found, and its records.
+/// For each part of each request that is not yet known to be durable: the base where it was found, and how many records.
 type Sightings = BTreeMap<(RequestId, u32), (u64, u32)>;
 
 /// Reads a partition from `from` on and compares it; returns what was found beyond the known end.
@@ -122,27 +136,38 @@ fn check_partition(
     let known = model.topics[&key.0].partitions.get(&key.1);
     let known = known.cloned().unwrap_or_default();
     let mut seen = Sightings::new();
+    let mut expected = known.records.range(from..);
     for (offset, record) in read_from(partition, Offset::new(from), max_bytes)? {
         let name = name_of(model, key, offset, &record);
         match known.records.get(&offset) {
-            Some(expected) => assert_eq!(*expected, name, "offset {offset} of {key:?} has changed"),
+            Some(same) => {
+                assert_eq!(*same, name, "offset {offset} of {key:?} has changed");
+                assert_eq!(
+                    expected.next(),
+                    Some((&offset, same)),
+                    "a record of {key:?} is missing"
+                );
+            }
             None => {
                 let is_known = model.requests[&name.request].fate == Fate::Durable;
                 assert!(
                     !is_known,
                     "{name:?} is there twice, also at offset {offset} of {key:?}"
                 );
-                let (base, count) = seen.entry((name.request, name.part)).or_insert((offset, 0));
-                let next = (*base + u64::from(*count), *count);
+                let base = offset - u64::from(name.index);
+                let (first, count) = seen.entry((name.request, name.part)).or_insert((base, 0));
+                let part = &model.requests[&name.request].parts[name.part as usize];
+                let next = (*first, part.rows.numbers().nth(*count as usize));
                 assert_eq!(
                     next,
-                    (offset, name.index),
+                    (base, Some(name.index)),
                     "{name:?} is out of its order, or there twice"
                 );
                 *count += 1;
             }
         }
     }
+    assert_eq!(expected.next(), None, "a record of {key:?} is missing");
     Ok(seen)
 }
 
@@ -204,7 +229,7 @@ fn bases(id: RequestId, request: &Request, seen: &Sightings) -> Vec<Option<Offse
         let (base, count) = *seen.get(&(id, part))?;
         assert_eq!(
             count as usize,
-            plan.records.len(),
+            plan.rows.numbers().count(),
             "part {part} of request {id} is there in part"
         );
         Some(Offset::new(base))
@@ -282,13 +307,15 @@ pub(crate) fn after_restart(log: &Log, model: &mut Model, restart: Restart) -> R
         let request = &model.requests[id];
         let is_stored = request.fate == Fate::Durable;
         assert!(is_stored, "request {id} was answered as not stored, and is there");
-        let key = request.parts[*part as usize].partition;
+        let plan = &request.parts[*part as usize];
+        let (key, index) = (plan.partition, plan.rows.numbers().next().unwrap_or_default());
         let name = Name {
             request: *id,
             part: *part,
-            index: 0,
+            index,
         };
-        let known = model.topics[&key.0].partitions[&key.1].records.get(&base);
+        let records = &model.topics[&key.0].partitions[&key.1].records;
+        let known = records.get(&(base + u64::from(index)));
         assert_eq!(known, Some(&name), "request {id} is there twice");
     }
     for topic in &topics {

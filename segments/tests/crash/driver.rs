@@ -30,6 +30,8 @@ pub(crate) struct Tally {
     pub(crate) expired: u64,
     /// Repetitions of a request that the same round stored.
     pub(crate) repeated_at_once: u64,
+    /// Stored parts with batches that lack records.
+    pub(crate) gaps: u64,
     /// Backups that were finished, those that were not, and those of both that were restored and compared.
     pub(crate) backups: u64,
     pub(crate) failed_backups: u64,
@@ -54,6 +56,7 @@ impl Tally {
         self.repeated_batches += other.repeated_batches;
         self.expired += other.expired;
         self.repeated_at_once += other.repeated_at_once;
+        self.gaps += other.gaps;
         self.backups += other.backups;
         self.failed_backups += other.failed_backups;
         self.restored += other.restored;

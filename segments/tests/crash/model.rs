@@ -1,7 +1,7 @@
 //! What the log must hold: a plain list of records per partition, a plain map, and requests whose outcome is unknown.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::sim::Rng;
@@ -95,10 +95,30 @@ impl Rec {
     }
 }
 
+/// The records of one part of a request. Each lies as many offsets behind the part's first as its number says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rows {
+    pub(crate) records: Vec<Rec>,
+    /// The numbers of records that its batches lack: there are only their offsets.
+    pub(crate) lacks: BTreeSet<u32>,
+}
+
+impl Rows {
+    /// The numbers of the records that must be there.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u32> {
+        (0..self.records.len() as u32).filter(|number| !self.lacks.contains(number))
+    }
+
+    /// How many offsets they take.
+    pub(crate) fn offsets(&self) -> u64 {
+        self.records.len() as u64
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct PartPlan {
     pub(crate) partition: PartKey,
-    pub(crate) records: Vec<Rec>,
+    pub(crate) rows: Rows,
 }
 
 pub(crate) type Change = (Vec<u8>, Option<Vec<u8>>);
@@ -193,7 +213,7 @@ impl Request {
 pub(crate) struct PartModel {
     /// Every record that must be there, by offset, also those below the log start.
     pub(crate) records: BTreeMap<u64, Name>,
-    /// One past the last record that was acknowledged as durable or was readable.
+    /// One past the last offset that was acknowledged as durable or was readable.
     pub(crate) end: u64,
     /// The log start is not below what was acknowledged…
     pub(crate) start: u64,
@@ -298,7 +318,7 @@ impl Model {
 
     pub(crate) fn record(&self, name: Name) -> Option<&Rec> {
         let part = self.requests.get(&name.request)?.parts.get(name.part as usize)?;
-        part.records.get(name.index as usize)
+        part.rows.records.get(name.index as usize)
     }
 
     pub(crate) fn part_mut(&mut self, key: PartKey) -> &mut PartModel {
@@ -336,14 +356,13 @@ impl Model {
         }
         let once = request.once.clone();
         let state = request.state.clone();
-        let rows = request.parts.iter();
-        let parts: Vec<(PartKey, u32)> = rows
-            .map(|part| (part.partition, part.records.len() as u32))
-            .collect();
-        for (part, ((key, count), base)) in parts.into_iter().zip(bases).enumerate() {
-            let Some(base) = base else { continue };
+        for (part, (plan, base)) in request.parts.clone().into_iter().zip(bases).enumerate() {
+            let (Some(base), key) = (base, plan.partition) else {
+                continue;
+            };
             let model = self.part_mut(key);
-            for index in 0..count {
+            model.end = model.end.max(base.get() + plan.rows.offsets());
+            for index in plan.rows.numbers() {
                 let name = Name {
                     request: id,
                     part: part as u32,
@@ -355,7 +374,6 @@ impl Model {
                     before.is_none_or(|before| before == name),
                     "offset {offset} of {key:?} was given to {before:?} and now to {name:?}"
                 );
-                model.end = model.end.max(offset + 1);
             }
         }
         for (key, value) in state {

@@ -65,23 +65,25 @@ impl Driver {
         let (start, end) = (positions.log_start_offset, positions.end_offset);
         let known = self.model.topics[&id.topic].partitions[&id.index].clone();
         let time = self.clock.now().get() + self.rng.below(12_000) as i64 - 10_000;
-        let record = |offset: u64| {
-            self.model
-                .record(known.records[&offset])
-                .expect("it was appended")
+        let from = |offset: Offset| {
+            let row = |(offset, name): (&u64, _)| {
+                let record = self.model.record(name).expect("it was appended");
+                (Offset::new(*offset), TimestampMs(record.timestamp))
+            };
+            let rows = known.records.range(offset.get()..end.get());
+            rows.map(move |(offset, name)| row((offset, *name)))
         };
-        let first = (start.get()..end.get()).find(|offset| record(*offset).timestamp >= time);
+        let first = from(start).find(|(_, timestamp)| timestamp.get() >= time);
         let offset = Offset::new(self.rng.clone().between(start.get(), end.get()));
         let found = partition.offset_for_time(TimestampMs(time))?;
         let located = partition.locate(offset)?;
         assert_eq!(
-            found.map(|(offset, time)| (offset.get(), time.get())),
-            first.map(|offset| (offset, record(offset).timestamp)),
+            found, first,
             "the first record of {id} at or after {time}, {positions:?}"
         );
-        let expected = (offset < end).then(|| (offset, TimestampMs(record(offset.get()).timestamp)));
+        let expected = from(offset).next();
         assert_eq!(located.next, expected, "offset {offset} of {id}, {positions:?}");
-        assert_eq!(located.bytes_to_end == 0, offset == end);
+        assert_eq!(located.bytes_to_end == 0, expected.is_none());
         Ok(())
     }
 }

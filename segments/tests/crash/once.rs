@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{Ack, Clock, Error, Offset, Partition, ProducerId, Records, TopicId};
 
 use super::Driver;
-use crate::model::{BatchTry, Fate, KeyedTry, PartKey, Rec, RequestId, Verdict};
+use crate::model::{BatchTry, Fate, KeyedTry, Name, PartKey, Rec, RequestId, Rows, Verdict};
+use crate::packed::packed;
 
 /// A key that was used.
 #[derive(Clone)]
@@ -113,21 +113,22 @@ impl Driver {
                 i32::MAX - batch.first + batch.last + 2
             };
             let id = self.model.next_request;
-            let (mut builder, mut plan) = (BatchBuilder::new(), Vec::new());
-            for index in 0..count as u32 {
-                let name = crate::model::Name {
-                    request: id,
-                    part: 0,
-                    index,
-                };
-                let record = Rec::make(name, self.clock.now().get(), 20, &mut self.rng);
-                record.push_to(&mut builder);
-                plan.push(record);
-            }
-            let mut sealed = builder.seal();
+            let name = |index| Name {
+                request: id,
+                part: 0,
+                index,
+            };
+            let records: Vec<Rec> = (0..count as u32)
+                .map(|index| Rec::make(name(index), self.clock.now().get(), 20, &mut self.rng))
+                .collect();
+            let (mut sealed, lacks) = packed(&records, id);
             sealed.set_producer(ProducerId(producer), batch.epoch, batch.first);
-            let records = Records::Sealed(vec![sealed]);
-            self.send(vec![(Arc::clone(&partition), records, plan)], None, Some(batch));
+            let part = (
+                Arc::clone(&partition),
+                Records::Sealed(vec![sealed]),
+                Rows { records, lacks },
+            );
+            self.send(vec![part], None, Some(batch));
         }
     }
 
