@@ -55,4 +55,4 @@ macro_rules! corpora {
     };
 }
 
-corpora! { batches coding descriptions directory http index journal json jwt kafka negotiate once query round_trip snapshots }
+corpora! { batches coding compressed connection descriptions directory http index journal json jwt kafka negotiate once query round_trip snapshots }

@@ -40,7 +40,7 @@ pub fn run(data: &[u8]) {
 }
 
 /// Corrects magic and CRC of the batches, and the first batch's length if `all`.
-fn reseal(bytes: &mut [u8], all: bool) {
+pub(super) fn reseal(bytes: &mut [u8], all: bool) {
     if bytes.len() < HEADER_BYTES {
         return;
     }

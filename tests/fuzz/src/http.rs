@@ -3,25 +3,19 @@
 //! No request of a client is answered 500. An answer of type JSON is JSON, a problem has the status that it names, and
 //! each line of NDJSON is a record that could be produced again.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use axum::Router;
 use axum::body::Body;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use quipu::formats::cloudevents::parse_events;
 use quipu::formats::json::{RecordError, parse_record};
-use quipu::http::app::App;
-use quipu::settings::Config;
-use quipu_segments::sim::{SimClock, SimDisk};
-use quipu_segments::{AppendRequest, Log, Options, StateChange, TimestampMs, TopicSettings, TopicSpec};
+use quipu_segments::{TopicSettings, TopicSpec};
 use serde::de::IgnoredAny;
 use serde_json::Value;
-use tokio::runtime::Runtime;
 use tower::ServiceExt as _;
 
 use super::input::Input;
+use super::service::Service;
 
 const METHODS: [Method; 7] = [
     Method::POST,
@@ -74,52 +68,29 @@ const VALUES: [&str; 10] = [
 ];
 
 /// The service is created once, because creating its routes takes long; each run empties it first.
-struct Service {
-    runtime: Runtime,
-    app: App,
+struct Routed {
+    service: Service,
     router: Router,
 }
 
 pub fn run(data: &[u8]) {
     thread_local! {
-        static SERVICE: Service = {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .max_blocking_threads(1)
-                .build()
-                .expect("a runtime");
-            let app = app();
-            let router = quipu::http::router(app.clone());
-            Service { runtime, app, router }
+        static ROUTED: Routed = {
+            let service = Service::new(|_| {});
+            // So that no request waits for records that nobody will send.
+            service.app.stopping.send_replace(true);
+            let router = quipu::http::router(service.app.clone());
+            Routed { service, router }
         };
     }
-    SERVICE.with(|service| {
-        empty(&service.app);
-        let requests = requests(&service.app, &service.router, data);
-        service.runtime.block_on(requests);
+    ROUTED.with(|Routed { service, router }| {
+        service.empty();
+        service.create_topic("t", TopicSpec::new(2, TopicSettings::default()));
+        service.run(requests(router, data));
     });
 }
 
-/// Removes what the last run left: topics, groups, unsynced segments.
-fn empty(app: &App) {
-    for topic in app.log.topics() {
-        app.log.delete_topic(topic.name(), Vec::new()).expect("deleted");
-    }
-    let state = app.log.state_prefix(b"").into_iter();
-    let removes = state.map(|(key, _)| StateChange::remove(key.into_vec()));
-    let state: Vec<StateChange> = removes.collect();
-    if !state.is_empty() {
-        let request = AppendRequest::of_state(state);
-        let ticket = app.log.append(request).expect("queued");
-        app.log.run_round().expect("the disk is healthy");
-        ticket.wait().expect("durable");
-    }
-    let spec = TopicSpec::new(2, TopicSettings::default());
-    app.log.create_topic("t", spec).expect("made");
-    app.log.sync_segments().expect("the disk is healthy");
-}
-
-async fn requests(app: &App, router: &Router, data: &[u8]) {
+async fn requests(router: &Router, data: &[u8]) {
     let mut input = Input::new(data);
     for _ in 0..4 {
         if input.is_empty() {
@@ -129,50 +100,18 @@ async fn requests(app: &App, router: &Router, data: &[u8]) {
             continue;
         };
         let is_head = request.method() == Method::HEAD;
-        check(ask(app, router, request).await, is_head).await;
+        check(ask(router, request).await, is_head).await;
     }
     for partition in 0..2 {
         let uri = format!("/v1/topics/t/partitions/{partition}/records?offset=earliest");
         let request = Request::get(uri).header(header::ACCEPT, "application/x-ndjson");
         let request = request.body(Body::empty()).expect("a request");
-        check(ask(app, router, request).await, false).await;
+        check(ask(router, request).await, false).await;
     }
 }
 
-/// Sends a request, and meanwhile runs the rounds of the engine, which has no threads of its own.
-async fn ask(app: &App, router: &Router, request: Request<Body>) -> http::Response<Body> {
-    let rounds = async {
-        loop {
-            if app.log.run_round().expect("the disk is healthy") {
-                app.log.sync_segments().expect("the disk is healthy");
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::select! {
-        answer = router.clone().oneshot(request) => answer.expect("an answer"),
-        () = rounds => unreachable!("rounds go on until there is an answer"),
-    }
-}
-
-fn app() -> App {
-    let clock = Arc::new(SimClock::new(TimestampMs(1_700_000_000_000)));
-    let options = Options {
-        journal_file_bytes: 192 << 10,
-        journal_files: 2,
-        max_request_bytes: 128 << 10,
-        background: false,
-        ..Options::default()
-    };
-    let disk = Arc::new(SimDisk::new(1));
-    let log = Log::open_with(disk, clock.clone(), Path::new("/data"), options).expect("a new directory");
-    let mut config = Config::default();
-    config.limits.max_request_bytes = 64 << 10;
-    config.limits.max_partitions = 16;
-    let app = App::new(log, config, clock);
-    // So that no request waits for records that nobody will send.
-    app.stopping.send_replace(true);
-    app
+async fn ask(router: &Router, request: Request<Body>) -> http::Response<Body> {
+    router.clone().oneshot(request).await.expect("an answer")
 }
 
 fn request(input: &mut Input<'_>) -> Option<Request<Body>> {

@@ -9,6 +9,8 @@
 
 pub mod batches;
 pub mod coding;
+pub mod compressed;
+pub mod connection;
 pub mod descriptions;
 pub mod directory;
 pub mod http;
@@ -26,14 +28,17 @@ pub mod snapshots;
 mod input;
 mod oracle;
 mod record;
+mod service;
 
 /// A target's name and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 17] = [
     ("batches", batches::run),
     ("coding", coding::run),
+    ("compressed", compressed::run),
+    ("connection", connection::run),
     ("descriptions", descriptions::run),
     ("directory", directory::run),
     ("http", http::run),

@@ -63,7 +63,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(count, records.len());
 }
 
-fn rendered(record: &Owned, text: &[u8], layout: Layout) {
+pub(super) fn rendered(record: &Owned, text: &[u8], layout: Layout) {
     serde_json::from_slice::<IgnoredAny>(text).expect("JSON");
     assert!(layout == Layout::Document || !text.contains(&b'\n'));
     let parsed = parse_record(text);
