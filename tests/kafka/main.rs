@@ -14,6 +14,7 @@ mod tls_server;
 mod admin;
 mod admin_clients;
 mod bearer;
+mod by_id;
 mod clients;
 mod consumers;
 mod dead_letters;

@@ -18,9 +18,15 @@ const AUTHENTICATE: i16 = 36;
 const OFFSET_COMMIT: i16 = 8;
 pub(crate) const ISSUER: &str = "https://id.example.org";
 
-/// A server on which everybody has to sign in.
+/// A server on which everybody has to sign in. It gives them an hour, unless the settings say otherwise: a connection that
+/// it closes is closed for another reason.
 pub(crate) fn closed(settings: &[(&str, &str)]) -> Fixture {
-    let mut all = vec![("QUIPU_AUTH", "tokens"), ("QUIPU_ADMIN_TOKEN", ADMIN)];
+    let mut all = vec![
+        ("QUIPU_AUTH", "tokens"),
+        ("QUIPU_ADMIN_TOKEN", ADMIN),
+        ("QUIPU_HEADER_READ_TIMEOUT_MS", "3600000"),
+        ("QUIPU_IDLE_TIMEOUT_MS", "3600000"),
+    ];
     all.extend_from_slice(settings);
     Fixture::with(&all)
 }
@@ -292,6 +298,7 @@ fn whoever_is_wrong_learns_nothing_and_is_counted() {
         b"\0billing\0x",
         b"\xff\xfe",
         b"p=tls-unique,,n=billing,r=x",
+        b"n,a=admin,n=billing,r=x",
     ] {
         let mut client = fixture.client();
         handshake(&mut client, 1, "SCRAM-SHA-256");
@@ -299,7 +306,7 @@ fn whoever_is_wrong_learns_nothing_and_is_counted() {
         client.is_closed();
     }
     let after = fixture.metric("quipu_failed_sign_ins_total");
-    assert_eq!(after, "quipu_failed_sign_ins_total 9");
+    assert_eq!(after, "quipu_failed_sign_ins_total 10");
     assert!(fixture.server.log().contains("a sign-in failed"));
     assert!(!fixture.server.log().contains(&secret));
 }
@@ -339,6 +346,28 @@ fn a_proof_for_other_nonces_is_none() {
 }
 
 #[test]
+fn a_proof_has_the_length_of_the_hash() {
+    let fixture = closed(&[]);
+    let secret = fixture.token("billing", &json!({"rules": all()}));
+    let signed_in = |change: fn(&mut Vec<u8>)| {
+        let mut client = fixture.client();
+        handshake(&mut client, 1, "SCRAM-SHA-512");
+        let scram = Scram::new("SCRAM-SHA-512", "billing");
+        let (asked, _) = authenticate(&mut client, &scram.first()).expect("asked");
+        let (last, _) = scram.last(&asked, &secret, str::to_owned);
+        let (unproven, proof) = last.split_once(",p=").expect("a proof");
+        let mut proof = STANDARD.decode(proof).expect("Base64");
+        change(&mut proof);
+        let last = format!("{unproven},p={}", STANDARD.encode(proof));
+        authenticate(&mut client, last.as_bytes()).is_ok()
+    };
+    assert!(signed_in(|_| ()));
+    assert!(!signed_in(|proof| proof.push(0)));
+    assert!(!signed_in(|proof| drop(proof.pop())));
+    assert!(!signed_in(Vec::clear));
+}
+
+#[test]
 fn a_proof_repeats_the_header_that_the_client_began_with() {
     let fixture = closed(&[]);
     let secret = fixture.token("billing", &json!({"rules": all()}));
@@ -370,10 +399,21 @@ fn mechanisms_are_those_that_keep_a_secret() {
     let mut client = fixture.client();
     client.send(&Out::new().bytes(b"n,,n=u,r=x").frame(AUTHENTICATE, 1, 1));
     client.is_closed();
-    // Frames of strangers are small.
+}
+
+#[test]
+fn frames_of_strangers_are_small() {
+    let fixture = closed(&[]);
+    fixture.topic("t");
     let mut client = fixture.client();
-    client.send(&(600_i32 << 10).to_be_bytes());
+    client.send(&((512 << 10) + 1_i32).to_be_bytes());
     client.is_closed();
+    let mut client = fixture.client();
+    assert_eq!(scram(&mut client, "SCRAM-SHA-256", "admin", ADMIN), Ok(0));
+    assert_eq!(
+        produce(&mut client, "t", -1, &batch(&[&"x".repeat(600 << 10)])),
+        (0, 0)
+    );
 }
 
 #[test]
