@@ -154,3 +154,130 @@ fn failed(partition_index: i32, error_code: i16) -> FetchPartitionResponse {
         ..FetchPartitionResponse::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::path::Path;
+    use std::pin::pin;
+    use std::sync::Arc;
+
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+    use crate::broker::Broker;
+    use crate::broker::budget::Budget;
+    use crate::broker::caller::Caller;
+    use crate::broker::engine::sim::{SimClock, SimDisk};
+    use crate::broker::engine::{Log, Options, TimestampMs};
+    use crate::broker::limits::Limits;
+    use crate::kafka::messages::fetch::FetchTopic;
+    use crate::kafka::session::Session;
+    use crate::kafka::{ANSWERS_BYTES, Kafka, Peer, call};
+    use crate::metrics::Metrics;
+    use crate::settings::Config;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// A call to a node with an empty topic of one partition.
+    fn call() -> Call {
+        let clock = Arc::new(SimClock::new(TimestampMs(1_700_000_000_000)));
+        let options = Options {
+            journal_file_bytes: 4 << 20,
+            journal_files: 2,
+            max_request_bytes: 1 << 20,
+            ..Options::default()
+        };
+        let disk = Arc::new(SimDisk::new(1));
+        let log = Log::open_with(disk, clock.clone(), Path::new("/data"), options).unwrap();
+        let broker = Broker::new(log, clock, Limits::default(), None);
+        let made = broker.topics.create(&Caller::default(), "t", Some(1), &[]);
+        made.unwrap();
+        let peer = Peer {
+            address: None,
+            reached: SocketAddr::from((Ipv4Addr::LOCALHOST, 9092)),
+            is_private: true,
+            certificate: None,
+            life: 1,
+            connection: 1,
+        };
+        let session = Arc::new(Session::new(&broker.access, &peer));
+        Call {
+            caller: session.caller(call::request_id(1, 1, 1)),
+            kafka: Kafka::new(broker, &Config::default(), Arc::new(Metrics::new())),
+            session,
+            api: "Fetch",
+            version: 4,
+            client_id: None,
+        }
+    }
+
+    /// A request that names the partition so many times, and waits for an hour.
+    fn request(count: usize) -> FetchRequest {
+        let partition = FetchPartition {
+            current_leader_epoch: -1,
+            partition_max_bytes: 1000,
+            ..FetchPartition::default()
+        };
+        FetchRequest {
+            max_wait_ms: HOUR.as_millis() as i32,
+            min_bytes: 1,
+            max_bytes: 1000,
+            topics: vec![FetchTopic {
+                topic: "t".into(),
+                partitions: vec![partition; count],
+                ..FetchTopic::default()
+            }],
+            ..FetchRequest::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fetch_of_many_partitions_holds_memory_that_counts_while_it_waits() {
+        let call = call();
+        for (count, least) in [
+            (FEW_PARTITIONS, 0),
+            (FEW_PARTITIONS + 1, (FEW_PARTITIONS + 1) * PARTITION_BYTES),
+        ] {
+            let mut fetch = pin!(fetch(&call, request(count)));
+            assert!(timeout(Duration::from_secs(1), fetch.as_mut()).await.is_err());
+            let held = call.answers.held_bytes() as usize;
+            assert!((least..=2 * least).contains(&held), "{count} partitions: {held}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fetch_of_many_partitions_is_answered_when_others_wait_for_its_memory() {
+        let call = call();
+        let mut others = Budget::unhurried(&call.answers);
+        let mut fetch = pin!(fetch(&call, request(MANY_PARTITIONS)));
+        assert!(timeout(Duration::from_secs(1), fetch.as_mut()).await.is_err());
+        let mut other = pin!(others.cover(ANSWERS_BYTES as usize));
+        let begin = Instant::now();
+        let answer = tokio::select! {
+            biased;
+            _ = other.as_mut() => panic!("the fetch holds some of it"),
+            answer = fetch => answer,
+        };
+        assert!(begin.elapsed() < MAX_WAIT);
+        assert_eq!(answer.unwrap().responses[0].partitions.len(), MANY_PARTITIONS);
+        drop(call.session.take_share());
+        other.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fetch_waits_the_less_the_more_it_holds() {
+        let call = call();
+        for (count, longest) in [
+            (1, MAX_WAIT),
+            (MANY_PARTITIONS, MAX_WAIT),
+            (MANY_PARTITIONS + 1, MAX_LARGE_WAIT),
+        ] {
+            let begin = Instant::now();
+            let answer = fetch(&call, request(count)).await.unwrap();
+            assert_eq!(answer.responses[0].partitions[0].error_code, 0);
+            assert_eq!(begin.elapsed().as_secs(), longest.as_secs(), "{count} partitions");
+            drop(call.session.take_share());
+        }
+    }
+}

@@ -33,11 +33,7 @@ static ROWS: [Row; 6] = [
             let head = Out::new().raw(&[0, 0]).i16(-1).i32(1000).raw(&[2]).raw(id);
             let length = records.len() as u8 + 1;
             assert!(length < 0x80, "a varint of one byte");
-            head.raw(&[2])
-                .i32(0)
-                .raw(&[length])
-                .raw(&records)
-                .raw(&[0, 0, 0])
+            head.raw(&[2]).i32(0).raw(&[length]).raw(&records).raw(&[0, 0, 0])
         },
         code: |answer| after(answer, 1 + 1 + 16 + 1 + 4),
     },
@@ -71,7 +67,12 @@ static ROWS: [Row; 6] = [
         version: 10,
         needs: "read",
         request: |id| {
-            let head = Out::new().raw(&[0]).raw(&compact(NAME)).i32(-1).raw(&[1, 0, 2]).raw(id);
+            let head = Out::new()
+                .raw(&[0])
+                .raw(&compact(NAME))
+                .i32(-1)
+                .raw(&[1, 0, 2])
+                .raw(id);
             head.raw(&[2]).i32(0).i64(0).i32(-1).raw(&[0, 0, 0, 0])
         },
         code: |answer| after(answer, 1 + 4 + 1 + 16 + 1 + 4),
@@ -156,8 +157,17 @@ fn an_id_gives_what_the_rights_on_its_topic_give_and_nothing_to_whoever_must_not
             (row.code)(&mut answer)
         };
         // Who may do anything else sees the topic, unless just that is missing.
-        let denied = if row.needs == "describe" { UNKNOWN_ID } else { DENIED };
-        assert_eq!(ask((&all_but_it.0, &all_but_it.1), &id), denied, "API {}", row.key);
+        let denied = if row.needs == "describe" {
+            UNKNOWN_ID
+        } else {
+            DENIED
+        };
+        assert_eq!(
+            ask((&all_but_it.0, &all_but_it.1), &id),
+            denied,
+            "API {}",
+            row.key
+        );
         let nobody = format!("no-{}", row.key);
         assert_eq!(ask((&nobody, &nothing), &id), UNKNOWN_ID, "API {}", row.key);
         // An id of another directory, and one that no topic has.

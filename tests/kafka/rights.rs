@@ -230,6 +230,8 @@ fn every_other_right_is_not_enough() {
 fn what_is_listed_is_what_may_be_seen() {
     let fixture = fixture();
     let secret = fixture.token("nothing", &json!({"rules": []}));
+    let of_groups = json!([{"allow": all()[0]["allow"], "groups": ["*"]}]);
+    let of_groups = fixture.token("groups", &json!({"rules": of_groups}));
     let lists: [(i16, i16, Out); 6] = [
         (METADATA, 1, Out::new().i32(-1)),
         (9, 2, Out::new().text(NAME).i32(-1)),
@@ -240,14 +242,16 @@ fn what_is_listed_is_what_may_be_seen() {
     ];
     for (key, version, body) in lists {
         let mut shown = Vec::new();
-        for who in [("nothing", &*secret), ("admin", ADMIN)] {
+        for who in [("nothing", &*secret), ("groups", &*of_groups), ("admin", ADMIN)] {
             let mut client = fixture.client();
             assert_eq!(scram(&mut client, "SCRAM-SHA-256", who.0, who.1), Ok(0));
             client.send(&body.clone().frame(key, version, 1));
             let found = client.receive().1.rest();
             shown.push(String::from_utf8_lossy(&found).contains(NAME));
         }
-        assert_eq!(shown, [false, true], "API {key}");
+        // Who may do everything with the group sees the group, and not the topic in its offsets.
+        let lists_groups = key == 16;
+        assert_eq!(shown, [false, lists_groups, true], "API {key}");
     }
 }
 

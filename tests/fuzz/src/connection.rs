@@ -49,7 +49,12 @@ fn service(asks_for_tokens: bool) -> Service {
         config.kafka_partitions = 1;
     });
     if asks_for_tokens {
-        service.app.access.turn_on();
+        // It waits for a round.
+        let app = service.app.clone();
+        service.run(async {
+            let turned_on = tokio::task::spawn_blocking(move || app.access.turn_on());
+            turned_on.await.expect("it does not panic");
+        });
     }
     service
 }
