@@ -103,6 +103,7 @@ async fn frames(stream: &[u8], piece: usize) {
 
 fn serve(service: &Service, stream: &[u8], piece: usize, asks_for_tokens: bool) {
     let answers = service.run(service.converse(stream.chunks(piece)));
+    service.settle();
     let (answers, is_wrong) = reference(&answers, usize::MAX);
     assert!(!is_wrong, "an answer of no length");
     let (requests, _) = reference(stream, i32::MAX as usize);

@@ -91,6 +91,14 @@ impl Service {
         })
     }
 
+    /// Waits for what is still under way on the one thread for work that blocks, which may wait for a round itself.
+    pub(super) fn settle(&self) {
+        self.run(async {
+            let last = tokio::task::spawn_blocking(|| ());
+            last.await.expect("it does not panic");
+        });
+    }
+
     /// Serves a Kafka client that sends `pieces` one after another and then nothing more; returns all answers as they
     /// were sent.
     pub(super) async fn converse(&self, pieces: impl Iterator<Item = &[u8]>) -> Vec<u8> {
