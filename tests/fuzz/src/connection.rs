@@ -9,8 +9,8 @@ use quipu::kafka::fuzzing::cut;
 use super::input::Input;
 use super::service::Service;
 
-/// The largest frame that is read here.
-const MOST_BYTES: usize = 32 << 10;
+/// The largest frame that is read: one that inputs reach, and that of clients that have signed in.
+const MOST_BYTES: [usize; 2] = [1 << 10, 100 << 20];
 /// What is read at once, whatever has arrived.
 const READ_BYTES: usize = 16 << 10;
 /// After so many runs the service is made anew.
@@ -39,7 +39,8 @@ pub fn run(data: &[u8]) {
             (*runs, *service) = (0, self::service(asks));
         }
         *runs += 1;
-        service.run(frames(&stream, piece));
+        let most_bytes = MOST_BYTES[usize::from(choice & 8 == 8)];
+        service.run(frames(&stream, piece, most_bytes));
         serve(service, &stream, piece, asks);
     });
 }
@@ -87,9 +88,9 @@ fn reference(mut stream: &[u8], most_bytes: usize) -> (Vec<&[u8]>, bool) {
     (frames, false)
 }
 
-async fn frames(stream: &[u8], piece: usize) {
-    let found = cut(stream, piece, MOST_BYTES).await;
-    let (frames, is_wrong) = reference(stream, MOST_BYTES);
+async fn frames(stream: &[u8], piece: usize, most_bytes: usize) {
+    let found = cut(stream, piece, most_bytes).await;
+    let (frames, is_wrong) = reference(stream, most_bytes);
     assert_eq!(found.frames, frames);
     assert_eq!(found.has_wrong_length, is_wrong);
     for (arrived, room) in found.rooms {
