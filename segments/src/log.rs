@@ -184,6 +184,11 @@ impl Log {
         format!("{:016x}", self.engine().directory_id)
     }
 
+    /// The largest request, in bytes of record batch format: as the options say.
+    pub fn max_request_bytes(&self) -> usize {
+        self.engine().options.max_request_bytes
+    }
+
     /// The wall clock, as appends and retention see it.
     pub fn now(&self) -> TimestampMs {
         self.engine().clock.now()

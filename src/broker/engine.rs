@@ -113,6 +113,11 @@ impl Log {
         self.0.remove_backup(dir, name)
     }
 
+    /// The largest append, in bytes of record batch format.
+    pub fn max_request_bytes(&self) -> usize {
+        self.0.max_request_bytes()
+    }
+
     /// The identity of the data directory.
     pub fn directory_id(&self) -> String {
         self.0.directory_id()

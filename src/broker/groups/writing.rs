@@ -3,7 +3,6 @@
 //! A group has one writer at a time. It takes all settles that wait, writes them in one append with their dead letters,
 //! and answers the waiters.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -16,10 +15,11 @@ use super::shared::codec::Letter;
 use super::shared::dead_letter::{Origin, delivered_too_often};
 use super::shared::queue::ChangeId;
 use super::shared::store;
-use super::shared::work::{Batch, Changes, Letters, Pending, WRITE_BYTES, Work};
+use super::shared::work::{Batch, Changes, Letters, Pending, WRITE_BYTES};
 use crate::broker::blocking::Share;
 use crate::broker::engine::{Offset, PartitionId, Topic, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
+use crate::formats::json::ParsedRecord;
 
 /// The most records of a partition that become dead letters at once because they were delivered too often.
 const BURIED_AT_ONCE: usize = 256;
@@ -72,14 +72,14 @@ impl Groups {
         let mut letters = Letters::new();
         for burial in burials {
             match self.find_letters(cell, burial).await {
-                Ok(Some((topic, found))) if found.unread.is_empty() => {
+                Ok(Some((topic, found, _))) if found.unread.is_empty() => {
                     let found = found.letters.into_iter();
                     letters.extend(found.map(|letter| (Arc::clone(&topic), letter)));
                 }
                 unfinished => {
                     self.undo_all(cell, &changes);
                     return Err(match unfinished {
-                        Ok(Some((_, found))) => found.error.map_or_else(too_many_rejected, Refusal::from),
+                        Ok(Some((_, found, _))) => found.error.map_or_else(too_many_rejected, Refusal::from),
                         Ok(None) => Refusal::new(Reason::UnknownTopic, "the topic was deleted meanwhile"),
                         Err(refusal) => refusal,
                     });
@@ -104,6 +104,12 @@ impl Groups {
         cell.written.notify_waiters();
     }
 
+    /// The most dead letters and outputs in one append, in bytes, unless one alone has more. The rest of the largest request
+    /// is for what comes with them.
+    fn write_bytes(&self) -> usize {
+        WRITE_BYTES.min(self.log.max_request_bytes() / 2)
+    }
+
     /// Queues changes for the group's writer. They are written even if the caller does not wait for the answer.
     fn submit(
         &self,
@@ -113,10 +119,7 @@ impl Groups {
         outgoing: Option<Outgoing>,
     ) -> oneshot::Receiver<Result<Option<Produced>, Refusal>> {
         let (done, answer) = oneshot::channel();
-        let size = |bytes: &Option<Cow<'static, [u8]>>| bytes.as_ref().map_or(0, |bytes| bytes.len());
-        let of_letters = letters
-            .iter()
-            .map(|(_, letter)| size(&letter.key) + size(&letter.value));
+        let of_letters = letters.iter().map(|(_, letter)| letter.bytes());
         let pending = Pending {
             bytes: of_letters.sum::<usize>() + outgoing.as_ref().map_or(0, Outgoing::bytes),
             changes,
@@ -145,7 +148,10 @@ impl Groups {
             let guard = self.commits().await;
             let (batch, is_closed) = {
                 let (_, mut core) = self.lock(&cell);
-                (core.work().and_then(Work::next_batch), core.is_closed())
+                (
+                    core.work().and_then(|work| work.next_batch(self.write_bytes())),
+                    core.is_closed(),
+                )
             };
             let Some(mut batch) = batch else {
                 if is_closed {
@@ -285,45 +291,59 @@ impl Groups {
         result
     }
 
-    /// Writes the dead letters of records whose settle has begun, and settles them. Unwritten ones are as before.
-    async fn bury(&self, cell: &Arc<Cell>, burial: Burial) -> Result<(), Refusal> {
-        let (id, change) = (burial.partition, burial.change);
-        let undo = |offsets: Option<Vec<Offset>>| {
-            let is_left = {
-                let (_, mut core) = self.lock(cell);
-                let queue = core.work().and_then(|work| work.queues.get_mut(&id));
-                queue.is_some_and(|queue| match offsets {
-                    Some(offsets) => queue.undo_some(change, offsets),
-                    None => {
-                        queue.undo(change);
-                        false
-                    }
-                })
+    /// Writes the dead letters of records whose settle has begun, and settles them: in several appends, if they are too
+    /// large for one. Unwritten ones are as before.
+    async fn bury(&self, cell: &Arc<Cell>, mut burial: Burial) -> Result<(), Refusal> {
+        let id = burial.partition;
+        let undo = |change| self.undo_all(cell, &vec![(id, Some(change))]);
+        loop {
+            let change = burial.change;
+            let (topic, found);
+            (topic, found, burial) = match self.find_letters(cell, burial).await {
+                Ok(Some(found)) => found,
+                nothing => {
+                    undo(change);
+                    return nothing.map(drop);
+                }
             };
-            cell.written.notify_waiters();
-            is_left
-        };
-        let found = match self.find_letters(cell, burial).await {
-            Ok(Some(found)) => Ok(found),
-            Ok(None) => Err(Ok(())),
-            Err(refusal) => Err(Err(refusal)),
-        };
-        let (topic, found) = match found {
-            Ok(found) => found,
-            Err(result) => {
-                undo(None);
-                return result;
+            if found.letters.is_empty() && found.missing.is_empty() {
+                undo(change);
+                return found.error.map_or(Ok(()), |error| Err(error.into()));
             }
-        };
-        let result = found.error.map_or(Ok(()), |error| Err(error.into()));
-        if !found.unread.is_empty() && !undo(Some(found.unread)) {
-            return result;
+            let rest = self.split_off(cell, id, change, &found.unread);
+            let letters = found.letters.into_iter();
+            let letters = letters.map(|letter| (Arc::clone(&topic), letter)).collect();
+            let written = self
+                .write_changes(cell, vec![(id, Some(change))], letters, None)
+                .await;
+            let result = found.error.map_or(Ok(()), |error| Err(error.into()));
+            let result = written.and(result);
+            match (rest, result) {
+                (None, result) => return result,
+                (Some(rest), Ok(())) => {
+                    burial.change = rest;
+                    let unread: BTreeSet<Offset> = found.unread.into_iter().collect();
+                    burial.taken.retain(|(offset, _)| unread.contains(offset));
+                }
+                (Some(rest), Err(refusal)) => {
+                    undo(rest);
+                    return Err(refusal);
+                }
+            }
         }
-        let letters = found.letters.into_iter();
-        let letters = letters.map(|letter| (Arc::clone(&topic), letter)).collect();
-        self.write_changes(cell, vec![(id, Some(change))], letters, None)
-            .await?;
-        result
+    }
+
+    /// Moves offsets of a change into one of their own; `None`: it has none of them.
+    fn split_off(
+        &self,
+        cell: &Cell,
+        id: PartitionId,
+        change: ChangeId,
+        offsets: &[Offset],
+    ) -> Option<ChangeId> {
+        let (_, mut core) = self.lock(cell);
+        let queue = core.work()?.queues.get_mut(&id)?;
+        queue.split_off(change, offsets.iter().copied())
     }
 
     /// Reads the records of a burial, and finds the topic for their dead letters; `None` if the records' topic is gone.
@@ -331,7 +351,7 @@ impl Groups {
         &self,
         cell: &Cell,
         burial: Burial,
-    ) -> Result<Option<(Arc<Topic>, store::Found)>, Refusal> {
+    ) -> Result<Option<(Arc<Topic>, store::Found, Burial)>, Refusal> {
         let id = burial.partition;
         let name = self.log.topic_by_id(id.topic).and_then(|topic| {
             let (_, mut core) = self.lock(cell);
@@ -361,20 +381,38 @@ impl Groups {
                 .iter()
                 .copied()
                 .partition(|(offset, _)| burial.letters.contains_key(offset));
-            let mut found = store::read_letters(&groups.log, &partition, origin, &own, reason, WRITE_BYTES);
+            let most = groups.write_bytes();
+            let mut found = store::read_letters(&groups.log, &partition, origin, &own, reason, most);
+            let mut bytes = bytes_of(&found.letters);
+            let mut is_full = !found.unread.is_empty();
             for (offset, deliveries) in returned {
+                if is_full {
+                    found.unread.push(offset);
+                    continue;
+                }
                 let letter = burial.letters[&offset];
                 let origin = Origin {
                     redriven: letter.redriven,
                     ..origin
                 };
                 let reason = reason(offset, deliveries);
+                let before = found.letters.len();
                 found.add_returned(&groups.log, letter, offset, origin, deliveries, &reason);
+                bytes += bytes_of(&found.letters[before..]);
+                if bytes > most && before > 0 {
+                    is_full = true;
+                    found.letters.truncate(before);
+                    found.unread.push(offset);
+                }
             }
-            Ok(Some((letters, found)))
+            Ok(Some((letters, found, burial)))
         };
         self.blocking.attempt(Share::Read, find).await
     }
+}
+
+fn bytes_of(letters: &[ParsedRecord<'_>]) -> usize {
+    letters.iter().map(ParsedRecord::bytes).sum()
 }
 
 fn too_many_rejected() -> Refusal {

@@ -42,6 +42,16 @@ pub struct ParsedRecord<'a> {
     pub headers: Vec<ParsedHeader<'a>>,
 }
 
+impl ParsedRecord<'_> {
+    /// The bytes of key, value and headers.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let size = |bytes: &Option<Cow<'_, [u8]>>| bytes.as_ref().map_or(0, |bytes| bytes.len());
+        let headers = self.headers.iter().map(|(name, value)| name.len() + size(value));
+        size(&self.key) + size(&self.value) + headers.sum::<usize>()
+    }
+}
+
 /// The header that says when work queues may deliver a record: milliseconds since the Unix epoch, as text.
 pub const DELIVER_AT: &str = "deliver_at";
 

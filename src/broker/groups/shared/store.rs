@@ -43,7 +43,7 @@ pub struct Found {
     pub letters: Vec<ParsedRecord<'static>>,
     /// Offsets without a record (trimmed, or skipped damage): settled without a dead letter.
     pub missing: Vec<Offset>,
-    /// Offsets that were not read: take them out of the change ([`Queue::undo_some`]).
+    /// Offsets that were not read: split them off the change ([`Queue::split_off`]).
     pub unread: Vec<Offset>,
     /// Why, if the reason is not `max_bytes`.
     pub error: Option<Error>,
@@ -161,7 +161,7 @@ pub fn dead_letter_topic(log: &Log, topics: &Topics, name: &str) -> Result<Arc<T
         .map(|(topic, _)| topic)
 }
 
-/// Reads records to dead-letter, until their keys and values reach `max_bytes` (at least one record). `offsets` come in
+/// Reads records to dead-letter, at least one, as many as their dead letters take no more than `max_bytes`. `offsets` come in
 /// order, with their delivery counts; `reason` gives each record's reason. May wait for the disk.
 pub fn read_letters(
     log: &Log,
@@ -172,10 +172,10 @@ pub fn read_letters(
     max_bytes: usize,
 ) -> Found {
     let mut found = Found::default();
-    let mut bytes = 0;
+    let (mut bytes, mut is_full) = (0, false);
     let mut left = offsets;
     while let [(from, _), ..] = left
-        && bytes < max_bytes
+        && !is_full
     {
         let request = ReadRequest::new(*from, 1).until(from.plus(1));
         let fetched = match read_records(partition, request) {
@@ -207,20 +207,19 @@ pub fn read_letters(
             found.missing.extend(split(&mut left, record.offset));
             if let Some(&(offset, deliveries)) = left.first()
                 && offset == record.offset
-                && bytes < max_bytes
             {
                 let reason = reason(offset, deliveries);
-                bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
-                found
-                    .letters
-                    .push(of_record(&record, origin, deliveries, &reason));
+                let letter = of_record(&record, origin, deliveries, &reason);
+                bytes += letter.bytes();
+                is_full = bytes > max_bytes && !found.letters.is_empty();
+                if is_full {
+                    break;
+                }
+                found.letters.push(letter);
                 left = &left[1..];
             }
-            if bytes >= max_bytes {
-                break;
-            }
         }
-        if bytes < max_bytes {
+        if !is_full {
             found.missing.extend(split(&mut left, fetched.next_offset));
         }
     }

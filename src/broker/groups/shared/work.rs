@@ -18,7 +18,7 @@ use crate::broker::groups::outputs::{Outgoing, Produced};
 use crate::broker::refusal::Refusal;
 use crate::formats::json::ParsedRecord;
 
-/// Dead letters in one append, in bytes of keys and values; at least one settle is written.
+/// Dead letters and outputs in one append, in bytes of keys, values and headers; at least one settle is written.
 pub(crate) const WRITE_BYTES: usize = 4 << 20;
 /// How long dead letters wait after a failed write.
 const PAUSE_MS: Ms = 1000;
@@ -339,8 +339,8 @@ impl Work {
         !std::mem::replace(&mut self.is_writing, true)
     }
 
-    /// The next write; `None` ends the writer.
-    pub(crate) fn next_batch(&mut self) -> Option<Batch> {
+    /// The next write, of at most so many bytes unless one call alone has more; `None` ends the writer.
+    pub(crate) fn next_batch(&mut self, most: usize) -> Option<Batch> {
         if self.pending.is_empty() {
             self.is_writing = false;
             return None;
@@ -350,7 +350,7 @@ impl Work {
         let mut taken = 0;
         for pending in &self.pending {
             let is_alone = pending.outgoing.as_ref().is_some_and(Outgoing::is_doomed);
-            if taken > 0 && (is_alone || bytes + pending.bytes > WRITE_BYTES) {
+            if taken > 0 && (is_alone || bytes + pending.bytes > most) {
                 break;
             }
             bytes += pending.bytes;

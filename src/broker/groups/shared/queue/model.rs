@@ -570,22 +570,25 @@ impl Pair {
             Step::Undo(change) => {
                 if let Some(change) = self.waiting_change(change) {
                     self.queue.undo(change);
-                    self.undone(change, |_| true);
+                    self.undone(change);
                 }
             }
-            Step::UndoSome { change, from } => {
+            Step::SplitOff { change, from } => {
                 let Some(change) = self.waiting_change(change) else {
                     return;
                 };
                 let all: Vec<u64> = self.offsets_in(change);
                 let out: Vec<u64> = all[from % (all.len() + 1)..].to_vec();
-                let is_left = self.queue.undo_some(change, out.iter().map(|offset| at(*offset)));
+                let rest = self.queue.split_off(change, out.iter().map(|offset| at(*offset)));
+                assert_eq!(rest.is_some(), !out.is_empty());
                 // What was trimmed meanwhile may keep the change alive.
+                let is_left = self.queue.changes.contains_key(&change);
                 assert!(is_left || out.len() == all.len());
-                self.undone(change, |offset| out.contains(&offset));
-                if is_left {
-                    self.changes.push(change);
+                for offset in &out {
+                    self.records.get_mut(offset).expect("it is in the change").change = rest;
                 }
+                self.changes.extend(is_left.then_some(change));
+                self.changes.extend(rest);
             }
             Step::Crash { has_written } => self.crash(has_written),
             Step::Redrive(offset) => self.redrive(offset),
@@ -793,9 +796,9 @@ impl Pair {
         (!self.changes.is_empty()).then(|| self.changes.remove(index % self.changes.len()))
     }
 
-    fn undone(&mut self, change: ChangeId, is_out: impl Fn(u64) -> bool) {
-        for (offset, record) in &mut self.records {
-            if record.change == Some(change) && is_out(*offset) {
+    fn undone(&mut self, change: ChangeId) {
+        for record in self.records.values_mut() {
+            if record.change == Some(change) {
                 record.change = None;
                 record.is_exhausted = false;
             }

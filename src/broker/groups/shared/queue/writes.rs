@@ -183,25 +183,37 @@ impl Queue {
         self.reopen(change, offsets);
     }
 
-    /// Takes offsets out of a change that is not being written, and restores their states. Returns `false` if the
-    /// change is empty and therefore removed.
+    /// Moves offsets of a change that is not being written into a change of their own. `None`: it has none of them. A
+    /// change that is left with no offset is gone.
     ///
     /// # Panics
     /// If the change's write is in flight.
-    pub fn undo_some(&mut self, change: ChangeId, offsets: impl IntoIterator<Item = Offset>) -> bool {
+    pub fn split_off(
+        &mut self,
+        change: ChangeId,
+        offsets: impl IntoIterator<Item = Offset>,
+    ) -> Option<ChangeId> {
         self.assert_not_in_flight(change);
         let out: BTreeSet<Offset> = offsets.into_iter().collect();
-        let Some(all) = self.changes.remove(&change) else {
-            return false;
-        };
-        let (undone, left): (Vec<Offset>, Vec<Offset>) =
+        let all = self.changes.remove(&change)?;
+        let (moved, left): (Vec<Offset>, Vec<Offset>) =
             all.into_iter().partition(|offset| out.contains(offset));
-        self.reopen(change, undone);
-        let is_left = !left.is_empty();
-        if is_left {
+        if !left.is_empty() {
             self.changes.insert(change, left);
         }
-        is_left
+        if moved.is_empty() {
+            return None;
+        }
+        let rest = ChangeId(self.next_change);
+        self.next_change += 1;
+        for offset in &moved {
+            // What was trimmed may be redriven since, and in another change.
+            if let Some(of) = self.settling.get_mut(offset).filter(|of| **of == change) {
+                *of = rest;
+            }
+        }
+        self.changes.insert(rest, moved);
+        Some(rest)
     }
 
     /// The durable form: an open lease may still be given back, so it is not counted as a delivery yet. But that of a

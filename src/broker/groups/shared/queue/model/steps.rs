@@ -48,7 +48,7 @@ pub(super) enum Step {
         is_durable: bool,
     },
     Undo(usize),
-    UndoSome {
+    SplitOff {
         change: usize,
         from: usize,
     },
@@ -97,7 +97,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         6 => any::<usize>().prop_map(Step::BeginWrite),
         6 => prop::bool::weighted(0.8).prop_map(|is_durable| Step::EndWrite { is_durable }),
         1 => any::<usize>().prop_map(Step::Undo),
-        1 => (any::<usize>(), any::<usize>()).prop_map(|(change, from)| Step::UndoSome { change, from }),
+        1 => (any::<usize>(), any::<usize>()).prop_map(|(change, from)| Step::SplitOff { change, from }),
         1 => any::<bool>().prop_map(|has_written| Step::Crash { has_written }),
         1 => (1..5_u32).prop_map(Step::MaxDeliveries),
         3 => any::<u64>().prop_map(Step::Redrive),

@@ -65,7 +65,7 @@ impl Pair {
         } else {
             self.queue.abort();
             for change in &flight.changes {
-                self.undone(*change, |_| true);
+                self.undone(*change);
             }
         }
     }
