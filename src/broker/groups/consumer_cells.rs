@@ -88,7 +88,9 @@ impl Core {
         now: Ms,
     ) {
         let name = Arc::clone(&joining.member);
+        let mut topics = None;
         if let Some(old) = replaced {
+            topics = self.members.get(old).map(|old| old.topics.clone());
             self.members.leave(old);
             self.sessions.remove(old);
             if let Some((ordered, _)) = self.ordered() {
@@ -96,6 +98,10 @@ impl Core {
             }
         }
         self.join(joining, BTreeSet::new(), now);
+        // As of a member that joins again, until they are looked up.
+        if let (Some(topics), Some(member)) = (topics, self.members.get_mut(&name)) {
+            member.topics = topics;
+        }
         if let Some((ordered, _)) = self.ordered() {
             ordered.consume(&name, terms);
         }

@@ -236,11 +236,12 @@ impl Members {
             before.taken_over = epoch;
         }
         let key = before.as_ref().map(Member::key);
-        let (older, taken_over, processes) = before
-            .map(|before| (before.older, before.taken_over, before.processes))
+        // The topics stay until they are looked up again: others may be assigned partitions before that.
+        let (topics, older, taken_over, processes) = before
+            .map(|before| (before.topics, before.older, before.taken_over, before.processes))
             .unwrap_or_default();
         let member = Member {
-            topics: BTreeSet::new(),
+            topics,
             client_id: joining.client_id,
             address: joining.address,
             session_timeout: joining.session_timeout,

@@ -6,6 +6,7 @@ use crate::broker::Broker;
 use crate::broker::engine::sim::{SimClock, SimDisk};
 use crate::broker::engine::{Log, Options};
 use crate::broker::groups::consumers::{JoiningConsumer, Saying, Who};
+use crate::broker::groups::members::Member;
 use crate::broker::limits::Limits;
 
 /// How many of each kind join.
@@ -48,8 +49,8 @@ async fn join(groups: Groups, member: String) {
     assert_eq!(&*joined.unwrap().member, &*member);
 }
 
-async fn consume(groups: Groups, member: String) {
-    let joining = JoiningConsumer {
+fn joining(member: &str) -> JoiningConsumer {
+    JoiningConsumer {
         member: member.into(),
         instance: None,
         client_id: None,
@@ -59,8 +60,13 @@ async fn consume(groups: Groups, member: String) {
             rebalance_timeout: Some(10_000),
             ..Saying::default()
         },
-    };
-    let joined = groups.join_consumer(&Caller::default(), "g", &joining).await;
+    }
+}
+
+async fn consume(groups: Groups, member: String) {
+    let joined = groups
+        .join_consumer(&Caller::default(), "g", &joining(&member))
+        .await;
     joined.unwrap();
 }
 
@@ -179,4 +185,77 @@ async fn partitions_of_one_that_leaves_go_to_others_even_if_its_call_is_given_up
     while !is_given() {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn one_that_joins_again_keeps_its_partitions_though_another_goes_before_its_turn() {
+    let (broker, clock) = broker(9);
+    let groups = broker.groups.clone();
+    for name in ["a", "b", "c"] {
+        join(groups.clone(), name.to_owned()).await;
+    }
+    let cell = groups.coordinator.find("g").unwrap();
+    let of_a = || -> Vec<PartitionId> {
+        match &cell.core.lock().kind {
+            Kind::Ordered(ordered) => {
+                let of_a = |(id, owner): (PartitionId, Option<&Arc<str>>)| {
+                    owner.is_some_and(|owner| **owner == *"a").then_some(id)
+                };
+                ordered.partitions().filter_map(of_a).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    // Those that are there give up what is too much by polling without partitions: here, all join once more.
+    for name in ["a", "b", "c"] {
+        join(groups.clone(), name.to_owned()).await;
+    }
+    let before = of_a();
+    assert_eq!(before.len(), 3);
+    clock.advance(Duration::from_secs(6));
+    let heartbeat = groups.heartbeat(&Caller::default(), "g", "b", None, None, false);
+    heartbeat.unwrap();
+    let key = || cell.core.lock().members.get("a").unwrap().key();
+    let first = key();
+    let turn = cell.assigning.lock().await;
+    let joining = tokio::spawn(join(groups.clone(), "a".to_owned()));
+    while key() == first {
+        tokio::task::yield_now().await;
+    }
+    // The session of c ends.
+    clock.advance(Duration::from_secs(5));
+    assert_eq!(groups.describe("g").len(), 2);
+    drop(turn);
+    joining.await.unwrap();
+    let after = of_a();
+    assert!(
+        before.iter().all(|id| after.contains(id)),
+        "{before:?}, {after:?}"
+    );
+}
+
+#[tokio::test]
+async fn of_two_processes_that_join_with_one_id_at_the_same_time_one_is_told_to_join_again() {
+    let (broker, _clock) = broker(2);
+    let groups = broker.groups.clone();
+    consume(groups.clone(), "first".to_owned()).await;
+    let cell = groups.coordinator.find("g").unwrap();
+    let turn = cell.assigning.lock().await;
+    let key = || cell.core.lock().members.get("a").map(Member::key);
+    let mut tasks = Vec::new();
+    for _ in 0..2 {
+        let (groups, before) = (groups.clone(), key());
+        tasks.push(tokio::spawn(async move {
+            groups.join_consumer(&Caller::default(), "g", &joining("a")).await
+        }));
+        while key() == before {
+            tokio::task::yield_now().await;
+        }
+    }
+    drop(turn);
+    let mut joined = Vec::new();
+    for task in tasks {
+        joined.push(task.await.unwrap().is_ok());
+    }
+    assert_eq!(joined, [false, true], "the second has taken its place");
 }

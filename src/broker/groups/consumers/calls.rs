@@ -18,7 +18,7 @@ use crate::broker::groups::cell::{Cell, Core};
 use crate::broker::groups::classic::Denied;
 use crate::broker::groups::classic::calls::check_name;
 use crate::broker::groups::live::GroupType;
-use crate::broker::groups::members::Joining;
+use crate::broker::groups::members::{Joining, Member};
 use crate::broker::groups::membership::Attempt;
 use crate::broker::groups::ordered::partitions::consumers::{Assignor, Heard, Rejected, Terms};
 use crate::broker::groups::shared::settings::GroupValue;
@@ -80,7 +80,7 @@ impl Groups {
         if !self.coordinator.has_room() {
             return Err(Denied::Full);
         }
-        let cell = loop {
+        let (cell, key) = loop {
             match self.end_classic(group).await {
                 Err(refusal) if refusal.reason == Reason::GroupActive => return Err(Denied::OtherKind),
                 ended => ended?,
@@ -109,7 +109,7 @@ impl Groups {
             let mut saved = pin!(cell.written.notified());
             saved.as_mut().enable();
             match self.try_join_consumer(caller, &cell, &value, joining, &news)? {
-                Ok(()) => break Arc::clone(&cell),
+                Ok(key) => break (Arc::clone(&cell), key),
                 Err(Attempt::Full) => return Err(Denied::Full),
                 Err(Attempt::Closed) => joinable.await,
                 Err(Attempt::Saving) => saved.await,
@@ -123,7 +123,7 @@ impl Groups {
             owned: None,
             wants_all: true,
         };
-        let beaten = self.hear(&cell, &joining.member, &heard).await?;
+        let beaten = self.hear(&cell, &joining.member, Some(key), &heard).await?;
         tracing::debug!(
             group,
             member = &*joining.member,
@@ -140,7 +140,7 @@ impl Groups {
         value: &GroupValue,
         joining: &JoiningConsumer,
         news: &News,
-    ) -> Result<Result<(), Attempt>, Denied> {
+    ) -> Result<Result<u64, Attempt>, Denied> {
         let (now, mut core) = self.lock(cell);
         if let Err(attempt) = self.open(cell, &mut core, value) {
             return Ok(Err(attempt));
@@ -189,7 +189,8 @@ impl Groups {
         };
         core.join_consumer(as_member, wish, terms, replaced.as_deref(), now);
         core.act_for(member, &caller.who);
-        Ok(Ok(()))
+        let key = core.members.get(member).map(Member::key);
+        Ok(Ok(key.ok_or(Denied::UnknownMember)?))
     }
 
     /// Keeps a consumer alive, hands over what it has given up, and tells it what it is to read.
@@ -255,16 +256,27 @@ impl Groups {
         if is_outdated {
             self.assign_in_turn(&cell).await;
         }
-        self.hear(&cell, member, &heard).await
+        self.hear(&cell, member, None, &heard).await
     }
 
-    /// Makes durable what the group subscribes to by now, and lets the state machine hear the consumer.
-    async fn hear(&self, cell: &Arc<Cell>, member: &str, heard: &Heard<'_>) -> Result<Beaten, Denied> {
+    /// Makes durable what the group subscribes to by now, and lets the state machine hear the consumer. `joined`: the key that
+    /// it has got by joining. If it has another one by now, another process has joined with its id.
+    async fn hear(
+        &self,
+        cell: &Arc<Cell>,
+        member: &str,
+        joined: Option<u64>,
+        heard: &Heard<'_>,
+    ) -> Result<Beaten, Denied> {
         let unsubscribed = self.lock(cell).1.unsubscribed.clone();
         if !unsubscribed.is_empty() {
             self.subscribe_to_replaced(cell, unsubscribed).await?;
         }
         let (now, mut core) = self.lock(cell);
+        let key = core.members.get(member).map(Member::key);
+        if joined.is_some() && key.is_some() && key != joined {
+            return Err(Denied::FencedEpoch);
+        }
         let (ordered, members) = core.ordered().ok_or(Denied::UnknownMember)?;
         let told = ordered.hear(members, member, heard, now)?;
         Ok(Beaten {
