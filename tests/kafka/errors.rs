@@ -264,32 +264,7 @@ fn large(key: usize, headers: (usize, usize)) -> Vec<u8> {
 }
 
 #[test]
-fn keys_and_headers_are_bounded_by_the_batch_alone() {
-    let fixture = Fixture::new();
-    fixture.server.create_topic("t", 1);
-    let mut client = fixture.client();
-    let batches = [
-        large(100 << 10, (0, 0)),
-        large(1, (1, 70 << 10)),
-        large(1, (5000, 10)),
-    ];
-    for (offset, batch) in batches.iter().enumerate() {
-        assert_eq!(produce(&mut client, "t", -1, batch), (0, offset as i64));
-    }
-    let (_, _, read) = fetch(&mut client, "t", 0);
-    assert_eq!(read.len(), batches.iter().map(Vec::len).sum::<usize>());
-    let records = fixture.server.get("/v1/topics/t/partitions/0/records?offset=0");
-    let record = |index: usize| &records["records"][index];
-    assert_eq!(record(0)["key"].as_str().map(str::len), Some(100 << 10));
-    assert_eq!(record(1)["headers"]["h"].as_str().map(str::len), Some(70 << 10));
-    assert_eq!(record(2)["headers"]["h"].as_array().map(Vec::len), Some(5000));
-    // Above the record's limit the batch is refused.
-    let above = large(1 << 20, (0, 0));
-    assert_eq!(produce(&mut client, "t", -1, &above), (10, -1));
-}
-
-#[test]
-fn lower_limits_of_keys_and_headers_hold_for_kafka_clients() {
+fn the_limits_of_keys_and_headers_hold_for_kafka_clients_and_are_named() {
     let fixture = Fixture::with(&[
         ("QUIPU_MAX_KEY_BYTES", "1000"),
         ("QUIPU_MAX_RECORD_HEADERS", "2"),

@@ -38,19 +38,6 @@ impl RecordLimits {
         }
     }
 
-    /// The limits of a record in a batch of Kafka's protocol. There the batch alone is bounded, so its keys and headers have
-    /// no limits of their own, unless those of the server are set below their defaults.
-    pub fn bounded_by_the_batch(limits: &Limits, rules: &TopicRules) -> Self {
-        let defaults = Limits::default();
-        let if_lowered = |limit: usize, default: usize| if limit < default { limit } else { usize::MAX };
-        Self {
-            max_record_bytes: rules.max_record_bytes,
-            max_key_bytes: if_lowered(limits.max_key_bytes, defaults.max_key_bytes),
-            max_headers: if_lowered(limits.max_headers_per_record, defaults.max_headers_per_record),
-            max_header_bytes: if_lowered(limits.max_header_bytes, defaults.max_header_bytes),
-        }
-    }
-
     /// Checks a record with a key, a value and headers of so many bytes each; returns the bytes of all of them.
     ///
     /// # Errors

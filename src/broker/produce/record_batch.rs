@@ -75,6 +75,13 @@ pub struct CheckedBatch {
     now: TimestampMs,
 }
 
+impl CheckedBatch {
+    /// The partition that it is for.
+    pub fn partition(&self) -> Arc<Partition> {
+        Arc::clone(&self.log)
+    }
+}
+
 /// Where the records of batches lie.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
@@ -180,7 +187,6 @@ impl Producer {
         };
         let now = self.now();
         let mut check = Check::new(self, target, number, now);
-        check.limits = RecordLimits::bounded_by_the_batch(&self.limits, &target.rules);
         check.room = check.room.min(room.0);
         let most = check.room;
         let is_compressed = BatchHeader::peek(&batch).is_ok_and(|it| it.attributes.compression() != 0);
