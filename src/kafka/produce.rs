@@ -124,9 +124,16 @@ async fn store(call: &Call, index: i32, checked: Checked) -> Stored {
         Ok(checked) => checked,
         Err(answer) => return now(answer),
     };
+    let partition = batch.partition();
+    // Where the log starts tells a client whose producer is not known what to do: without it, Java's sends the same again
+    // until its time is over.
+    let failed = move |call: &Call, refusal: &Refusal| ProducePartitionResponse {
+        log_start_offset: partition.positions().log_start_offset.get() as i64,
+        ..error(call, index, fault(refusal), &refusal.detail)
+    };
     let append = match call.broker.producer.queue_batch(batch, ack).await {
         Ok(append) => append,
-        Err(refusal) => return now(error(call, index, fault(&refusal), &refusal.detail)),
+        Err(refusal) => return now(failed(call, &refusal)),
     };
     let call = call.clone();
     Box::pin(async move {
@@ -138,7 +145,7 @@ async fn store(call: &Call, index: i32, checked: Checked) -> Stored {
                 log_start_offset: accepted.log_start_offset.get() as i64,
                 ..ProducePartitionResponse::default()
             },
-            Err(refusal) => error(&call, index, fault(&refusal), &refusal.detail),
+            Err(refusal) => failed(&call, &refusal),
         }
     })
 }

@@ -176,6 +176,14 @@ fn many_producers_of_one_topic_push_out_their_own_kind_and_nobody_elses() {
             assert_eq!(mine(client, sequence), (0, i64::from(sequence)), "a repetition");
         }
         assert_eq!(flood(client, 0, 1), (59, -1), "it may be a repetition");
+        let again = produce_request("flood", 0, -1, &batch_of(&["y"], (100, 0), 1));
+        let mut answer = client.ask(PRODUCE, 8, again);
+        answer.bytes(4);
+        answer.text();
+        answer.bytes(4 + 4);
+        assert_eq!(answer.i16(), 59);
+        answer.bytes(8 + 8);
+        assert_eq!(answer.bytes(8), [0; 8], "where the log starts, for Java's client");
     };
     check(&mut client);
     let fixture = fixture.restart_after_kill();

@@ -454,8 +454,9 @@ impl Producers {
             .collect();
         self.removed
             .extend(self.gone.iter().take(REMOVED_AT_ONCE).cloned());
-        out.extend(self.forgotten.changes());
         out.extend(self.removed.iter().map(|key| StateChange::remove(key.clone())));
+        // After the removals, one of which may be of an unreadable mark.
+        out.extend(self.forgotten.changes());
         out.extend(
             self.round
                 .iter()
