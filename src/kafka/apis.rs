@@ -25,6 +25,8 @@ use crate::broker::budget::Budget;
 
 /// The structures of a request that take no more than this are not accounted for, in bytes.
 const SMALL_BYTES: usize = 16 << 10;
+/// The structures of a request of no more bytes than this take little in any case.
+const COPIED_BYTES: usize = 4 << 10;
 /// What handlers may make of a byte of the structures of a request.
 const OF_STRUCTURES: usize = 16;
 
@@ -205,16 +207,33 @@ async fn read<'a, M: Message>(
 ) -> Result<(M, Option<Budget<'a>>), Hangup> {
     let bytes = reader.remaining();
     skip_tags(&mut reader, M::version(header.version))?;
-    let message = M::decode(&mut reader, header.version)?;
-    if reader.charged() <= SMALL_BYTES {
+    // If there is no memory for the structures, they go, and are read again when there is some. Not so a Produce, most of
+    // which is records.
+    let again = (header.key != PRODUCE && bytes > COPIED_BYTES).then(|| reader.copy());
+    let mut message = M::decode(&mut reader, header.version)?;
+    let charged = reader.charged();
+    if charged <= SMALL_BYTES {
         return Ok((message, None));
     }
+    drop(reader);
     let mut budget = Budget::unhurried(&call.broker.bodies);
-    let covered = budget.cover_beside(bytes, reader.charged()).await;
-    covered.map_err(|_| Hangup::Overloaded)?;
+    if !budget.try_cover(charged) {
+        let wait = async |budget: &mut Budget<'_>| {
+            let covered = budget.cover_beside(bytes, charged).await;
+            covered.map_err(|_| Hangup::Overloaded)
+        };
+        match again {
+            Some(mut again) => {
+                drop(message);
+                wait(&mut budget).await?;
+                message = M::decode(&mut again, header.version)?;
+            }
+            None => wait(&mut budget).await?,
+        }
+    }
     // A fetch may wait, and takes what it needs itself.
     if header.key != FETCH {
-        call.reserve(reader.charged() * OF_STRUCTURES).await?;
+        call.reserve(charged * OF_STRUCTURES).await?;
     }
     Ok((message, Some(budget)))
 }

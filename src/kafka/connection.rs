@@ -225,6 +225,9 @@ fn allowed(kafka: &Kafka, session: &Session) -> Allowed {
     }
 }
 
+/// What each write of an answer counts for at least, in the time that its client has: about a second.
+const SENT_BYTES: usize = 64 << 10;
+
 /// Sends the answers in the order of their requests. Those that are ready at the same time go out in one write: above
 /// all the answers to requests that have shared a round of the log.
 async fn write_answers<W: AsyncWrite + Unpin>(
@@ -256,7 +259,10 @@ async fn write_answers<W: AsyncWrite + Unpin>(
             let written = written.and_then(|written| written).map_err(|_| Over::Stalled)?;
             match written.map_err(|_| Over::Stalled)?.map_err(End::from)? {
                 0 => return Err(End::from(io::Error::from(io::ErrorKind::WriteZero)).into()),
-                written => paces.iter_mut().for_each(|pace| pace.count(written)),
+                // The kernel takes more only after the client has read much, and a busy server may be late to see that.
+                written => paces
+                    .iter_mut()
+                    .for_each(|pace| pace.count(written.max(SENT_BYTES))),
             }
         }
         to.flush().await.map_err(End::from)?;

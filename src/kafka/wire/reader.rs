@@ -40,6 +40,14 @@ impl Reader {
         self.allowance
     }
 
+    /// The same with bytes of its own.
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            rest: BytesMut::from(&self.rest[..]),
+            ..*self
+        }
+    }
+
     /// What the arrays that were read take in memory, in bytes.
     pub(crate) fn charged(&self) -> usize {
         self.charged
