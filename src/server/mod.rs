@@ -383,7 +383,7 @@ async fn tell_left_out(connections: Arc<Connections>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(LEFT_OUT_INTERVAL) => connections.tell_left_out(),
-            _ = stopping.wait_for(|stopping| *stopping) => return,
+            _ = stopping.wait_for(|stopping| *stopping) => return connections.tell_left_out(),
         }
     }
 }

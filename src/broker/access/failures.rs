@@ -48,16 +48,21 @@ impl Failures {
 
     /// Writes a line for what got none in a while that has ended. To be called often.
     pub(super) fn tell_left_out(&self, now: Monotonic) {
-        for ((listener, failure), sparing) in &*self.lines.lock() {
-            if let Some(left_out) = sparing.left_out(now) {
-                tracing::warn!(
-                    left_out = left_out.events,
-                    most_from = %left_out.from(),
-                    listener,
-                    reason = reason(*failure),
-                    "more sign-ins failed, which have no line of their own"
-                );
-            }
+        let left_out: Vec<_> = {
+            let lines = self.lines.lock();
+            let lines = lines.iter();
+            lines
+                .filter_map(|(of, sparing)| Some((*of, sparing.left_out(now)?)))
+                .collect()
+        };
+        for ((listener, failure), left_out) in left_out {
+            tracing::warn!(
+                left_out = left_out.events,
+                most_from = %left_out.from(),
+                listener,
+                reason = reason(failure),
+                "more sign-ins failed, which have no line of their own"
+            );
         }
     }
 }
