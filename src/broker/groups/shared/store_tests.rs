@@ -267,9 +267,17 @@ fn letters_are_read_up_to_a_size_and_trimmed_records_are_missing() {
         died_at: NOW,
         redriven: 0,
     };
-    let found = read_letters(&log, &partition, origin, &offsets, |_, _| String::new(), 10);
-    assert_eq!(found.letters.len(), 2, "12 bytes of keys and values");
-    assert_eq!(found.unread, [10, 19].map(Offset::new));
+    let read = |most| read_letters(&log, &partition, origin, &offsets, |_, _| String::new(), most);
+    let two: usize = read(usize::MAX).letters[..2]
+        .iter()
+        .map(ParsedRecord::bytes)
+        .sum();
+    // The first one in any case.
+    for (most, count) in [(two, 2), (two - 1, 1), (0, 1)] {
+        let found = read(most);
+        assert_eq!(found.letters.len(), count, "{most} bytes");
+        assert_eq!(found.unread, [5, 9, 10, 19].map(Offset::new)[count..]);
+    }
 }
 
 /// A log whose topic `name` has nine records in three batches, the second of which is damaged.
