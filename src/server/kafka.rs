@@ -16,9 +16,9 @@ use tokio::time::timeout;
 use super::certificate;
 use super::connection::Connections;
 use super::mistakes::Mistake;
+use super::next;
 use super::socket::{Socket, say_and_close};
 use super::tls::{self, Tls};
-use super::{ACCEPT_PAUSE, prepare};
 use crate::kafka::{Kafka, Peer, TO_HTTP};
 use crate::metrics::KafkaCounters;
 
@@ -80,21 +80,7 @@ impl Shared {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            // An error means that the server is gone, which also ends this task.
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "a Kafka connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        prepare(&stream);
+    while let Some(stream) = next(&listener, &mut stopped).await {
         let Some(permit) = shared.connections.permit_beside_http() else {
             shared.counters().refused_connections.fetch_add(1, Relaxed);
             continue;

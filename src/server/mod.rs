@@ -383,7 +383,7 @@ async fn tell_left_out(connections: Arc<Connections>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(LEFT_OUT_INTERVAL) => connections.tell_left_out(),
-            _ = stopping.wait_for(|stopping| *stopping) => return connections.tell_left_out(),
+            _ = stopping.wait_for(|stopping| *stopping) => return,
         }
     }
 }
@@ -441,6 +441,27 @@ fn prepare(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES);
 }
 
+/// The next connection to a listener; `None`: the server stops.
+async fn next(listener: &TcpListener, stopped: &mut watch::Receiver<bool>) -> Option<TcpStream> {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // An error means that the server is gone, which also ends this task.
+            _ = stopped.wait_for(|stopped| *stopped) => return None,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                prepare(&stream);
+                return Some(stream);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
 async fn accept(
     listener: TcpListener,
     connections: Arc<Connections>,
@@ -448,21 +469,7 @@ async fn accept(
     mut stopped: watch::Receiver<bool>,
 ) {
     let refusers = Arc::new(Semaphore::new(refusals));
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            // An error means that the server is gone, which also ends this task.
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        prepare(&stream);
+    while let Some(stream) = next(&listener, &mut stopped).await {
         if let Err(stream) = connections.spawn(stream) {
             connections.count_refused();
             if let Ok(permit) = refusers.clone().try_acquire_owned() {
