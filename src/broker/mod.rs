@@ -157,6 +157,25 @@ impl Broker {
     }
 }
 
+#[cfg(test)]
+impl Broker {
+    /// Opens the log on a simulated disk, with small files.
+    pub(crate) fn on(
+        disk: &engine::sim::SimDisk,
+        clock: &engine::sim::SimClock,
+    ) -> Result<Self, engine::Error> {
+        let options = engine::Options {
+            journal_file_bytes: 4 << 20,
+            journal_files: 2,
+            max_request_bytes: 1 << 20,
+            ..engine::Options::default()
+        };
+        let (disk, clock) = (Arc::new(disk.clone()), Arc::new(clock.clone()));
+        let log = Log::open_with(disk, clock.clone(), std::path::Path::new("/data"), options)?;
+        Ok(Self::new(log, clock, Limits::default(), None))
+    }
+}
+
 impl Deref for Broker {
     type Target = Parts;
 

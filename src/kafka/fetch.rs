@@ -158,7 +158,6 @@ fn failed(partition_index: i32, error_code: i16) -> FetchPartitionResponse {
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
-    use std::path::Path;
     use std::pin::pin;
     use std::sync::Arc;
 
@@ -168,9 +167,8 @@ mod tests {
     use crate::broker::Broker;
     use crate::broker::budget::Budget;
     use crate::broker::caller::Caller;
+    use crate::broker::engine::TimestampMs;
     use crate::broker::engine::sim::{SimClock, SimDisk};
-    use crate::broker::engine::{Log, Options, TimestampMs};
-    use crate::broker::limits::Limits;
     use crate::kafka::messages::fetch::FetchTopic;
     use crate::kafka::session::Session;
     use crate::kafka::{ANSWERS_BYTES, Kafka, Peer, call};
@@ -181,16 +179,8 @@ mod tests {
 
     /// A call to a node with an empty topic of one partition.
     fn call() -> Call {
-        let clock = Arc::new(SimClock::new(TimestampMs(1_700_000_000_000)));
-        let options = Options {
-            journal_file_bytes: 4 << 20,
-            journal_files: 2,
-            max_request_bytes: 1 << 20,
-            ..Options::default()
-        };
-        let disk = Arc::new(SimDisk::new(1));
-        let log = Log::open_with(disk, clock.clone(), Path::new("/data"), options).unwrap();
-        let broker = Broker::new(log, clock, Limits::default(), None);
+        let clock = SimClock::new(TimestampMs(1_700_000_000_000));
+        let broker = Broker::on(&SimDisk::new(1), &clock).unwrap();
         let made = broker.topics.create(&Caller::default(), "t", Some(1), &[]);
         made.unwrap();
         let peer = Peer {

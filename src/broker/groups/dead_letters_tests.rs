@@ -9,28 +9,18 @@ use super::*;
 use crate::broker::Broker;
 use crate::broker::caller::Caller;
 use crate::broker::engine::sim::{SimClock, SimDisk};
-use crate::broker::engine::{Log, Options};
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::membership::Join;
 use crate::broker::groups::poll;
 use crate::broker::groups::settle::{Place, Settling};
 use crate::broker::limits::Limits;
 use crate::broker::refusal::Value;
-use crate::broker::topics::lookup::Start;
 use crate::broker::topics::skips::Gap;
 
 const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
 
 fn open(disk: &SimDisk) -> Result<Broker, Error> {
-    let options = Options {
-        journal_file_bytes: 4 << 20,
-        journal_files: 2,
-        max_request_bytes: 1 << 20,
-        ..Options::default()
-    };
-    let clock = Arc::new(SimClock::new(NOW));
-    let log = Log::open_with(Arc::new(disk.clone()), clock.clone(), Path::new("/data"), options)?;
-    Ok(Broker::new(log, clock, Limits::default(), None))
+    Broker::on(disk, &SimClock::new(NOW))
 }
 
 /// A broker whose topic `jobs` has six records in each of two partitions.
@@ -76,20 +66,7 @@ struct Given {
 }
 
 fn join(topics: &[&str]) -> Join {
-    Join {
-        topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
-        client_id: None,
-        address: None,
-        session_timeout: 1_000_000,
-        start: Start::Earliest,
-        kind: GroupType::Shared,
-        lease_ms: None,
-        max_deliveries: None,
-        dead_letter_topic: None,
-        order: None,
-        filter: None,
-        instance: None,
-    }
+    Join::of(topics, GroupType::Shared)
 }
 
 async fn poll(broker: &Broker, group: &str, topics: &[&str]) -> Vec<Given> {
@@ -381,6 +358,7 @@ async fn a_group_that_is_made_again_has_none_of_the_earlier_ones_dead_letters() 
         .await
         .unwrap();
     broker.groups.delete(&Caller::default(), "g").await.unwrap();
+    // The group is made again later: in the same log, by the time of another clock.
     let clock = Arc::new(SimClock::new(TimestampMs(NOW.get() + 1)));
     let broker = Broker::new(broker.log.clone(), clock, Limits::default(), None);
     assert_eq!(poll(&broker, "g", &["jobs"]).await.len(), 12);
@@ -391,9 +369,8 @@ async fn a_group_that_is_made_again_has_none_of_the_earlier_ones_dead_letters() 
 #[tokio::test]
 async fn a_group_that_is_made_again_counts_only_its_own_dead_letters() {
     let disk = SimDisk::new(1);
-    let clock = Arc::new(SimClock::new(NOW));
-    let log = open(&disk).unwrap().log.clone();
-    let broker = Broker::new(log, clock.clone(), Limits::default(), None);
+    let clock = SimClock::new(NOW);
+    let broker = Broker::on(&disk, &clock).unwrap();
     broker
         .topics
         .create(&Caller::default(), "jobs", Some(2), &[])

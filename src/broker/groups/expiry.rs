@@ -236,12 +236,9 @@ fn age(newest: TimestampMs, now: TimestampMs) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-    use std::sync::Arc;
-
     use crate::broker::caller::Caller;
     use crate::broker::engine::sim::{SimClock, SimDisk};
-    use crate::broker::engine::{Offset, Options, PartitionId};
+    use crate::broker::engine::{Offset, PartitionId};
 
     use super::super::Commit;
     use super::super::live::GroupType;
@@ -249,9 +246,7 @@ mod tests {
     use super::super::shared::settings::{GroupValue, Settings};
     use super::*;
     use crate::broker::Broker;
-    use crate::broker::limits::Limits;
     use crate::broker::state_keys::AUDIT;
-    use crate::broker::topics::lookup::Start;
 
     const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
     const DAY: Duration = Duration::from_secs(86_400);
@@ -267,7 +262,7 @@ mod tests {
     impl World {
         fn new() -> Self {
             let (disk, clock) = (SimDisk::new(1), SimClock::new(NOW));
-            let broker = Self::open(&disk, &clock);
+            let broker = Broker::on(&disk, &clock).unwrap();
             broker
                 .topics
                 .create(&Caller::default(), "orders", Some(4), &[])
@@ -281,22 +276,10 @@ mod tests {
             }
         }
 
-        fn open(disk: &SimDisk, clock: &SimClock) -> Broker {
-            let options = Options {
-                journal_file_bytes: 4 << 20,
-                journal_files: 2,
-                max_request_bytes: 1 << 20,
-                ..Options::default()
-            };
-            let (disk, clock) = (Arc::new(disk.clone()), Arc::new(clock.clone()));
-            let log = Log::open_with(disk, clock.clone(), Path::new("/data"), options).unwrap();
-            Broker::new(log, clock, Limits::default(), None)
-        }
-
         fn restarted(self) -> Self {
             self.broker.log.close().unwrap();
             drop(self.broker);
-            let broker = Self::open(&self.disk, &self.clock);
+            let broker = Broker::on(&self.disk, &self.clock).unwrap();
             let expiry = Expiry::default();
             Self {
                 broker,
@@ -331,18 +314,8 @@ mod tests {
 
         async fn join(&self, group: &str, kind: GroupType) {
             let request = Join {
-                topics: ["orders".to_owned()].into(),
-                client_id: None,
-                address: None,
                 session_timeout: 1_000_000_000_000,
-                start: Start::Earliest,
-                kind,
-                lease_ms: None,
-                max_deliveries: None,
-                dead_letter_topic: None,
-                order: None,
-                filter: None,
-                instance: None,
+                ..Join::of(&["orders"], kind)
             };
             self.groups()
                 .join(&Caller::default(), group, Some("a"), request)
@@ -438,7 +411,7 @@ mod tests {
             world.join(group, kind).await;
         }
         for disk in [world.disk.after_kill(), world.disk.after_power_cut()] {
-            let broker = World::open(&disk, &world.clock);
+            let broker = Broker::on(&disk, &world.clock).unwrap();
             for group in ["ordered", "shared"] {
                 let topics = super::super::subscriptions::topics(&broker.log, group);
                 assert_eq!(topics, [orders].into(), "{group}");

@@ -65,6 +65,27 @@ pub struct Join {
     pub instance: Option<String>,
 }
 
+#[cfg(test)]
+impl Join {
+    /// A join of a member that reads these topics from their start, and is there for long without a word.
+    pub(super) fn of(topics: &[&str], kind: GroupType) -> Self {
+        Self {
+            topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
+            client_id: None,
+            address: None,
+            session_timeout: 1_000_000,
+            start: Start::Earliest,
+            kind,
+            lease_ms: None,
+            max_deliveries: None,
+            dead_letter_topic: None,
+            order: None,
+            filter: None,
+            instance: None,
+        }
+    }
+}
+
 impl Join {
     /// The topics that it subscribes to by name.
     fn named_topics(&self) -> impl Iterator<Item = &String> {

@@ -2,7 +2,6 @@
 //! members leave, and the power fails at any call of the disk. In the end each input has its output once.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,16 +11,14 @@ use super::*;
 use crate::broker::Broker;
 use crate::broker::caller::Caller;
 use crate::broker::engine::sim::{Rng, SimClock, SimDisk};
-use crate::broker::engine::{Options, PartitionId, TimestampMs};
+use crate::broker::engine::{PartitionId, TimestampMs};
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::membership::Join;
 use crate::broker::groups::outside::NamedCommit;
 use crate::broker::groups::poll::{Polled, Wanted};
 use crate::broker::groups::repeats::REMEMBERED_MS;
 use crate::broker::groups::settle::{self, Settling};
-use crate::broker::limits::Limits;
 use crate::broker::produce::whole::Attempt;
-use crate::broker::topics::lookup::Start;
 use crate::formats::json::parse_addressed_list;
 
 const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
@@ -61,17 +58,6 @@ struct Call {
     outputs: Vec<(u32, Offset)>,
 }
 
-fn open(disk: &SimDisk, clock: &Arc<SimClock>) -> Result<Broker, crate::broker::engine::Error> {
-    let options = Options {
-        journal_file_bytes: 4 << 20,
-        journal_files: 2,
-        max_request_bytes: 1 << 20,
-        ..Options::default()
-    };
-    let log = Log::open_with(Arc::new(disk.clone()), clock.clone(), Path::new("/data"), options)?;
-    Ok(Broker::new(log, clock.clone(), Limits::default(), None))
-}
-
 fn list(topic: &str, places: &[(u32, Offset)]) -> String {
     let row = |(partition, offset): &(u32, Offset)| {
         format!(r#"{{"topic":"{topic}","key":"{partition}-{offset}","value":"{partition}-{offset}"}}"#)
@@ -108,7 +94,7 @@ fn outputs(broker: &Broker, places: &[(u32, Offset)]) -> Outputs {
 impl World {
     fn new(kind: GroupType, seed: u64) -> Self {
         let (disk, clock) = (SimDisk::new(seed), Arc::new(SimClock::new(NOW)));
-        let broker = open(&disk, &clock).unwrap();
+        let broker = Broker::on(&disk, &clock).unwrap();
         for topic in ["in", "out"] {
             broker
                 .topics
@@ -144,7 +130,7 @@ impl World {
             true => self.disk.after_power_cut(),
             false => self.disk.after_kill(),
         };
-        self.broker = open(&disk, &self.clock).unwrap();
+        self.broker = Broker::on(&disk, &self.clock).unwrap();
         self.disk = disk;
     }
 
@@ -173,18 +159,8 @@ impl World {
                     instance: None,
                 };
                 let join = Join {
-                    topics: ["in".to_owned()].into(),
-                    client_id: None,
-                    address: None,
-                    session_timeout: 1_000_000,
-                    start: Start::Earliest,
-                    kind: self.kind,
-                    lease_ms: None,
                     max_deliveries: Some(1000).filter(|_| self.kind == GroupType::Shared),
-                    dead_letter_topic: None,
-                    order: None,
-                    filter: None,
-                    instance: None,
+                    ..Join::of(&["in"], self.kind)
                 };
                 let polled = groups
                     .poll(&nobody, "g", call.member, &wanted, given, Some(join))

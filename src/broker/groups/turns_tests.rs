@@ -1,28 +1,17 @@
-use std::path::Path;
 use std::time::Duration;
 
 use super::*;
 use crate::broker::Broker;
 use crate::broker::engine::sim::{SimClock, SimDisk};
-use crate::broker::engine::{Log, Options};
 use crate::broker::groups::consumers::{JoiningConsumer, Saying, Who};
 use crate::broker::groups::members::Member;
-use crate::broker::limits::Limits;
 
 /// How many of each kind join.
 const MANY: usize = 12;
 
-fn broker(partitions: u32) -> (Broker, Arc<SimClock>) {
-    let options = Options {
-        journal_file_bytes: 4 << 20,
-        journal_files: 2,
-        max_request_bytes: 1 << 20,
-        ..Options::default()
-    };
-    let disk = Arc::new(SimDisk::new(1));
-    let clock = Arc::new(SimClock::new(TimestampMs(1_700_000_000_000)));
-    let log = Log::open_with(disk, clock.clone(), Path::new("/data"), options).unwrap();
-    let broker = Broker::new(log, clock.clone(), Limits::default(), None);
+fn broker(partitions: u32) -> (Broker, SimClock) {
+    let clock = SimClock::new(TimestampMs(1_700_000_000_000));
+    let broker = Broker::on(&SimDisk::new(1), &clock).unwrap();
     let created = broker
         .topics
         .create(&Caller::default(), "orders", Some(partitions), &[]);
@@ -30,20 +19,10 @@ fn broker(partitions: u32) -> (Broker, Arc<SimClock>) {
     (broker, clock)
 }
 
-async fn join(groups: Groups, member: String) {
+async fn enter(groups: Groups, member: String) {
     let join = Join {
-        topics: ["orders".to_owned()].into(),
-        client_id: None,
-        address: None,
         session_timeout: 10_000,
-        start: Start::Earliest,
-        kind: GroupType::Ordered,
-        lease_ms: None,
-        max_deliveries: None,
-        dead_letter_topic: None,
-        order: None,
-        filter: None,
-        instance: None,
+        ..Join::of(&["orders"], GroupType::Ordered)
     };
     let joined = groups.join(&Caller::default(), "g", Some(&member), join).await;
     assert_eq!(&*joined.unwrap().member, &*member);
@@ -87,7 +66,7 @@ async fn until_there_are(cell: &Cell, members: usize) {
 async fn members_that_come_and_go_together_cost_one_assignment_and_nobody_waits_on_a_thread() {
     let (broker, clock) = broker(8);
     let groups = broker.groups.clone();
-    join(groups.clone(), "first".to_owned()).await;
+    enter(groups.clone(), "first".to_owned()).await;
     let cell = groups.coordinator.find("g").unwrap();
 
     // Somebody assigns the partitions, and takes long.
@@ -95,7 +74,7 @@ async fn members_that_come_and_go_together_cost_one_assignment_and_nobody_waits_
     let before = assignments(&cell);
     let mut tasks = Vec::new();
     for number in 0..MANY {
-        tasks.push(tokio::spawn(join(groups.clone(), format!("m{number}"))));
+        tasks.push(tokio::spawn(enter(groups.clone(), format!("m{number}"))));
         tasks.push(tokio::spawn(consume(groups.clone(), format!("c{number}"))));
     }
     // All of them are members, and whoever asks for the group is answered.
@@ -142,7 +121,7 @@ async fn members_that_come_and_go_together_cost_one_assignment_and_nobody_waits_
 
     // Those whose sessions end at the same time.
     for number in 0..MANY {
-        join(groups.clone(), format!("m{number}")).await;
+        enter(groups.clone(), format!("m{number}")).await;
     }
     let before = assignments(&cell);
     clock.advance(Duration::from_secs(11));
@@ -192,7 +171,7 @@ async fn one_that_joins_again_keeps_its_partitions_though_another_goes_before_it
     let (broker, clock) = broker(9);
     let groups = broker.groups.clone();
     for name in ["a", "b", "c"] {
-        join(groups.clone(), name.to_owned()).await;
+        enter(groups.clone(), name.to_owned()).await;
     }
     let cell = groups.coordinator.find("g").unwrap();
     let of_a = || -> Vec<PartitionId> {
@@ -208,7 +187,7 @@ async fn one_that_joins_again_keeps_its_partitions_though_another_goes_before_it
     };
     // Those that are there give up what is too much by polling without partitions: here, all join once more.
     for name in ["a", "b", "c"] {
-        join(groups.clone(), name.to_owned()).await;
+        enter(groups.clone(), name.to_owned()).await;
     }
     let before = of_a();
     assert_eq!(before.len(), 3);
@@ -218,7 +197,7 @@ async fn one_that_joins_again_keeps_its_partitions_though_another_goes_before_it
     let key = || cell.core.lock().members.get("a").unwrap().key();
     let first = key();
     let turn = cell.assigning.lock().await;
-    let joining = tokio::spawn(join(groups.clone(), "a".to_owned()));
+    let joining = tokio::spawn(enter(groups.clone(), "a".to_owned()));
     while key() == first {
         tokio::task::yield_now().await;
     }

@@ -1,7 +1,6 @@
 //! Classic groups over a broker on a simulated disk: what is durable when, over power cuts; which kinds of groups meet; and
 //! what commits do.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +12,12 @@ use super::*;
 use crate::broker::Broker;
 use crate::broker::caller::Caller;
 use crate::broker::engine::sim::{SimClock, SimDisk};
-use crate::broker::engine::{Error, Log, Offset, Options, TimestampMs};
+use crate::broker::engine::{Offset, TimestampMs};
 use crate::broker::groups::alter::Alteration;
 use crate::broker::groups::live::{GroupState, GroupType};
 use crate::broker::groups::membership::Join;
 use crate::broker::groups::outside::NamedCommit;
 use crate::broker::groups::reset::{Reset, Target};
-use crate::broker::limits::Limits;
 use crate::broker::refusal::Reason;
 use crate::broker::topics::lookup::Start;
 
@@ -32,17 +30,6 @@ struct World {
     disk: SimDisk,
     clock: Arc<SimClock>,
     broker: Broker,
-}
-
-fn open(disk: &SimDisk, clock: &Arc<SimClock>) -> Result<Broker, Error> {
-    let options = Options {
-        journal_file_bytes: 4 << 20,
-        journal_files: 2,
-        max_request_bytes: 1 << 20,
-        ..Options::default()
-    };
-    let log = Log::open_with(Arc::new(disk.clone()), clock.clone(), Path::new("/data"), options)?;
-    Ok(Broker::new(log, clock.clone(), Limits::default(), None))
 }
 
 fn joining(client: &str, instance: Option<&str>) -> Joining {
@@ -87,32 +74,22 @@ fn row(offset: u64) -> CommitRow {
 
 fn ordered() -> Join {
     Join {
-        topics: ["orders".to_owned()].into(),
-        client_id: None,
-        address: None,
         session_timeout: 10_000,
-        start: Start::Earliest,
-        kind: GroupType::Ordered,
-        lease_ms: None,
-        max_deliveries: None,
-        dead_letter_topic: None,
-        order: None,
-        filter: None,
-        instance: None,
+        ..Join::of(&["orders"], GroupType::Ordered)
     }
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let (disk, clock) = (SimDisk::new(seed), Arc::new(SimClock::new(NOW)));
-        let broker = open(&disk, &clock).unwrap();
+        let broker = Broker::on(&disk, &clock).unwrap();
         let created = broker.topics.create(&Caller::default(), "orders", Some(2), &[]);
         created.unwrap();
         Self { disk, clock, broker }
     }
 
     fn restart(&mut self, disk: SimDisk) {
-        self.broker = open(&disk, &self.clock).unwrap();
+        self.broker = Broker::on(&disk, &self.clock).unwrap();
         self.disk = disk;
     }
 

@@ -173,7 +173,6 @@ impl Groups {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::time::Duration;
 
     use super::super::Acknowledging;
@@ -181,12 +180,10 @@ mod tests {
     use crate::broker::Broker;
     use crate::broker::caller::Caller;
     use crate::broker::engine::sim::{SimClock, SimDisk};
-    use crate::broker::engine::{Log, Offset, Options, PartitionId, TimestampMs};
+    use crate::broker::engine::{Offset, PartitionId, TimestampMs};
     use crate::broker::groups::alter::Alteration;
     use crate::broker::groups::live::GroupType;
     use crate::broker::groups::membership::Join;
-    use crate::broker::limits::Limits;
-    use crate::broker::topics::lookup::Start;
 
     fn filter(key: &str) -> Arc<Filter> {
         let fields = [("key".to_owned(), vec![key.to_owned()])];
@@ -196,33 +193,15 @@ mod tests {
     #[tokio::test]
     async fn what_was_read_with_an_earlier_filter_is_neither_passed_over_nor_delivered() {
         let (disk, clock) = (SimDisk::new(1), SimClock::new(TimestampMs(1_700_000_000_000)));
-        let options = Options {
-            journal_file_bytes: 4 << 20,
-            journal_files: 2,
-            max_request_bytes: 1 << 20,
-            ..Options::default()
-        };
-        let clock = Arc::new(clock);
-        let log = Log::open_with(Arc::new(disk), clock.clone(), Path::new("/data"), options).unwrap();
-        let broker = Broker::new(log, clock, Limits::default(), None);
+        let broker = Broker::on(&disk, &clock).unwrap();
         broker
             .topics
             .create(&Caller::default(), "orders", Some(1), &[])
             .unwrap();
         let topic = broker.log.topic("orders").unwrap().id();
         let join = Join {
-            topics: ["orders".to_owned()].into(),
-            client_id: None,
-            address: None,
-            session_timeout: 1_000_000,
-            start: Start::Earliest,
-            kind: GroupType::Ordered,
-            lease_ms: None,
-            max_deliveries: None,
-            dead_letter_topic: None,
-            order: None,
             filter: Some(filter("a")),
-            instance: None,
+            ..Join::of(&["orders"], GroupType::Ordered)
         };
         let wanted = Wanted {
             ack: None,
