@@ -132,7 +132,7 @@ impl Fixture {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let server = Server::start(&directory.path().join("data"));
         let Some(proxy) = Proxy::start(directory.path(), server.address) else {
-            println!("skipped: nginx is not installed");
+            support::skipped("nginx is not installed");
             return None;
         };
         server.create_topic("t", 1);

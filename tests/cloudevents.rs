@@ -346,7 +346,7 @@ async fn a_stream_gives_structured_events_where_the_query_or_the_client_asks_for
 #[test]
 fn the_python_sdk_sends_in_every_mode_and_reads_what_comes_back() {
     let Some(python) = python_with("import cloudevents.core.bindings.http") else {
-        println!("skipped: no Python with the package cloudevents");
+        support::skipped("no Python with the package cloudevents");
         return;
     };
     let directory = tempfile::tempdir().expect("a temporary directory");

@@ -14,9 +14,11 @@
 //!   line that is only `…` stands for any lines.
 #![allow(
     clippy::disallowed_methods,
-    clippy::print_stderr,
     reason = "these tests read the repository and start processes"
 )]
+
+#[path = "support/skipped.rs"]
+mod skipped;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -24,6 +26,8 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use skipped::skipped;
 
 /// The documents outside of `docs/`.
 const OTHERS: &str = "README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md examples/README.md";
@@ -302,7 +306,7 @@ fn every_shell_block_of_the_documents_runs_and_prints_what_is_said() {
         !found.is_ok_and(|status| status.success())
     });
     if let Some(tool) = missing {
-        eprintln!("skipped: there is no {tool}");
+        skipped(&format!("there is no {tool}"));
         return;
     }
     // All of 127.0.0.0/8 is this machine, so each page of each process that runs these tests gets its own address.
@@ -320,7 +324,7 @@ fn every_shell_block_of_the_documents_runs_and_prints_what_is_said() {
             .partition(|page| read(page).contains("```python "));
         pages = rest;
         let passed_over: Vec<String> = passed_over;
-        eprintln!("skipped, because there is no python3: {}", passed_over.join(", "));
+        skipped(&format!("there is no python3, for {}", passed_over.join(", ")));
     }
     let mut problems = Vec::new();
     let (high, low) = (1 + (process >> 8) % 250, process & 0xff);
@@ -377,6 +381,32 @@ fn a_failing_command_another_output_and_a_missing_script_are_each_noticed() {
     }
     let fine = sh("echo one; echo a two b; echo 3; echo four") + &block("text", "one\na … b\n…\nfour");
     run("page", &(fine + &serves), "127.0.0.1:1").unwrap();
+}
+
+#[test]
+fn a_test_that_skips_something_says_so_past_the_harness() {
+    // `CONTRIBUTING.md` promises it; the harness keeps what a passing test prints.
+    let mut folders = vec![root().join("tests"), root().join("segments/tests")];
+    let mut found = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder of the repository") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            if path.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
+            let source = fs::read_to_string(&path).expect("a source");
+            found += source.matches("skipped(").count();
+            for line in source.lines().map(|line| line.trim().to_lowercase()) {
+                let is_kept = line.starts_with("println!(\"skip") || line.starts_with("eprintln!(\"skip");
+                assert!(!is_kept, "{}: {line}", path.display());
+            }
+        }
+    }
+    assert!(found > 20, "only {found} tests skip something");
 }
 
 /// GitHub's anchor of a heading.

@@ -39,7 +39,7 @@ struct Flight<'a> {
 #[test]
 fn a_year_of_flights_goes_in_by_one_request_and_comes_out_byte_for_byte() {
     let Some(path) = std::env::var_os("QUIPU_TEST_FLIGHTS") else {
-        println!("skipped: QUIPU_TEST_FLIGHTS does not name the file of flights");
+        support::skipped("QUIPU_TEST_FLIGHTS does not name the file of flights");
         return;
     };
     let mut text = String::new();
@@ -160,7 +160,7 @@ for line in sys.stdin:
     print((murmur2(line.rstrip('\\n').encode()) & 0x7fffffff) % int(sys.argv[1]))
 ";
     let Some(python) = python_with("from kafka.partitioner.default import murmur2") else {
-        println!("not compared with kafka-python, which is not installed");
+        support::skipped("the comparison with kafka-python, which is not installed");
         return;
     };
     let keys = flights.iter().map(|flight| flight.key);

@@ -10,9 +10,14 @@
     reason = "it runs real programs against the real binary"
 )]
 
+#[path = "support/skipped.rs"]
+mod skipped;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+
+use skipped::skipped;
 
 /// Their tests wait for a server for a limited time: one suite at once.
 static ONE: Mutex<()> = Mutex::new(());
@@ -37,17 +42,33 @@ fn rdkafka_passes_its_own_suite() {
     passes("rdkafka");
 }
 
+#[test]
+fn what_is_skipped_is_said_on_the_terminal_although_the_test_passes() {
+    let output = Command::new(std::env::current_exe().expect("it runs"))
+        .args(["--exact", "rskafka_passes_its_own_suite"])
+        .env_remove("QUIPU_TEST_KAFKA_SUITES")
+        .output()
+        .expect("it starts again");
+    assert!(output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("skipped: the suite of rskafka: "), "{said}");
+}
+
 fn passes(suite: &str) {
     let built = std::env::var("QUIPU_TEST_KAFKA_SUITES").unwrap_or_default();
     if !built.split_whitespace().any(|name| name == suite) {
-        println!("skipped: the suite of {suite}: QUIPU_TEST_KAFKA_SUITES does not name it as built");
+        skipped(&format!(
+            "the suite of {suite}: QUIPU_TEST_KAFKA_SUITES does not name it as built"
+        ));
         return;
     }
     if !in_a_network_of_its_own("true")
         .status()
         .is_ok_and(|status| status.success())
     {
-        println!("skipped: the suite of {suite}: a process cannot have a network of its own here");
+        skipped(&format!(
+            "the suite of {suite}: a process cannot have a network of its own here"
+        ));
         return;
     }
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,9 +1,12 @@
 //! Record batches against kafka-python, which shares no code with this crate.
 //!
 //! The fixtures are kafka-python's batches and what it reads in them; `scripts/kafka-fixtures.py` writes them. The
-//! other direction, kafka-python reading ours, runs if python3 and kafka-python are installed, and else says so.
+//! other direction, kafka-python reading ours, runs if the Python of `QUIPU_TEST_PYTHON`, or `python3`, has kafka-python, and else says so.
 
 #![allow(clippy::disallowed_methods, reason = "tests read their fixtures")]
+
+#[path = "../../tests/support/skipped.rs"]
+mod skipped;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -314,9 +317,10 @@ fn our_batches() -> Vec<SealedBatch> {
 #[test]
 fn kafka_python_reads_our_batches() {
     let probe = ["-B", "-c", "import kafka.record.memory_records"];
-    let kafka = Command::new("python3").args(probe).output();
+    let python = std::env::var_os("QUIPU_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let kafka = Command::new(&python).args(probe).output();
     if !kafka.is_ok_and(|output| output.status.success()) {
-        println!("skipped: no python3 with kafka-python (pip install kafka-python==3.0.12) here");
+        skipped::skipped("no Python with kafka-python (QUIPU_TEST_PYTHON)");
         return;
     }
     let batches = our_batches();
@@ -324,7 +328,7 @@ fn kafka_python_reads_our_batches() {
     for batch in &batches {
         file.write_all(batch.as_bytes()).unwrap();
     }
-    let output = Command::new("python3")
+    let output = Command::new(&python)
         .arg("-B")
         .arg(tests().join("kafka_read.py"))
         .arg(file.path())

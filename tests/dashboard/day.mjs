@@ -49,6 +49,7 @@ async function firing(server, name) {
     await promisify(execFile)(tool, ["test", "rules", file]);
   } catch (error) {
     if (error.code !== "ENOENT") throw new Error(`promtool: ${error.stdout}${error.stderr}`);
+    console.error(`skipped: what promtool says of the alert ${name}, as there is no promtool`);
   } finally {
     await rm(folder, { recursive: true });
   }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use crate::skipped::skipped;
 use crate::{is_setting, read, root};
 
 const MANIFEST: &str = "deploy/kubernetes/quipu.yaml";
@@ -83,7 +84,7 @@ fn the_manifests_fit_the_schema_of_kubernetes() {
         .args(["-c", "import kubernetes_validate"])
         .output();
     if !module.is_ok_and(|output| output.status.success()) {
-        println!("skipped: this Python has no kubernetes-validate");
+        skipped("this Python has no kubernetes-validate");
         return;
     }
     let check = "import sys, yaml, kubernetes_validate\n\

@@ -10,6 +10,8 @@
 mod debian;
 mod image;
 mod kubernetes;
+#[path = "../support/skipped.rs"]
+mod skipped;
 mod systemd;
 
 use std::ffi::OsString;

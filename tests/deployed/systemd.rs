@@ -5,6 +5,7 @@ use std::process::Command;
 
 use quipu::settings::Config;
 
+use crate::skipped::skipped;
 use crate::{Running, found, is_setting, quipu, read};
 
 const UNIT: &str = "deploy/systemd/quipu.service";
@@ -81,7 +82,7 @@ fn every_setting_of_the_settings_file_exists_those_in_comments_too() {
 #[test]
 fn systemd_finds_no_fault_in_the_unit_and_little_that_it_could_do_beyond_its_work() {
     let Some(tool) = found("systemd-analyze") else {
-        println!("skipped: there is no systemd-analyze");
+        skipped("there is no systemd-analyze");
         return;
     };
     // The binary is not installed here, and neither are its man pages.

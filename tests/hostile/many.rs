@@ -1,7 +1,7 @@
 //! Very many connections: idle ones, waiting ones, and more than there are file handles.
 
 use super::{Fixture, JSON, MIB, RECORDS, open_files, read_to_the_end, wait_until};
-use crate::support::{Connection, Server};
+use crate::support::{Connection, Server, skipped};
 
 const CONNECTIONS: usize = 10_000;
 /// The most memory of the server for an idle or waiting connection, in bytes.
@@ -13,7 +13,9 @@ pub(super) const SOME_FILES: usize = 16;
 pub(super) fn may_open(files: u64) -> bool {
     let limit = quipu_segments::raise_file_limit();
     if limit < files {
-        println!("SKIPPED: the limit of open files is {limit}, and the test needs {files} (ulimit -Hn)");
+        skipped(&format!(
+            "the limit of open files is {limit}, and the test needs {files} (ulimit -Hn)"
+        ));
     }
     limit >= files
 }

@@ -9,7 +9,7 @@ use support::process::python_with;
 /// Runs a script with what it needs; it prints `done` at its end.
 fn script(fixture: &Fixture, import: &str, script: &str) {
     let Some(python) = python_with(import) else {
-        println!("skipped: {import} fails");
+        skipped(&format!("no Python can {import}"));
         return;
     };
     let mut command = Command::new(python);

@@ -49,7 +49,7 @@ fn is_kcat_there() -> bool {
         .status();
     let is_there = status.is_ok_and(|status| status.success());
     if !is_there {
-        println!("skipped: kcat is not installed");
+        skipped("kcat is not installed");
     }
     is_there
 }
@@ -104,7 +104,7 @@ fn kcat_produces_and_consumes() {
 #[test]
 fn kafka_python_produces_and_consumes() {
     let Some(python) = python_with("import kafka") else {
-        println!("skipped: kafka-python is not installed");
+        skipped("kafka-python is not installed");
         return;
     };
     let fixture = Fixture::new();
@@ -224,7 +224,7 @@ fn two_members_of_kafka_python_share_a_topic_and_commit_over_a_restart_of_the_se
     use std::io::{BufRead as _, Write as _};
 
     let Some(python) = python_with("import kafka") else {
-        println!("skipped: kafka-python is not installed");
+        skipped("kafka-python is not installed");
         return;
     };
     let fixture = Fixture::new();

@@ -41,7 +41,7 @@ use quipu_segments::batch::{BatchBuilder, Codec, SealedBatch};
 use quipu_segments::{Offset, ProducerId, TimestampMs};
 use tempfile::TempDir;
 
-use support::{PATIENCE, Server};
+use support::{PATIENCE, Server, skipped};
 use wire::{Client, In, Out};
 
 pub(crate) const PRODUCE: i16 = 0;

@@ -43,7 +43,7 @@ fn run(mut command: Command, how: &How<'_>, directory: &Path) -> String {
 /// Runs a script that prints `done` with each way of signing in.
 fn each_way(import: &str, script: &str) {
     let Some(python) = python_with(import) else {
-        println!("skipped: {import} fails");
+        skipped(&format!("no Python can {import}"));
         return;
     };
     let run_with = |how: &How<'_>, directory: &Path| {
@@ -177,7 +177,7 @@ fn kcat_signs_in() {
         .stderr(Stdio::null())
         .status();
     if !probe.is_ok_and(|status| status.success()) {
-        println!("skipped: kcat is not installed");
+        skipped("kcat is not installed");
         return;
     }
     let fixture = closed(&[]);

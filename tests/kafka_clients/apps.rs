@@ -16,7 +16,7 @@ fn the_example_on_the_page_runs_with_the_address_of_quipu() {
     for environment in ["kafka-python-2", "kafka-python-3"] {
         let python = kafka_clients().join(environment).join("bin/python");
         if !python.exists() {
-            skipped(environment);
+            is_missing(environment);
             continue;
         }
         let fixture = Fixture::new();
@@ -38,7 +38,7 @@ fn the_example_on_the_page_runs_with_the_address_of_quipu() {
 fn faust_counts_in_windows(environment: &str) {
     let python = kafka_clients().join(environment).join("bin/python");
     if !python.exists() {
-        skipped(environment);
+        is_missing(environment);
         return;
     }
     let fixture = Fixture::new();

@@ -7,7 +7,7 @@ use super::*;
 pub(crate) fn kcat() -> Option<PathBuf> {
     let is_there = Command::new("kcat").arg("-V").output();
     if !is_there.is_ok_and(|output| output.status.success()) {
-        skipped("kcat");
+        is_missing("kcat");
         return None;
     }
     Some("kcat".into())

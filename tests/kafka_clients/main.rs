@@ -1,7 +1,8 @@
 //! Real Kafka clients against the real binary, unchanged. `install` beside this file brings them from their registries;
 //! they are found in `target/kafka-clients`, or in `QUIPU_TEST_KAFKA_CLIENTS`. A client that is not there is skipped, by name.
 //!
-//! Each client has a script, which runs the parts that it is asked for and fails with a message. Its topics begin with
+//! Each client has a script, which runs the parts that it is asked for and fails with a message. What a client cannot do on
+//! this machine is a line that begins with `skipped: `. Its topics begin with
 //! its own prefix, have four partitions, and are created by being used. The parts:
 //!
 //! - `records`: 100 records with each of `acks` 0, 1 and all to `PREFIX-none-ACKS`; `idempotent` the same;
@@ -42,7 +43,6 @@ mod tls_server;
 mod tools;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -53,7 +53,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use support::process::kafka_clients;
-use support::{PATIENCE, Server};
+use support::{PATIENCE, Server, skipped};
 
 /// The records of a topic.
 const COUNT: usize = 100;
@@ -114,6 +114,8 @@ impl Fixture {
             output.status,
             self.server.log()
         );
+        let of_skipped = out.lines().filter_map(|line| line.strip_prefix("skipped: "));
+        of_skipped.for_each(skipped);
         out
     }
 
@@ -284,9 +286,8 @@ fn bounded(program: &Path) -> Command {
     command
 }
 
-/// Says that a client is skipped, past the test harness, which keeps what passing tests print.
-fn skipped(name: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {name} is not installed");
+fn is_missing(client: &str) {
+    skipped(&format!("{client} is not installed"));
 }
 
 /// A script of Python in one of the environments.
@@ -297,7 +298,7 @@ fn python(environment: &str, module: &str, file: &str) -> Option<Program> {
         .stderr(Stdio::null())
         .status();
     if !probe.is_ok_and(|status| status.success()) {
-        skipped(environment);
+        is_missing(environment);
         return None;
     }
     let mut command = bounded(&python);
@@ -311,7 +312,7 @@ fn python(environment: &str, module: &str, file: &str) -> Option<Program> {
 fn node(package: &str, file: &str) -> Option<Program> {
     let home = kafka_clients().join("node");
     if !home.join("node_modules").join(package).exists() || Command::new("node").arg("-v").output().is_err() {
-        skipped(package);
+        is_missing(package);
         return None;
     }
     let mut command = bounded(Path::new("node"));
@@ -324,7 +325,7 @@ fn node(package: &str, file: &str) -> Option<Program> {
 fn go() -> Option<Program> {
     let program = kafka_clients().join("go/franz-go");
     if !program.exists() {
-        skipped("franz-go");
+        is_missing("franz-go");
         return None;
     }
     Some(Program(bounded(&program)))
@@ -334,7 +335,7 @@ fn go() -> Option<Program> {
 fn java() -> Option<Command> {
     let jars = kafka_clients().join("java/jars");
     if !jars.exists() || Command::new("java").arg("-version").output().is_err() {
-        skipped("Java's clients");
+        is_missing("Java's clients");
         return None;
     }
     Some(java_with(&jars.join("*").display().to_string()))
@@ -400,14 +401,13 @@ fn check(program: Option<Program>, prefix: &str, parts: &[&str]) {
         }
     }
     if parts.contains(&"codecs") {
-        for topic in fixture.topics(&format!("{prefix}-")) {
-            let codec = ["gzip", "snappy", "lz4", "zstd"].into_iter().find(|codec| {
-                ["0", "1", "all"]
-                    .iter()
-                    .any(|acks| topic == format!("{prefix}-{codec}-{acks}"))
-            });
-            if let Some(codec) = codec {
-                fixture.stored(&topic, codec, &placed);
+        let is_skipped = |codec: &str| out.contains(&format!("skipped: {codec} "));
+        for codec in ["gzip", "snappy", "lz4", "zstd"]
+            .into_iter()
+            .filter(|codec| !is_skipped(codec))
+        {
+            for acks in ["0", "1", "all"] {
+                fixture.stored(&format!("{prefix}-{codec}-{acks}"), codec, &placed);
             }
         }
     }

@@ -9,6 +9,7 @@ use quipu::settings::Config;
 use serde_json::Value;
 
 use super::running::{Family, Running, families, labels_of, name_of_family};
+use super::support::skipped;
 
 /// Labels that Prometheus adds.
 const ADDED: [&str; 3] = ["instance", "job", "le"];
@@ -26,7 +27,7 @@ pub(crate) fn promtool() -> Option<OsString> {
     if probe.status().is_ok_and(|status| status.success()) {
         return Some(tool);
     }
-    println!("skipped: there is no promtool (Debian's package prometheus has it)");
+    skipped("there is no promtool (Debian's package prometheus has it)");
     None
 }
 

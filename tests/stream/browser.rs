@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
-use crate::support::{PATIENCE, Server};
+use crate::support::{PATIENCE, Server, skipped};
 use axum::response::Html;
 use axum::routing::{get, post};
 use serde_json::{Value, json};
@@ -132,7 +132,7 @@ fn count(report: &Value, name: &str) -> usize {
 #[test]
 fn a_browsers_event_source_goes_on_where_it_was_when_the_server_was_killed_or_stopped() {
     let Some(chromium) = chromium() else {
-        println!("SKIPPED: no chromium in PATH");
+        skipped("no chromium in PATH");
         return;
     };
     let dir = tempfile::tempdir().expect("a temporary directory");

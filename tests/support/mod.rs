@@ -1,6 +1,6 @@
 //! The one harness of the tests: a service in this process ([`service`]) or the real binary in its own ([`process`]), a
 //! clock that a test moves by hand ([`clock`]), a disk that hangs ([`disk`]), a client over a bare socket and its
-//! answers ([`client`]), and a reader of Server-Sent Events ([`events`]).
+//! answers ([`client`]), a reader of Server-Sent Events ([`events`]), and what says that something is skipped ([`skipped()`]).
 //!
 //! Every wait is bounded by [`PATIENCE`]: it ends a test that hangs and decides nothing else.
 #![allow(
@@ -17,6 +17,7 @@ pub mod disk;
 pub mod events;
 pub mod process;
 pub mod service;
+pub(crate) mod skipped;
 
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ pub use client::{Answer, Connection, Fetched, contains, has, read_partition, say
 pub use clock::NOW;
 pub use process::{Server, python_with};
 pub use service::{JSON, Sample, Service, expect, invalid, packed, refused, request};
+pub(crate) use skipped::skipped;
 
 /// Ends a test that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(300);

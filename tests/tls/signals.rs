@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::authority::{Authority, write};
 use crate::open::{SMALL, temporary};
 use crate::secure::{client, connect};
-use crate::support::{PATIENCE, contains};
+use crate::support::{PATIENCE, contains, skipped};
 
 /// A process that is killed when dropped.
 struct Running(Child);
@@ -45,7 +45,7 @@ fn has(program: &str) -> bool {
         .status();
     let has = found.is_ok_and(|status| status.success());
     if !has {
-        println!("SKIPPED: there is no {program}");
+        skipped(&format!("there is no {program}"));
     }
     has
 }
@@ -57,7 +57,7 @@ fn ignores_hangup() -> bool {
     let ignored = u64::from_str_radix(ignored.unwrap().trim(), 16).unwrap();
     let ignores = ignored & 1 == 1;
     if ignores {
-        println!("SKIPPED: SIGHUP is ignored here");
+        skipped("SIGHUP is ignored here");
     }
     ignores
 }

@@ -16,7 +16,7 @@ use crate::history::{Cuts, History, Sent};
 use crate::load::{self, CLIENTS, Round, TOPICS};
 use crate::records::{self, Id};
 use crate::rounds::{is_long, kill_or_stop};
-use crate::support::{Rng, Server};
+use crate::support::{Rng, Server, skipped};
 use crate::topics;
 
 const INSIDE: &str = "QUIPU_TEST_INSIDE";
@@ -51,7 +51,7 @@ fn in_a_name_space(test: &str) {
     let mut probe = Command::new(words[0]);
     let probe = probe.args(&words[1..]).args(["sh", "-c", can_mount]).output();
     if !probe.is_ok_and(|output| output.status.success()) {
-        println!("SKIPPED: {test}: no right to mount here, so no disk runs full");
+        skipped(&format!("{test}: no right to mount here, so no disk runs full"));
         return;
     }
     let own = std::env::current_exe().expect("it runs");

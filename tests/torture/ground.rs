@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{Answer, PATIENCE, Server};
+use crate::support::{Answer, PATIENCE, Server, skipped};
 
 /// Small files, so that segments roll, journal files are recycled and retention deletes all the time.
 pub const SMALL: &[(&str, &str)] = &[
@@ -257,7 +257,7 @@ pub fn request(server: &Server, method: &str, path: &str, body: &str) -> Answer 
 pub static HAS_STRACE: LazyLock<bool> = LazyLock::new(|| {
     let works = runs("strace -D -f -qq -o /dev/null -e inject=getppid:error=EIO true");
     if !works {
-        println!("SKIPPED: strace does not work here, so no call is made to fail and no kill is aimed");
+        skipped("strace does not work here, so no call is made to fail and no kill is aimed");
     }
     works
 });

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { pathToFileURL } from 'node:url'
 import { readFileSync } from 'node:fs'
 import zlib from 'node:zlib'
-import { CODECS, COUNT, KAFKA, PARTITIONS, PREFIX, check, key, parts, timestamp, until, value } from './shared.mjs'
+import { CODECS, COUNT, KAFKA, PARTITIONS, PREFIX, check, key, parts, skipped, timestamp, until, value } from './shared.mjs'
 
 const home = `${process.env.QUIPU_TEST_NODE}/node_modules/@platformatic/kafka/`
 const {
@@ -92,11 +92,18 @@ async function read() {
   for (const name of ['0', '1', 'all', 'idempotent']) check(name, 'none', (await readAll(`${PREFIX}-none-${name}`)).map(plain))
 }
 
-/** zstd needs Node 22. */
+/** It takes its zstd from Node. */
 async function codecs() {
-  for (const codec of CODECS.filter(name => name !== 'zstd' || zlib.zstdCompressSync)) {
-    for (const [name, acks] of ACKS) await send(`${PREFIX}-${codec}-${name}`, rows(codec), { acks, compression: codec })
-    check(codec, codec, (await readAll(`${PREFIX}-${codec}-all`)).map(plain))
+  for (const codec of CODECS) {
+    if (codec === 'zstd' && !zlib.zstdCompressSync) {
+      skipped(`zstd of @platformatic/kafka, as Node ${process.version} has none (Node 22 has it)`)
+      continue
+    }
+    for (const [name, acks] of ACKS) {
+      const topic = `${PREFIX}-${codec}-${name}`
+      await send(topic, rows(codec), { acks, compression: codec })
+      check(topic, codec, (await readAll(topic)).map(plain))
+    }
   }
 }
 

@@ -42,12 +42,18 @@ export async function until(what, holds) {
   }
 }
 
+const left = []
+
+/** Says that a part leaves something out; printed after the part. */
+export const skipped = what => left.push(`skipped: ${what}`)
+
 /** Runs the parts that are asked for, then ends the process. */
 export async function parts(all) {
   for (const name of process.argv.slice(4)) {
     process.stdout.write(`${name}: `)
     await all[name]()
     console.log('passed')
+    for (const line of left.splice(0)) console.log(line)
   }
   process.exit(0)
 }
