@@ -199,6 +199,76 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn silence_between_frames_and_a_pause_within_one_have_limits_of_their_own() {
+        let pool = Pool::new(4 << 20);
+        let second = Duration::from_secs(1);
+        for (idle, pause) in [(5 * second, 3600 * second), (3600 * second, 5 * second)] {
+            let allowed = Allowed {
+                idle,
+                pause,
+                ..ALLOWED
+            };
+            // Nothing of the next frame, a part of its length, the length, and all but a byte.
+            for sent in [0, 1, 3, 4, 103] {
+                let (mut client, server) = tokio::io::duplex(1 << 20);
+                client.write_all(&frame(100)).await.unwrap();
+                client.write_all(&frame(100)[..sent]).await.unwrap();
+                let mut frames = Frames::new(server);
+                let whole = frames.next(&pool, allowed).await.unwrap();
+                assert_eq!(whole.bytes.len(), 100);
+                let limit = if sent == 0 { idle } else { pause };
+                let mut next = std::pin::pin!(frames.next(&pool, allowed));
+                let before = timeout(limit - second, next.as_mut()).await;
+                assert!(before.is_err(), "{sent} bytes: ended before its time");
+                let end = timeout(2 * second, next).await;
+                let end = end.unwrap_or_else(|_| panic!("{sent} bytes: goes on")).err();
+                let is_expected = match sent {
+                    0 => matches!(end, Some(End::Idle)),
+                    _ => matches!(end, Some(End::Slow)),
+                };
+                assert!(is_expected, "{sent} bytes: {end:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_may_take_as_long_as_it_likes_while_its_bytes_go_on_coming() {
+        let pool = Pool::new(4 << 20);
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let mut frames = Frames::new(server);
+        let sending = async {
+            for byte in frame(1000) {
+                tokio::time::sleep(ALLOWED.pause - Duration::from_secs(1)).await;
+                client.write_all(&[byte]).await.unwrap();
+            }
+        };
+        let (next, ()) = tokio::join!(frames.next(&pool, ALLOWED), sending);
+        assert_eq!(next.unwrap().bytes.len(), 1000);
+    }
+
+    #[tokio::test]
+    async fn a_length_that_no_frame_has_ends_the_connection_and_takes_no_memory() {
+        let pool = Pool::new(4 << 20);
+        for length in [i32::MAX, i32::MIN, -1, 0, (100 << 20) + 1] {
+            let (mut client, server) = tokio::io::duplex(1 << 20);
+            client.write_all(&length.to_be_bytes()).await.unwrap();
+            client.write_all(&[7; 100_000]).await.unwrap();
+            let mut frames = Frames::new(server);
+            let end = frames.next(&pool, ALLOWED).await.err();
+            assert!(
+                matches!(end, Some(End::Length(found)) if found == length),
+                "{end:?}"
+            );
+            assert!(
+                frames.buffer.capacity() <= READ_BYTES,
+                "{}",
+                frames.buffer.capacity()
+            );
+            assert_eq!(pool.held_bytes(), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_small_frame_has_its_whole_share_before_it_is_read() {
         let pool = Pool::new(4 << 20);
         let (mut client, server) = tokio::io::duplex(2 << 20);

@@ -3,7 +3,8 @@
 use ring::hmac;
 use serde_json::{Value, json};
 
-use super::sasl::{ISSUER, Issuer, all, authenticate, closed, handshake, jwt, topics};
+use super::issuer::{ISSUER, Issuer, jwt};
+use super::sasl::{all, authenticate, closed, handshake, topics};
 use super::*;
 
 struct World {

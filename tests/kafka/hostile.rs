@@ -1,7 +1,10 @@
-//! Hostile clients: frames of 2 GiB, halves of frames, garbage, thousands of connections. Only they are hurt.
+//! Hostile clients: frames of 2 GiB, halves of frames, pauses, garbage, thousands of connections. Only they are hurt.
 
 use std::io::Read;
 
+use serde_json::json;
+
+use super::sasl::{ADMIN, closed, scram};
 use super::*;
 use support::Rng;
 
@@ -22,6 +25,140 @@ fn a_length_allocates_nothing_before_its_bytes_arrive() {
     assert_eq!(produce(&mut other, "t", -1, &batch(&["a"])), (0, 0));
     let bytes = fixture.server.anonymous_bytes();
     assert!(bytes < MAX_ANONYMOUS_BYTES, "{bytes}");
+}
+
+/// A client that has signed in.
+fn signed_in(fixture: &Fixture) -> Client {
+    let mut client = fixture.client();
+    scram(&mut client, "SCRAM-SHA-256", "admin", ADMIN).expect("signed in");
+    client
+}
+
+/// The memory that requests hold.
+fn held(fixture: &Fixture) -> String {
+    fixture.metric("quipu_request_bodies_bytes ")
+}
+
+/// A client whose request waits for records of `t`, and the memory that requests hold with it.
+fn reader(fixture: &Fixture) -> (Client, String) {
+    let mut client = signed_in(fixture);
+    client.send(&fetch_request("t", 0, (3_600_000, 1, 1 << 20)).frame(FETCH, 4, 7));
+    let begin = Instant::now();
+    loop {
+        let found = held(fixture);
+        if found != "quipu_request_bodies_bytes 0" {
+            return (client, found);
+        }
+        assert!(begin.elapsed() < PATIENCE, "its request is nowhere");
+    }
+}
+
+#[test]
+fn a_length_of_two_gib_closes_its_connection_takes_no_memory_and_hurts_nobody() {
+    let fixture = closed(&[
+        ("QUIPU_MAX_REQUEST_BYTES", "1MiB"),
+        ("QUIPU_MAX_IN_FLIGHT_BYTES", "1MiB"),
+    ]);
+    fixture.topic("t");
+    let (mut reader, before) = reader(&fixture);
+    // Within a request when they come.
+    let mut writer = signed_in(&fixture);
+    let request = produce_request("t", 0, -1, &batch(&["whole"])).frame(PRODUCE, 3, 8);
+    writer.send(&request[..50]);
+    for length in [i32::MAX, i32::MIN, -1, 0, (100 << 20) + 1] {
+        let mut begin = length.to_be_bytes().to_vec();
+        begin.resize(40_000, 7);
+        let mut clients: Vec<Client> = (0..20).map(|_| fixture.client()).collect();
+        clients.extend((0..3).map(|_| signed_in(&fixture)));
+        for client in &mut clients {
+            client.send(&begin);
+        }
+        assert_eq!(held(&fixture), before, "{length}");
+        for client in &mut clients {
+            client.is_closed();
+        }
+        assert_eq!(held(&fixture), before, "{length}");
+    }
+    let bytes = fixture.server.anonymous_bytes();
+    assert!(bytes < MAX_ANONYMOUS_BYTES, "{bytes}");
+    writer.send(&request[50..]);
+    let (correlation, answer) = writer.receive();
+    assert_eq!((correlation, produced(answer)), (8, (0, 0)));
+    let (correlation, answer) = reader.receive();
+    assert_eq!((correlation, fetched(answer).0), (7, 0));
+}
+
+#[test]
+fn who_pauses_within_a_request_is_closed_and_those_who_wait_or_are_silent_go_on() {
+    let fixture = closed(&[("QUIPU_BODY_IDLE_TIMEOUT_MS", "500")]);
+    fixture.topic("t");
+    let (mut reader, before) = reader(&fixture);
+    let mut silent = signed_in(&fixture);
+    let value = "v".repeat(600_000);
+    let frame = produce_request("t", 0, -1, &batch(&[&value])).frame(PRODUCE, 3, 1);
+    // Within the length, behind it, within the header, within the records, and before the last byte.
+    let cuts = [1, 3, 4, 9, 40, 100, 20_000, 300_000, frame.len() - 1];
+    let mut slow: Vec<Client> = cuts
+        .iter()
+        .map(|cut| {
+            let mut client = signed_in(&fixture);
+            client.send(&frame[..*cut]);
+            client
+        })
+        .collect();
+    for client in &mut slow {
+        client.is_closed();
+    }
+    // Nothing of what they have begun is there, and what they held is given back.
+    let begin = Instant::now();
+    while held(&fixture) != before {
+        assert!(begin.elapsed() < PATIENCE, "{}", held(&fixture));
+    }
+    silent.send(&produce_request("t", 0, -1, &batch(&["first"])).frame(PRODUCE, 3, 2));
+    let (correlation, answer) = silent.receive();
+    assert_eq!((correlation, produced(answer)), (2, (0, 0)));
+    let (correlation, answer) = reader.receive();
+    assert_eq!((correlation, fetched(answer).0), (7, 0));
+}
+
+#[test]
+fn a_request_that_comes_byte_by_byte_is_done_and_holds_up_nobody() {
+    let fixture = closed(&[]);
+    fixture.topic("slow");
+    fixture.topic("t");
+    let (mut slow, mut other) = (signed_in(&fixture), signed_in(&fixture));
+    let frame = produce_request("slow", 0, -1, &batch(&["dripped"])).frame(PRODUCE, 3, 1);
+    for (number, byte) in frame.iter().enumerate() {
+        slow.send(&[*byte]);
+        let sent = produce(&mut other, "t", 1, &batch(&["quick"]));
+        assert_eq!(sent, (0, number as i64));
+    }
+    let (correlation, answer) = slow.receive();
+    assert_eq!((correlation, produced(answer)), (1, (0, 0)));
+}
+
+#[test]
+fn who_is_silent_between_requests_is_closed_and_who_waits_for_an_answer_is_not() {
+    let fixture = Fixture::with(&[("QUIPU_IDLE_TIMEOUT_MS", "2000")]);
+    fixture.server.create_topic("t", 1);
+    let mut reader = fixture.client();
+    reader.send(&fetch_request("t", 0, (3_600_000, 1, 1 << 20)).frame(FETCH, 4, 7));
+    let mut silent: Vec<Client> = (0..20).map(|_| fixture.client()).collect();
+    for client in silent.iter_mut().take(10) {
+        client.send(&Out::new().frame(API_VERSIONS, 0, 1));
+        assert_eq!(client.receive().0, 1);
+    }
+    for client in &mut silent {
+        client.is_closed();
+    }
+    // Over HTTP, so that no pause of this test's own is one between requests.
+    let body = json!({"records": [{"value": 1}]}).to_string();
+    let path = "/v1/topics/t/records";
+    fixture
+        .server
+        .expect(200, "POST", path, "application/json", body.as_bytes());
+    let (correlation, answer) = reader.receive();
+    assert_eq!((correlation, fetched(answer).0), (7, 0));
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod group_offsets;
 mod groups;
 mod hostile;
 mod idempotent;
+mod issuer;
 mod mistakes;
 mod overload;
 mod rights;

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use ring::rand::SystemRandom;
-use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::engine::general_purpose::STANDARD;
 use ring::{digest, hmac, pbkdf2};
 use serde_json::{Value, json};
 
+use super::issuer::{ISSUER, Issuer};
 use super::*;
 use support::client::Answer;
 
@@ -16,7 +15,6 @@ pub(crate) const ADMIN: &str = "the-first-administrators-token";
 const HANDSHAKE: i16 = 17;
 const AUTHENTICATE: i16 = 36;
 const OFFSET_COMMIT: i16 = 8;
-pub(crate) const ISSUER: &str = "https://id.example.org";
 
 /// A server on which everybody has to sign in. It gives them an hour, unless the settings say otherwise: a connection that
 /// it closes is closed for another reason.
@@ -66,7 +64,7 @@ impl Fixture {
         .created();
     }
 
-    fn metric(&self, name: &str) -> String {
+    pub(crate) fn metric(&self, name: &str) -> String {
         let text = self.http(ADMIN, "GET", "/metrics", &Value::Null);
         let line = text.text().lines().find(|line| line.starts_with(name));
         line.unwrap_or_else(|| panic!("no {name}")).to_owned()
@@ -605,44 +603,6 @@ fn what_a_client_uses_counts_in_its_quota() {
     assert_eq!(topics(&mut admin), ["t"]);
     // A stop does not wait for the debt.
     fixture.server.stop();
-}
-
-/// An issuer of JWTs with one key.
-pub(crate) struct Issuer(Ed25519KeyPair);
-
-impl Issuer {
-    pub(crate) fn new() -> Self {
-        let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("a key");
-        Self(Ed25519KeyPair::from_pkcs8(key.as_ref()).expect("a key"))
-    }
-
-    pub(crate) fn public_key(&self) -> &[u8] {
-        self.0.public_key().as_ref()
-    }
-
-    pub(crate) fn keys(&self) -> String {
-        let x = URL_SAFE_NO_PAD.encode(self.0.public_key());
-        json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "one", "x": x}]}).to_string()
-    }
-
-    pub(crate) fn token(&self, subject: &str) -> String {
-        let claims = json!({"iss": ISSUER, "aud": "quipu", "exp": 4_000_000_000_u64, "sub": subject});
-        self.sign(&json!({"alg": "EdDSA", "kid": "one"}), &claims)
-    }
-
-    pub(crate) fn sign(&self, header: &Value, claims: &Value) -> String {
-        jwt(header, claims, |message| {
-            self.0.sign(message.as_bytes()).as_ref().to_vec()
-        })
-    }
-}
-
-/// A JWT with any signature.
-pub(crate) fn jwt(header: &Value, claims: &Value, sign: impl FnOnce(&str) -> Vec<u8>) -> String {
-    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let message = format!("{}.{}", part(header), part(claims));
-    let signature = URL_SAFE_NO_PAD.encode(sign(&message));
-    format!("{message}.{signature}")
 }
 
 #[test]
