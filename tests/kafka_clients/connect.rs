@@ -1,5 +1,5 @@
 //! A distributed worker of Kafka Connect: a source and a sink of the test's own, over Connect's group and its three
-//! topics for its state.
+//! topics for its state, with the properties of `docs/use/kafka.md`.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -21,14 +21,9 @@ impl<'a> Worker<'a> {
         let address = listener.local_addr().expect("an address");
         drop(listener);
         let properties = format!(
-            "bootstrap.servers={}\ngroup.id=connect\nlisteners=http://{address}\n\
-             config.storage.topic=connect-configs\noffset.storage.topic=connect-offsets\nstatus.storage.topic=connect-status\n\
-             config.storage.replication.factor=1\noffset.storage.replication.factor=1\nstatus.storage.replication.factor=1\n\
-             offset.storage.partitions=3\nstatus.storage.partitions=2\noffset.flush.interval.ms=200\n\
-             key.converter=org.apache.kafka.connect.storage.StringConverter\n\
-             value.converter=org.apache.kafka.connect.json.JsonConverter\nvalue.converter.schemas.enable=false\n\
-             plugin.discovery=only_scan\nscheduled.rebalance.max.delay.ms=0\n",
-            fixture.kafka
+            "{}listeners=http://{address}\noffset.storage.partitions=3\nstatus.storage.partitions=2\n\
+             offset.flush.interval.ms=200\nplugin.discovery=only_scan\nscheduled.rebalance.max.delay.ms=0\n",
+            fixture.program("Kafka Connect", "properties")
         );
         let file = directory.join(format!("{name}.properties"));
         std::fs::write(&file, properties).expect("a file");

@@ -18,7 +18,7 @@
 //! - `consumers`, `static_consumers`: the same by the server-side protocol. `expressions`: topics by an expression.
 //!   `beside_http`: a consumer and a member over HTTP in one group.
 //! - `topics`: create, list, describe, configure, grow, trim, delete. `list_groups`: list, describe, delete groups.
-//! - `sign_in`, `refused`: with a secret and with a wrong one ([`sign_in`]).
+//! - `sign_in`, `refused`: with a secret and with a wrong one ([`sign_in`]). Where Java's signs in, all its parts do.
 //! - `kills`: an idempotent producer that sends until it is told to end, while the server is killed ([`kills`]).
 #![allow(
     clippy::disallowed_methods,
@@ -31,8 +31,12 @@ mod apps;
 #[path = "../tls/authority.rs"]
 mod authority;
 mod connect;
+#[allow(dead_code, reason = "of the issuer of other tests, this needs a part")]
+#[path = "../kafka/issuer.rs"]
+mod issuer;
 mod kcat;
 mod kills;
+mod page;
 mod sign_in;
 mod spark;
 #[path = "../support/mod.rs"]
@@ -152,17 +156,6 @@ impl Fixture {
         let count = described["partition_count"].as_u64().expect("a number") as u32;
         (0..count)
             .flat_map(|partition| self.records(topic, partition))
-            .collect()
-    }
-
-    /// The names of all topics that begin so.
-    fn topics(&self, prefix: &str) -> Vec<String> {
-        let listed = self.server.get("/v1/topics?limit=1000");
-        let rows = listed["topics"].as_array().expect("topics");
-        let names = rows.iter().filter_map(|row| row["name"].as_str());
-        names
-            .filter(|name| name.starts_with(prefix))
-            .map(str::to_owned)
             .collect()
     }
 

@@ -1,10 +1,12 @@
-//! Every client signs in: SCRAM without TLS, SCRAM and PLAIN under it. What is wrong is refused with an error that the client shows.
+//! Every client signs in: SCRAM without TLS; SCRAM, PLAIN and OAUTHBEARER under it. What is wrong is refused with an error
+//! that the client shows.
 //!
 //! The part `sign_in` of a script sends a record and reads it back; `refused` gets a wrong secret.
 
 use quipu::settings::{Auth, Secret};
 
 use super::*;
+use crate::issuer::{ISSUER, Issuer};
 use crate::tls_server::Secure;
 
 const ADMIN: &str = "the-first-administrators-token";
@@ -12,22 +14,43 @@ const ADMIN: &str = "the-first-administrators-token";
 /// A server on which everybody has to sign in.
 struct Closed {
     server: Secure,
+    issuer: Issuer,
     /// `None`: it has no TLS.
     authority: Option<PathBuf>,
 }
 
 impl Closed {
     fn new(has_tls: bool) -> Self {
-        let server = Secure::with(|config, _| {
+        let issuer = Issuer::new();
+        let server = Secure::with(|config, directory| {
             config.auth = Auth::Tokens;
             config.admin_token = Secret::of(ADMIN);
             config.kafka_listen = Some(([127, 0, 0, 1], 0).into());
+            let keys = directory.join("keys.json");
+            std::fs::write(&keys, issuer.keys()).expect("a file");
+            config.jwt_issuer = Some(ISSUER.to_owned());
+            config.jwt_audience = Some("quipu".to_owned());
+            config.jwt_keys = Some(keys.display().to_string());
             if !has_tls {
                 (config.tls_cert, config.tls_key) = (None, None);
             }
         });
         let authority = has_tls.then(|| server.ca_file());
-        Self { server, authority }
+        if has_tls {
+            let rights = json!(["read", "write", "create", "describe"]);
+            let rules = json!([{"allow": rights, "topics": ["*"], "groups": ["*"]}]);
+            let body = json!({"match": {"jwt": {"sub": "billing"}}, "rules": rules}).to_string();
+            let mut stream = server.connect().expect("a handshake");
+            let kind = format!("application/json\r\nAuthorization: Bearer {ADMIN}");
+            let made = stream.call("PUT", "/v1/principals/billing", &kind, body.as_bytes());
+            let made = made.expect("an answer");
+            assert!(made.starts_with("HTTP/1.1 201 "), "{made}");
+        }
+        Self {
+            server,
+            issuer,
+            authority,
+        }
     }
 
     fn kafka(&self) -> String {
@@ -41,28 +64,48 @@ impl Closed {
         }
     }
 
-    /// Runs a command to its end, which must be a success; returns what it printed.
-    fn run(&self, mut command: Command, mechanism: &str) -> String {
+    /// Runs a command to its end; returns whether that was a success, and what it printed.
+    fn ends(&self, mut command: Command, mechanism: &str) -> (bool, String) {
+        let [secret, wrong] = match mechanism {
+            "OAUTHBEARER" => [&self.issuer, &Issuer::new()].map(|issuer| issuer.token("billing")),
+            _ => [ADMIN, "quipu_wrong"].map(str::to_owned),
+        };
         command
             .env("PROTOCOL", self.protocol())
             .env("MECHANISM", mechanism)
-            .env("TOKEN", ADMIN)
+            .env("TOKEN", secret)
+            .env("WRONG", wrong)
             .env("CA", self.authority.clone().unwrap_or_default())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
             .current_dir(self.server.dir())
             .stdin(Stdio::null());
         let output = command.output().expect("it starts");
         let [out, err] =
             [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-        assert!(output.status.success(), "{command:?}: {out}{err}");
-        out
+        match output.status.success() {
+            true => (true, out),
+            false => (false, out + &err),
+        }
+    }
+
+    /// The same, which must be a success.
+    fn run(&self, command: Command, mechanism: &str) -> String {
+        let name = format!("{command:?}");
+        let (is_success, printed) = self.ends(command, mechanism);
+        assert!(
+            is_success,
+            "{mechanism} over {}: {name}: {printed}",
+            self.protocol()
+        );
+        printed
     }
 }
 
 /// Each server with the mechanisms that are tried there.
 fn each(mut run: impl FnMut(&Closed, &str)) {
     for (has_tls, mechanisms) in [
-        (false, ["SCRAM-SHA-256", "SCRAM-SHA-512"]),
-        (true, ["PLAIN", "SCRAM-SHA-512"]),
+        (false, &["SCRAM-SHA-256", "SCRAM-SHA-512"][..]),
+        (true, &["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]),
     ] {
         let closed = Closed::new(has_tls);
         for mechanism in mechanisms {
@@ -125,20 +168,123 @@ fn java_client_signs_in() {
 fn kcat_signs_in() {
     let Some(kcat) = kcat::kcat() else { return };
     each(|closed, mechanism| {
-        let mut command = bounded(&kcat);
-        command.args(["-b", &closed.kafka(), "-L"]);
-        for setting in [
-            format!("security.protocol={}", closed.protocol()),
-            format!("sasl.mechanisms={mechanism}"),
-            "sasl.username=admin".to_owned(),
-            format!("sasl.password={ADMIN}"),
-        ] {
-            command.args(["-X", &setting]);
+        if mechanism == "OAUTHBEARER" {
+            // It asks an issuer for a JWT itself, or makes one that nobody has signed.
+            return;
         }
-        if let Some(authority) = &closed.authority {
-            command.args(["-X", &format!("ssl.ca.location={}", authority.display())]);
-        }
-        let printed = closed.run(command, mechanism);
-        assert!(printed.contains("1 brokers"), "{printed}");
+        let with = |secret: &str, arguments: &str| {
+            let mut command = bounded(&kcat);
+            command.args(["-b", &closed.kafka()]).args(arguments.split(' '));
+            for setting in [
+                format!("security.protocol={}", closed.protocol()),
+                format!("sasl.mechanisms={mechanism}"),
+                "sasl.username=admin".to_owned(),
+                format!("sasl.password={secret}"),
+            ] {
+                command.args(["-X", &setting]);
+            }
+            if let Some(authority) = &closed.authority {
+                command.args(["-X", &format!("ssl.ca.location={}", authority.display())]);
+            }
+            command
+        };
+        let run = |arguments: &str| closed.run(with(ADMIN, arguments), mechanism);
+        let topic = format!("kcat-{mechanism}");
+        std::fs::write(closed.server.dir().join("lines"), "k1:one\n").expect("a file");
+        run(&format!("-P -t {topic} -K: -l lines"));
+        let found = run(&format!("-C -t {topic} -o beginning -e -q -K:"));
+        assert_eq!(found, "k1:one\n");
+        let as_member = run(&format!("-G {topic} -X auto.offset.reset=earliest -e -q {topic}"));
+        assert_eq!(as_member, "one\n");
+        let (is_success, said) = closed.ends(with("quipu_wrong", "-L"), mechanism);
+        assert!(
+            !is_success && said.contains("the token is not valid here"),
+            "{said}"
+        );
     });
+}
+
+/// Kafka's tools, with a file that says how they sign in, as the page has it.
+#[test]
+fn kafkas_tools_sign_in() {
+    if java().is_none() {
+        return;
+    }
+    let closed = Closed::new(true);
+    let file = |name: &str, secret: &str| {
+        let authority = closed.authority.as_ref().expect("it has TLS").display();
+        let module = "org.apache.kafka.common.security.scram.ScramLoginModule";
+        let text = format!(
+            "security.protocol=SASL_SSL\nssl.truststore.type=PEM\nssl.truststore.location={authority}\n\
+             sasl.mechanism=SCRAM-SHA-512\n\
+             sasl.jaas.config={module} required username=\"admin\" password=\"{secret}\";\n\
+             default.api.timeout.ms=30000\n"
+        );
+        std::fs::write(closed.server.dir().join(name), text).expect("a file");
+    };
+    file("right", ADMIN);
+    file("wrong", "quipu_wrong");
+    let tool = |name: &str, arguments: &str| {
+        let mut command = java().expect("it was there");
+        command
+            .arg(format!("org.apache.kafka.tools.{name}"))
+            .args(["--bootstrap-server", &closed.kafka()])
+            .args(arguments.split(' '));
+        command
+    };
+    let run = |name: &str, arguments: &str| {
+        let arguments = format!("{arguments} --command-config right");
+        closed.run(tool(name, &arguments), "SCRAM-SHA-512")
+    };
+    run("TopicCommand", "--create --topic signed --partitions 2");
+    std::fs::write(closed.server.dir().join("lines"), "one\n").expect("a file");
+    let mut producer = Command::new("sh");
+    producer.args(["-c", "exec \"$@\" < lines", "sh"]);
+    let sending = tool("ConsoleProducer", "--topic signed --command-config right");
+    producer.arg(sending.get_program()).args(sending.get_args());
+    closed.run(producer, "SCRAM-SHA-512");
+    let how = "--topic signed --from-beginning --max-messages 1 --group signed";
+    let found = run("consumer.ConsoleConsumer", how);
+    assert!(found.starts_with("one\n"), "{found}");
+    let described = run("consumer.group.ConsumerGroupCommand", "--describe --group signed");
+    assert!(described.contains("signed"), "{described}");
+    let refused = tool("TopicCommand", "--list --command-config wrong");
+    let (_, said) = closed.ends(refused, "SCRAM-SHA-512");
+    assert!(said.contains("the token is not valid here"), "{said}");
+    closed.server.stop();
+}
+
+#[test]
+fn java_streams_sign_in() {
+    let Some(Program(mut command)) = java_clients() else {
+        return;
+    };
+    let closed = Closed::new(true);
+    command.args([&closed.kafka(), "signed", "first_counts"]);
+    let printed = closed.run(command, "SCRAM-SHA-512");
+    assert_eq!(printed, "first_counts: passed\n");
+    closed.server.stop();
+}
+
+#[test]
+fn a_faust_app_signs_in() {
+    let python = kafka_clients().join("faust/bin/python");
+    if !python.exists() {
+        is_missing("faust");
+        return;
+    }
+    for (has_tls, mechanism) in [
+        (false, "SCRAM-SHA-256"),
+        (true, "SCRAM-SHA-512"),
+        (true, "OAUTHBEARER"),
+    ] {
+        let closed = Closed::new(has_tls);
+        let mut app = bounded(&python);
+        app.arg(script("python/faust_signed_in.py"))
+            .args(["worker", "-l", "warn", "--without-web"])
+            .env("KAFKA", format!("kafka://{}", closed.kafka()));
+        let printed = closed.run(app, mechanism);
+        assert!(printed.contains("sign_in: passed\n"), "{printed}");
+        closed.server.stop();
+    }
 }

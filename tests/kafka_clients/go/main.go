@@ -20,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 )
@@ -358,6 +359,8 @@ func signedIn(secret string) (options []kgo.Opt) {
 		options = append(options, kgo.SASL(scram.Auth{User: user, Pass: secret}.AsSha256Mechanism()))
 	case "SCRAM-SHA-512":
 		options = append(options, kgo.SASL(scram.Auth{User: user, Pass: secret}.AsSha512Mechanism()))
+	case "OAUTHBEARER":
+		options = append(options, kgo.SASL(oauth.Auth{Token: secret}.AsMechanism()))
 	}
 	if file := os.Getenv("CA"); file != "" {
 		roots := x509.NewCertPool()
@@ -377,7 +380,7 @@ func signIn(ctx context.Context) {
 }
 
 func refused(ctx context.Context) {
-	stranger := client(signedIn("quipu_wrong")...)
+	stranger := client(signedIn(os.Getenv("WRONG"))...)
 	defer stranger.Close()
 	err := stranger.Ping(ctx)
 	check(errors.Is(err, kerr.SaslAuthenticationFailed), err)

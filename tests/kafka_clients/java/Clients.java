@@ -6,12 +6,16 @@ import java.util.concurrent.*;
 import java.util.function.BooleanSupplier;
 import java.util.regex.Pattern;
 import java.util.stream.*;
+import javax.security.auth.callback.Callback;
+import javax.security.auth.login.AppConfigurationEntry;
 import org.apache.kafka.clients.admin.*;
 import org.apache.kafka.clients.consumer.*;
 import org.apache.kafka.clients.producer.*;
 import org.apache.kafka.common.*;
 import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.errors.*;
+import org.apache.kafka.common.security.auth.AuthenticateCallbackHandler;
+import org.apache.kafka.common.security.oauthbearer.*;
 import org.apache.kafka.common.serialization.*;
 import org.apache.kafka.streams.*;
 import org.apache.kafka.streams.kstream.*;
@@ -40,7 +44,7 @@ public class Clients {
             Map.entry("consumers", Clients::consumers), Map.entry("static_consumers", Clients::staticConsumers),
             Map.entry("expressions", Clients::expressions), Map.entry("beside_http", Clients::besideHttp), Map.entry("topics", Clients::topics),
             Map.entry("list_groups", Clients::listGroups), Map.entry("sign_in", Clients::signIn), Map.entry("refused", Clients::refused),
-            Map.entry("kills", Clients::kills), Map.entry("streams", Clients::streams));
+            Map.entry("kills", Clients::kills), Map.entry("streams", Clients::streams), Map.entry("first_counts", Clients::firstCounts));
         for (String part : Arrays.asList(arguments).subList(2, arguments.length)) {
             System.out.print(part + ": ");
             System.out.flush();
@@ -93,8 +97,13 @@ public class Clients {
     static Properties properties(Object... pairs) {
         Properties all = new Properties();
         all.put("bootstrap.servers", kafka);
-        for (int i = 0; i < pairs.length; i += 2) all.put(pairs[i], pairs[i + 1]);
+        if (System.getenv("PROTOCOL") != null) putAll(all, signedIn(System.getenv("TOKEN")));
+        putAll(all, pairs);
         return all;
+    }
+
+    static void putAll(Properties all, Object... pairs) {
+        for (int i = 0; i < pairs.length; i += 2) all.put(pairs[i], pairs[i + 1]);
     }
 
     static Object[] with(Object[] pairs, Object... more) {
@@ -501,20 +510,65 @@ public class Clients {
     }
 
     /** How to sign in. */
+    /** Gives the JWT that the configuration has. */
+    public static class Bearer implements AuthenticateCallbackHandler {
+        private String jwt;
+
+        @Override
+        public void configure(Map<String, ?> settings, String mechanism, List<AppConfigurationEntry> modules) {
+            jwt = (String) modules.get(0).getOptions().get("password");
+        }
+
+        @Override
+        public void handle(Callback[] callbacks) {
+            for (Callback callback : callbacks) if (callback instanceof OAuthBearerTokenCallback asked) asked.token(new Jwt(jwt));
+        }
+
+        @Override
+        public void close() {}
+    }
+
+    record Jwt(String value) implements OAuthBearerToken {
+        @Override
+        public Set<String> scope() {
+            return Set.of();
+        }
+
+        @Override
+        public long lifetimeMs() {
+            return 4_000_000_000_000L;
+        }
+
+        @Override
+        public String principalName() {
+            return "billing";
+        }
+
+        @Override
+        public Long startTimeMs() {
+            return null;
+        }
+    }
+
     static Object[] signedIn(String secret) {
         String mechanism = System.getenv("MECHANISM"), authority = System.getenv("CA");
-        String module = mechanism.equals("PLAIN") ? "plain.PlainLoginModule" : "scram.ScramLoginModule";
+        String module = switch (mechanism) {
+            case "PLAIN" -> "plain.PlainLoginModule";
+            case "OAUTHBEARER" -> "oauthbearer.OAuthBearerLoginModule";
+            default -> "scram.ScramLoginModule";
+        };
         String jaas = "org.apache.kafka.common.security." + module + " required username=\"admin\" password=\"" + secret + "\";";
         Object[] how = {"security.protocol", System.getenv("PROTOCOL"), "sasl.mechanism", mechanism, "sasl.jaas.config", jaas};
+        if (mechanism.equals("OAUTHBEARER")) how = with(how, "sasl.login.callback.handler.class", Bearer.class.getName());
         return authority.isEmpty() ? how : with(how, "ssl.truststore.type", "PEM", "ssl.truststore.location", authority);
     }
 
     static void signIn() throws Exception {
         TopicPartition one = new TopicPartition(prefix, 1);
-        try (var producer = producer(signedIn(System.getenv("TOKEN")))) {
+        try (var producer = producer()) {
             same(producer.send(new ProducerRecord<>(prefix, 1, null, bytes("x"))).get().offset(), 0L);
         }
-        try (var consumer = consumer(signedIn(System.getenv("TOKEN")))) {
+        try (var consumer = consumer()) {
             consumer.assign(List.of(one));
             List<String> found = new ArrayList<>();
             until("the record", () -> {
@@ -526,7 +580,7 @@ public class Clients {
     }
 
     static void refused() throws Exception {
-        try (Admin admin = Admin.create(properties(signedIn("quipu_wrong")))) {
+        try (Admin admin = Admin.create(properties(signedIn(System.getenv("WRONG"))))) {
             get(admin.listTopics().names());
             throw new AssertionError("it has signed in");
         } catch (ExecutionException error) {
@@ -667,13 +721,8 @@ public class Clients {
 
     /** Counts; stops, and goes on from the changelog; shares the work with a second instance, which then does it alone. */
     static void streams() throws Exception {
+        firstCounts();
         String in = prefix + "-lines", out = prefix + "-counts";
-        try (Admin admin = Admin.create(properties())) {
-            get(admin.createTopics(List.of(new NewTopic(in, 2, (short) 1), new NewTopic(out, 2, (short) 1))).all());
-        }
-        KafkaStreams first = counting(in, out);
-        counts(in, out, 1);
-        check(first.close(PATIENCE), "it does not close");
         KafkaStreams again = counting(in, out);
         counts(in, out, 2);
         KafkaStreams second = counting(in, out);
@@ -682,5 +731,16 @@ public class Clients {
         check(again.close(PATIENCE), "it does not close");
         counts(in, out, 4);
         check(second.close(PATIENCE), "it does not close");
+    }
+
+    /** Topics of their own, and one instance that counts once. */
+    static void firstCounts() throws Exception {
+        String in = prefix + "-lines", out = prefix + "-counts";
+        try (Admin admin = Admin.create(properties())) {
+            get(admin.createTopics(List.of(new NewTopic(in, 2, (short) 1), new NewTopic(out, 2, (short) 1))).all());
+        }
+        KafkaStreams first = counting(in, out);
+        counts(in, out, 1);
+        check(first.close(PATIENCE), "it does not close");
     }
 }

@@ -236,7 +236,8 @@ async function listGroups() {
 
 function signedIn(secret = process.env.TOKEN) {
   const { MECHANISM, CA } = process.env
-  const sasl = { mechanism: MECHANISM.toLowerCase(), username: 'admin', password: secret }
+  const who = MECHANISM === 'OAUTHBEARER' ? { oauthBearerProvider: async () => ({ value: secret }) } : { username: 'admin', password: secret }
+  const sasl = { mechanism: MECHANISM.toLowerCase(), ...who }
   return new Kafka({ brokers: [KAFKA], logLevel: logLevel.NOTHING, sasl, ssl: CA ? { ca: [readFileSync(CA)] } : false })
 }
 
@@ -257,7 +258,7 @@ async function signIn() {
 }
 
 async function refused() {
-  await assert.rejects(signedIn('quipu_wrong').admin().connect(), /the token is not valid here/)
+  await assert.rejects(signedIn(process.env.WRONG).admin().connect(), /the token is not valid here/)
 }
 
 /** Sends numbers until the file says that it ends; each is stored in the end. */

@@ -267,7 +267,8 @@ async function listGroups() {
 
 function signedIn(secret = process.env.TOKEN) {
   const { MECHANISM, CA } = process.env
-  const sasl = { mechanism: MECHANISM, username: 'admin', password: secret }
+  const who = MECHANISM === 'OAUTHBEARER' ? { token: secret } : { username: 'admin', password: secret }
+  const sasl = { mechanism: MECHANISM, ...who }
   return { ...base, sasl, ...(CA ? { tls: { ca: readFileSync(CA) } } : {}) }
 }
 
@@ -282,7 +283,7 @@ async function signIn() {
 }
 
 async function refused() {
-  const admin = new Admin({ ...signedIn('quipu_wrong'), retries: 0 })
+  const admin = new Admin({ ...signedIn(process.env.WRONG), retries: 0 })
   await assert.rejects(admin.listTopics())
   await admin.close()
 }

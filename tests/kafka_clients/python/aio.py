@@ -4,6 +4,7 @@ import asyncio
 import os
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.abc import AbstractTokenProvider
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
@@ -242,11 +243,23 @@ async def list_groups():
     await client.close()
 
 
+class Bearer(AbstractTokenProvider):
+    """Has one JWT."""
+
+    def __init__(self, secret):
+        self.secret = secret
+
+    async def token(self):
+        return self.secret
+
+
 def signed_in(secret=os.environ.get("TOKEN")):
     """How to sign in."""
-    how = {
-        "security_protocol": os.environ["PROTOCOL"], "sasl_mechanism": os.environ["MECHANISM"], "sasl_plain_username": "admin",
-        "sasl_plain_password": secret}
+    how = {"security_protocol": os.environ["PROTOCOL"], "sasl_mechanism": os.environ["MECHANISM"]}
+    if os.environ["MECHANISM"] == "OAUTHBEARER":
+        how["sasl_oauth_token_provider"] = Bearer(secret)
+    else:
+        how["sasl_plain_username"], how["sasl_plain_password"] = "admin", secret
     return {**how, "ssl_context": create_ssl_context(cafile=os.environ["CA"])} if os.environ["CA"] else how
 
 
@@ -259,7 +272,7 @@ async def sign_in():
 
 
 async def refused():
-    sender = AIOKafkaProducer(bootstrap_servers=KAFKA, **signed_in("quipu_wrong"))
+    sender = AIOKafkaProducer(bootstrap_servers=KAFKA, **signed_in(os.environ["WRONG"]))
     try:
         await sender.start()
         raise AssertionError("it has signed in")

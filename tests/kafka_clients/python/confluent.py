@@ -306,9 +306,11 @@ def list_groups():
 
 def signed_in(secret=os.environ.get("TOKEN")):
     """How to sign in."""
-    how = {
-        "security.protocol": os.environ["PROTOCOL"], "sasl.mechanisms": os.environ["MECHANISM"], "sasl.username": "admin",
-        "sasl.password": secret}
+    how = {"security.protocol": os.environ["PROTOCOL"], "sasl.mechanisms": os.environ["MECHANISM"]}
+    if os.environ["MECHANISM"] == "OAUTHBEARER":
+        how["oauth_cb"] = lambda _: (secret, 4_000_000_000.0)
+    else:
+        how["sasl.username"], how["sasl.password"] = "admin", secret
     return {**how, "ssl.ca.location": os.environ["CA"]} if os.environ["CA"] else how
 
 
@@ -323,7 +325,7 @@ def sign_in():
 def refused():
     """It tries for ever, and tells why."""
     errors = []
-    sender = Producer({"bootstrap.servers": KAFKA, "error_cb": errors.append, **signed_in("quipu_wrong")})
+    sender = Producer({"bootstrap.servers": KAFKA, "error_cb": errors.append, **signed_in(os.environ["WRONG"])})
     until("the error", lambda: sender.poll(0.1) or errors)
     assert errors[0].name() == "_AUTHENTICATION" and "the token is not valid here" in errors[0].str(), errors
 

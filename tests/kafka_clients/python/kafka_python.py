@@ -15,6 +15,10 @@ from kafka.structs import OffsetAndMetadata
 from shared import CODECS, COUNT, KAFKA, PARTITIONS, PATIENCE, PREFIX, check, key, parts, timestamp, until, value
 
 IS_OLD = kafka.__version__.startswith("2.")
+if IS_OLD:
+    from kafka.oauth.abstract import AbstractTokenProvider
+else:
+    from kafka.net.sasl.oauth import AbstractTokenProvider
 ASSIGNORS = {"range": RangePartitionAssignor, "roundrobin": RoundRobinPartitionAssignor}
 if not IS_OLD:
     from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
@@ -297,11 +301,23 @@ def list_groups():
     client.close()
 
 
+class Bearer(AbstractTokenProvider):
+    """Has one JWT."""
+
+    def __init__(self, secret):
+        self.secret = secret
+
+    def token(self):
+        return self.secret
+
+
 def signed_in(secret=os.environ.get("TOKEN")):
     """How to sign in."""
-    how = {
-        "security_protocol": os.environ["PROTOCOL"], "sasl_mechanism": os.environ["MECHANISM"], "sasl_plain_username": "admin",
-        "sasl_plain_password": secret}
+    how = {"security_protocol": os.environ["PROTOCOL"], "sasl_mechanism": os.environ["MECHANISM"]}
+    if os.environ["MECHANISM"] == "OAUTHBEARER":
+        how["sasl_oauth_token_provider"] = Bearer(secret)
+    else:
+        how["sasl_plain_username"], how["sasl_plain_password"] = "admin", secret
     return {**how, "ssl_cafile": os.environ["CA"]} if os.environ["CA"] else how
 
 
@@ -317,7 +333,8 @@ def sign_in():
 def refused():
     """A wrong secret; the old version has one word for all that goes wrong with a connection."""
     try:
-        producer(**signed_in("quipu_wrong")) if IS_OLD else KafkaConsumer(bootstrap_servers=KAFKA, bootstrap_timeout_ms=5000, **signed_in("quipu_wrong"))
+        wrong = signed_in(os.environ["WRONG"])
+        producer(**wrong) if IS_OLD else KafkaConsumer(bootstrap_servers=KAFKA, bootstrap_timeout_ms=5000, **wrong)
         raise AssertionError("it has signed in")
     except (kafka.errors.NoBrokersAvailable if IS_OLD else kafka.errors.KafkaError):
         pass
