@@ -474,6 +474,61 @@ fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
     rows.skip(2).map(cells).collect()
 }
 
+/// The table of Kafka clients says the versions that `tests/kafka_clients/install` brings; kcat's is Debian's.
+#[test]
+fn versions_of_kafka_clients_on_their_page_are_those_that_are_installed() {
+    let home = "tests/kafka_clients";
+    let installed = read(&format!("{home}/install"));
+    let lock: serde_json::Value =
+        serde_json::from_str(&read(&format!("{home}/node/package-lock.json"))).expect("JSON");
+    let after = |text: &str, begin: &str| -> Vec<String> {
+        let is_part = |c: char| c.is_ascii_digit() || c == '.';
+        let rests = text.split(begin).skip(1);
+        rests
+            .map(|rest| rest.chars().take_while(|c| is_part(*c)).collect())
+            .collect()
+    };
+    let pinned = |name: &str| after(&installed, &format!("{name}=="));
+    let of_node = |name: &str| {
+        let version = lock["packages"][format!("node_modules/{name}")]["version"].as_str();
+        vec![version.unwrap_or_else(|| panic!("no {name}")).to_owned()]
+    };
+    let of_go = after(&read(&format!("{home}/go/go.mod")), "franz-go v");
+    let of_java = after(&read(&format!("{home}/java/pom.xml")), "<kafka>");
+    let mut expected = vec![
+        ("kcat", vec!["1.7.1".to_owned()]),
+        ("kafka-python", pinned("kafka-python")),
+        ("aiokafka", pinned("aiokafka")),
+        ("confluent-kafka", pinned("confluent-kafka")),
+        ("kafkajs", of_node("kafkajs")),
+        ("@platformatic/kafka", of_node("@platformatic/kafka")),
+        ("franz-go", of_go),
+        ("Spark", after(&installed, "version=")),
+        ("Faust", [pinned("faust-streaming"), pinned(" faust")].concat()),
+    ];
+    for name in ["Java's client", "Kafka Streams", "Kafka Connect", "Kafka's tools"] {
+        expected.push((name, of_java.clone()));
+    }
+    let mut found = Vec::new();
+    for row in table(&read("docs/use/kafka.md"), "## Clients") {
+        let name = row[0].trim_start_matches('[');
+        let (name, versions) = expected
+            .iter()
+            .find(|(begin, _)| name.starts_with(begin))
+            .unwrap_or_else(|| panic!("{name} is not installed"));
+        // As many parts as the page gives.
+        let is_there = |version: &String| *version == row[1] || version.starts_with(&format!("{}.", row[1]));
+        assert!(
+            versions.iter().any(is_there),
+            "{name} {}: installed are {versions:?}",
+            row[1]
+        );
+        found.push(*name);
+    }
+    found.dedup();
+    assert_eq!(found.len(), expected.len(), "{found:?}");
+}
+
 /// The sources of a test that is named by its path: one file, or that and a directory.
 fn sources(path: &str) -> String {
     let root = root().join(path);
