@@ -383,6 +383,29 @@ fn a_failing_command_another_output_and_a_missing_script_are_each_noticed() {
     run("page", &(fine + &serves), "127.0.0.1:1").unwrap();
 }
 
+/// Not all of them can run here; those for Kafka clients do in `tests/kafka_clients`.
+#[test]
+fn every_python_block_of_the_documents_is_python() {
+    let mut count = 0;
+    for page in documents() {
+        for block in blocks(&read(&page)) {
+            if block.info.split(' ').next() != Some("python") {
+                continue;
+            }
+            let mut parser = Command::new("python3");
+            parser.args(["-c", "import ast, sys; ast.parse(sys.argv[1])", &block.text]);
+            let Ok(output) = parser.output() else {
+                skipped("there is no python3 that reads the blocks of the documents");
+                return;
+            };
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{page}:{}: {said}", block.line);
+            count += 1;
+        }
+    }
+    assert!(count > 8, "only {count} blocks");
+}
+
 #[test]
 fn a_test_that_skips_something_says_so_past_the_harness() {
     // `CONTRIBUTING.md` promises it; the harness keeps what a passing test prints.
