@@ -17,6 +17,7 @@ mod bearer;
 mod by_id;
 mod clients;
 mod consumers;
+mod damage;
 mod dead_letters;
 mod errors;
 mod failures;
@@ -32,6 +33,7 @@ mod sasl;
 mod sasl_clients;
 mod secure;
 mod topics;
+mod unacknowledged;
 mod wire;
 
 use std::net::{Shutdown, SocketAddr};
@@ -102,6 +104,14 @@ impl Fixture {
         self.server.kill();
         std::fs::remove_file(&log).expect("the log of the first life");
         Self::over(self.directory, settings)
+    }
+
+    /// A stop, a change of the files of the data directory, and a start on them.
+    fn restart_after(self, change: impl FnOnce(&Path)) -> Self {
+        self.server.stop();
+        std::fs::remove_file(self.directory.path().join("data.log")).expect("the log of the first life");
+        change(&self.directory.path().join("data"));
+        Self::over(self.directory, &[])
     }
 
     fn client(&self) -> Client {

@@ -37,7 +37,36 @@ pub struct Extent {
     pub wait: Duration,
 }
 
+impl Wanted {
+    /// The result without records.
+    fn nothing(&self) -> Result<Page, Refusal> {
+        let positions = self.partition.positions();
+        check_within(self.from, positions)?;
+        Ok(Page::empty(
+            self.from,
+            positions.log_start_offset,
+            positions.end_offset,
+        ))
+    }
+}
+
 impl Fetcher {
+    /// Reads nothing of several partitions: their positions alone, or why their offsets cannot be read.
+    pub async fn fetch_nothing(&self, wanted: &[Wanted]) -> Vec<Result<Page, Refusal>> {
+        self.reach(wanted).await;
+        wanted.iter().map(Wanted::nothing).collect()
+    }
+
+    /// Waits for the offsets that are written, and not yet durable.
+    async fn reach(&self, wanted: &[Wanted]) {
+        for Wanted { partition, from, .. } in wanted {
+            let positions = partition.positions();
+            if *from > positions.end_offset && *from <= positions.written_offset {
+                self.caught_up(partition).await;
+            }
+        }
+    }
+
     /// Reads whole batches of several partitions; one result for each, in the same order. Waits until there are
     /// `min_bytes` of them, one is refused, the time is over or the server stops. The error of a partition does not keep
     /// the others from being read. An offset behind records that are written, and not yet durable, is not above the end:
@@ -46,12 +75,7 @@ impl Fetcher {
     /// # Errors
     /// Of each partition those of [`Fetcher::read_page`], and [`check_within`]'s.
     pub async fn fetch_several(&self, wanted: &[Wanted], extent: Extent) -> Vec<Result<Page, Refusal>> {
-        for Wanted { partition, from, .. } in wanted {
-            let positions = partition.positions();
-            if *from > positions.end_offset && *from <= positions.written_offset {
-                self.caught_up(partition).await;
-            }
-        }
+        self.reach(wanted).await;
         let mut timeout = pin!(tokio::time::sleep(extent.wait));
         let mut stopping = self.stopping.clone();
         loop {
@@ -98,26 +122,21 @@ impl Fetcher {
         let mut left = max_bytes;
         let mut is_first = true;
         let mut pages = Vec::with_capacity(wanted.len());
-        for Wanted {
-            partition,
-            from,
-            max_bytes,
-        } in wanted
-        {
-            let positions = partition.positions();
-            if let Err(refusal) = check_within(*from, positions) {
-                pages.push(Err(refusal));
+        for wanted in wanted {
+            let nothing = match wanted.nothing() {
+                Ok(nothing) => nothing,
+                Err(refusal) => {
+                    pages.push(Err(refusal));
+                    continue;
+                }
+            };
+            let most = left.min(wanted.max_bytes);
+            if !is_first && most == 0 || wanted.from == nothing.end_offset {
+                pages.push(Ok(nothing));
                 continue;
             }
-            let nothing = || Page::empty(*from, positions.log_start_offset, positions.end_offset);
-            let most = left.min(*max_bytes);
-            if !is_first && most == 0 || *from == positions.end_offset {
-                pages.push(Ok(nothing()));
-                continue;
-            }
-            let limits = PageLimits::batches(*from, Offset::MAX, most);
-            pages.push(match self.read_page(partition, limits).await {
-                Ok(page) if page.stored_bytes > most && !is_first => Ok(nothing()),
+            pages.push(match self.read_batches(wanted, most).await {
+                Ok(page) if page.stored_bytes > most && !is_first => Ok(nothing),
                 Ok(page) => {
                     is_first &= page.stored_bytes == 0;
                     left = left.saturating_sub(page.stored_bytes);
@@ -127,5 +146,16 @@ impl Fetcher {
             });
         }
         pages
+    }
+
+    /// Reads a partition once. Such a consumer learns nothing of skipped damage, and goes on where its batches end; so if
+    /// nothing else was read, this goes on behind it, to batches or to damage that is not skipped.
+    async fn read_batches(&self, wanted: &Wanted, max_bytes: u64) -> Result<Page, Refusal> {
+        let limits = |from| PageLimits::batches(from, Offset::MAX, max_bytes);
+        let page = self.read_page(&wanted.partition, limits(wanted.from)).await?;
+        if page.gaps.is_empty() || page.records > 0 || page.next_offset >= page.end_offset {
+            return Ok(page);
+        }
+        self.read_page(&wanted.partition, limits(page.next_offset)).await
     }
 }
