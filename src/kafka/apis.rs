@@ -31,7 +31,7 @@ const COPIED_BYTES: usize = 4 << 10;
 const OF_STRUCTURES: usize = 16;
 
 const PRODUCE: i16 = 0;
-const FETCH: i16 = 1;
+pub(crate) const FETCH: i16 = 1;
 const JOIN_GROUP: i16 = 11;
 const SYNC_GROUP: i16 = 14;
 
@@ -165,6 +165,7 @@ pub(crate) async fn answer(
         session: Arc::clone(session),
         api: name,
         version: header.map_or(0, |header| header.version),
+        is_slowed: false,
         client_id: header.and_then(|header| header.client_id.clone()),
     };
     if session.expects_bare() {
@@ -182,18 +183,19 @@ pub(crate) async fn answer(
         return Err(Hangup::NotSignedIn);
     }
     kafka.metrics.kafka.count_request(api.name);
-    let call = call(api.name, Some(&header));
+    let mut call = call(api.name, Some(&header));
     if !api.versions.contains(&header.version) {
         return match api.key {
             API_VERSIONS => Ok(Answered::small(api_versions::too_new(&call, &header))),
             _ => Err(Hangup::UnknownVersion),
         };
     }
-    let in_flight = quotas::begin(kafka, &call.caller, api.key, bytes).await;
+    let begun = quotas::begin(kafka, &call.caller, api.key, bytes).await;
+    call.is_slowed = begun.is_err();
     let answer = handle(call, &header, reader).await?;
     Ok(Answered {
         answer,
-        in_flight,
+        in_flight: begun.ok().flatten(),
         share: session.take_share(),
     })
 }

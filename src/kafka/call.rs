@@ -37,6 +37,8 @@ pub(crate) struct Call {
     /// The API's name, for metrics.
     pub(crate) api: &'static str,
     pub(crate) version: i16,
+    /// Whether a quota has nothing left for it: a fetch is then answered without records.
+    pub(crate) is_slowed: bool,
     /// What the client calls itself.
     pub(crate) client_id: Option<Bytes>,
 }
@@ -58,6 +60,8 @@ pub(crate) enum Hangup {
     NotSignedIn,
     #[error("too many requests are in memory")]
     Overloaded,
+    #[error("a request that wants no answer has failed")]
+    Unacknowledged,
 }
 
 /// An answer, as pieces of bytes with the header and without the length.
@@ -235,5 +239,46 @@ pub(crate) fn request_id(life: u32, connection: u64, number: u32) -> RequestId {
         life,
         connection,
         number,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::broker::Broker;
+    use crate::broker::engine::TimestampMs;
+    use crate::broker::engine::sim::{SimClock, SimDisk};
+    use crate::kafka::Peer;
+    use crate::metrics::Metrics;
+    use crate::settings::Config;
+
+    /// A call to a node with an empty topic `t` of one partition.
+    pub(crate) fn call(api: &'static str, version: i16, config: &[(String, Value)]) -> Call {
+        let clock = SimClock::new(TimestampMs(1_700_000_000_000));
+        let broker = Broker::on(&SimDisk::new(1), &clock).unwrap();
+        let made = broker.topics.create(&Caller::default(), "t", Some(1), config);
+        made.unwrap();
+        let peer = Peer {
+            address: None,
+            reached: SocketAddr::from((Ipv4Addr::LOCALHOST, 9092)),
+            is_private: true,
+            certificate: None,
+            life: 1,
+            connection: 1,
+        };
+        let session = Arc::new(Session::new(&broker.access, &peer));
+        Call {
+            caller: session.caller(request_id(1, 1, 1)),
+            kafka: Kafka::new(broker, &Config::default(), Arc::new(Metrics::new())),
+            session,
+            api,
+            version,
+            is_slowed: false,
+            client_id: None,
+        }
     }
 }

@@ -77,8 +77,13 @@ pub(crate) async fn fetch(call: &Call, request: FetchRequest) -> Result<FetchRes
     };
     let fetcher = &call.broker.fetcher;
     let mut pace = Pace::new(&call.answers);
-    let waited = pace.wait(bytes_of_all, fetcher.fetch_several(&wanted, extent));
-    let pages = match waited.await {
+    let read = async {
+        match call.is_slowed {
+            true => fetcher.fetch_nothing(&wanted).await,
+            false => fetcher.fetch_several(&wanted, extent).await,
+        }
+    };
+    let pages = match pace.wait(bytes_of_all, read).await {
         Ok(pages) => pages,
         // Others wait for the memory: the client gets what there is, and asks again.
         Err(_) => {
@@ -157,49 +162,21 @@ fn failed(partition_index: i32, error_code: i16) -> FetchPartitionResponse {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
     use std::pin::pin;
-    use std::sync::Arc;
 
     use tokio::time::{Instant, timeout};
 
     use super::*;
-    use crate::broker::Broker;
     use crate::broker::budget::Budget;
-    use crate::broker::caller::Caller;
-    use crate::broker::engine::TimestampMs;
-    use crate::broker::engine::sim::{SimClock, SimDisk};
+    use crate::kafka::ANSWERS_BYTES;
+    use crate::kafka::call::testing;
     use crate::kafka::messages::fetch::FetchTopic;
-    use crate::kafka::session::Session;
-    use crate::kafka::{ANSWERS_BYTES, Kafka, Peer, call};
-    use crate::metrics::Metrics;
-    use crate::settings::Config;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
     /// A call to a node with an empty topic of one partition.
     fn call() -> Call {
-        let clock = SimClock::new(TimestampMs(1_700_000_000_000));
-        let broker = Broker::on(&SimDisk::new(1), &clock).unwrap();
-        let made = broker.topics.create(&Caller::default(), "t", Some(1), &[]);
-        made.unwrap();
-        let peer = Peer {
-            address: None,
-            reached: SocketAddr::from((Ipv4Addr::LOCALHOST, 9092)),
-            is_private: true,
-            certificate: None,
-            life: 1,
-            connection: 1,
-        };
-        let session = Arc::new(Session::new(&broker.access, &peer));
-        Call {
-            caller: session.caller(call::request_id(1, 1, 1)),
-            kafka: Kafka::new(broker, &Config::default(), Arc::new(Metrics::new())),
-            session,
-            api: "Fetch",
-            version: 4,
-            client_id: None,
-        }
+        testing::call("Fetch", 4, &[])
     }
 
     /// A request that names the partition so many times, and waits for an hour.

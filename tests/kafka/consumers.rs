@@ -3,6 +3,7 @@
 
 mod heartbeats;
 mod late;
+mod quotas;
 mod rights;
 
 use super::*;
