@@ -10,7 +10,7 @@
 //! needs more memory while others of its kind do, too.
 //!
 //! Bytes that are no request close the connection, as in Kafka, after the answers to the requests before them. HTTP is told
-//! why.
+//! why. So does a request that wants no answer and fails.
 //!
 //! A client that closes the connection, or its half of it, does not wait for an answer: a request that would wait for other
 //! clients is given up. Whole requests that have arrived behind it are handled all the same, but no longer answered, since an
@@ -120,6 +120,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
             };
             let frame = tokio::select! {
                 biased;
+                () = session.failed() => return Err(Hangup::Unacknowledged.into()),
                 frame = next => frame.map_err(|end| Over::without_frame(end, number))?,
                 _ = stopping.wait_for(|stopping| *stopping) => return Err(Over::Stopping),
             };

@@ -64,11 +64,15 @@ pub struct Inner {
     pub(crate) settings: Settings,
     /// The memory for large answers, from when they are made until their clients have read them.
     pub(crate) answers: Pool,
+    /// The memory for batches that are stored in another compression than they came in, until the log has queued them.
+    pub(crate) rebuilt: Pool,
     sessions: Sessions,
 }
 
 /// As much as HTTP has for answers that are rendered whole.
 const ANSWERS_BYTES: u64 = 64 << 20;
+/// As much as the largest batch takes.
+const REBUILT_BYTES: u64 = 32 << 20;
 
 /// The settings that this wire needs.
 #[derive(Clone, Debug)]
@@ -147,6 +151,7 @@ impl Kafka {
             broker,
             metrics,
             answers: Pool::new(ANSWERS_BYTES),
+            rebuilt: Pool::new(REBUILT_BYTES),
             sessions: Sessions::default(),
         }))
     }

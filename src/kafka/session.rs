@@ -30,6 +30,8 @@ pub(crate) struct Session {
     /// What the answer takes to the request that is being handled.
     share: Mutex<Option<OwnedSemaphorePermit>>,
     over: Notify,
+    /// Notified when a request has failed that has no answer.
+    failed: Notify,
 }
 
 struct State {
@@ -60,6 +62,7 @@ impl Session {
             }),
             share: Mutex::default(),
             over: Notify::new(),
+            failed: Notify::new(),
         }
     }
 
@@ -106,6 +109,16 @@ impl Session {
     /// Whether the connection ends after the answer.
     pub(crate) fn is_refused(&self) -> bool {
         self.state.lock().is_refused
+    }
+
+    /// A request that has no answer has failed: no more are read, so that its client learns of it.
+    pub(crate) fn fail(&self) {
+        self.failed.notify_one();
+    }
+
+    /// Returns when one has.
+    pub(crate) async fn failed(&self) {
+        self.failed.notified().await;
     }
 
     /// Holds a share of the memory for answers, for the request that is being handled.

@@ -274,6 +274,58 @@ fn the_batches_of_a_request_inflate_to_so_much_together() {
     assert_eq!(codes(8)[8], 10);
 }
 
+/// The codes of a Produce request with so many times the same batch for a partition.
+fn codes_of(client: &mut Client, topic: &str, count: i32, batch: &[u8]) -> Vec<i16> {
+    let head = Out::new().null().i16(1).i32(1000).i32(1).text(topic);
+    let body = (0..count).fold(head.i32(count), |body, _| body.i32(0).bytes(batch));
+    let mut answer = client.ask(PRODUCE, 3, body);
+    answer.i32();
+    answer.text();
+    let rows = (0..answer.i32()).map(|_| {
+        answer.i32();
+        let code = answer.i16();
+        answer.bytes(16);
+        code
+    });
+    rows.collect()
+}
+
+#[test]
+fn a_batch_is_as_small_as_its_topic_wants_it_in_the_form_that_is_stored() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client();
+    for (name, compression) in [
+        ("plain", "uncompressed"),
+        ("packed", "gzip"),
+        ("as-sent", "producer"),
+    ] {
+        let configs = [("compression.type", Some(compression))];
+        let topic = admin::New::configured(name, &configs);
+        assert_eq!(admin::create_one(&mut client, topic), 0);
+    }
+    let packed = |mebibytes: usize, value_bytes: usize| {
+        let value = vec![0; value_bytes];
+        let mut builder = BatchBuilder::new();
+        for _ in 0..mebibytes {
+            builder.push(TimestampMs(1_700_000_000_000), None, Some(&value), &[]);
+        }
+        let packed = builder.seal().with_codec(Some(Codec::Zstd), None);
+        packed.expect("nothing to inflate").into_bytes()
+    };
+    let large = packed(31, 1 << 20);
+    assert!(large.len() < 100_000);
+    assert_eq!(codes_of(&mut client, "plain", 40, &large), [10; 40]);
+    let bytes = fixture.server.anonymous_bytes();
+    assert!(bytes < MAX_ANONYMOUS_BYTES, "{bytes}");
+    assert_eq!(codes_of(&mut client, "packed", 2, &large), [0; 2]);
+    assert_eq!(codes_of(&mut client, "as-sent", 2, &large), [0; 2]);
+    // More of those that fit than there is memory for at once.
+    let fits = packed(1, 1_000_000);
+    assert_eq!(codes_of(&mut client, "plain", 100, &fits), [0; 100]);
+    let (error, end, _) = fetch(&mut client, "plain", 0);
+    assert_eq!((error, end), (0, 100));
+}
+
 #[test]
 fn http_has_places_that_kafka_leaves_free() {
     let fixture = Fixture::with(&[("QUIPU_MAX_CONNECTIONS", "400")]);

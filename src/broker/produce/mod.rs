@@ -15,9 +15,12 @@ pub mod several;
 pub mod upload;
 pub mod whole;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use self::idempotency::First;
@@ -27,7 +30,9 @@ use self::producer_ids::ProducerIds;
 use super::blocking::Blocking;
 use super::caller::Caller;
 use super::counters::Counters;
-use super::engine::{Ack, AppendRequest, Appended, Clock, Log, Offset, TimestampMs, Topic, TopicSpec};
+use super::engine::{
+    Ack, AppendRequest, Appended, Clock, Error, Log, Offset, Ticket, TimestampMs, Topic, TopicSpec,
+};
 use super::limits::Limits;
 use super::refusal::Refusal;
 use super::rights::Right;
@@ -195,21 +200,76 @@ impl Producer {
         bytes: usize,
     ) -> Result<impl Future<Output = Result<Appended, Refusal>>, Refusal> {
         let ticket = self.log.append(request)?;
-        Ok(async move {
-            let appended = ticket.await?;
-            self.count(appended.repeated.is_some(), records, bytes);
-            Ok(appended)
-        })
+        let stored = self.counted(ticket, records, bytes);
+        Ok(async move { Ok(stored.await?) })
+    }
+
+    /// Waits for an append, and counts it.
+    fn counted(&self, ticket: Ticket, records: u64, bytes: usize) -> Counted {
+        Counted {
+            ticket: Some(ticket),
+            counters: Arc::clone(&self.counters),
+            records,
+            bytes,
+        }
     }
 
     fn count(&self, is_replayed: bool, records: u64, bytes: usize) {
-        let counters = &self.counters;
-        if is_replayed {
-            counters.replayed_requests.fetch_add(1, Ordering::Relaxed);
-        } else {
-            counters.produced_records.fetch_add(records, Ordering::Relaxed);
-            counters.produced_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        count(&self.counters, is_replayed, records, bytes);
+    }
+}
+
+fn count(counters: &Counters, is_replayed: bool, records: u64, bytes: usize) {
+    if is_replayed {
+        counters.replayed_requests.fetch_add(1, Ordering::Relaxed);
+    } else {
+        counters.produced_records.fetch_add(records, Ordering::Relaxed);
+        counters.produced_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// An append that is counted when it is stored, also if nobody waits for it any more.
+struct Counted {
+    /// `None` once it was answered.
+    ticket: Option<Ticket>,
+    counters: Arc<Counters>,
+    records: u64,
+    bytes: usize,
+}
+
+impl Future for Counted {
+    type Output = Result<Appended, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let ticket = self.ticket.as_mut().expect("not polled after its answer");
+        let stored = ready!(Pin::new(ticket).poll(context));
+        self.ticket = None;
+        if let Ok(appended) = &stored {
+            count(
+                &self.counters,
+                appended.repeated.is_some(),
+                self.records,
+                self.bytes,
+            );
         }
+        Poll::Ready(stored)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket.take() else { return };
+        // Without a runtime the process ends, and its counters with it.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let (counters, records, bytes) = (Arc::clone(&self.counters), self.records, self.bytes);
+        // Not a [`Counted`]: a runtime that ends drops what is spawned at once.
+        runtime.spawn(async move {
+            if let Ok(appended) = ticket.await {
+                count(&counters, appended.repeated.is_some(), records, bytes);
+            }
+        });
     }
 }
 

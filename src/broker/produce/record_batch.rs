@@ -52,17 +52,26 @@ pub struct Checked {
     bytes: usize,
     /// How many bytes compressed records took.
     inflated_bytes: usize,
+    /// How many bytes of the batches are not those of the request, because they are stored in another compression.
+    rebuilt_bytes: usize,
 }
 
-/// How much the batches of one request of a Kafka client may inflate to, besides the limit of each.
-#[derive(Debug)]
-pub struct InflateRoom(usize);
+/// How much the compressed batches of one request of a Kafka client may inflate to, besides the limit of each.
+#[derive(Debug, Default)]
+pub struct InflateRoom {
+    /// The bytes of the batches so far.
+    batch_bytes: usize,
+    /// What these have inflated to.
+    used: usize,
+}
 
 impl InflateRoom {
-    /// The room of a request of so many bytes: little compresses to less than a 64th, and small requests may.
-    #[must_use]
-    pub fn of(request_bytes: usize) -> Self {
-        Self(request_bytes.saturating_mul(64).max(2 * MAX_INFLATED_BYTES))
+    /// What is left: little compresses to less than a 64th, and small requests may. However large the request is, the work
+    /// for it has an end.
+    fn left(&self) -> usize {
+        let most = self.batch_bytes.saturating_mul(64);
+        let most = most.clamp(2 * MAX_INFLATED_BYTES, 16 * MAX_INFLATED_BYTES);
+        most.saturating_sub(self.used)
     }
 }
 
@@ -79,6 +88,22 @@ impl CheckedBatch {
     /// The partition that it is for.
     pub fn partition(&self) -> Arc<Partition> {
         Arc::clone(&self.log)
+    }
+
+    /// How many bytes it takes besides the request that it came in, until it is queued.
+    pub fn rebuilt_bytes(&self) -> usize {
+        self.checked.rebuilt_bytes
+    }
+}
+
+/// The most of [`CheckedBatch::rebuilt_bytes`] that the check of a batch may lead to: nothing, unless its topic stores
+/// batches in another compression.
+pub fn most_rebuilt_bytes(target: &Target, batch: &[u8]) -> usize {
+    let before = BatchHeader::peek(batch).and_then(|header| header.attributes.codec());
+    match before {
+        Ok(before) if target.rules.compression.of_batch(before) != before => target.rules.max_batch_bytes(),
+        // The check refuses what is no batch.
+        _ => 0,
     }
 }
 
@@ -171,7 +196,8 @@ impl Producer {
     /// As Kafka's broker has them, with nothing stored: [`Reason::UnknownPartition`]; [`Reason::CorruptBatch`];
     /// [`Reason::InvalidBatch`] also for none or several batches, and for control batches;
     /// [`Reason::InvalidTimestamp`]; [`Reason::UnknownCompression`]; [`Reason::RecordTooLarge`] also for a batch that is
-    /// larger than [`TopicRules::max_batch_bytes`](super::TopicRules::max_batch_bytes); [`Reason::RequestTooLarge`] if
+    /// larger than [`TopicRules::max_batch_bytes`](super::TopicRules::max_batch_bytes), as it came or as the topic stores
+    /// it; [`Reason::RequestTooLarge`] if
     /// its records inflate to more than a request may have, or is left of `room`; [`Reason::NotSupported`] for
     /// transactions. With [`Reason::InvalidBatch`], the refusal may say which records are at fault, in its value
     /// [`RECORDS_AT_FAULT`].
@@ -186,10 +212,15 @@ impl Producer {
             return Err(unknown_partition(&target.topic, number));
         };
         let now = self.now();
+        // Other batches are not inflated.
+        let is_compressed = batch.len() <= target.rules.max_batch_bytes()
+            && BatchHeader::peek(&batch).is_ok_and(|it| it.attributes.compression() != 0);
+        if is_compressed {
+            room.batch_bytes += batch.len();
+        }
         let mut check = Check::new(self, target, number, now);
-        check.room = check.room.min(room.0);
+        check.room = check.room.min(room.left());
         let most = check.room;
-        let is_compressed = BatchHeader::peek(&batch).is_ok_and(|it| it.attributes.compression() != 0);
         let checked = self
             .off_the_worker(target.rules.compression, batch, move |batch| check.alone(batch))
             .await;
@@ -199,7 +230,7 @@ impl Producer {
             Err(_) if is_compressed => most,
             Err(_) => 0,
         };
-        room.0 = room.0.saturating_sub(inflated);
+        room.used += inflated;
         let checked = checked?;
         Ok(CheckedBatch {
             checked,
@@ -218,7 +249,7 @@ impl Producer {
     /// Those of the append that are known at once; from the future all others, such as [`Reason::OutOfOrderSequence`]
     /// and [`Reason::Fenced`].
     pub async fn queue_batch(
-        self: &Arc<Self>,
+        &self,
         batch: CheckedBatch,
         ack: Ack,
     ) -> Result<impl Future<Output = Result<Accepted, Refusal>> + Send + use<>, Refusal> {
@@ -232,11 +263,10 @@ impl Producer {
         let (records, bytes) = (checked.record_count, checked.bytes);
         let request = self.request(&target, number, checked, None, ack)?;
         let ticket = self.queue_when_there_is_room(request).await?;
-        let producer = Arc::clone(self);
+        let stored = self.counted(ticket, records.into(), bytes);
         let log_append_time = target.rules.log_append_time.then_some(now);
         Ok(async move {
-            let appended = ticket.await?;
-            producer.count(appended.repeated.is_some(), records.into(), bytes);
+            let appended = stored.await?;
             Ok(Accepted {
                 range: range(&appended, records)?,
                 log_append_time,
@@ -338,6 +368,8 @@ struct Check {
     now: TimestampMs,
     /// How many bytes the batches that are still to come may inflate to.
     room: usize,
+    /// The most bytes of a batch as it is stored.
+    max_stored_bytes: usize,
     /// Whether each record must have a key.
     needs_keys: bool,
     found: Checked,
@@ -351,6 +383,7 @@ impl Check {
             partition,
             now,
             room: producer.limits.max_request_bytes.min(MAX_INFLATED_BYTES),
+            max_stored_bytes: usize::MAX,
             needs_keys: false,
             found: Checked {
                 batches: Vec::new(),
@@ -358,6 +391,7 @@ impl Check {
                 moved: false,
                 bytes: 0,
                 inflated_bytes: 0,
+                rebuilt_bytes: 0,
             },
         }
     }
@@ -395,11 +429,8 @@ impl Check {
             return Err(Refusal::new(Reason::InvalidBatch, "there is no batch"));
         }
         let header = BatchHeader::peek(&batch)?;
-        let (bytes, most) = (header.total_bytes(), self.target.rules.max_batch_bytes());
-        if bytes > most {
-            let detail = format!("a batch of {bytes} bytes; the topic takes {most}");
-            return Err(Refusal::new(Reason::RecordTooLarge, detail));
-        }
+        self.max_stored_bytes = self.target.rules.max_batch_bytes();
+        self.check_bytes(header.total_bytes(), "")?;
         let sealed = SealedBatch::verified(batch)?;
         let attributes = sealed.header().attributes;
         if attributes.is_control() {
@@ -444,13 +475,28 @@ impl Check {
         let inflated_bytes = inflated.as_ref().map_or(0, Vec::len);
         self.room = self.room.saturating_sub(inflated_bytes);
         self.found.inflated_bytes += inflated_bytes;
-        let codec = self.target.rules.compression.of_batch(header.attributes.codec()?);
+        let before = header.attributes.codec()?;
+        let codec = self.target.rules.compression.of_batch(before);
         let mut sealed = sealed.with_codec(codec, inflated)?;
+        if codec != before {
+            let bytes = sealed.as_bytes().len();
+            self.check_bytes(bytes, " in the compression of the topic")?;
+            self.found.rebuilt_bytes += bytes;
+        }
         if self.target.rules.log_append_time {
             sealed.set_log_append_time(self.now);
         }
         self.found.batches.push(sealed);
         Ok(())
+    }
+
+    fn check_bytes(&self, bytes: usize, form: &str) -> Result<(), Refusal> {
+        let most = self.max_stored_bytes;
+        if bytes <= most {
+            return Ok(());
+        }
+        let detail = format!("a batch of {bytes} bytes{form}; the topic takes {most}");
+        Err(Refusal::new(Reason::RecordTooLarge, detail))
     }
 
     /// Checks a record against the limits, and whether its key belongs to another partition.
