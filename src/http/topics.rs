@@ -142,13 +142,31 @@ impl Conditions {
     }
 }
 
+/// What whoever may not look at a topic is told when it has created or changed it.
+#[derive(Debug, Serialize, ToSchema)]
+struct BriefTopic {
+    name: String,
+    id: String,
+    partition_count: u32,
+}
+
+/// A topic that was created or changed.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum Changed {
+    /// With the right `describe` on it.
+    Described(TopicDescription),
+    /// Without.
+    Named(BriefTopic),
+}
+
 /// The answer to a change, or to its dry run.
 #[derive(ToSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "describes the answers in the OpenAPI document")]
 enum Altered {
     /// The topic as it is now.
-    Topic(TopicDescription),
+    Topic(Changed),
     /// With `dry_run`.
     DryRun(DryRun),
 }
@@ -227,9 +245,9 @@ struct FoundOffset {
 /// the answer is 200. Settings that the body leaves out are not compared.
 #[utoipa::path(put, path = "/v1/topics/{topic}", tag = "topics", request_body = Option<TopicBody>,
     params(("topic" = String, Path, description = "1 to 249 of `A-Z a-z 0-9 . _ -`; not `.` or `..`, not beginning with `__`")),
-    responses((status = 201, description = "The topic is created", body = TopicDescription,
+    responses((status = 201, description = "The topic is created", body = Changed,
             headers(("Location" = String, description = "The topic's path"))),
-        (status = 200, description = "The topic exists already", body = TopicDescription),
+        (status = 200, description = "The topic exists already", body = Changed),
         (status = 409, description = "`topic-exists`: the topic exists with another number of partitions or another configuration"),
         (status = 501, description = "`not-supported`: a configuration key of a later version")))]
 async fn create_topic(
@@ -246,14 +264,14 @@ async fn create_topic(
         let (topic, is_new) = broker
             .topics
             .create(&caller, &name, body.partitions, &body.config)?;
-        Ok((describe(&caller, &broker, &topic)?, is_new))
+        Ok((changed(&caller, &broker, &topic)?, topic, is_new))
     };
-    let (described, is_new) = app.blocking.attempt(Share::Change, create).await?;
+    let (described, topic, is_new) = app.blocking.attempt(Share::Change, create).await?;
     if !is_new {
         return ok(&described);
     }
     let mut response = json_answer(StatusCode::CREATED, &described);
-    let location = format!("/v1/topics/{}", described.name);
+    let location = format!("/v1/topics/{}", topic.name());
     if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -339,7 +357,7 @@ async fn alter_topic(
         let topic = broker
             .topics
             .alter(&caller, topic.name(), partitions, config, if_id.as_deref())?;
-        describe(&caller, &broker, &topic)
+        changed(&caller, &broker, &topic)
     };
     ok(&app.blocking.attempt(Share::Change, alter).await?)
 }
@@ -444,6 +462,18 @@ async fn find_offset(
     ok(&FoundOffset {
         offset: offset.get(),
         timestamp: timestamp.map(TimestampMs::get),
+    })
+}
+
+/// The answer for a topic that was created or changed. Blocks on the disk.
+fn changed(caller: &Caller, broker: &Broker, topic: &Arc<Topic>) -> Result<Changed, Refusal> {
+    Ok(match caller.sees_topic(topic.name()) {
+        true => Changed::Described(describe(caller, broker, topic)?),
+        false => Changed::Named(BriefTopic {
+            name: topic.name().to_owned(),
+            id: catalog::public_id(&broker.log, topic.id()),
+            partition_count: topic.partition_count(),
+        }),
     })
 }
 

@@ -186,10 +186,12 @@ pub(crate) async fn delete(
     for group_id in request.groups_names {
         let deleted = call.broker.groups.delete(&call.caller, &group_id).await;
         let error = deleted.err();
+        let error_code = error
+            .as_ref()
+            .map_or(0, |refusal| call.failed(ErrorCode::of_group(refusal.reason)));
+        call.note_change(format!("groups/{}", &*group_id), error_code);
         results.push(DeletableGroupResult {
-            error_code: error
-                .as_ref()
-                .map_or(0, |refusal| call.failed(ErrorCode::of_group(refusal.reason))),
+            error_code,
             error_message: error.map(|refusal| refusal.detail.into()),
             group_id,
         });
@@ -206,11 +208,17 @@ pub(crate) async fn delete_offsets(
     request: OffsetDeleteRequest,
 ) -> Result<OffsetDeleteResponse, Hangup> {
     let count: usize = request.topics.iter().map(|topic| topic.partitions.len()).sum();
-    if count > MAX_DELETED {
-        return Ok(OffsetDeleteResponse {
-            error_code: call.failed(ErrorCode::InvalidRequest),
+    let resource = format!("groups/{}/offsets", &*request.group_id);
+    let refused = |code: ErrorCode| {
+        let error_code = call.failed(code);
+        call.note_change(&resource, error_code);
+        Ok(OffsetDeleteResponse {
+            error_code,
             ..OffsetDeleteResponse::default()
-        });
+        })
+    };
+    if count > MAX_DELETED {
+        return refused(ErrorCode::InvalidRequest);
     }
     let number = |index: i32| u32::try_from(index).unwrap_or(u32::MAX);
     let row = |topic: &OffsetDeleteTopic| {
@@ -225,12 +233,7 @@ pub(crate) async fn delete_offsets(
         .await;
     let results = match deleted {
         Ok(results) => results,
-        Err(denied) => {
-            return Ok(OffsetDeleteResponse {
-                error_code: call.failed(ErrorCode::of_denied(&denied)),
-                ..OffsetDeleteResponse::default()
-            });
-        }
+        Err(denied) => return refused(ErrorCode::of_denied(&denied)),
     };
     let code = |result: Result<(), Refusal>| match result {
         Ok(()) => 0,
@@ -241,13 +244,16 @@ pub(crate) async fn delete_offsets(
     };
     let topics = request.topics.into_iter().zip(results).map(|(topic, results)| {
         let rows = topic.partitions.iter().zip(results);
+        let rows = rows.map(|(row, result)| OffsetDeletePartitionResponse {
+            partition_index: row.partition_index,
+            error_code: code(result),
+        });
+        let partitions: Vec<_> = rows.collect();
+        let first_error = partitions.iter().find(|row| row.error_code != 0);
+        let resource = format!("{resource}?topic={}", &*topic.name);
+        call.note_change(resource, first_error.map_or(0, |row| row.error_code));
         OffsetDeleteTopicResponse {
-            partitions: rows
-                .map(|(row, result)| OffsetDeletePartitionResponse {
-                    partition_index: row.partition_index,
-                    error_code: code(result),
-                })
-                .collect(),
+            partitions,
             name: topic.name,
         }
     });

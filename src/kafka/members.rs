@@ -164,8 +164,10 @@ pub(crate) async fn leave(call: &Call, request: LeaveGroupRequest) -> Result<Lea
     let left = match left {
         Ok(left) => left,
         Err(denied) => {
+            let error_code = call.failed(ErrorCode::of_denied(&denied));
+            call.note_change(format!("groups/{}/members", &*request.group_id), error_code);
             return Ok(LeaveGroupResponse {
-                error_code: call.failed(ErrorCode::of_denied(&denied)),
+                error_code,
                 ..LeaveGroupResponse::default()
             });
         }
@@ -174,6 +176,12 @@ pub(crate) async fn leave(call: &Call, request: LeaveGroupRequest) -> Result<Lea
         result.map_or_else(|denied| call.failed(ErrorCode::of_denied(&denied)), |()| 0)
     };
     let codes: Vec<i16> = left.into_iter().map(code).collect();
+    for (row, code) in members.iter().zip(&codes) {
+        // An administrator may name a static member by its instance alone.
+        let member = given(Some(&row.member_id)).or(given(row.group_instance_id.as_deref()));
+        let member = member.unwrap_or_default();
+        call.note_change(format!("groups/{}/members/{member}", &*request.group_id), *code);
+    }
     if is_alone {
         return Ok(LeaveGroupResponse {
             error_code: codes.first().copied().unwrap_or(0),

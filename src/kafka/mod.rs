@@ -5,7 +5,7 @@
 //! - [`frames`] cuts a connection's bytes into requests, [`connection`] answers them in order, and [`backlog`] counts
 //!   what a client has not read yet.
 //! - [`apis`] is the table of what is offered; each API has its handler in a file here, and gets a [`call::Call`].
-//! - [`admin`] has the APIs for administrators.
+//! - [`admin`] has the APIs for administrators; [`changes`] notes in the log what they change.
 //! - [`session`] knows who a connection's client is, [`sasl`] how it signs in, [`quotas`] what it may use.
 //! - [`errors`] maps a refusal's reason to Kafka's code.
 //!
@@ -17,6 +17,7 @@ mod api_versions;
 mod apis;
 mod backlog;
 mod call;
+mod changes;
 mod connection;
 mod consumers;
 mod coordinator;
@@ -46,6 +47,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::changes::Changes;
 use self::session::{Session, Sessions};
 use crate::broker::Broker;
 use crate::broker::budget::Pool;
@@ -66,6 +68,7 @@ pub struct Inner {
     pub(crate) answers: Pool,
     /// The memory for batches that are stored in another compression than they came in, until the log has queued them.
     pub(crate) rebuilt: Pool,
+    changes: Changes,
     sessions: Sessions,
 }
 
@@ -152,6 +155,7 @@ impl Kafka {
             metrics,
             answers: Pool::new(ANSWERS_BYTES),
             rebuilt: Pool::new(REBUILT_BYTES),
+            changes: Changes::default(),
             sessions: Sessions::default(),
         }))
     }

@@ -112,12 +112,13 @@ impl RouteTable {
     }
 }
 
-/// Whether a request changes something and is not the daily work of producers and members: records, membership, and the
-/// offsets that a consumer commits by itself. A new route that changes something is administrative.
+/// Whether a request changes something and is not the daily work of producers and members: records, polls, and the offsets
+/// that a consumer commits by itself. That a member leaves may be an administrator's doing. A new route that changes something
+/// is administrative.
 fn is_administrative(path: &str, method: &str) -> bool {
     let is_change = ["POST", "PUT", "PATCH", "DELETE"].contains(&method);
     let is_produce = method == "POST" && path.ends_with("/records");
-    let is_member = path.starts_with("/v1/groups/{group}/members");
+    let is_member = path.starts_with("/v1/groups/{group}/members") && method != "DELETE";
     let is_commit = method == "PUT" && path.ends_with("/offsets");
     is_change && !(is_produce || is_member || is_commit)
 }
@@ -150,6 +151,7 @@ mod tests {
             ("POST", "/v1/records", false),
             ("POST", "/v1/topics/{topic}/partitions/{partition}/records", false),
             ("POST", "/v1/groups/{group}/members/{member}/poll", false),
+            ("DELETE", "/v1/groups/{group}/members/{member}", true),
             ("PUT", "/v1/groups/{group}/offsets", false),
         ] {
             assert_eq!(is_administrative(path, method), expected, "{method} {path}");

@@ -253,9 +253,9 @@ pub async fn start_on(
     let (stop_accepting, stopped) = watch::channel(false);
     let kafka_wire = || Kafka::new(app.broker.clone(), &app.config, app.metrics.clone());
     let kafka_listener = kafka_listener.map(|listening| (listening, kafka_wire()));
-    drop(tokio::spawn(tell_left_out(connections.clone())));
+    let kafka = kafka_listener.as_ref().map(|(_, kafka)| kafka.clone());
+    drop(tokio::spawn(tell_left_out(connections.clone(), kafka.clone())));
     if app.access.is_on() {
-        let kafka = kafka_listener.as_ref().map(|(_, kafka)| kafka.clone());
         drop(tokio::spawn(end_grants(connections.clone(), kafka)));
     }
     let kafka = kafka_listener.map(|(listening, kafka)| {
@@ -378,11 +378,16 @@ async fn end_grants(connections: Arc<Connections>, kafka: Option<Kafka>) {
 }
 
 /// Has the log say what got no line of its own, until the server stops.
-async fn tell_left_out(connections: Arc<Connections>) {
+async fn tell_left_out(connections: Arc<Connections>, kafka: Option<Kafka>) {
     let mut stopping = connections.stopping();
     loop {
         tokio::select! {
-            () = tokio::time::sleep(LEFT_OUT_INTERVAL) => connections.tell_left_out(),
+            () = tokio::time::sleep(LEFT_OUT_INTERVAL) => {
+                connections.tell_left_out();
+                if let Some(kafka) = &kafka {
+                    kafka.tell_left_out();
+                }
+            }
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
     }

@@ -224,6 +224,33 @@ fn lowered_retention_needs_delete_and_a_kick_takes_either_right() {
 }
 
 #[test]
+fn whoever_makes_or_changes_a_topic_is_told_of_it_only_what_it_may_look_at() {
+    let world = world();
+    let brief = |answer: &Value| -> Vec<String> {
+        let fields = answer.as_object().expect("an object").keys();
+        fields.map(String::clone).collect()
+    };
+    let only = ["id", "name", "partition_count"];
+    let maker = world.token("maker", json!([rule("create configure", "*", "")]));
+    for (topic, status) in [("a", 200), ("fresh", 201)] {
+        let made = world.call(&maker, "PUT", &format!("/v1/topics/{topic}"), &json!({}));
+        assert_eq!(
+            (made.status, brief(&made.json())),
+            (status, only.map(str::to_owned).to_vec())
+        );
+    }
+    let changed = world.call(&maker, "PATCH", "/v1/topics/a", &json!({"config": {}}));
+    assert_eq!(
+        (changed.status, brief(&changed.json())),
+        (200, only.map(str::to_owned).to_vec())
+    );
+    world.get(&maker, "/v1/topics/a").problem(403, "forbidden");
+    let seer = world.token("seer", json!([rule("create describe", "*", "")]));
+    let made = world.call(&seer, "PUT", "/v1/topics/a", &json!({}));
+    assert_eq!(made.json(), world.get(&seer, "/v1/topics/a").json());
+}
+
+#[test]
 fn streams_over_several_topics_need_the_right_on_each() {
     let world = world();
     let token = world.token("t", json!([rule("read", "a", "")]));

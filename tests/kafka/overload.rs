@@ -202,7 +202,11 @@ fn a_configuration_is_short() {
 }
 
 fn join(group: &str, protocols: &[(&str, &[u8])]) -> Out {
-    let head = Out::new().text(group).i32(10_000).text("").text("consumer");
+    join_again(group, "", protocols)
+}
+
+fn join_again(group: &str, member: &str, protocols: &[(&str, &[u8])]) -> Out {
+    let head = Out::new().text(group).i32(10_000).text(member).text("consumer");
     let rows = protocols.iter();
     rows.fold(head.i32(protocols.len() as i32), |out, (name, metadata)| {
         out.text(name).bytes(metadata)
@@ -220,7 +224,10 @@ fn members_say_so_much_of_themselves_and_no_more() {
     let names: Vec<String> = (0..21).map(|number| number.to_string()).collect();
     let many: Vec<(&str, &[u8])> = names.iter().map(|name| (&**name, &b""[..])).collect();
     assert_eq!(ask("g", &many).0, 42);
-    assert_eq!(ask("few", &many[..20]).0, 0);
+    let mut few = fixture.client();
+    let mut joined = few.ask(JOIN, 0, join("few", &many[..20]));
+    assert_eq!(joined.i16(), 0);
+    let (mut generation, _, member) = (joined.i32(), joined.text(), joined.text());
     let large = vec![7; (4 << 20) - 100];
     assert_eq!(ask("g", &[("a", &large), ("b", &large)]).0, 42);
     // All of them together, too.
@@ -232,7 +239,25 @@ fn members_say_so_much_of_themselves_and_no_more() {
         clients.push(client);
     }
     assert_eq!(codes[..16], [0; 16]);
-    assert_eq!(codes[17], 81);
+    // More may try again later, as others may have left by then.
+    assert_eq!(codes[17], 15);
+    assert_eq!(ask("few", &many[..1]).0, 15);
+    // Whoever is there already is not kept from a rebalance of its group.
+    let mut joined = few.ask(JOIN, 0, join_again("few", &member, &many[..20]));
+    assert_eq!(joined.i16(), 0);
+    generation += 1;
+    assert_eq!(joined.i32(), generation);
+    let assign = |bytes: &[u8]| {
+        let head = Out::new().text("few").i32(generation).text(&member);
+        head.i32(1).text(&member).bytes(bytes)
+    };
+    assert_eq!(few.ask(SYNC, 0, assign(&large)).i16(), 15);
+    assert_eq!(few.ask(SYNC, 0, assign(b"all")).i16(), 0);
+    assert_eq!(
+        few.ask(JOIN, 0, join_again("few", &member, &[("a", &large)]))
+            .i16(),
+        15
+    );
 }
 
 #[test]

@@ -735,6 +735,19 @@ fn the_salt_of_a_name_is_always_the_same_whether_somebody_has_the_name_or_not() 
     };
     let first = salts(&fixture);
     assert_eq!(salts(&fixture), first);
+    // Nor does it change when somebody gets the name, or loses it.
+    let secret = fixture.token("nobody", &json!({"rules": all()}));
+    assert_eq!(salts(&fixture), first, "with a new token");
+    let signed_in = scram(&mut fixture.client(), "SCRAM-SHA-256", "nobody", &secret);
+    assert_eq!(signed_in, Ok(0));
+    for (method, path) in [
+        ("POST", "/v1/tokens/billing/rotate"),
+        ("DELETE", "/v1/tokens/nobody"),
+    ] {
+        let answer = fixture.http(ADMIN, method, path, &json!({}));
+        assert!(answer.status < 300, "{method} {path}");
+        assert_eq!(salts(&fixture), first, "{method} {path}");
+    }
     let different: BTreeSet<_> = first.iter().flatten().collect();
     assert_eq!(different.len(), 2 * names.len(), "{first:?}");
     let settings = [("QUIPU_AUTH", "tokens"), ("QUIPU_ADMIN_TOKEN", ADMIN)];

@@ -34,7 +34,6 @@ use parking_lot::RwLock;
 
 use self::failures::Failures;
 use self::records::{Match, Principal as Ruled, Token};
-use self::scram::Hash;
 use self::secret::{Digest, digest};
 use self::sessions::Sessions;
 use self::verify::Verifier;
@@ -169,9 +168,7 @@ impl Access {
         if current() == digest {
             return;
         }
-        // With the salts that the name has without a token, which are the same after a restart.
-        let salt = |hash| self.made_up_salt(hash, ADMIN);
-        let kept = token.map(|token| secret::Kept::salted(token, salt(Hash::Sha256), salt(Hash::Sha512)));
+        let kept = token.map(|token| self.kept(ADMIN, token));
         let mut table = self.0.table.write();
         if let Some((before, _)) = table.admin.take()
             && let Some(grant) = table.grants.remove(&before)

@@ -90,13 +90,20 @@ impl Access {
             };
         }
         Challenge {
-            salt: self.made_up_salt(hash, name).to_vec(),
+            salt: self.salt_of(hash, name).to_vec(),
             iterations: ITERATIONS,
         }
     }
 
-    /// The salt of a name that has none: always the same.
-    pub(super) fn made_up_salt(&self, hash: Hash, name: &str) -> [u8; SALT_BYTES] {
+    /// What is kept of a secret of that name.
+    pub(super) fn kept(&self, name: &str, secret: &str) -> Kept {
+        let salt = |hash| self.salt_of(hash, name);
+        Kept::salted(secret, salt(Hash::Sha256), salt(Hash::Sha512))
+    }
+
+    /// The salt of a name: always the same, so that it does not say whether somebody has the name. Secrets are long and
+    /// random, so a salt need not be.
+    fn salt_of(&self, hash: Hash, name: &str) -> [u8; SALT_BYTES] {
         let of_name = [&[hash as u8], name.as_bytes()].concat();
         let made_up = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.0.decoy), &of_name);
         let first = made_up.as_ref().first_chunk();

@@ -101,27 +101,15 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Takes some milliseconds of one core.
-    ///
-    /// # Errors
-    /// [`Reason::Internal`]: the system gives no random bytes.
-    pub fn of(secret: &str) -> Result<Self, Refusal> {
-        Ok(Self::salted(secret, random()?, random()?))
-    }
-
-    /// The same with the salts of another secret of its token: one that is asked for a proof does not say which it has.
-    ///
-    /// # Errors
-    /// As for [`Kept::of`].
-    pub fn beside(secret: &str, other: &Self) -> Result<Self, Refusal> {
+    /// With the salts of another secret of its token: one that is asked for a proof does not say which it has. `None`: the
+    /// other one is damaged.
+    pub(super) fn beside(secret: &str, other: &Self) -> Option<Self> {
         let salt = |keys: &ScramKeys| keys.salt.0.as_slice().try_into().ok();
-        match (salt(&other.scram_sha_256), salt(&other.scram_sha_512)) {
-            (Some(one), Some(two)) => Ok(Self::salted(secret, one, two)),
-            _ => Self::of(secret),
-        }
+        let (one, two) = (salt(&other.scram_sha_256)?, salt(&other.scram_sha_512)?);
+        Some(Self::salted(secret, one, two))
     }
 
-    /// The same with these salts.
+    /// With these salts. Takes some milliseconds of one core.
     pub(super) fn salted(secret: &str, sha_256: [u8; SALT_BYTES], sha_512: [u8; SALT_BYTES]) -> Self {
         Self {
             sha256: Bytes(digest(secret.as_bytes()).to_vec()),
@@ -217,7 +205,7 @@ mod tests {
     #[test]
     fn what_is_kept_comes_back_and_does_not_have_the_secret() {
         let secret = make().unwrap();
-        let kept = Kept::of(&secret).unwrap();
+        let kept = Kept::salted(&secret, [1; SALT_BYTES], [2; SALT_BYTES]);
         let text = serde_json::to_string(&kept).unwrap();
         assert_eq!(serde_json::from_str::<Kept>(&text).unwrap(), kept);
         assert!(!text.contains(&secret) && !text.contains(&secret[PREFIX.len()..]));

@@ -75,7 +75,7 @@ impl Access {
             access.check_free(&new.name)?;
             let secret = secret::make()?;
             let expires = new.expires.map(TimestampMs::get);
-            let kept = secret::Kept::of(&secret)?;
+            let kept = access.kept(&new.name, &secret);
             let token = Token::new(new.rules, expires, new.quotas, access.now().get(), kept);
             Ok((set_token(&new.name, &token), (token, secret)))
         };
@@ -167,10 +167,9 @@ impl Access {
             // At most two are valid at a time.
             token.secrets.truncate(1);
             let secret = secret::make()?;
-            let kept = match token.secrets.first() {
-                Some(former) => secret::Kept::beside(&secret, former)?,
-                None => secret::Kept::of(&secret)?,
-            };
+            let beside = token.secrets.first();
+            let beside = beside.and_then(|former| secret::Kept::beside(&secret, former));
+            let kept = beside.unwrap_or_else(|| access.kept(&name, &secret));
             for former in &mut token.secrets {
                 former.expires = Some(ends);
             }

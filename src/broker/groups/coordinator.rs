@@ -157,6 +157,12 @@ impl Coordinator {
         self.members.load(Relaxed) < MAX_MEMBERS && self.may_subscribe()
     }
 
+    /// Whether there is room for this member of the group: for one that is there already in any case.
+    pub(crate) fn has_room_for(&self, group: &str, member: &str) -> bool {
+        let is_there = |cell: Arc<Cell>| cell.core.lock().sessions.contains_key(member);
+        self.has_room() || self.find(group).is_some_and(is_there)
+    }
+
     /// Whether members may subscribe to more.
     pub(crate) fn may_subscribe(&self) -> bool {
         self.subscribed.load(Relaxed) < MAX_SUBSCRIBED_BYTES

@@ -249,12 +249,6 @@ impl Groups {
         for topic in join.named_topics() {
             catalog::find(&self.log, topic)?;
         }
-        if !self.coordinator.has_room() {
-            return Err(Refusal::new(
-                Reason::Overloaded,
-                "there are too many members of groups",
-            ));
-        }
         let member: Arc<str> = match member {
             Some(member) => member.into(),
             None => {
@@ -262,6 +256,12 @@ impl Groups {
                 format!("{prefix}-{:016x}", Coordinator::random()).into()
             }
         };
+        if !self.coordinator.has_room_for(group, &member) {
+            return Err(Refusal::new(
+                Reason::Overloaded,
+                "there are too many members of groups",
+            ));
+        }
         let joined = loop {
             self.end_classic(group).await?;
             let value = self.begin(caller, group, &join).await?;

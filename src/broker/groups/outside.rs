@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 
+use super::commit::committed_offset;
 use super::subscriptions::pattern_of_key;
 use super::{Commit, Groups, MAX_METADATA_BYTES, Outside, append, audited, finish, keys_of_group};
-use crate::broker::caller::Caller;
+use crate::broker::caller::{Caller, Shown};
 use crate::broker::engine::{Offset, StateChange};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::rights::Right;
@@ -36,6 +37,21 @@ pub(super) fn check_named(caller: &Caller, offsets: &[NamedCommit]) -> Result<()
     Ok(())
 }
 
+/// Notes in the log that somebody who is no member has moved offsets of a group back, or withdrawn them: consumers do not.
+/// Those that go on are their daily work.
+pub(super) fn tell_moved_back(caller: &Caller, group: &str, partitions: usize) {
+    if partitions > 0 {
+        tracing::info!(
+            request_id = %caller.request_id,
+            address = caller.address.map(|address| tracing::field::display(Shown(address))),
+            principal = caller.principal().map(|name| &**name),
+            group,
+            partitions,
+            "committed offsets were moved back by a commit from outside the group"
+        );
+    }
+}
+
 impl Groups {
     /// Commits offsets for a group without members, all or none, and creates the group if it does not exist.
     ///
@@ -52,7 +68,18 @@ impl Groups {
         let guard = self.commits().await;
         let outside = self.no_members(group)?;
         let commits = self.check_commits(offsets)?;
-        Ok(self.commit((guard, outside), group, commits).await?)
+        let moved_back = self.moved_back(group, &commits);
+        self.commit((guard, outside), group, commits).await?;
+        tell_moved_back(caller, group, moved_back);
+        Ok(())
+    }
+
+    /// How many of these commits lower an offset.
+    pub(super) fn moved_back(&self, group: &str, commits: &[Commit]) -> usize {
+        let is_lower = |commit: &&Commit| {
+            committed_offset(&self.log, group, commit.partition).is_some_and(|before| commit.offset < before)
+        };
+        commits.iter().filter(is_lower).count()
     }
 
     /// Deletes a group without members, with everything it committed; durable when this returns.

@@ -179,6 +179,7 @@ impl Groups {
         let entry = audited(&self.log, caller, "group.reset", group, "/offsets", detail);
         let (groups, group) = (self.clone(), group.to_owned());
         let task = tokio::spawn(async move {
+            outside.is_in_step = false;
             let touched = groups.append_reset(&group, &plan.moved, entry).await?;
             groups.move_in_memory(&mut outside, &plan.moved);
             groups.remove_orphans(touched).await?;
@@ -196,7 +197,9 @@ impl Groups {
             groups: self.clone(),
             cell,
             is_closing: true,
-            is_in_step: false,
+            // Until something is changed. Given up before that, the group goes on as it is: what it writes meanwhile, its
+            // memory has, and a look at the state might not.
+            is_in_step: true,
         };
         let mut turns = Vec::with_capacity(orders.len());
         for order in orders {

@@ -167,20 +167,19 @@ impl Key {
     }
 }
 
-/// The keys of use in a JWK set.
+/// What a set says that has nothing to check these tokens with.
+const NO_KEY: &str = "it has no key for RS256, ES256 or EdDSA";
+
+/// The keys of use in a JWK set. There may be none: an issuer can take back all.
 ///
 /// # Errors
-/// A message for the log: it is no set, or has no key of use.
+/// A message for the log: it is no set.
 pub fn parse(set: &[u8]) -> Result<Vec<Key>, String> {
     let set = parse_unique(set)?;
     let keys = set.get("keys").and_then(Value::as_array);
     let keys = keys.ok_or("it is no JWK set: it has no list of keys")?;
     let all = keys.iter().filter_map(|key| Key::of(key.as_object()?));
-    let all: Vec<Key> = all.take(MAX_KEYS).collect();
-    match all.is_empty() {
-        true => Err("it has no key for RS256, ES256 or EdDSA".to_owned()),
-        false => Ok(all),
-    }
+    Ok(all.take(MAX_KEYS).collect())
 }
 
 /// The keys in force.
@@ -220,7 +219,10 @@ impl Keys {
     /// # Errors
     /// Why there are no keys.
     pub fn open(&self) -> Result<(), String> {
-        self.look().1.map(drop)
+        match self.look().1? {
+            0 => Err(NO_KEY.to_owned()),
+            _ => Ok(()),
+        }
     }
 
     /// Reads the source again, and takes its keys if they are others. Blocks on the source.
@@ -230,6 +232,13 @@ impl Keys {
     pub fn read(&self) -> Result<(), String> {
         let (is_new, read) = self.look();
         match &read {
+            Ok(0) if is_new => {
+                let error = NO_KEY;
+                tracing::error!(
+                    error,
+                    "the issuer of JWTs has taken back all its keys: no JWT is valid"
+                );
+            }
             Ok(keys) if is_new => tracing::info!(keys, "the keys for JWTs were read"),
             Err(error) if is_new => {
                 tracing::error!(

@@ -471,6 +471,26 @@ async fn an_unknown_key_is_asked_for_at_most_once_a_minute() {
     *issuer.set.lock() = Ok(set(&[new.jwk("new")]));
     jwts.keys.read().unwrap();
     refused(found(&jwts, &by_old).await, unknown);
+
+    // So are all, whether the set is empty or what is left is for something else.
+    for nothing in [vec![], vec![json!({"kty": "oct", "kid": "new", "k": "AAAA"})]] {
+        *issuer.set.lock() = Ok(set(&[new.jwk("new")]));
+        jwts.keys.read().unwrap();
+        let signing = found(&jwts, &by_new).await.unwrap().key;
+        *issuer.set.lock() = Ok(set(&nothing));
+        jwts.keys.read().unwrap();
+        assert!(signing.is_withdrawn());
+        refused(found(&jwts, &by_new).await, unknown);
+    }
+}
+
+#[test]
+fn a_start_needs_a_key() {
+    for (keys, starts) in [(vec![], false), (vec![Signer::p256().jwk("a")], true)] {
+        let set = set(&keys);
+        let keys = Keys::new(Box::new(move || Ok(set.clone())), Arc::new(Hand::default()));
+        assert_eq!(keys.open().is_ok(), starts);
+    }
 }
 
 #[tokio::test]
@@ -483,7 +503,7 @@ async fn the_former_keys_stay_while_the_issuer_is_away_or_says_nonsense() {
     for bad in [
         Err("no route".to_owned()),
         Ok(b"<html>".to_vec()),
-        Ok(set(&[])),
+        Ok(b"{}".to_vec()),
         Ok(b"{\"keys\":[],\"keys\":[]}".to_vec()),
     ] {
         *issuer.set.lock() = bad;
@@ -542,7 +562,7 @@ fn keys_that_are_for_something_else_are_passed_over() {
     }
     let all: Vec<Value> = good.iter().chain(&bad).cloned().collect();
     assert_eq!(parse(&set(&all)).unwrap().len(), good.len());
-    for no_set in ["{}", "[]", "null", "{\"keys\":{}}", "{\"keys\":[]}", "x"] {
+    for no_set in ["{}", "[]", "null", "{\"keys\":{}}", "x"] {
         assert!(parse(no_set.as_bytes()).is_err(), "{no_set}");
     }
 }

@@ -307,6 +307,12 @@ async fn alter(
         other => Err(unknown_kind(other)),
     };
     let (error_code, error_message) = answer(call, altered);
+    let kind = if resource_type == TOPIC {
+        "topics"
+    } else {
+        "configurations"
+    };
+    call.note_change_or_dry_run(is_dry_run, format!("{kind}/{}", &*resource_name), error_code);
     AlterConfigsResourceResponse {
         error_code,
         error_message,

@@ -32,10 +32,16 @@ pub(crate) async fn delete_records(
                 Ok(topic) => trim(call, topic, asked).await,
                 Err(code) => Err(*code),
             };
+            let error_code = moved.err().map_or(0, |code| call.failed(code));
+            let index = asked.partition_index;
+            call.note_change(
+                format!("topics/{}/partitions/{index}/records", &*topic.name),
+                error_code,
+            );
             partitions.push(DeleteRecordsPartitionResult {
-                partition_index: asked.partition_index,
+                partition_index: index,
                 low_watermark: moved.map_or(-1, |start| start.get() as i64),
-                error_code: moved.err().map_or(0, |code| call.failed(code)),
+                error_code,
             });
         }
         topics.push(DeleteRecordsTopicResult {

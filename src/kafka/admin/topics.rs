@@ -64,10 +64,13 @@ pub(crate) async fn create_topics(
             continue;
         }
         let created = create(call, &topic, &mut plain_names, request.validate_only).await;
-        topics.push(match created {
+        let answer = match created {
             Ok((spec, id)) => created_topic(call, topic.name, &spec, id),
             Err(why) => not_created(call, topic.name, why),
-        });
+        };
+        let resource = format!("topics/{}", &*answer.name);
+        call.note_change_or_dry_run(request.validate_only, resource, answer.error_code);
+        topics.push(answer);
     }
     Ok(CreateTopicsResponse {
         topics,
@@ -307,6 +310,11 @@ pub(crate) async fn delete_topics(
             Err(failure) => Err(failure),
         };
         let (error_code, error_message) = answer(call, deleted);
+        let shown = name.as_deref().map_or_else(
+            || format!("topic id {topic_id:?}"),
+            |name| format!("topics/{name}"),
+        );
+        call.note_change(shown, error_code);
         responses.push(DeletableTopicResult {
             name,
             topic_id,
@@ -360,6 +368,8 @@ pub(crate) async fn create_partitions(
             false => raise(call, &topic, request.validate_only).await,
         };
         let (error_code, error_message) = answer(call, raised);
+        let resource = format!("topics/{}", &*topic.name);
+        call.note_change_or_dry_run(request.validate_only, resource, error_code);
         results.push(CreatePartitionsTopicResult {
             name: topic.name,
             error_code,

@@ -58,12 +58,21 @@ impl Drop for Waiting {
     }
 }
 
+/// By how much a member may say more than before in a server that is full, in bytes.
+const LITTLE_BYTES: usize = 1 << 10;
+
 /// Refuses what only groups without classic members allow.
 pub fn has_classic_members(group: &str) -> Refusal {
     let detail = format!(
         "the group {group} has live members of Kafka's classic protocol: have them leave, or wait until their sessions end"
     );
     Refusal::new(Reason::GroupActive, detail)
+}
+
+/// Refuses a member for what all groups together take: it may try again, and others may have left by then.
+pub(in crate::broker::groups) fn server_is_full() -> Denied {
+    let detail = "the members of all groups together are as many, or say as much, as the server takes";
+    Refusal::new(Reason::Overloaded, detail).into()
 }
 
 /// A new id for a member. Kafka's clients show it, and do not read it.
@@ -99,8 +108,9 @@ impl Groups {
         check_name(group)?;
         caller.check_group(&[Right::Read], group)?;
         joining.check_size()?;
-        if !self.coordinator.has_room() || !self.coordinator.has_memory() {
-            return Err(Denied::Full);
+        let has_room = self.coordinator.has_room() && self.coordinator.has_memory();
+        if !has_room && !self.says_no_more(group, joining) {
+            return Err(server_is_full());
         }
         let (cell, call, answer) = loop {
             if joining.member.is_some() && self.coordinator.find(group).is_none() {
@@ -135,6 +145,21 @@ impl Groups {
             Answer::Denied(denied) => Err(denied),
             Answer::Synced(_) => Err(Denied::UnknownMember),
         }
+    }
+
+    /// Whether a member of the group joins again that takes no more memory than before. It finds room in any case: others
+    /// must not keep a group from its rebalances.
+    fn says_no_more(&self, group: &str, joining: &Joining) -> bool {
+        let Some(cell) = self.coordinator.find(group) else {
+            return false;
+        };
+        let (_, mut core) = self.lock(&cell);
+        core.classic().is_some_and(|classic| {
+            let of_instance = || classic.member_of(joining.instance.as_deref()?);
+            let member = joining.member.as_ref().or_else(of_instance);
+            let before = member.and_then(|member| classic.members().get(member));
+            before.is_some_and(|before| joining.said_bytes() <= before.said_bytes() + LITTLE_BYTES)
+        })
     }
 
     fn try_join_classic(
@@ -206,15 +231,15 @@ impl Groups {
         if assigned > MAX_MEMBER_BYTES {
             return Err(Denied::TooLarge);
         }
-        if assigned > 0 && !self.coordinator.has_memory() {
-            let detail = "members of groups hold all the memory that they may";
-            return Err(Refusal::new(Reason::Overloaded, detail).into());
-        }
         let cell = self.coordinator.find(group).ok_or(Denied::UnknownMember)?;
         let (call, answer) = {
             let (now, mut core) = self.lock(&cell);
             let (sender, receiver) = oneshot::channel();
             let classic = core.classic().ok_or(Denied::UnknownMember)?;
+            // A group that has its members already shares its partitions among them all the same.
+            if assigned > classic.said_bytes() + LITTLE_BYTES && !self.coordinator.has_memory() {
+                return Err(server_is_full());
+            }
             let call = classic.sync(syncing, now)?;
             core.has_said_more = true;
             core.waiting.insert(call, sender);

@@ -9,6 +9,7 @@ use crate::broker::engine::{AppendRequest, Offset, PartitionId, StateChange};
 use crate::broker::groups::cell::Kind;
 use crate::broker::groups::commit::committed_offset;
 use crate::broker::groups::offsets;
+use crate::broker::groups::outside::tell_moved_back;
 use crate::broker::groups::shared::settings::GroupValue;
 use crate::broker::groups::{
     Commit, Groups, MAX_METADATA_BYTES, Subscribed, append, audited, finish, generation,
@@ -86,6 +87,10 @@ impl Groups {
         let partitions: Vec<PartitionId> = partitions.chain(withdrawn.iter().copied()).collect();
         let (value, nothing) = (GroupValue::default(), Subscribed::default());
         let existed = self.exists(group);
+        let moved_back = match is_outside {
+            true => withdrawn.len() + self.moved_back(group, &commits),
+            false => 0,
+        };
         let (mut state, touched) = self.changes_for(group, &value, &nothing, commits);
         let remove = |id: PartitionId| StateChange::remove(offsets::offset_key(group, id));
         state.extend(withdrawn.into_iter().map(remove));
@@ -106,6 +111,7 @@ impl Groups {
                 groups.remove_orphans(touched).await
             };
             finish((guard, outside), change).await.map_err(Refusal::from)?;
+            tell_moved_back(caller, group, moved_back);
             return Ok(results);
         }
         let unknown = if existed {

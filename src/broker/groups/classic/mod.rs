@@ -152,20 +152,24 @@ impl Joining {
     /// # Errors
     /// [`Denied::TooLarge`].
     pub fn check_size(&self) -> Result<(), Denied> {
+        match self.protocols.len() <= MAX_PROTOCOLS && self.said_bytes() <= MAX_MEMBER_BYTES {
+            true => Ok(()),
+            false => Err(Denied::TooLarge),
+        }
+    }
+
+    /// What it says of itself, in bytes.
+    pub(super) fn said_bytes(&self) -> usize {
         let of_protocols = self.protocols.iter();
-        let bytes: usize = of_protocols
+        let of_protocols: usize = of_protocols
             .map(|(name, metadata)| name.len() + metadata.len())
             .sum();
-        let of_names = [
+        let names = [
             self.instance.as_deref(),
             self.client_id.as_deref(),
             Some(&*self.protocol_type),
         ];
-        let bytes = bytes + of_names.into_iter().flatten().map(str::len).sum::<usize>();
-        match self.protocols.len() <= MAX_PROTOCOLS && bytes <= MAX_MEMBER_BYTES {
-            true => Ok(()),
-            false => Err(Denied::TooLarge),
-        }
+        of_protocols + names.into_iter().flatten().map(str::len).sum::<usize>()
     }
 }
 

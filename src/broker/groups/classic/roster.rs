@@ -68,7 +68,7 @@ impl Member {
     }
 
     /// What it has said of itself and is assigned, in bytes.
-    pub(super) fn said_bytes(&self) -> usize {
+    pub(in crate::broker::groups) fn said_bytes(&self) -> usize {
         let protocols = self.protocols.iter();
         let protocols: usize = protocols
             .map(|(name, metadata)| name.len() + metadata.len())

@@ -16,7 +16,7 @@ use crate::broker::caller::Caller;
 use crate::broker::groups::cell::consumers::{MAX_EXPRESSIONS, News, Wish};
 use crate::broker::groups::cell::{Cell, Core};
 use crate::broker::groups::classic::Denied;
-use crate::broker::groups::classic::calls::check_name;
+use crate::broker::groups::classic::calls::{check_name, server_is_full};
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::members::{Joining, Member};
 use crate::broker::groups::membership::Attempt;
@@ -77,8 +77,8 @@ impl Groups {
             MEMBER.check(name).map_err(|refusal| invalid(refusal.detail))?;
         }
         let news = self.check_saying(caller, group, &joining.member, &joining.saying)?;
-        if !self.coordinator.has_room() {
-            return Err(Denied::Full);
+        if !self.coordinator.has_room_for(group, &joining.member) {
+            return Err(server_is_full());
         }
         let (cell, key) = loop {
             match self.end_classic(group).await {
@@ -233,7 +233,7 @@ impl Groups {
             check_expressions(&core, member, &news)?;
             let is_new = |topics: &BTreeSet<String>| !core.topics_of(member).eq(topics);
             if news.topics.as_ref().is_some_and(is_new) && !self.coordinator.may_subscribe() {
-                return Err(Denied::Full);
+                return Err(server_is_full());
             }
             if !caller.who.is_same(&crate::broker::caller::Who::Anyone) && beat.saying.topics.is_none() {
                 // The rights may be others than when it said so.
