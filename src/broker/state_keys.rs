@@ -16,6 +16,7 @@
 //! 'k' name                                       a token that the server made         access/records
 //! 'P' name                                       rules for JWTs or certificates       access/records
 //! 'D'                                            what salts are made up with          access/records
+//! 'L'                                            what dead letters are sealed with   groups/shared/seal
 //! 'd' topic_id:u64 partition:u32 offset:u64      damage that is skipped             topics/skips
 //! 'i'                                            the ids that producers were given    produce/producer_ids
 //! "keyed-elsewhere/" topic_id:u64                a record not where its key says    formats/partitioner
@@ -42,6 +43,7 @@ pub(super) const AUDIT: u8 = b'A';
 pub(super) const TOKEN: u8 = b'k';
 pub(super) const PRINCIPAL: u8 = b'P';
 pub(super) const DECOY: u8 = b'D';
+pub(super) const SEAL: u8 = b'L';
 pub(super) const PRODUCER_IDS: u8 = b'i';
 
 /// The topic that a key belongs to; `None` for a key that belongs to no topic.

@@ -349,3 +349,86 @@ fn what_is_refused_at_once_is_not_logged_in_the_name_of_whoever_came_before() {
         "{lines:?}"
     );
 }
+
+#[test]
+fn a_dead_letter_that_somebody_makes_up_neither_writes_elsewhere_nor_tells_names() {
+    let world = World::new();
+    world.topic("jobs", 3);
+    world.topic("payroll", 1);
+    world.topic("scratch", 0);
+    let poll = json!({"topics": ["jobs"], "type": "shared", "max_records": 10, "wait_ms": 0});
+    let deliver = || {
+        world
+            .call(ADMIN, "POST", "/v1/groups/q/members/m/poll", &poll)
+            .ok()["records"]
+            .clone()
+    };
+    let place = |offset: u64| json!({"topic": "jobs", "partition": 0, "offset": offset});
+    assert_eq!(deliver().as_array().unwrap().len(), 3);
+    let settled = json!({"accept": [place(0), place(1)], "reject": [place(2)]});
+    world.admin("POST", "/v1/groups/q/members/m/settle", &settled);
+    let token = world.token(
+        "t",
+        json!([
+            rule("read write describe", "scratch jobs.dlq", ""),
+            rule("write", "", "q")
+        ]),
+    );
+    let produce = |topic: &str, headers: &Value| {
+        let body = json!({"records": [{"value": "made up", "headers": headers}]});
+        let path = format!("/v1/topics/{topic}/records");
+        assert_eq!(world.call(&token, "POST", &path, &body).status, 200);
+    };
+    let made_up = |topic: &str| {
+        json!({"dlq_topic": topic, "dlq_partition": "0", "dlq_offset": "1", "dlq_group": "q",
+            "dlq_died_at": "9999999999999", "dlq_seal": "00".repeat(32)})
+    };
+    // One that the server has made counts only where it has put it, with all that it says.
+    let list = world
+        .get(&token, "/v1/topics/jobs.dlq/partitions/0/records?offset=0")
+        .ok();
+    let own = &list["records"][0]["headers"];
+    assert_eq!(own["dlq_offset"], "2");
+    let mut other = own.clone();
+    other["dlq_offset"] = "1".into();
+    for headers in [
+        &made_up("jobs"),
+        &made_up("payroll"),
+        &made_up("not-there"),
+        own,
+        &other,
+    ] {
+        produce("scratch", headers);
+    }
+    produce("jobs.dlq", &other);
+    produce("jobs.dlq", &made_up("jobs"));
+    let redrive = |token: &str, body: &Value| world.call(token, "POST", "/v1/groups/q/redrive", body).ok();
+    let none =
+        |passed_over: u64| json!({"redriven": 0, "discarded": 0, "passed_over": passed_over, "at_end": true});
+    for who in [&*token, ADMIN] {
+        assert_eq!(redrive(who, &json!({"dead_letter_topic": "scratch"})), none(5));
+    }
+    // Whatever it says of, and whether that is there: the same answer.
+    for offset in 0..5 {
+        let chosen = json!({"dead_letter_topic": "scratch", "dry_run": true, "offsets": [{"partition": 0, "offset": offset}]});
+        let mut answer = redrive(&token, &chosen);
+        answer.as_object_mut().unwrap().remove("dry_run");
+        assert_eq!(answer, none(1), "{offset}");
+    }
+    let expected = json!({"redriven": 1, "discarded": 0, "passed_over": 2, "at_end": true});
+    assert_eq!(redrive(ADMIN, &json!({})), expected);
+    let delivered = deliver();
+    assert_eq!(delivered.as_array().unwrap().len(), 1, "{delivered}");
+    assert_eq!(
+        (&delivered[0]["offset"], &delivered[0]["redriven"]),
+        (&json!(2), &json!(1))
+    );
+    assert!(delivered[0]["headers"].get("dlq_seal").is_none(), "{delivered}");
+    // Whoever may write there anyway, and says which, may do it so.
+    let chosen = json!({"dead_letter_topic": "scratch", "offsets": [{"partition": 0, "offset": 0}]});
+    assert_eq!(redrive(ADMIN, &chosen)["redriven"], 1);
+    assert_eq!(deliver()[0]["value"], "made up");
+    // It can be discarded in any case.
+    let rest = json!({"dead_letter_topic": "scratch", "discard": true});
+    assert_eq!(redrive(&token, &rest)["discarded"], 4);
+}

@@ -15,6 +15,7 @@ mod admin;
 mod admin_clients;
 mod bearer;
 mod by_id;
+mod changes;
 mod clients;
 mod consumers;
 mod damage;

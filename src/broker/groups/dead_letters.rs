@@ -14,7 +14,7 @@ use super::shared::letters::{self, Fate, Fates, Mailbox};
 use super::shared::settings::{GroupValue, Settings};
 use super::{Groups, audited};
 use crate::broker::blocking::Share;
-use crate::broker::caller::Caller;
+use crate::broker::caller::{Caller, Who};
 use crate::broker::engine::batch::{Record, SealedBatch};
 use crate::broker::engine::{
     AppendRequest, Error, Offset, Partition, PartitionId, StateChange, Ticket, TimestampMs, Topic, TopicId,
@@ -50,6 +50,8 @@ pub struct Redriven {
     pub redriven: u64,
     /// Discarded.
     pub discarded: u64,
+    /// Not given back: this server has not made them, see [`Groups::redrive`].
+    pub passed_over: u64,
     /// All that were asked for were found; otherwise there are more than `max_records`.
     pub at_end: bool,
 }
@@ -130,6 +132,10 @@ struct Chosen {
 impl Groups {
     /// Gives dead letters back to their group, or discards them, and returns once that is durable. The oldest come
     /// first in each partition. A second call finds nothing twice.
+    ///
+    /// Those that this server has not made, but a client or another server, are given back only if they are chosen one by
+    /// one and the caller may write to the topic that they name as their origin; else they are passed over. If nobody has to
+    /// sign in, all are given back.
     ///
     /// # Errors
     /// [`Reason::UnknownGroup`]; [`Reason::GroupTypeMismatch`]: the group is ordered. The member `redriven` counts the
@@ -418,7 +424,8 @@ impl Run<'_> {
         let mut from = Offset::ZERO;
         loop {
             let mut chosen = Vec::new();
-            let (found, is_more) = self.choose(partition, &fates, from, &mut chosen);
+            let (found, is_more, passed_over) = self.choose(partition, &fates, from, &mut chosen);
+            self.done.passed_over += passed_over;
             if let Some(last) = chosen.last() {
                 from = last.at.plus(1);
             }
@@ -433,16 +440,18 @@ impl Run<'_> {
         }
     }
 
-    /// Collects what the next append takes. Returns whether there is more, and the error of the record behind it.
+    /// Collects what the next append takes. Returns the error of the record behind it, whether there is more, and how many
+    /// were passed over before the last one that was collected, or before the end.
     fn choose(
         &self,
         partition: &Partition,
         fates: &Fates,
         from: Offset,
         chosen: &mut Vec<Chosen>,
-    ) -> (Result<(), Refusal>, bool) {
+    ) -> (Result<(), Refusal>, bool, u64) {
         let most = usize::try_from(self.left()).map_or(REQUEST_LETTERS, |left| left.min(REQUEST_LETTERS));
         let mut is_more = false;
+        let (mut passed_over, mut since_last) = (0, 0);
         let mailbox = self.groups.mailbox(self.group, self.settings, partition);
         let found = mailbox.walk(from, |record, letter| {
             let place = (partition.id().index, record.offset);
@@ -464,10 +473,16 @@ impl Run<'_> {
                 true => None,
                 false => {
                     let topic = letters::origin_of(&self.groups.log, &letter);
+                    let is_own = self.groups.seals.is_sealed(partition.id().topic, record);
+                    if !is_own && !self.may_write_back(topic.as_deref(), letter.partition) {
+                        since_last += 1;
+                        return Ok(true);
+                    }
                     let topic = topic.ok_or_else(|| gone(letter.topic, partition.name(), record))?;
                     Some((PartitionId::new(topic.id(), letter.partition), letter.offset))
                 }
             };
+            passed_over += std::mem::take(&mut since_last);
             chosen.push(Chosen {
                 at: record.offset,
                 origin,
@@ -475,7 +490,23 @@ impl Run<'_> {
             });
             Ok(true)
         });
-        (found, is_more)
+        if !is_more {
+            passed_over += since_last;
+        }
+        (found, is_more, passed_over)
+    }
+
+    /// Whether a dead letter that somebody else has made may be given back as a record of this topic: if the caller could
+    /// write that record itself, and has chosen this dead letter.
+    fn may_write_back(&self, origin: Option<&Topic>, partition: u32) -> bool {
+        let caller = self.caller;
+        let may_write = |topic: &Topic| {
+            partition < topic.partition_count() && caller.may_topic(Right::Write, topic.name())
+        };
+        match &caller.who {
+            Who::Anyone => origin.is_none_or(may_write),
+            _ => self.redrive.offsets.is_some() && origin.is_some_and(may_write),
+        }
     }
 
     /// Writes the fates of dead letters with the entries of their records: both or neither.

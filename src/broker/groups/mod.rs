@@ -63,6 +63,7 @@ use offsets::Committed;
 use patterns::Candidates;
 use repeats::LastCalls;
 use shared::queue::{Moment, Now};
+use shared::seal::Seals;
 use shared::settings::GroupValue;
 use shared::waiting::WaitingLetters;
 use shared::{codec, letters};
@@ -103,6 +104,8 @@ pub struct Parts {
     last_calls: parking_lot::Mutex<LastCalls>,
     /// The dead letters that wait, counted for the lag.
     waiting: WaitingLetters,
+    /// Tells the dead letters of this server from others.
+    seals: Seals,
 }
 
 /// The parts of the broker that groups use.
@@ -155,6 +158,7 @@ impl Groups {
         Self(Arc::new(Parts {
             coordinator,
             last_calls: parking_lot::Mutex::new(LastCalls::load(&uses.log)),
+            seals: Seals::load(&uses.log),
             uses,
             changes: Arc::default(),
             redriving: parking_lot::Mutex::default(),

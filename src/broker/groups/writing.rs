@@ -115,10 +115,13 @@ impl Groups {
         &self,
         cell: &Arc<Cell>,
         changes: Changes,
-        letters: Letters,
+        mut letters: Letters,
         outgoing: Option<Outgoing>,
     ) -> oneshot::Receiver<Result<Option<Produced>, Refusal>> {
         let (done, answer) = oneshot::channel();
+        for (topic, letter) in &mut letters {
+            self.seals.seal(topic.id(), letter);
+        }
         let of_letters = letters.iter().map(|(_, letter)| letter.bytes());
         let pending = Pending {
             bytes: of_letters.sum::<usize>() + outgoing.as_ref().map_or(0, Outgoing::bytes),
@@ -210,7 +213,15 @@ impl Groups {
                 with_outputs.push(index);
             }
         }
+        let keeps = (!batch.letters.is_empty())
+            .then(|| self.seals.to_keep())
+            .flatten();
+        let is_kept = keeps.is_some();
+        request.state.extend(keeps);
         let appended = self.log.append(request)?.await?;
+        if is_kept {
+            self.seals.kept();
+        }
         let produced = appending.appended(self, &appended.base_offsets, now);
         Ok(with_outputs.into_iter().zip(produced).collect())
     }

@@ -558,7 +558,10 @@ fn keys_that_are_for_something_else_are_passed_over() {
         with(ed25519.jwk("a"), "x", encode([1; 33]).into()),
     ];
     for key in &bad {
-        assert!(parse(&set(std::slice::from_ref(key))).is_err(), "{key}");
+        assert!(
+            parse(&set(std::slice::from_ref(key))).unwrap().is_empty(),
+            "{key}"
+        );
     }
     let all: Vec<Value> = good.iter().chain(&bad).cloned().collect();
     assert_eq!(parse(&set(&all)).unwrap().len(), good.len());

@@ -199,8 +199,16 @@ struct RedrivenBody {
     redriven: u64,
     /// Dead letters that were discarded, durably.
     discarded: u64,
+    /// Dead letters that were not given back because this server has not made them; left out if there are none.
+    #[serde(skip_serializing_if = "is_zero")]
+    passed_over: u64,
     /// All that were asked for were found; otherwise there are more than `max_records`.
     at_end: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The record that a dead letter came from.
@@ -385,6 +393,7 @@ async fn redrive_group(
     let answer = done.map(|done| RedrivenBody {
         redriven: done.redriven,
         discarded: done.discarded,
+        passed_over: done.passed_over,
         at_end: done.at_end,
     });
     match body.dry_run {

@@ -10,6 +10,7 @@
 //! | `dlq_reason` | the reason that the rejecting member gave, or that the record was delivered too often |
 //! | `dlq_died_at` | when, in milliseconds since the Unix epoch |
 //! | `dlq_redriven` | how often it had been redriven; absent: never |
+//! | `dlq_seal` | that the server has made it ([`super::seal`]); it is put behind the others when the dead letter is stored |
 //!
 //! A record that has such headers already, as the dead letter of another queue or from its producer, keeps them under
 //! other names: `first_` is put behind `dlq_`. The way back takes it out again, so every record comes back as it was.
@@ -40,8 +41,10 @@ const DELIVERIES: &str = "dlq_deliveries";
 const REASON: &str = "dlq_reason";
 const DIED_AT: &str = "dlq_died_at";
 const REDRIVEN: &str = "dlq_redriven";
-const ALL: [&str; 9] = [
-    TOPIC, TOPIC_ID, PARTITION, OFFSET, GROUP, DELIVERIES, REASON, DIED_AT, REDRIVEN,
+/// That the server has made it, see [`super::seal`].
+pub const SEAL: &str = "dlq_seal";
+const ALL: [&str; 10] = [
+    TOPIC, TOPIC_ID, PARTITION, OFFSET, GROUP, DELIVERIES, REASON, DIED_AT, REDRIVEN, SEAL,
 ];
 
 /// Where a dead letter comes from, and who gave it up when.

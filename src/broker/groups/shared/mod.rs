@@ -18,6 +18,7 @@ pub mod dead_letter;
 pub mod later;
 pub mod letters;
 pub mod queue;
+pub mod seal;
 pub mod settings;
 pub mod store;
 pub mod waiting;
