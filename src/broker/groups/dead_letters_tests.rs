@@ -151,6 +151,7 @@ const fn done(redriven: u64, discarded: u64, at_end: bool) -> Redriven {
     Redriven {
         redriven,
         discarded,
+        passed_over: 0,
         at_end,
     }
 }
