@@ -139,7 +139,7 @@ pub(crate) fn redrive(
     is_json: bool,
 ) -> anyhow::Result<()> {
     let mut taken = 0;
-    let at_end = loop {
+    let (at_end, passed_over) = loop {
         let most = match wanted.dry_run {
             // Nothing changes, so a further request would count the same ones.
             true => 1_000_000,
@@ -161,23 +161,32 @@ pub(crate) fn redrive(
         })?;
         let now = answer["redriven"].as_u64().unwrap_or(0) + answer["discarded"].as_u64().unwrap_or(0);
         taken += now;
+        // They still wait, so each request counts them again.
+        let passed_over = answer["passed_over"].as_u64().unwrap_or(0);
         let at_end = answer["at_end"] == true;
         // A server that takes nothing and never reports the end would be asked for ever.
         if at_end || now == 0 || wanted.dry_run || wanted.max.is_some_and(|max| taken >= max) {
-            break at_end;
+            break (at_end, passed_over);
         }
     };
     let left = if at_end { "" } else { "; there may be more" };
     let count = output::counted(taken, "dead letter");
+    let left = match passed_over {
+        0 => left.to_owned(),
+        _ => format!("; {passed_over} passed over, which this server has not made{left}"),
+    };
     let would = if wanted.dry_run { " would be" } else { "" };
     let text = match wanted.discard {
         true => format!("{count}{would} discarded{left}"),
         false => format!("{count}{would} given back to {group}{left}"),
     };
     let (redriven, discarded) = if wanted.discard { (0, taken) } else { (taken, 0) };
-    let done = json!({
+    let mut done = json!({
         "redriven": redriven, "discarded": discarded, "at_end": at_end, "dry_run": wanted.dry_run,
     });
+    if passed_over > 0 {
+        done["passed_over"] = passed_over.into();
+    }
     output::done(&done, &text, is_json)
 }
 

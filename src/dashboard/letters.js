@@ -80,20 +80,26 @@ export function letters(context) {
       dead_letter_topic: topic, discard, offsets: all.map(({ partition, offset }) => ({ partition, offset })),
     })) : [{ discard, ...(reason.value ? { reason: reason.value } : {}) }];
     let done = 0;
+    let passedOver = 0;
     for (const body of bodies) {
+      let here = 0;
       for (;;) {
         const answer = await call("POST", redrive, { body, signal: context.signal });
         const moved = Number(discard ? answer.discarded : answer.redriven);
         done += moved;
+        // Those that still wait: each answer counts them again.
+        here = Number(answer.passed_over ?? 0);
         if (chosen || answer.at_end || moved === 0) break;
         announce(`${full(done)} so far`);
       }
+      passedOver += here;
     }
     selected.clear();
     list.dataset.keys = "";
     trail = [undefined];
     announce(`${full(done)} ${discard ? "discarded" : "redriven"}`);
-    put(result, `${full(done)} ${discard ? "discarded" : "given back to the group"}.`);
+    const others = passedOver > 0 ? ` ${full(passedOver)} passed over: this server has not made ${passedOver === 1 ? "it" : "them"}, and whoever redrives must choose ${passedOver === 1 ? "it" : "them"} and may write to the topic of origin.` : "";
+    put(result, `${full(done)} ${discard ? "discarded" : "given back to the group"}.${others}`);
     await again();
   };
   const ask = async (chosen, discard) => {
