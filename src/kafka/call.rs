@@ -233,6 +233,44 @@ impl Call {
     }
 }
 
+/// The memory for an answer that is made piece by piece, at most [`MAX_ANSWER_BYTES`].
+pub(crate) struct Room<'a> {
+    call: &'a Call,
+    left: usize,
+    /// What was taken and is not reserved yet: little, however many pieces there are.
+    owed: usize,
+}
+
+impl<'a> Room<'a> {
+    pub(crate) fn new(call: &'a Call) -> Self {
+        Self {
+            call,
+            left: MAX_ANSWER_BYTES,
+            owed: 0,
+        }
+    }
+
+    /// How many bytes the answer may still take.
+    pub(crate) fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Takes so many bytes for the next piece, and waits until there is memory for them. `false`: so many are not left.
+    ///
+    /// # Errors
+    /// As [`Call::reserve`].
+    pub(crate) async fn take(&mut self, bytes: usize) -> Result<bool, Hangup> {
+        let Some(left) = self.left.checked_sub(bytes) else {
+            return Ok(false);
+        };
+        (self.left, self.owed) = (left, self.owed + bytes);
+        if self.owed > SMALL_ANSWER_BYTES {
+            self.call.reserve(std::mem::take(&mut self.owed)).await?;
+        }
+        Ok(true)
+    }
+}
+
 /// The number of a request, unique over connections and restarts.
 pub(crate) fn request_id(life: u32, connection: u64, number: u32) -> RequestId {
     RequestId {

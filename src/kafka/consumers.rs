@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::call::{Call, Hangup};
+use super::admin::repeated;
+use super::call::{Call, Hangup, Room};
 use super::errors::ErrorCode;
-use super::groups::{host, operations};
+use super::groups::{CROWDED, host, operations};
 use super::messages::NO_OPERATIONS;
 use super::messages::consumers::{
     ConsumerAssignment, ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse,
@@ -207,33 +208,86 @@ pub(crate) async fn describe(
     call: &Call,
     request: ConsumerGroupDescribeRequest,
 ) -> Result<ConsumerGroupDescribeResponse, Hangup> {
-    let of_group = |group_id: Text| {
-        let described = match call.broker.groups.describe_consumers(&call.caller, &group_id) {
-            Ok(Some(group)) => described(call, group),
-            Ok(None) | Err(Denied::OtherKind) => DescribedConsumerGroup {
-                error_code: call.failed(ErrorCode::GroupIdNotFound),
-                error_message: Some(format!("Group {} is not a consumer group.", &*group_id).into()),
-                ..DescribedConsumerGroup::default()
-            },
-            Err(denied) => DescribedConsumerGroup {
-                error_code: call.failed(ErrorCode::of_denied(&denied)),
-                error_message: message(&denied).map(Text::from),
-                ..DescribedConsumerGroup::default()
-            },
+    let again = repeated(request.group_ids.iter().cloned());
+    let mut room = Room::new(call);
+    let mut groups = Vec::with_capacity(request.group_ids.len());
+    for group_id in request.group_ids {
+        let described = match again.contains(&group_id) {
+            true => crowded(call),
+            false => of_group(call, &group_id, &mut room).await?,
         };
-        DescribedConsumerGroup {
-            authorized_operations: match request.include_authorized_operations && described.error_code == 0 {
+        let has_operations = request.include_authorized_operations && described.error_code == 0;
+        groups.push(DescribedConsumerGroup {
+            authorized_operations: match has_operations {
                 true => operations(call, &group_id),
                 false => NO_OPERATIONS,
             },
             group_id,
             ..described
-        }
-    };
+        });
+    }
     Ok(ConsumerGroupDescribeResponse {
-        groups: request.group_ids.into_iter().map(of_group).collect(),
+        groups,
         ..ConsumerGroupDescribeResponse::default()
     })
+}
+
+/// A group that is named twice, or for which there is no room.
+fn crowded(call: &Call) -> DescribedConsumerGroup {
+    DescribedConsumerGroup {
+        error_code: call.failed(ErrorCode::InvalidRequest),
+        error_message: Some(CROWDED.into()),
+        ..DescribedConsumerGroup::default()
+    }
+}
+
+async fn of_group(
+    call: &Call,
+    group_id: &str,
+    room: &mut Room<'_>,
+) -> Result<DescribedConsumerGroup, Hangup> {
+    let groups = &call.broker.groups;
+    // Before anything is copied.
+    if !room.take(groups.consumers_bytes(group_id)).await? {
+        return Ok(crowded(call));
+    }
+    Ok(match groups.describe_consumers(&call.caller, group_id) {
+        Ok(Some(group)) => match room.take(rows_bytes(call, &group)).await? {
+            true => described(call, group),
+            false => crowded(call),
+        },
+        Ok(None) | Err(Denied::OtherKind) => DescribedConsumerGroup {
+            error_code: call.failed(ErrorCode::GroupIdNotFound),
+            error_message: Some(format!("Group {group_id} is not a consumer group.").into()),
+            ..DescribedConsumerGroup::default()
+        },
+        Err(denied) => DescribedConsumerGroup {
+            error_code: call.failed(ErrorCode::of_denied(&denied)),
+            error_message: message(&denied).map(Text::from),
+            ..DescribedConsumerGroup::default()
+        },
+    })
+}
+
+/// What the rows of the members' assignments take in memory: each names its topic.
+fn rows_bytes(call: &Call, group: &ConsumerGroup) -> usize {
+    let name_bytes = |id| {
+        call.broker
+            .log
+            .topic_by_id(id)
+            .map_or(0, |topic| topic.name().len())
+    };
+    let row = |partitions: &[PartitionId]| {
+        size_of::<NamedTopicPartitions>() + name_bytes(partitions[0].topic) + 4 * partitions.len()
+    };
+    let rows = |partitions: &[PartitionId]| -> usize {
+        let topics = partitions.chunk_by(|one, other| one.topic == other.topic);
+        topics.map(row).sum()
+    };
+    let members = group.members.iter();
+    members
+        .map(|member| rows(&member.assignment) + rows(&member.target))
+        .sum()
 }
 
 fn described(call: &Call, group: ConsumerGroup) -> DescribedConsumerGroup {

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 
 use super::admin::repeated;
-use super::call::{Call, Hangup, MAX_ANSWER_BYTES};
+use super::call::{Call, Hangup, Room};
 use super::errors::ErrorCode;
 use super::messages::group_offsets::{
     OffsetCommitPartition, OffsetCommitPartitionResponse, OffsetCommitRequest, OffsetCommitResponse,
@@ -120,7 +120,7 @@ fn commit_row(topic: &Topic, asked: &OffsetCommitPartition) -> Result<CommitRow,
 
 /// Gives the offsets of groups.
 pub(crate) async fn fetch(call: &Call, request: OffsetFetchRequest) -> Result<OffsetFetchResponse, Hangup> {
-    let mut room = MAX_ANSWER_BYTES;
+    let mut room = Room::new(call);
     if call.version >= 8 {
         let again = repeated(request.groups.iter().map(|group| group.group_id.clone()));
         let mut groups = Vec::with_capacity(request.groups.len());
@@ -130,9 +130,9 @@ pub(crate) async fn fetch(call: &Call, request: OffsetFetchRequest) -> Result<Of
                 groups.push(failed(call, group.group_id, ErrorCode::InvalidRequest));
                 continue;
             }
-            let before = room;
-            groups.push(of_group(call, group, &mut room));
-            call.reserve(before - room).await?;
+            let (row, bytes) = of_group(call, group, room.left());
+            room.take(bytes).await?;
+            groups.push(row);
         }
         return Ok(OffsetFetchResponse {
             groups,
@@ -149,16 +149,13 @@ pub(crate) async fn fetch(call: &Call, request: OffsetFetchRequest) -> Result<Of
         };
         topics.into_iter().map(topic).collect()
     });
-    let group = of_group(
-        call,
-        OffsetFetchGroup {
-            group_id: request.group_id,
-            topics,
-            ..OffsetFetchGroup::default()
-        },
-        &mut room,
-    );
-    call.reserve(MAX_ANSWER_BYTES - room).await?;
+    let asked_for = OffsetFetchGroup {
+        group_id: request.group_id,
+        topics,
+        ..OffsetFetchGroup::default()
+    };
+    let (group, bytes) = of_group(call, asked_for, room.left());
+    room.take(bytes).await?;
     if call.version < SAYS_ERROR && group.error_code != 0 {
         return Ok(OffsetFetchResponse {
             topics: failed_rows(asked, group.error_code),
@@ -199,13 +196,16 @@ fn failed(call: &Call, group_id: Text, code: ErrorCode) -> OffsetFetchGroupRespo
     }
 }
 
-/// The offsets of a group, within the room that the answer has left; refused if that is not enough.
-fn of_group(call: &Call, asked: OffsetFetchGroup, room: &mut usize) -> OffsetFetchGroupResponse {
+/// The offsets of a group, and what they take in memory; refused if that is more than the answer has room for.
+fn of_group(call: &Call, asked: OffsetFetchGroup, room: usize) -> (OffsetFetchGroupResponse, usize) {
     if let Err(refusal) = call
         .caller
         .check_group(&[Right::Describe, Right::Read], &asked.group_id)
     {
-        return failed(call, asked.group_id, ErrorCode::of_group(refusal.reason));
+        return (
+            failed(call, asked.group_id, ErrorCode::of_group(refusal.reason)),
+            0,
+        );
     }
     // Administrators, and clients that do not say who they are, name no member.
     let member = asked.member_id.as_deref().unwrap_or_default();
@@ -215,10 +215,10 @@ fn of_group(call: &Call, asked: OffsetFetchGroup, room: &mut usize) -> OffsetFet
             .groups
             .check_epoch(&asked.group_id, member, asked.member_epoch);
         if let Err(denied) = checked {
-            return failed(call, asked.group_id, ErrorCode::of_denied(&denied));
+            return (failed(call, asked.group_id, ErrorCode::of_denied(&denied)), 0);
         }
     }
-    let left = Cell::new(Some(*room));
+    let left = Cell::new(Some(room));
     let committed = call.broker.groups.committed(&asked.group_id);
     let row = |index: i32, topic: Option<&Topic>| {
         let number = u32::try_from(index).ok();
@@ -283,12 +283,12 @@ fn of_group(call: &Call, asked: OffsetFetchGroup, room: &mut usize) -> OffsetFet
         }
     };
     let Some(left) = left.get() else {
-        return failed(call, asked.group_id, ErrorCode::InvalidRequest);
+        return (failed(call, asked.group_id, ErrorCode::InvalidRequest), 0);
     };
-    *room = left;
-    OffsetFetchGroupResponse {
+    let group = OffsetFetchGroupResponse {
         group_id: asked.group_id,
         topics,
         error_code: 0,
-    }
+    };
+    (group, room - left)
 }

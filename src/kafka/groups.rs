@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use super::admin::repeated;
-use super::call::{Call, Hangup, MAX_ANSWER_BYTES};
+use super::call::{Call, Hangup, Room};
 use super::errors::ErrorCode;
 use super::messages::NO_OPERATIONS;
 use super::messages::group_offsets::{
@@ -28,7 +28,9 @@ use crate::broker::rights::Right;
 /// in memory already.
 const MEMBER_BYTES: usize = 1024;
 const LISTED_BYTES: usize = 512;
-/// The most offsets that one request deletes.
+/// Why a group is not described.
+pub(super) const CROWDED: &str = "the group is named twice, or one of too many for an answer";
+/// The most offsets that one request deletes, each of its topics counted as well.
 const MAX_DELETED: usize = 100_000;
 /// From this version on a group that is not there is an error.
 const SAYS_MISSING: i16 = 6;
@@ -40,56 +42,60 @@ pub(crate) async fn describe(
     call: &Call,
     request: DescribeGroupsRequest,
 ) -> Result<DescribeGroupsResponse, Hangup> {
-    let mut bytes = 0;
-    let mut of_group = |group_id: Text, is_again: bool| {
-        if is_again || bytes > MAX_ANSWER_BYTES {
-            return DescribedGroup {
-                error_code: call.failed(ErrorCode::InvalidRequest),
-                error_message: Some("the group is named twice, or one of too many for an answer".into()),
-                group_id,
-                ..DescribedGroup::default()
-            };
-        }
-        let described = match call.broker.groups.describe_classic(&call.caller, &group_id) {
-            Ok(Some(group)) => described(group),
-            // Other kinds of groups have calls of their own.
-            Ok(None) | Err(Denied::InconsistentProtocol) => DescribedGroup {
-                error_code: match call.version >= SAYS_MISSING {
-                    true => call.failed(ErrorCode::GroupIdNotFound),
-                    false => 0,
-                },
-                error_message: Some(format!("Group {} not found.", &*group_id).into()),
-                group_state: Text::from("Dead"),
-                ..DescribedGroup::default()
-            },
-            Err(denied) => DescribedGroup {
-                error_code: call.failed(ErrorCode::of_denied(&denied)),
-                ..DescribedGroup::default()
-            },
+    let again = repeated(request.groups.iter().cloned());
+    let mut room = Room::new(call);
+    let mut groups = Vec::with_capacity(request.groups.len());
+    for group_id in request.groups {
+        let mut described = match again.contains(&group_id) {
+            true => crowded(call),
+            false => of_group(call, &group_id),
         };
-        let operations = operations(call, &group_id);
-        bytes += described.members.len() * MEMBER_BYTES;
-        DescribedGroup {
-            authorized_operations: match request.include_authorized_operations && described.error_code == 0 {
-                true => operations,
+        if !room.take(described.members.len() * MEMBER_BYTES).await? {
+            described = crowded(call);
+        }
+        let has_operations = request.include_authorized_operations && described.error_code == 0;
+        groups.push(DescribedGroup {
+            authorized_operations: match has_operations {
+                true => operations(call, &group_id),
                 false => NO_OPERATIONS,
             },
             group_id,
             ..described
-        }
-    };
-    let again = repeated(request.groups.iter().cloned());
-    let mut groups = Vec::with_capacity(request.groups.len());
-    for group in request.groups {
-        let is_again = again.contains(&group);
-        let described = of_group(group, is_again);
-        call.reserve(described.members.len() * MEMBER_BYTES).await?;
-        groups.push(described);
+        });
     }
     Ok(DescribeGroupsResponse {
         groups,
         ..DescribeGroupsResponse::default()
     })
+}
+
+/// A group that is named twice, or for which there is no room.
+fn crowded(call: &Call) -> DescribedGroup {
+    DescribedGroup {
+        error_code: call.failed(ErrorCode::InvalidRequest),
+        error_message: Some(CROWDED.into()),
+        ..DescribedGroup::default()
+    }
+}
+
+fn of_group(call: &Call, group_id: &str) -> DescribedGroup {
+    match call.broker.groups.describe_classic(&call.caller, group_id) {
+        Ok(Some(group)) => described(group),
+        // Other kinds of groups have calls of their own.
+        Ok(None) | Err(Denied::InconsistentProtocol) => DescribedGroup {
+            error_code: match call.version >= SAYS_MISSING {
+                true => call.failed(ErrorCode::GroupIdNotFound),
+                false => 0,
+            },
+            error_message: Some(format!("Group {group_id} not found.").into()),
+            group_state: Text::from("Dead"),
+            ..DescribedGroup::default()
+        },
+        Err(denied) => DescribedGroup {
+            error_code: call.failed(ErrorCode::of_denied(&denied)),
+            ..DescribedGroup::default()
+        },
+    }
 }
 
 /// What the caller may do with a group, as Kafka numbers it.
@@ -207,7 +213,8 @@ pub(crate) async fn delete_offsets(
     call: &Call,
     request: OffsetDeleteRequest,
 ) -> Result<OffsetDeleteResponse, Hangup> {
-    let count: usize = request.topics.iter().map(|topic| topic.partitions.len()).sum();
+    let rows = request.topics.iter().map(|topic| topic.partitions.len());
+    let count = request.topics.len() + rows.sum::<usize>();
     let resource = format!("groups/{}/offsets", &*request.group_id);
     let refused = |code: ErrorCode| {
         let error_code = call.failed(code);
@@ -225,7 +232,9 @@ pub(crate) async fn delete_offsets(
         let partitions = topic.partitions.iter().map(|row| number(row.partition_index));
         (topic.name.to_string(), partitions.collect())
     };
-    let rows: Vec<(String, Vec<u32>)> = request.topics.iter().map(row).collect();
+    let again = repeated(request.topics.iter().map(|topic| topic.name.clone()));
+    let is_asked = |topic: &&OffsetDeleteTopic| !topic.partitions.is_empty() && !again.contains(&topic.name);
+    let rows: Vec<(String, Vec<u32>)> = request.topics.iter().filter(is_asked).map(row).collect();
     let deleted = call
         .broker
         .groups
@@ -235,26 +244,33 @@ pub(crate) async fn delete_offsets(
         Ok(results) => results,
         Err(denied) => return refused(ErrorCode::of_denied(&denied)),
     };
-    let code = |result: Result<(), Refusal>| match result {
-        Ok(()) => 0,
-        Err(refusal) if refusal.reason == Reason::GroupActive => {
+    let code = |result: Option<Result<(), Refusal>>| match result {
+        Some(Ok(())) => 0,
+        Some(Err(refusal)) if refusal.reason == Reason::GroupActive => {
             call.failed(ErrorCode::GroupSubscribedToTopic)
         }
-        Err(refusal) => call.refused(&refusal),
+        Some(Err(refusal)) => call.refused(&refusal),
+        // The topic is named twice.
+        None => call.failed(ErrorCode::InvalidRequest),
     };
-    let topics = request.topics.into_iter().zip(results).map(|(topic, results)| {
-        let rows = topic.partitions.iter().zip(results);
-        let rows = rows.map(|(row, result)| OffsetDeletePartitionResponse {
+    let mut results = results.into_iter();
+    let topics = request.topics.iter().map(|topic| {
+        let asked = is_asked(&topic).then(|| results.next());
+        let mut results = asked.flatten().unwrap_or_default().into_iter();
+        let rows = topic.partitions.iter();
+        let rows = rows.map(|row| OffsetDeletePartitionResponse {
             partition_index: row.partition_index,
-            error_code: code(result),
+            error_code: code(results.next()),
         });
         let partitions: Vec<_> = rows.collect();
         let first_error = partitions.iter().find(|row| row.error_code != 0);
-        let resource = format!("{resource}?topic={}", &*topic.name);
-        call.note_change(resource, first_error.map_or(0, |row| row.error_code));
+        if !partitions.is_empty() {
+            let resource = format!("{resource}?topic={}", &*topic.name);
+            call.note_change(resource, first_error.map_or(0, |row| row.error_code));
+        }
         OffsetDeleteTopicResponse {
             partitions,
-            name: topic.name,
+            name: topic.name.clone(),
         }
     });
     Ok(OffsetDeleteResponse {

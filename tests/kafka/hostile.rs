@@ -211,6 +211,36 @@ fn halves_of_frames_and_garbage_hurt_nobody_else() {
 }
 
 #[test]
+fn an_assignment_of_many_partitions_of_a_topic_with_a_long_name_costs_what_it_has() {
+    const PARTITIONS: i32 = 240_000;
+    let mut fixture = Fixture::new();
+    let mut client = fixture.client();
+    // Version 0: it joins at once, and is its own leader.
+    let join = Out::new().text("g").i32(60_000).text("").text("consumer");
+    let mut answer = client.ask(11, 0, join.i32(1).text("range").bytes(b""));
+    assert_eq!((answer.i16(), answer.i32()), (0, 1));
+    answer.text();
+    answer.text();
+    let member = answer.text();
+    let name = "n".repeat(32_000);
+    let mut assignment = Out::new().i16(1).i32(1).text(&name).i32(PARTITIONS);
+    for partition in 0..PARTITIONS {
+        assignment = assignment.i32(partition);
+    }
+    let sync = Out::new().text("g").i32(1).text(&member).i32(1);
+    let sync = sync.text(&member).bytes(&assignment.0);
+    assert_eq!(client.ask(14, 0, sync).i16(), 0);
+    for _ in 0..2 {
+        let group = fixture.server.get("/v1/groups/g");
+        assert_eq!(group["members"][0]["assignment"], serde_json::json!([]));
+        fixture.server.get("/v1/groups/g/lag");
+        let bytes = fixture.server.anonymous_bytes();
+        assert!(bytes < MAX_ANONYMOUS_BYTES, "{bytes}");
+        fixture = fixture.restart_after_kill();
+    }
+}
+
+#[test]
 fn two_thousand_connections_are_served_and_those_above_the_limit_closed() {
     let fixture = Fixture::with(&[("QUIPU_MAX_CONNECTIONS", "2001")]);
     fixture.server.create_topic("t", 1);

@@ -12,6 +12,8 @@ const DESCRIBE_GROUPS: i16 = 15;
 const CREATE_TOPICS: i16 = 19;
 const DESCRIBE_CONFIGS: i16 = 32;
 const ALTER_CONFIGS: i16 = 33;
+const OFFSET_DELETE: i16 = 47;
+const CONSUMER_GROUP_DESCRIBE: i16 = 69;
 /// The most memory of the server whatever they do, without file pages.
 const MAX_ANONYMOUS_BYTES: u64 = 320 << 20;
 
@@ -152,6 +154,72 @@ fn a_group_that_is_named_twice_is_described_not_at_all() {
         assert_eq!(answer.i32(), 0);
     }
     assert_eq!(codes, [42, 0, 42]);
+}
+
+#[test]
+fn a_group_of_consumers_that_is_named_twice_is_described_not_at_all() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client();
+    // Version 0: no tagged fields, four groups, and no operations; short texts have one byte of length.
+    let mut body = Out::new().raw(&[0, 5]);
+    for group in ["one", "two", "one", "six"] {
+        body = body.raw(&[4]).raw(group.as_bytes());
+    }
+    let answer = client.ask(CONSUMER_GROUP_DESCRIBE, 0, body.raw(&[0, 0])).rest();
+    // No tagged fields, no throttling, and the rows, which begin with their codes.
+    assert_eq!(answer[..6], [0, 0, 0, 0, 0, 5]);
+    let mut rest = &answer[6..];
+    let mut codes = Vec::new();
+    while rest.len() > 1 {
+        codes.push(i16::from_be_bytes([rest[0], rest[1]]));
+        let message = usize::from(rest[2]) - 1;
+        rest = &rest[3 + message..];
+        // The name, an empty state, two epochs, no assignor, no members, the operations, no tagged fields.
+        rest = &rest[4 + 1 + 8 + 1 + 1 + 4 + 1..];
+    }
+    assert_eq!(codes, [42, 69, 42, 69]);
+}
+
+#[test]
+fn a_request_deletes_so_many_offsets_and_names_each_topic_once() {
+    let fixture = Fixture::new();
+    for topic in ["t", "u"] {
+        fixture.server.create_topic(topic, 1);
+    }
+    let mut client = fixture.client();
+    let head = Out::new().text("g").i32(-1).text("").i64(-1).i32(2);
+    let row = |head: Out, topic: &str| head.text(topic).i32(1).i32(0).i64(0).null();
+    let mut answer = client.ask(8, 2, row(row(head, "t"), "u"));
+    answer.bytes(4 + 3 + 4 + 4);
+    assert_eq!(answer.i16(), 0, "the group is there");
+    let mut many = Out::new().text("g").i32(100_001);
+    for _ in 0..100_001 {
+        many = many.text("t").i32(0);
+    }
+    assert_eq!(client.ask(OFFSET_DELETE, 0, many).i16(), 42);
+    let mut body = Out::new().text("g").i32(4);
+    for (topic, partitions) in [("t", 1), ("u", 1), ("t", 1), ("v", 0)] {
+        body = body.text(topic).i32(partitions);
+        if partitions > 0 {
+            body = body.i32(0);
+        }
+    }
+    let mut answer = client.ask(OFFSET_DELETE, 0, body);
+    assert_eq!((answer.i16(), answer.i32()), (0, 0));
+    let rows = (0..answer.i32()).map(|_| {
+        let topic = answer.text();
+        let partitions = answer.i32();
+        let code = (partitions > 0).then(|| (answer.i32(), answer.i16()));
+        (topic, code)
+    });
+    let rows: Vec<_> = rows.collect();
+    let expected = [
+        ("t", Some((0, 42))),
+        ("u", Some((0, 0))),
+        ("t", Some((0, 42))),
+        ("v", None),
+    ];
+    assert_eq!(rows, expected.map(|(topic, code)| (topic.to_owned(), code)));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A group with members: what is kept of it in memory, and what its members' calls do to that.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -493,32 +493,59 @@ impl Core {
     /// Forgets everything about a topic that no member subscribes to. `false`: a member does, by this name or under
     /// another, or a write of a former member is still running.
     pub(crate) fn forget_topic(&mut self, name: &str, topic: Option<TopicId>) -> bool {
-        let is_named = self
-            .sessions
-            .values()
-            .any(|session| session.topics.contains(name));
-        let is_named =
-            is_named || matches!(&self.kind, Kind::Classic(classic) if views::subscribes(classic, name));
-        let Some(topic) = topic else { return !is_named };
-        let is_read = self
-            .members
-            .iter()
-            .any(|(_, member)| member.topics.contains(&topic));
-        if is_named || is_read {
-            return false;
-        }
-        match &mut self.kind {
-            Kind::Classic(_) => true,
-            Kind::Ordered(ordered) => ordered.forget_topic(topic),
-            Kind::Shared(work) => {
-                let mut queues = work.queues.iter().filter(|(id, _)| id.topic == topic);
-                if queues.any(|(_, queue)| queue.is_writing() || queue.is_settling()) {
-                    return false;
+        self.forget_topics(&BTreeMap::from([(name, topic)])).is_empty()
+    }
+
+    /// The same for several topics. Returns those that are not forgotten. Cost: one look at each member.
+    pub(crate) fn forget_topics<'a>(
+        &mut self,
+        topics: &BTreeMap<&'a str, Option<TopicId>>,
+    ) -> BTreeSet<&'a str> {
+        let mut kept = match &self.kind {
+            Kind::Classic(classic) => views::subscribed(classic, topics),
+            Kind::Ordered(_) | Kind::Shared(_) => BTreeSet::new(),
+        };
+        // Whatever is fewer is looked up among the others.
+        for session in self.sessions.values() {
+            match topics.len() < session.topics.len() {
+                true => kept.extend(topics.keys().filter(|name| session.topics.contains(**name))),
+                false => {
+                    let named = session.topics.iter();
+                    let named = named.filter_map(|name| topics.get_key_value(&**name));
+                    kept.extend(named.map(|(name, _)| *name));
                 }
-                work.queues.retain(|id, _| id.topic != topic);
-                true
             }
         }
+        let ids: HashMap<TopicId, &str> = topics
+            .iter()
+            .filter_map(|(name, id)| Some(((*id)?, *name)))
+            .collect();
+        for (_, member) in self.members.iter() {
+            match ids.len() < member.topics.len() {
+                true => {
+                    let read = ids.iter().filter(|(id, _)| member.topics.contains(id));
+                    kept.extend(read.map(|(_, name)| *name));
+                }
+                false => kept.extend(member.topics.iter().filter_map(|id| ids.get(id))),
+            }
+        }
+        let free = ids.iter().filter(|(_, name)| !kept.contains(**name));
+        let free: HashSet<TopicId> = free.map(|(id, _)| *id).collect();
+        let busy: HashSet<TopicId> = match &mut self.kind {
+            Kind::Classic(_) => HashSet::new(),
+            Kind::Ordered(ordered) => ordered.forget_topics(&free),
+            Kind::Shared(work) => {
+                let mut queues: Vec<_> = work.queues.iter().collect();
+                queues.retain(|(_, queue)| queue.is_writing() || queue.is_settling());
+                let busy = queues.into_iter().map(|(id, _)| id.topic);
+                let busy: HashSet<TopicId> = busy.filter(|id| free.contains(id)).collect();
+                work.queues
+                    .retain(|id, _| !free.contains(&id.topic) || busy.contains(&id.topic));
+                busy
+            }
+        };
+        kept.extend(busy.iter().filter_map(|id| ids.get(id)));
+        kept
     }
 
     /// The topics that each subscribed pattern matches.

@@ -149,6 +149,15 @@ impl Core {
         self.subscribed = names + self.expressions().len() * MOST_COMPILED_BYTES;
     }
 
+    /// What the texts take that the members subscribe to, in bytes.
+    pub(crate) fn text_bytes(&self) -> usize {
+        let of_session = |session: &Session| {
+            let regex = session.regex.as_ref();
+            session.bytes + regex.map_or(0, |regex| regex.text().len())
+        };
+        self.sessions.values().map(of_session).sum()
+    }
+
     /// The expressions that the members subscribe to, by their texts.
     fn expressions(&self) -> BTreeMap<&str, &Arc<TopicRegex>> {
         let expressions = self

@@ -715,7 +715,7 @@ impl Groups {
         };
         let (now, core) = self.lock(&cell);
         if let Kind::Classic(classic) = &core.kind {
-            return views::described(classic, now);
+            return views::described(classic, &self.log, now);
         }
         let mut held: BTreeMap<&Arc<str>, Vec<PartitionId>> = BTreeMap::new();
         let mut epochs: BTreeMap<&Arc<str>, i32> = BTreeMap::new();

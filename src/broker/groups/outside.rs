@@ -52,6 +52,13 @@ pub(super) fn tell_moved_back(caller: &Caller, group: &str, partitions: usize) {
     }
 }
 
+fn has_members(group: &str) -> Refusal {
+    let detail = format!(
+        "the group {group} has live members: have them leave, or wait until their sessions end; a reset also takes while_active"
+    );
+    Refusal::new(Reason::GroupActive, detail)
+}
+
 impl Groups {
     /// Commits offsets for a group without members, all or none, and creates the group if it does not exist.
     ///
@@ -65,8 +72,9 @@ impl Groups {
     ) -> Result<(), Refusal> {
         caller.check_group(&[Right::Write], group)?;
         check_named(caller, offsets)?;
-        let guard = self.commits().await;
-        let outside = self.no_members(group)?;
+        let guard = |groups: Self| async move { groups.commits().await };
+        let (guard, outside) = self.guarded_outside(group, guard).await;
+        let outside = outside.ok_or_else(|| has_members(group))?;
         let commits = self.check_commits(offsets)?;
         let moved_back = self.moved_back(group, &commits);
         self.commit((guard, outside), group, commits).await?;
@@ -88,9 +96,11 @@ impl Groups {
     /// [`Reason::UnknownGroup`], [`Reason::GroupActive`]: nothing was changed. Those of [`Groups::commit`].
     pub async fn delete(&self, caller: &Caller, group: &str) -> Result<(), Refusal> {
         caller.check_group(&[Right::Delete], group)?;
-        let guard = self.alone().await;
         self.check_exists(group)?;
-        let outside = self.no_members(group)?;
+        let guard = |groups: Self| async move { groups.alone().await };
+        let (guard, outside) = self.guarded_outside(group, guard).await;
+        self.check_exists(group)?;
+        let outside = outside.ok_or_else(|| has_members(group))?;
         let entry = audited(&self.log, caller, "group.delete", group, "", "");
         Ok(self.remove((guard, outside), group, Some(entry)).await?)
     }
@@ -180,11 +190,31 @@ impl Groups {
 
     /// Keeps members out of the group while the result is held.
     pub(super) fn no_members(&self, group: &str) -> Result<Outside, Refusal> {
-        self.begin_outside(group).ok_or_else(|| {
-            let detail = format!(
-                "the group {group} has live members: have them leave, or wait until their sessions end; a reset also takes while_active"
-            );
-            Refusal::new(Reason::GroupActive, detail)
-        })
+        self.begin_outside(group).ok_or_else(|| has_members(group))
+    }
+
+    /// [`Groups::begin_outside`] with a guard. If the last classic member has left and that is being stored, waits for the end
+    /// of it: without the guard, which the save may wait for.
+    pub(super) async fn guarded_outside<G, F: Future<Output = G>>(
+        &self,
+        group: &str,
+        guard: impl Fn(Self) -> F,
+    ) -> (G, Option<Outside>) {
+        loop {
+            let cell = self.coordinator.find(group);
+            if let Some(cell) = &cell {
+                self.save_if_empty(cell).await;
+            }
+            let guard = guard(self.clone()).await;
+            let outside = self.begin_outside(group);
+            let is_leaving = || {
+                self.coordinator
+                    .find(group)
+                    .is_some_and(|cell| self.is_leaving(&cell))
+            };
+            if outside.is_some() || !is_leaving() {
+                return (guard, outside);
+            }
+        }
     }
 }

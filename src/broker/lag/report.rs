@@ -212,7 +212,8 @@ impl Lags {
     fn rows(&self, with_points: bool) -> Vec<Row> {
         let mut rows = Vec::new();
         for name in self.groups.names() {
-            let mut looks = self.looks(&name, self.groups.live(&name).as_ref());
+            // A row does not name the partition's member.
+            let mut looks = self.looks(&name, None);
             // Reads the topics of dead letters on, so that nobody who asks waits for that.
             if looks.iter().any(|look| look.progress.is_some()) {
                 let topics = looks.iter().map(|look| &*look.topic.name);

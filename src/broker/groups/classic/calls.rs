@@ -387,17 +387,19 @@ impl Groups {
         }
     }
 
+    /// Whether the last classic member has left, and that or a commit of it is not stored yet.
+    pub(in crate::broker::groups) fn is_leaving(&self, cell: &Cell) -> bool {
+        let (_, mut core) = self.lock(cell);
+        core.member_count() == 0 && core.classic().is_some_and(|classic| !classic.is_idle())
+    }
+
     /// The same, and waits for it if no member is left.
-    async fn save_if_empty(&self, cell: &Arc<Cell>) {
+    pub(in crate::broker::groups) async fn save_if_empty(&self, cell: &Arc<Cell>) {
         self.save_classic(cell);
         loop {
             let mut saved = pin!(cell.written.notified());
             saved.as_mut().enable();
-            let is_saved = {
-                let (_, mut core) = self.lock(cell);
-                core.member_count() > 0 || core.classic().is_none_or(|classic| classic.is_idle())
-            };
-            if is_saved {
+            if !self.is_leaving(cell) {
                 return;
             }
             saved.await;

@@ -1,11 +1,12 @@
 //! Commits of Kafka's clients, members or not, and the deletion of single offsets.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::calls::check_name;
 use super::{Denied, Identity};
 use crate::broker::caller::Caller;
-use crate::broker::engine::{AppendRequest, Offset, PartitionId, StateChange};
+use crate::broker::engine::{AppendRequest, Log, Offset, PartitionId, StateChange, Topic, TopicId};
 use crate::broker::groups::cell::Kind;
 use crate::broker::groups::commit::committed_offset;
 use crate::broker::groups::offsets;
@@ -31,6 +32,11 @@ pub struct CommitRow {
     pub leader_epoch: Option<u32>,
     /// What the client stores with it, at most [`MAX_METADATA_BYTES`].
     pub metadata: Option<String>,
+}
+
+fn find_readable(log: &Log, caller: &Caller, topic: &str) -> Result<Arc<Topic>, Refusal> {
+    caller.check_topic(Right::Read, topic)?;
+    catalog::find(log, topic)
 }
 
 impl Groups {
@@ -63,11 +69,22 @@ impl Groups {
         check_name(group)?;
         let is_outside = who.generation_id < 0;
         caller.check_group(&[Self::right_to_commit(who.generation_id)], group)?;
-        let guard = self.commits().await;
-        if let Some(GroupValue::Shared(_)) = self.value_of(group)? {
-            let detail = format!("the group {group} is shared: records are settled, not committed");
-            return Err(Refusal::new(Reason::GroupTypeMismatch, detail).into());
-        }
+        let check_kind = || match self.value_of(group)? {
+            Some(GroupValue::Shared(_)) => {
+                let detail = format!("the group {group} is shared: records are settled, not committed");
+                Err(Refusal::new(Reason::GroupTypeMismatch, detail))
+            }
+            Some(GroupValue::Ordered(_)) | None => Ok(()),
+        };
+        check_kind()?;
+        let (guard, outside) = match is_outside {
+            true => {
+                let guard = |groups: Groups| async move { groups.commits().await };
+                self.guarded_outside(group, guard).await
+            }
+            false => (self.commits().await, None),
+        };
+        check_kind()?;
         let mut commits = Vec::with_capacity(rows.len());
         let mut withdrawn = Vec::new();
         let mut results = Vec::with_capacity(rows.len());
@@ -97,7 +114,7 @@ impl Groups {
         let is_nothing = results.iter().all(Result::is_err);
         let groups = self.clone();
         if is_outside {
-            let Some(outside) = self.begin_outside(group) else {
+            let Some(outside) = outside else {
                 return Err(self.denied_to_outsiders(group, who));
             };
             if is_nothing {
@@ -206,45 +223,51 @@ impl Groups {
     ) -> Result<Vec<Vec<Result<(), Refusal>>>, Denied> {
         check_name(group)?;
         caller.check_group(&[Right::Write], group)?;
-        let guard = self.alone().await;
-        self.check_exists(group)?;
-        if let Some(GroupValue::Shared(_)) = self.value_of(group)? {
-            let detail = format!("the group {group} is shared: it has no offsets of its own");
-            return Err(Refusal::new(Reason::UnknownGroup, detail).into());
-        }
+        let check_kind = || {
+            self.check_exists(group)?;
+            match self.value_of(group)? {
+                Some(GroupValue::Shared(_)) => {
+                    let detail = format!("the group {group} is shared: it has no offsets of its own");
+                    Err(Refusal::new(Reason::UnknownGroup, detail))
+                }
+                Some(GroupValue::Ordered(_)) | None => Ok(()),
+            }
+        };
+        check_kind()?;
         // Without members, what the group remembers of the partitions is forgotten with them.
-        let outside = self.begin_outside(group);
-        let is_subscribed = |topic: &str| match &outside {
-            Some(_) => Ok(false),
-            None => self.subscribes(group, topic).ok_or_else(|| {
-                let detail = format!("the group {group} has live members that commit in every topic");
-                Refusal::new(Reason::GroupActive, detail)
-            }),
+        let guard = |groups: Groups| async move { groups.alone().await };
+        let (guard, outside) = self.guarded_outside(group, guard).await;
+        check_kind()?;
+        let topics: Vec<Result<Arc<Topic>, Refusal>> = rows
+            .iter()
+            .map(|(topic, _)| find_readable(&self.log, caller, topic))
+            .collect();
+        let subscribed = match &outside {
+            Some(_) => BTreeSet::new(),
+            None => {
+                let found = topics.iter().flatten();
+                let found: BTreeMap<&str, Option<TopicId>> =
+                    found.map(|topic| (topic.name(), Some(topic.id()))).collect();
+                self.subscribed_among(group, &found).ok_or_else(|| {
+                    let detail = format!("the group {group} has live members that commit in every topic");
+                    Refusal::new(Reason::GroupActive, detail)
+                })?
+            }
         };
         let mut state = Vec::new();
         let mut results = Vec::with_capacity(rows.len());
-        for (topic, partitions) in rows {
-            let is_subscribed = is_subscribed(topic)?;
-            let mut of_topic = Vec::with_capacity(partitions.len());
-            for partition in partitions {
-                let row = CommitRow {
-                    topic: topic.clone(),
-                    partition: *partition,
-                    offset: None,
-                    leader_epoch: None,
-                    metadata: None,
-                };
-                let checked = self.check_row(caller, &row).and_then(|(id, _)| {
-                    if is_subscribed {
-                        let detail = format!("a live member of the group {group} subscribes to {topic}");
-                        return Err(Refusal::new(Reason::GroupActive, detail));
-                    }
-                    state.push(StateChange::remove(offsets::offset_key(group, id)));
-                    Ok(())
-                });
-                of_topic.push(checked);
-            }
-            results.push(of_topic);
+        for ((name, partitions), topic) in rows.iter().zip(&topics) {
+            let mut delete = |partition: &u32| {
+                let topic = topic.as_ref().map_err(Refusal::clone)?;
+                let id = topics::partition(topic, *partition)?.id();
+                if subscribed.contains(&**name) {
+                    let detail = format!("a live member of the group {group} subscribes to {name}");
+                    return Err(Refusal::new(Reason::GroupActive, detail));
+                }
+                state.push(StateChange::remove(offsets::offset_key(group, id)));
+                Ok(())
+            };
+            results.push(partitions.iter().map(&mut delete).collect());
         }
         if state.is_empty() {
             return Ok(results);
@@ -265,8 +288,7 @@ impl Groups {
     }
 
     fn check_row(&self, caller: &Caller, row: &CommitRow) -> Result<(PartitionId, Option<Offset>), Refusal> {
-        caller.check_topic(Right::Read, &row.topic)?;
-        let topic = catalog::find(&self.log, &row.topic)?;
+        let topic = find_readable(&self.log, caller, &row.topic)?;
         let partition = topics::partition(&topic, row.partition)?;
         let bytes = row.metadata.as_ref().map_or(0, String::len);
         if bytes > MAX_METADATA_BYTES {

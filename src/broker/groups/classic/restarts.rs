@@ -545,3 +545,77 @@ async fn a_client_that_goes_away_during_a_rebalance_is_not_waited_for() {
     );
     assert_eq!((one.unwrap().generation_id, two.unwrap().generation_id), (2, 2));
 }
+
+/// An assignment of the partitions of topics.
+fn assignment(topics: &[(&str, &[u32])]) -> Bytes {
+    let mut bytes = b"\0\x01".to_vec();
+    bytes.extend((topics.len() as u32).to_be_bytes());
+    for (name, partitions) in topics {
+        bytes.extend((name.len() as u16).to_be_bytes());
+        bytes.extend(name.as_bytes());
+        bytes.extend((partitions.len() as u32).to_be_bytes());
+        bytes.extend(partitions.iter().flat_map(|partition| partition.to_be_bytes()));
+    }
+    bytes.extend(b"\xff\xff\xff\xff");
+    bytes.into()
+}
+
+#[tokio::test]
+async fn an_assignment_is_shown_as_far_as_its_partitions_exist_and_each_once() {
+    let long = "n".repeat(32_000);
+    let all: &[(&[(&str, &[u32])], &[u32])] = &[
+        (&[("orders", &[1, 0])], &[0, 1]),
+        (
+            &[("orders", &[1, 1]), ("orders", &[0, 1, 2]), ("none", &[0])],
+            &[0, 1],
+        ),
+        (&[("orders", &[2, 1 << 30])], &[]),
+        (&[("orders", &[0]), (&long, &[0, 1, 2, 3])], &[]),
+    ];
+    for (topics, shown) in all {
+        let world = World::new(8);
+        let joined = world.join(vec![joining("a", None)]).await.remove(0).unwrap();
+        let syncing = Syncing {
+            who: who(&joined),
+            protocol_type: None,
+            protocol: None,
+            assignments: vec![(Arc::clone(&joined.member), assignment(topics))],
+        };
+        let (nobody, groups) = (Caller::default(), &world.broker.groups);
+        groups.sync_classic(&nobody, "g", &syncing).await.unwrap();
+        let described = groups.describe("g").remove(0).assignment;
+        let expected: Vec<(Arc<str>, u32)> = shown.iter().map(|index| ("orders".into(), *index)).collect();
+        assert_eq!(described, expected, "{} topics", topics.len());
+        let live = groups.live("g").unwrap().partitions;
+        let live: Vec<u32> = live.keys().map(|id| id.index).collect();
+        assert_eq!(live, *shown);
+    }
+}
+
+#[tokio::test]
+async fn who_comes_after_the_last_member_waits_until_its_leaving_is_stored() {
+    for act in 0..3 {
+        let world = World::new(9);
+        let joined = world.join(vec![joining("a", None)]).await.remove(0).unwrap();
+        for synced in world.sync(std::slice::from_ref(&joined)).await {
+            synced.unwrap();
+        }
+        let (nobody, groups) = (Caller::default(), &world.broker.groups);
+        let cell = groups.coordinator.find("g").unwrap();
+        {
+            // Nothing stores it before somebody asks for it.
+            let (now, mut core) = groups.lock(&cell);
+            let left = core.classic().unwrap().leave(Some(&joined.member), None, now);
+            assert_eq!(left.unwrap(), joined.member);
+        }
+        match act {
+            0 => assert_eq!(world.commit(&NOBODY, row(0)).await.unwrap(), Ok(())),
+            1 => groups.delete(&nobody, "g").await.unwrap(),
+            _ => {
+                let rows = [("orders".to_owned(), vec![1])];
+                let deleted = groups.delete_offsets(&nobody, "g", &rows).await.unwrap();
+                assert!(deleted[0][0].is_ok(), "{deleted:?}");
+            }
+        }
+    }
+}

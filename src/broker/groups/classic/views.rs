@@ -1,6 +1,6 @@
 //! How a classic group is described.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,17 +10,19 @@ use super::rebalance::{Classic, Phase};
 use super::roster::Member;
 use super::{Denied, stored};
 use crate::broker::caller::Caller;
-use crate::broker::engine::{Log, PartitionId};
+use crate::broker::engine::{Log, PartitionId, Topic, TopicId};
 use crate::broker::groups::Groups;
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::members::Ms;
 use crate::broker::groups::membership::Described;
 use crate::broker::groups::subscriptions;
 use crate::broker::rights::Right;
-use crate::formats::consumer_protocol::{assigned_partitions, subscribed_topics};
+use crate::formats::consumer_protocol::{assigned_topics, subscribed_topics};
 
 /// The protocol type whose subscriptions and assignments can be read.
 const CONSUMER: &str = "consumer";
+/// The most partitions that are shown of what the members of a group are assigned: each may be assigned all of them.
+const MAX_SHOWN: usize = 200_000;
 
 /// A classic group, as Kafka's tools see it.
 #[derive(Clone, Debug)]
@@ -71,46 +73,64 @@ pub struct Listed {
     pub is_empty: bool,
 }
 
-fn assigned(classic: &Classic, member: &Member) -> Vec<(String, u32)> {
+/// The existing topics and partitions that are assigned to a member. What its leader has written may be anything, and
+/// long: of a topic no more is looked at than it has partitions.
+fn assigned(classic: &Classic, log: &Log, member: &Member) -> impl Iterator<Item = (Arc<Topic>, Vec<u32>)> {
     let is_readable = classic.protocol_type().is_some_and(|name| **name == *CONSUMER);
-    let assigned = is_readable.then(|| assigned_partitions(&member.assignment));
-    assigned.flatten().unwrap_or_default()
+    let assigned = is_readable.then(|| assigned_topics(&member.assignment));
+    let topics = assigned.flatten().unwrap_or_default().into_iter();
+    topics.filter_map(|assigned| {
+        let topic = log.topic(assigned.name)?;
+        let count = topic.partition_count();
+        let indexes = assigned.partitions().take(count as usize);
+        let indexes = indexes.filter(|index| *index < count).collect();
+        Some((topic, indexes))
+    })
 }
 
 /// The partitions that are assigned, with their members.
 pub fn partitions(classic: &Classic, log: &Log) -> BTreeMap<PartitionId, Option<Arc<str>>> {
     let mut partitions = BTreeMap::new();
     for (id, member) in classic.members() {
-        for (topic, index) in assigned(classic, member) {
-            if let Some(topic) = log.topic(&topic) {
-                partitions.insert(PartitionId::new(topic.id(), index), Some(Arc::clone(id)));
-            }
+        for (topic, indexes) in assigned(classic, log, member) {
+            let ids = indexes
+                .into_iter()
+                .map(|index| PartitionId::new(topic.id(), index));
+            partitions.extend(ids.map(|partition| (partition, Some(Arc::clone(id)))));
         }
     }
     partitions
 }
 
-/// Whether a member subscribes to a topic, as far as anybody can tell.
-pub fn subscribes(classic: &Classic, topic: &str) -> bool {
+/// Those of some topics that members subscribe to, as far as anybody can tell: who says nothing readable may read them all.
+pub fn subscribed<'a, T>(classic: &Classic, among: &BTreeMap<&'a str, T>) -> BTreeSet<&'a str> {
     let is_readable = classic.protocol_type().is_some_and(|name| **name == *CONSUMER);
-    let mut members = classic.members().values();
-    members.any(|member| {
-        let mut proposed = member.protocols.iter();
-        let topics = proposed
-            .next()
-            .and_then(|(_, metadata)| subscribed_topics(metadata));
-        !is_readable || topics.is_none_or(|topics| topics.contains(topic))
-    })
+    let mut subscribed = BTreeSet::new();
+    for member in classic.members().values() {
+        let proposed = member.protocols.first();
+        let topics = proposed.and_then(|(_, metadata)| subscribed_topics(metadata));
+        let Some(topics) = topics.filter(|_| is_readable) else {
+            return among.keys().copied().collect();
+        };
+        let found = topics.into_iter().filter_map(|topic| among.get_key_value(topic));
+        subscribed.extend(found.map(|(topic, _)| *topic));
+    }
+    subscribed
 }
 
-/// The members, for any kind of groups.
-pub fn described(classic: &Classic, now: Ms) -> Vec<Described> {
+/// The members, for any kind of groups. Of what is assigned to all of them at most [`MAX_SHOWN`] partitions are shown.
+pub fn described(classic: &Classic, log: &Log, now: Ms) -> Vec<Described> {
+    let mut room = MAX_SHOWN;
     let describe = |(id, member): (&Arc<str>, &Member)| {
-        let mut assignment: Vec<(Arc<str>, u32)> = assigned(classic, member)
-            .into_iter()
-            .map(|(topic, index)| (topic.into(), index))
-            .collect();
+        let mut assignment: Vec<(Arc<str>, u32)> = Vec::new();
+        for (topic, indexes) in assigned(classic, log, member) {
+            let name: Arc<str> = topic.name().into();
+            let indexes = indexes.into_iter().take(room);
+            room -= indexes.len();
+            assignment.extend(indexes.map(|index| (Arc::clone(&name), index)));
+        }
         assignment.sort();
+        assignment.dedup();
         Described {
             member: Arc::clone(id),
             client_id: member.client_id.clone(),
@@ -177,18 +197,21 @@ impl Groups {
         Ok(live.or(self.exists(group).then_some(empty)))
     }
 
-    /// Whether a member of a live group subscribes to a topic. `None`: nobody can tell, because the members share a queue or are
-    /// of another protocol type than `consumer`.
-    pub(super) fn subscribes(&self, group: &str, topic: &str) -> Option<bool> {
+    /// Those of some topics that members of a live group subscribe to; an ordered group forgets the others. `None`: nobody can
+    /// tell, because the members share a queue or are of another protocol type than `consumer`.
+    pub(super) fn subscribed_among<'a>(
+        &self,
+        group: &str,
+        topics: &BTreeMap<&'a str, Option<TopicId>>,
+    ) -> Option<BTreeSet<&'a str>> {
         let cell = self.coordinator.find(group)?;
         let (_, mut core) = self.lock(&cell);
         if core.ordered().is_some() {
-            let id = self.log.topic(topic).map(|topic| topic.id());
-            return Some(!core.forget_topic(topic, id));
+            return Some(core.forget_topics(topics));
         }
         let classic = core.classic()?;
         let is_readable = classic.protocol_type().is_some_and(|name| **name == *CONSUMER);
-        is_readable.then(|| subscribes(classic, topic))
+        is_readable.then(|| subscribed(classic, topics))
     }
 
     /// All groups that the caller may describe, sorted by name.

@@ -49,7 +49,24 @@ pub struct ConsumerMember {
     pub target: Vec<PartitionId>,
 }
 
+/// What a member takes in memory while it is described, besides its subscription and its partitions, in bytes.
+const MEMBER_BYTES: usize = 1024;
+
 impl Groups {
+    /// What [`Groups::describe_consumers`] makes of a group, in bytes, at most.
+    pub fn consumers_bytes(&self, group: &str) -> usize {
+        let Some(cell) = self.coordinator.find(group) else {
+            return 0;
+        };
+        let (_, mut core) = self.lock(&cell);
+        let said = core.member_count() * MEMBER_BYTES + core.text_bytes();
+        let partitions = core
+            .ordered()
+            .map_or(0, |(ordered, _)| ordered.partitions().count());
+        // Each may be one that a member has, and one that another is to have.
+        said + 2 * size_of::<PartitionId>() * partitions
+    }
+
     /// Describes a group whose members are, or were, those of an ordered group. `None`: there is no such group.
     ///
     /// # Errors

@@ -361,11 +361,12 @@ fn a_topic_is_not_forgotten_while_a_consumer_has_some_of_it() {
     // It subscribes to the topic no longer.
     world.members.get_mut("a").unwrap().topics.clear();
     world.refresh();
-    assert!(!world.group.forget_topic(TopicId(1)));
+    let orders = HashSet::from([TopicId(1)]);
+    assert_eq!(world.group.forget_topics(&orders), orders);
     let told = world.beat("a", first.epoch, Some(&[0])).unwrap();
-    assert!(!world.group.forget_topic(TopicId(1)));
+    assert_eq!(world.group.forget_topics(&orders), orders);
     world.beat("a", told.epoch, Some(&[])).unwrap();
-    assert!(world.group.forget_topic(TopicId(1)));
+    assert_eq!(world.group.forget_topics(&orders), HashSet::new());
 }
 
 #[test]

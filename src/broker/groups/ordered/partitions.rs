@@ -14,7 +14,7 @@
 //! Committed offsets here are copies of the durable ones: a commit begins with [`Ordered::acknowledge`] or
 //! [`Ordered::begin_commit`], is made durable by the caller, and ends with [`Ordered::end_commit`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use self::consumers::{Assignor, Consumer};
@@ -47,13 +47,14 @@ struct Reader {
 }
 
 impl Reader {
-    fn forget_topic(&mut self, topic: TopicId) {
+    fn forget_topics(&mut self, topics: &HashSet<TopicId>) {
+        let is_kept = |id: &PartitionId| !topics.contains(&id.topic);
         if let Some(delivery) = &mut self.delivery {
-            delivery.ranges.retain(|(id, ..)| id.topic != topic);
-            delivery.matching.retain(|(id, _)| id.topic != topic);
+            delivery.ranges.retain(|(id, ..)| is_kept(id));
+            delivery.matching.retain(|(id, _)| is_kept(id));
         }
-        self.lost.retain(|(id, _)| id.topic != topic);
-        self.fresh.partitions.retain(|id| id.topic != topic);
+        self.lost.retain(|(id, _)| is_kept(id));
+        self.fresh.partitions.retain(is_kept);
     }
 }
 
@@ -178,23 +179,22 @@ impl Ordered {
         self.slots.values().any(|slot| slot.committing > 0)
     }
 
-    /// Drops the partitions of a topic that no member subscribes to; `false` if a commit in one of them is on its way to
-    /// the log, or a consumer has not given one up yet.
-    pub fn forget_topic(&mut self, topic: TopicId) -> bool {
-        let mut slots = self.slots.iter().filter(|(id, _)| id.topic == topic);
-        let mut consumers = self
-            .readers
-            .values()
-            .filter_map(|reader| reader.consumer.as_ref());
-        let is_kept = |consumer: &Consumer| consumer.partitions().any(|id| id.topic == topic);
-        if slots.any(|(_, slot)| slot.committing > 0) || consumers.any(is_kept) {
-            return false;
-        }
-        self.slots.retain(|id, _| id.topic != topic);
+    /// Drops the partitions of topics that no member subscribes to. Returns those that stay: a commit in one of their
+    /// partitions is on its way to the log, or a consumer has not given one up yet.
+    pub fn forget_topics(&mut self, topics: &HashSet<TopicId>) -> HashSet<TopicId> {
+        let slots = self.slots.iter().filter(|(_, slot)| slot.committing > 0);
+        let committing = slots.map(|(id, _)| id.topic);
+        let readers = self.readers.values();
+        let consumers = readers.filter_map(|reader| reader.consumer.as_ref());
+        let held = consumers.flat_map(Consumer::partitions).map(|id| id.topic);
+        let kept: HashSet<TopicId> = committing.chain(held).filter(|id| topics.contains(id)).collect();
+        let forgotten = topics.difference(&kept).copied().collect();
+        self.slots
+            .retain(|id, _| !topics.contains(&id.topic) || kept.contains(&id.topic));
         for reader in self.readers.values_mut() {
-            reader.forget_topic(topic);
+            reader.forget_topics(&forgotten);
         }
-        true
+        kept
     }
 
     /// The partitions of records that members have in hand, and those that consumers have not given up.
