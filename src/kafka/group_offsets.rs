@@ -8,6 +8,7 @@ use std::cell::Cell;
 use super::admin::repeated;
 use super::call::{Call, Hangup, Room};
 use super::errors::ErrorCode;
+use super::members::given;
 use super::messages::group_offsets::{
     OffsetCommitPartition, OffsetCommitPartitionResponse, OffsetCommitRequest, OffsetCommitResponse,
     OffsetCommitTopicResponse, OffsetFetchGroup, OffsetFetchGroupResponse, OffsetFetchGroupTopic,
@@ -36,7 +37,7 @@ pub(crate) async fn commit(
 ) -> Result<OffsetCommitResponse, Hangup> {
     let who = Identity {
         member: &request.member_id,
-        instance: request.group_instance_id.as_deref(),
+        instance: given(request.group_instance_id.as_deref()),
         generation_id: request.generation_id,
     };
     let mut commits = Vec::new();

@@ -203,6 +203,6 @@ pub(crate) async fn leave(call: &Call, request: LeaveGroupRequest) -> Result<Lea
 }
 
 /// A text that says something.
-fn given(text: Option<&str>) -> Option<&str> {
+pub(super) fn given(text: Option<&str>) -> Option<&str> {
     text.filter(|text| !text.is_empty())
 }

@@ -547,3 +547,18 @@ fn a_rebalance_does_not_wait_for_a_client_whose_connection_is_gone() {
     assert_eq!((answer.i32(), answer.i16()), (0, 0));
     assert_eq!(describe(&mut client, "g").1, "Empty");
 }
+
+#[test]
+fn an_empty_instance_id_is_none() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    let one = join_with_id(&mut client, JOINS);
+    sync(&mut client, (&one.member, 1), &[&one.member]);
+    assert_eq!(heartbeat(&mut client, &one.member, Some(""), 1), 0);
+    let head = Out::new().text("g").i32(1).text(&one.member).text("");
+    let row = head.i32(1).text("t").i32(1).i32(0).i64(0).i32(0).text("");
+    let mut answer = client.ask(OFFSET_COMMIT, 7, row);
+    answer.bytes(4 + 4 + 3 + 4 + 4);
+    assert_eq!(answer.i16(), 0);
+}

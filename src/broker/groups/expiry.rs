@@ -7,7 +7,8 @@
 //!
 //! A group is removed with its last offset. A group with redriven dead letters keeps their fates (see
 //! [`letters`]): without them a redrive could give records back twice. A group that has neither committed nor subscribed
-//! stays: its age is unknown, and it costs only its name.
+//! stays: its age is unknown, and it costs only its name. A classic one has no subscription, and ages since it was first
+//! seen without members.
 //!
 //! Removing a group is one append: a crash leaves all of it or nothing.
 
@@ -35,11 +36,14 @@ pub struct Expired {
     pub group: String,
     /// How many committed offsets it had.
     pub offsets: usize,
-    /// The age of the newest of them, by the wall clock.
+    /// The age of the newest of them, by the wall clock; the retention, if it had none.
     pub age: Duration,
     /// The group had no other state, so it is removed too.
     pub is_deleted: bool,
 }
+
+/// The time of something of which no time is stored: long ago.
+const UNKNOWN: TimestampMs = TimestampMs(0);
 
 /// What earlier checks saw of the groups.
 #[derive(Debug, Default)]
@@ -94,7 +98,10 @@ impl Expiry {
                 plan.changes,
                 Expired {
                     offsets: plan.offsets,
-                    age: age(plan.newest, groups.clock.now()),
+                    age: match plan.newest {
+                        UNKNOWN => retention,
+                        newest => age(newest, groups.clock.now()),
+                    },
                     is_deleted: plan.is_deleted,
                     group,
                 },
@@ -178,7 +185,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// `None` for a group that has neither committed nor subscribed.
+    /// `None` for a group that has neither committed nor subscribed, and is not classic.
     fn of(log: &Log, group: &str) -> Option<Self> {
         let newest = newest(log, group)?;
         let keys = |prefix: &[u8]| log.state_prefix(prefix).into_iter().map(|(key, _)| key);
@@ -217,7 +224,8 @@ impl Plan {
     }
 }
 
-/// When a group last committed or changed its subscription; `None` if it did neither, or an entry is unreadable.
+/// When a group last committed or changed its subscription; [`UNKNOWN`] if it did neither and is classic. `None` if it did
+/// neither, or an entry is unreadable.
 fn newest(log: &Log, group: &str) -> Option<TimestampMs> {
     let committed = log.state_prefix(&offsets::offsets_prefix(group));
     let committed = committed
@@ -227,7 +235,8 @@ fn newest(log: &Log, group: &str) -> Option<TimestampMs> {
     subscribed.extend(log.state_prefix(&patterns_prefix(group)));
     let subscribed = subscribed.iter().map(|(_, value)| subscribed_at(value));
     let times: Vec<TimestampMs> = committed.chain(subscribed).collect::<Option<_>>()?;
-    times.into_iter().max()
+    let is_classic = || stored::is_classic(log, group).then_some(UNKNOWN);
+    times.into_iter().max().or_else(is_classic)
 }
 
 fn age(newest: TimestampMs, now: TimestampMs) -> Duration {
@@ -475,6 +484,18 @@ mod tests {
         world.look_after(Duration::ZERO).await;
         assert_eq!(world.look_after(DAY * 2).await, [""; 0]);
         assert_eq!(world.groups().names(), ["none", "unreadable"]);
+    }
+
+    #[tokio::test]
+    async fn a_classic_group_that_never_committed_expires_a_retention_after_it_was_seen_without_members() {
+        let mut world = World::new();
+        world.commit("g", 0).await;
+        let generation = stored::save(&world.broker.log, "g", &stored::Generation::default());
+        super::super::append(&world.broker.log, generation).await.unwrap();
+        assert_eq!(world.look_after(Duration::ZERO).await, [""; 0]);
+        assert_eq!(world.look_after(DAY - MS).await, [""; 0]);
+        assert_eq!(world.look_after(MS).await, ["g"]);
+        assert_eq!(world.state().0, 0);
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use super::{
     Answer, CallNumber, Denied, Identity, Joined, Joining, MAX_MEMBER_BYTES, Synced, Syncing, stored,
 };
 use crate::broker::caller::Caller;
-use crate::broker::engine::StateChange;
+use crate::broker::engine::{Error, StateChange};
 use crate::broker::groups::cell::{Cell, Kind};
 use crate::broker::groups::coordinator::Coordinator;
 use crate::broker::groups::live::GroupType;
@@ -118,6 +118,8 @@ impl Groups {
             }
             let only_promises = joining.needs_id && joining.member.is_none() && joining.instance.is_none();
             if !only_promises && !self.exists(group) {
+                // What is refused makes no group.
+                self.check_join_classic(group, joining)?;
                 let guard = self.alone().await;
                 if !self.exists(group) {
                     let (value, nothing) = (GroupValue::default(), Subscribed::default());
@@ -160,6 +162,16 @@ impl Groups {
             let before = member.and_then(|member| classic.members().get(member));
             before.is_some_and(|before| joining.said_bytes() <= before.said_bytes() + LITTLE_BYTES)
         })
+    }
+
+    fn check_join_classic(&self, group: &str, joining: &Joining) -> Result<(), Denied> {
+        let check = |classic: &Classic| {
+            classic.check_join(joining)?;
+            classic.check_stored(joining, self.log.max_request_bytes())
+        };
+        let live = self.coordinator.find(group);
+        let live = live.and_then(|cell| self.lock(&cell).1.classic().map(|classic| check(classic)));
+        live.unwrap_or_else(|| check(&Classic::default()))
     }
 
     fn try_join_classic(
@@ -207,6 +219,10 @@ impl Groups {
         }
         let (sender, receiver) = oneshot::channel();
         let classic = core.classic().ok_or(Denied::UnknownMember)?;
+        if let Err(denied) = classic.check_stored(joining, self.log.max_request_bytes()) {
+            classic.check_join(joining)?;
+            return Err(denied);
+        }
         let joined = classic.join(joining, now);
         core.has_said_more = true;
         let call = joined?;
@@ -236,6 +252,7 @@ impl Groups {
             let (now, mut core) = self.lock(&cell);
             let (sender, receiver) = oneshot::channel();
             let classic = core.classic().ok_or(Denied::UnknownMember)?;
+            classic.check_assigned(syncing, self.log.max_request_bytes())?;
             // A group that has its members already shares its partitions among them all the same.
             if assigned > classic.said_bytes() + LITTLE_BYTES && !self.coordinator.has_memory() {
                 return Err(server_is_full());
@@ -426,7 +443,13 @@ impl Groups {
                 cell.written.notify_waiters();
                 return;
             };
-            let result = append(&self.log, state).await.map_err(Refusal::from);
+            let result = append(&self.log, state).await.map_err(|error| match error {
+                // No fault of the member that waits: what its group says was taken.
+                Error::Invalid(_) | Error::RequestTooLarge { .. } => {
+                    Refusal::new(Reason::Internal, error.to_string())
+                }
+                error => Refusal::from(error),
+            });
             if let Err(refusal) = &result {
                 tracing::warn!(
                     group = &*cell.group,

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::roster::{Member, common, vote};
-use super::stored::{Generation, StoredMember};
+use super::stored::{self, Generation, StoredMember};
 use super::{
     Answer, CallNumber, Denied, INITIAL_DELAY_MS, Identity, Joined, JoinedMember, Joining,
     LEAST_SESSION_TIMEOUT_MS, MAX_GROUP_MEMBERS, MOST_INITIAL_DELAY_MS, MOST_SESSION_TIMEOUT_MS, Synced,
@@ -208,19 +208,8 @@ impl Classic {
     /// [`Denied::InconsistentProtocol`], [`Denied::UnknownMember`], [`Denied::FencedInstance`], [`Denied::Full`],
     /// [`Denied::MemberIdRequired`].
     pub fn join(&mut self, joining: &Joining, now: Ms) -> Result<CallNumber, Denied> {
-        if !(LEAST_SESSION_TIMEOUT_MS..=MOST_SESSION_TIMEOUT_MS).contains(&joining.session_timeout) {
-            return Err(Denied::SessionTimeout);
-        }
-        let of_instance = joining
-            .instance
-            .as_ref()
-            .and_then(|name| self.instances.get(name))
-            .cloned();
-        let known = joining.member.as_ref().or(of_instance.as_ref()).cloned();
-        self.check_protocols(joining, known.as_deref())?;
-        if known.is_none() && self.members.len() >= MAX_GROUP_MEMBERS {
-            return Err(Denied::Full);
-        }
+        self.check_join(joining)?;
+        let of_instance = self.instance_of(joining).cloned();
         let fresh = Arc::clone(&joining.fresh);
         match (&joining.member, of_instance) {
             (None, Some(old)) => Ok(self.replace(&old, &fresh, joining, now)),
@@ -236,11 +225,79 @@ impl Classic {
             (Some(id), _) if joining.instance.is_none() && self.promised.remove(id).is_some() => {
                 Ok(self.add(Arc::clone(id), joining, now))
             }
-            (Some(id), _) => {
-                self.check_member(id, joining.instance.as_deref())?;
-                Ok(self.rejoin(id, joining, now))
+            (Some(id), _) => Ok(self.rejoin(id, joining, now)),
+        }
+    }
+
+    /// Whether a member is let in, or gets an id to join with.
+    ///
+    /// # Errors
+    /// Those of [`Classic::join`], but [`Denied::MemberIdRequired`].
+    pub fn check_join(&self, joining: &Joining) -> Result<(), Denied> {
+        if !(LEAST_SESSION_TIMEOUT_MS..=MOST_SESSION_TIMEOUT_MS).contains(&joining.session_timeout) {
+            return Err(Denied::SessionTimeout);
+        }
+        let known = joining.member.as_ref().or(self.instance_of(joining));
+        self.check_protocols(joining, known.map(|id| &**id))?;
+        if known.is_none() && self.members.len() >= MAX_GROUP_MEMBERS {
+            return Err(Denied::Full);
+        }
+        match &joining.member {
+            Some(id) if joining.instance.is_some() || !self.promised.contains_key(id) => {
+                self.check_member(id, joining.instance.as_deref())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the group can be stored in so many bytes once a member has joined.
+    ///
+    /// # Errors
+    /// [`Denied::TooLarge`]; [`Denied::Full`]: there is no room for another member.
+    pub fn check_stored(&self, joining: &Joining, most: usize) -> Result<(), Denied> {
+        let id = joining.member.as_ref().or(self.instance_of(joining));
+        let own = id.and_then(|id| self.members.get(id));
+        let mut member = own.cloned().unwrap_or_else(|| Member::new(joining, 0));
+        member.update(joining, 0);
+        let bytes = member.stored_bytes();
+        let others = self.members.iter().filter(|(other, _)| Some(*other) != id);
+        let others: usize = others.map(|(_, member)| member.stored_bytes()).sum();
+        if bytes > stored::MAX_BYTES || own.is_some() && others + bytes > most {
+            return Err(Denied::TooLarge);
+        }
+        match others + bytes <= most {
+            true => Ok(()),
+            false => Err(Denied::Full),
+        }
+    }
+
+    /// Whether the group can be stored in so many bytes with what its leader assigns.
+    ///
+    /// # Errors
+    /// [`Denied::TooLarge`].
+    pub fn check_assigned(&self, syncing: &Syncing<'_>, most: usize) -> Result<(), Denied> {
+        let is_leader = self.leader.as_deref() == Some(syncing.who.member);
+        if !is_leader || self.phase != (Phase::Completing { is_assigned: false }) {
+            return Ok(());
+        }
+        let assigned = syncing.assignments.iter();
+        let assigned: BTreeMap<&str, usize> = assigned.map(|(id, bytes)| (&**id, bytes.len())).collect();
+        let mut all = 0;
+        for (id, member) in &self.members {
+            let assigned = assigned.get(&**id).copied().unwrap_or(0);
+            // What it was assigned before counts no longer.
+            let bytes = member.stored_bytes() - member.assignment.len() + assigned;
+            all += bytes;
+            if bytes > stored::MAX_BYTES || all > most {
+                return Err(Denied::TooLarge);
             }
         }
+        Ok(())
+    }
+
+    /// The static member that joins, if it is known.
+    fn instance_of(&self, joining: &Joining) -> Option<&Arc<str>> {
+        self.instances.get(joining.instance.as_ref()?)
     }
 
     /// Asks for a member's assignment; the leader brings all of them. The answer comes when they are durable.
@@ -728,8 +785,10 @@ impl Classic {
         self.take_out(id);
         match self.phase {
             Phase::Preparing { first: Some(_), .. } if self.members.is_empty() => {
-                // Nobody has come after all: what is stored still holds.
+                // Nobody has come after all: what is stored still holds. A group of which nothing is stored becomes classic,
+                // so that it expires as such.
                 (self.phase, self.leader) = (Phase::Empty, None);
+                self.is_unsaved |= self.generation_id == 0;
             }
             Phase::Preparing { .. } => self.maybe_complete(now),
             Phase::Completing { .. } | Phase::Stable => self.prepare(now),

@@ -546,8 +546,11 @@ async fn a_client_that_goes_away_during_a_rebalance_is_not_waited_for() {
     assert_eq!((one.unwrap().generation_id, two.unwrap().generation_id), (2, 2));
 }
 
-/// An assignment of the partitions of topics.
-fn assignment(topics: &[(&str, &[u32])]) -> Bytes {
+/// Topics with partitions.
+type Topics<'a> = &'a [(&'a str, &'a [u32])];
+
+/// An assignment of them.
+fn assignment(topics: Topics<'_>) -> Bytes {
     let mut bytes = b"\0\x01".to_vec();
     bytes.extend((topics.len() as u32).to_be_bytes());
     for (name, partitions) in topics {
@@ -563,7 +566,7 @@ fn assignment(topics: &[(&str, &[u32])]) -> Bytes {
 #[tokio::test]
 async fn an_assignment_is_shown_as_far_as_its_partitions_exist_and_each_once() {
     let long = "n".repeat(32_000);
-    let all: &[(&[(&str, &[u32])], &[u32])] = &[
+    let all: &[(Topics<'_>, &[u32])] = &[
         (&[("orders", &[1, 0])], &[0, 1]),
         (
             &[("orders", &[1, 1]), ("orders", &[0, 1, 2]), ("none", &[0])],
@@ -618,4 +621,105 @@ async fn who_comes_after_the_last_member_waits_until_its_leaving_is_stored() {
             }
         }
     }
+}
+
+/// Makes a join one that is refused.
+type Spoil = fn(&mut Joining);
+
+#[tokio::test]
+async fn a_join_that_is_refused_makes_no_group() {
+    let world = World::new(10);
+    let groups = &world.broker.groups;
+    // Somebody may come to the group, but not these.
+    let promised = Joining {
+        needs_id: true,
+        ..joining("a", None)
+    };
+    let denied = groups.join_classic(&Caller::default(), "g", &promised).await;
+    assert!(matches!(denied, Err(Denied::MemberIdRequired(_))), "{denied:?}");
+    let refused: [(Spoil, &str); 5] = [
+        (|joining| joining.session_timeout = 1, "SessionTimeout"),
+        (|joining| joining.protocols.clear(), "InconsistentProtocol"),
+        (
+            |joining| joining.protocol_type = "".into(),
+            "InconsistentProtocol",
+        ),
+        (|joining| joining.member = Some("other".into()), "UnknownMember"),
+        (
+            |joining| joining.protocols[0].1 = vec![0; stored::MAX_BYTES].into(),
+            "TooLarge",
+        ),
+    ];
+    for (spoil, code) in refused {
+        let mut joining = joining("a", None);
+        spoil(&mut joining);
+        let denied = groups.join_classic(&Caller::default(), "g", &joining).await;
+        assert_eq!(format!("{:?}", denied.unwrap_err()), code);
+        assert!(!groups.exists("g"), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_group_that_its_first_member_gives_up_is_stored_as_a_classic_one() {
+    let world = World::new(11);
+    let groups = world.broker.groups.clone();
+    let first = {
+        let groups = groups.clone();
+        tokio::spawn(async move {
+            groups
+                .join_classic(&Caller::default(), "g", &joining("a", None))
+                .await
+        })
+    };
+    while groups.describe("g").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    first.abort();
+    drop(first.await);
+    groups.save_if_empty(&groups.coordinator.find("g").unwrap()).await;
+    assert!(stored::is_classic(&world.broker.log, "g"));
+    let joined = world.join(vec![joining("a", None)]).await.remove(0).unwrap();
+    assert_eq!(joined.generation_id, 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_is_refused_to_whoever_says_it() {
+    // A request to the log has at most a MiB here.
+    let world = World::new(12);
+    let large = |client: &str| {
+        let mut joining = joining(client, None);
+        joining.protocols[0].1 = vec![0; 300 << 10].into();
+        joining
+    };
+    let mut all = world.join(["a", "b", "c", "d"].map(large).into()).await;
+    let denied = all.pop().unwrap();
+    assert!(
+        matches!(denied, Err(Denied::Full)),
+        "there is room for three: {denied:?}"
+    );
+    let joined: Vec<Joined> = all.into_iter().map(Result::unwrap).collect();
+    let leader = joined
+        .iter()
+        .find(|joined| joined.leader == joined.member)
+        .unwrap();
+    let syncing = Syncing {
+        who: who(leader),
+        protocol_type: None,
+        protocol: None,
+        assignments: vec![(Arc::clone(&leader.member), vec![0; 200 << 10].into())],
+    };
+    let nobody = Caller::default();
+    let denied = world.broker.groups.sync_classic(&nobody, "g", &syncing).await;
+    assert!(matches!(denied, Err(Denied::TooLarge)), "{denied:?}");
+    // Nothing has changed, and the group goes on with an assignment that fits.
+    for synced in world.sync(&joined).await {
+        assert_eq!(synced.unwrap().assignment, PARTITION_1);
+    }
+    let larger = Joining {
+        member: Some(Arc::clone(&leader.member)),
+        protocols: vec![("range".into(), vec![0; 500 << 10].into())],
+        ..joining("a", None)
+    };
+    let denied = world.broker.groups.join_classic(&nobody, "g", &larger).await;
+    assert!(matches!(denied, Err(Denied::TooLarge)), "{denied:?}");
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{CallNumber, Joining};
+use super::{CallNumber, Joining, stored};
 use crate::broker::groups::members::{MOST_REBALANCE_TIMEOUT_MS, Ms};
 
 /// A member.
@@ -76,6 +76,21 @@ impl Member {
         let names = [self.instance.as_deref(), self.client_id.as_deref()];
         let names: usize = names.into_iter().flatten().map(str::len).sum();
         protocols + names + self.assignment.len()
+    }
+
+    /// What it takes at most while its generation is stored, in bytes, whichever protocol the members choose.
+    pub(super) fn stored_bytes(&self) -> usize {
+        let protocols = self.protocols.iter();
+        let largest = protocols
+            .map(|(name, metadata)| name.len() + metadata.len())
+            .max();
+        let names = [
+            self.instance.as_deref(),
+            self.client_id.as_deref(),
+            self.address.as_deref(),
+        ];
+        let names: usize = names.into_iter().flatten().map(str::len).sum();
+        stored::OVERHEAD_BYTES + names + largest.unwrap_or(0) + self.assignment.len()
     }
 
     /// Whether a call of it waits: then it is alive.

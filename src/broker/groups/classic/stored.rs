@@ -27,6 +27,11 @@ use crate::broker::state_keys::{CLASSIC, CLASSIC_MEMBER};
 const VERSION: u8 = 1;
 const NONE: u16 = u16::MAX;
 
+/// The most bytes of a member, the [overhead](OVERHEAD_BYTES) included: a value of the engine's state has no more.
+pub const MAX_BYTES: usize = 1 << 20;
+/// What a member takes besides what it says and is assigned, in bytes: its key, its numbers, and the removal of another one.
+pub const OVERHEAD_BYTES: usize = 1200;
+
 /// A generation. The default is that of a group that never had one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Generation {
