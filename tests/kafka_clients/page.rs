@@ -2,12 +2,12 @@
 
 use super::*;
 
-/// What the page has below a heading, up to the next one, in blocks of a language.
-fn blocks(heading: &str, language: &str) -> String {
+/// What the page has below a heading of the second or third level, up to the next one, in blocks of a language.
+pub(crate) fn blocks(heading: &str, language: &str) -> String {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/use/kafka.md");
     let page = std::fs::read_to_string(page).expect("the page");
     let below = page
-        .split_once(&format!("\n### {heading}\n"))
+        .split_once(&format!("## {heading}\n"))
         .map(|(_, rest)| rest.split_once("\n##").map_or(rest, |(below, _)| below));
     let below = below.unwrap_or_else(|| panic!("there is no {heading}"));
     let mut found = String::new();

@@ -204,6 +204,49 @@ fn kcat_signs_in() {
     });
 }
 
+impl Closed {
+    /// What the page says of signing in, with this server's address and administrator; the authority has the same file.
+    fn page(&self, language: &str) -> String {
+        let text = page::blocks("Signing in", language);
+        assert!(text.contains("ca.pem") && text.contains("quipu_…"), "{text}");
+        text.replace("log.example.org:9092", &self.kafka())
+            .replace("billing", "admin")
+            .replace("quipu_…", ADMIN)
+    }
+}
+
+#[test]
+fn what_the_page_says_of_signing_in_works_with_python_and_kcat() {
+    let closed = Closed::new(true);
+    let program = closed.page("python");
+    let (of_kafka_python, of_faust) = program.split_once("faust.App(").expect("both");
+    let of_kafka_python = of_kafka_python.trim_end();
+    for (environment, program) in [
+        (
+            "kafka-python-3",
+            format!("from kafka import KafkaProducer\nassert {of_kafka_python}.partitions_for('signed')\n"),
+        ),
+        // An app connects when its worker runs.
+        ("faust", format!("import faust, ssl\nassert faust.App({of_faust}")),
+    ] {
+        let python = kafka_clients().join(environment).join("bin/python");
+        if !python.exists() {
+            is_missing(environment);
+            continue;
+        }
+        let mut command = bounded(&python);
+        command.args(["-c", &program]);
+        closed.run(command, "SCRAM-SHA-512");
+    }
+    if kcat::kcat().is_some() {
+        let mut command = bounded(Path::new("bash"));
+        command.args(["-c", &closed.page("sh")]);
+        let printed = closed.run(command, "SCRAM-SHA-512");
+        assert!(printed.contains("1 brokers"), "{printed}");
+    }
+    closed.server.stop();
+}
+
 /// Kafka's tools, with a file that says how they sign in, as the page has it.
 #[test]
 fn kafkas_tools_sign_in() {
@@ -211,19 +254,11 @@ fn kafkas_tools_sign_in() {
         return;
     }
     let closed = Closed::new(true);
-    let file = |name: &str, secret: &str| {
-        let authority = closed.authority.as_ref().expect("it has TLS").display();
-        let module = "org.apache.kafka.common.security.scram.ScramLoginModule";
-        let text = format!(
-            "security.protocol=SASL_SSL\nssl.truststore.type=PEM\nssl.truststore.location={authority}\n\
-             sasl.mechanism=SCRAM-SHA-512\n\
-             sasl.jaas.config={module} required username=\"admin\" password=\"{secret}\";\n\
-             default.api.timeout.ms=30000\n"
-        );
+    let right = closed.page("properties");
+    let wrong = right.replace(ADMIN, "quipu_wrong");
+    for (name, text) in [("right", right), ("wrong", wrong)] {
         std::fs::write(closed.server.dir().join(name), text).expect("a file");
-    };
-    file("right", ADMIN);
-    file("wrong", "quipu_wrong");
+    }
     let tool = |name: &str, arguments: &str| {
         let mut command = java().expect("it was there");
         command
