@@ -7,37 +7,60 @@ use std::net::TcpListener;
 use super::*;
 use crate::support::Connection;
 
-struct Worker<'a> {
-    fixture: &'a Fixture,
+pub(crate) struct Worker {
+    /// Where its files are, and what its sink has written.
+    directory: PathBuf,
     process: Running,
     address: SocketAddr,
 }
 
-impl<'a> Worker<'a> {
-    fn start(fixture: &'a Fixture, classes: &Path, name: &str) -> Self {
-        let directory = fixture.directory.path();
+/// The properties of the page, for a server.
+pub(crate) fn properties(kafka: &str) -> String {
+    page::blocks("Kafka Connect", "properties").replace("localhost:9092", kafka)
+}
+
+impl Worker {
+    /// Starts it in a directory.
+    pub(crate) fn start(directory: &Path, properties: &str, name: &str) -> Self {
+        // Compiled once for all tests.
+        static CLASSES: LazyLock<PathBuf> = LazyLock::new(|| compiled("Counter"));
         // Free a moment ago; the worker cannot be asked for a port of its own choice.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         drop(listener);
         let properties = format!(
-            "{}listeners=http://{address}\noffset.storage.partitions=3\nstatus.storage.partitions=2\n\
-             offset.flush.interval.ms=200\nplugin.discovery=only_scan\nscheduled.rebalance.max.delay.ms=0\n",
-            fixture.program("Kafka Connect", "properties")
+            "{properties}listeners=http://{address}\noffset.storage.partitions=3\nstatus.storage.partitions=2\n\
+             offset.flush.interval.ms=200\nplugin.discovery=only_scan\nscheduled.rebalance.max.delay.ms=0\n"
         );
         let file = directory.join(format!("{name}.properties"));
         std::fs::write(&file, properties).expect("a file");
         let jars = kafka_clients().join("java/jars/*");
-        let mut command = java_with(&format!("{}:{}", classes.display(), jars.display()));
+        let mut command = java_with(&format!("{}:{}", CLASSES.display(), jars.display()));
         command
+            .current_dir(directory)
             .arg("org.apache.kafka.connect.cli.ConnectDistributed")
             .arg(file);
         let process = Running::start(command, directory.join(format!("{name}.log")), None);
         Self {
-            fixture,
+            directory: directory.to_owned(),
             process,
             address,
         }
+    }
+
+    /// A source of so many numbers.
+    pub(crate) fn counts(&mut self, count: u64) {
+        let class = "tests.Counter";
+        let config = json!({"connector.class": class, "topic": "counted", "count": count.to_string(), "tasks.max": "1"});
+        self.configure("source", &config);
+    }
+
+    /// A sink that writes them down.
+    pub(crate) fn writes(&mut self) {
+        let lines = self.directory.join("lines");
+        let class = "tests.Counter$Lines";
+        let config = json!({"connector.class": class, "topics": "counted", "file": lines, "tasks.max": "2"});
+        self.configure("sink", &config);
     }
 
     fn configure(&mut self, name: &str, config: &Value) {
@@ -54,8 +77,7 @@ impl<'a> Worker<'a> {
 
     fn until(&mut self, what: &str, holds: impl Fn(SocketAddr) -> bool) {
         let address = self.address;
-        self.fixture
-            .until(what, &mut [&mut self.process], || holds(address));
+        until(what, &mut [&mut self.process], String::new, || holds(address));
     }
 
     /// The workers that the tasks of a connector run on.
@@ -72,14 +94,25 @@ impl<'a> Worker<'a> {
     }
 
     /// Waits until the source has sent so many numbers, and the sink has written them.
-    fn has_counted_to(&mut self, count: usize) {
-        let file = self.fixture.directory.path().join("lines");
+    pub(crate) fn has_written(&mut self, count: usize) {
+        let file = self.directory.join("lines");
         self.until(&format!("{count} lines"), |_| {
             let lines = std::fs::read_to_string(&file).unwrap_or_default();
             lines.lines().collect::<BTreeSet<_>>().len() == count
         });
+    }
+}
+
+impl Fixture {
+    fn worker(&self, name: &str) -> Worker {
+        let properties = properties(&self.kafka.to_string());
+        Worker::start(self.directory.path(), &properties, name)
+    }
+
+    /// Waits until the source has sent so many numbers and the sink has written them; each is there once.
+    fn has_counted_to(&self, worker: &mut Worker, count: usize) {
+        worker.has_written(count);
         let mut numbers: Vec<_> = self
-            .fixture
             .all_records("counted")
             .iter()
             .map(|record| record["value"].as_u64())
@@ -96,40 +129,28 @@ fn connect_runs_a_source_and_a_sink_over_a_restart_and_shares_them_with_a_second
         return;
     }
     let fixture = Fixture::new();
-    let classes = fixture.directory.path().join("classes");
-    let mut compiler = bounded(Path::new("javac"));
-    compiler
-        .arg("-cp")
-        .arg(kafka_clients().join("java/jars/*"))
-        .arg("-d")
-        .arg(&classes)
-        .arg(script("java/Counter.java"));
-    fixture.output(compiler);
-    let source = |count: u64| json!({"connector.class": "tests.Counter", "topic": "counted", "count": count.to_string(), "tasks.max": "1"});
-    let mut worker = Worker::start(&fixture, &classes, "first");
-    worker.configure("source", &source(50));
-    let lines = fixture.directory.path().join("lines");
-    let sink = json!({"connector.class": "tests.Counter$Lines", "topics": "counted", "file": lines, "tasks.max": "2"});
-    worker.configure("sink", &sink);
-    worker.has_counted_to(50);
+    let mut worker = fixture.worker("first");
+    worker.counts(50);
+    worker.writes();
+    fixture.has_counted_to(&mut worker, 50);
     drop(worker);
-    let mut worker = Worker::start(&fixture, &classes, "first");
-    worker.configure("source", &source(80));
-    worker.has_counted_to(80);
-    let mut second = Worker::start(&fixture, &classes, "second");
+    let mut worker = fixture.worker("first");
+    worker.counts(80);
+    fixture.has_counted_to(&mut worker, 80);
+    let mut second = fixture.worker("second");
     second.until("each has a task of the sink", |address| {
         let workers = Worker::runs_on(address, "sink").unwrap_or_default();
         workers.len() == 2 && workers[0] != workers[1]
     });
-    second.configure("source", &source(110));
-    second.has_counted_to(110);
+    second.counts(110);
+    fixture.has_counted_to(&mut second, 110);
     drop(worker);
     second.until("the second has both", |address| {
         let workers = Worker::runs_on(address, "sink").unwrap_or_default();
         workers == [address.to_string(), address.to_string()]
     });
-    second.configure("source", &source(140));
-    second.has_counted_to(140);
+    second.counts(140);
+    fixture.has_counted_to(&mut second, 140);
     let lag = fixture.server.get("/v1/groups/connect-sink/lag");
     assert_eq!(lag["topics"][0]["topic"], "counted", "{lag}");
 }

@@ -124,24 +124,8 @@ impl Fixture {
     }
 
     /// Waits until something holds; the processes must not end before.
-    fn until(&self, what: &str, processes: &mut [&mut Running], mut holds: impl FnMut() -> bool) {
-        let begin = Instant::now();
-        while !holds() {
-            let log = |process: &Running| std::fs::read_to_string(&process.log).unwrap_or_default();
-            for process in processes.iter_mut() {
-                let ended = process.child.try_wait().expect("a process");
-                assert!(ended.is_none(), "{what}: it has ended: {}", log(process));
-            }
-            let logs = || -> String { processes.iter().map(|process| log(process)).collect() };
-            let is_late = begin.elapsed() >= PATIENCE;
-            assert!(
-                !is_late,
-                "{what}: waited in vain: {}\n{}",
-                logs(),
-                self.server.log()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    fn until(&self, what: &str, processes: &mut [&mut Running], holds: impl FnMut() -> bool) {
+        until(what, processes, || self.server.log(), holds);
     }
 
     fn records(&self, topic: &str, partition: u32) -> Vec<Value> {
@@ -225,6 +209,27 @@ impl Fixture {
         for (found, expected) in found.iter().zip(&expected) {
             support::has(found, expected);
         }
+    }
+}
+
+/// Waits until something holds; the processes must not end before.
+fn until(
+    what: &str,
+    processes: &mut [&mut Running],
+    of_server: impl Fn() -> String,
+    mut holds: impl FnMut() -> bool,
+) {
+    let begin = Instant::now();
+    while !holds() {
+        let log = |process: &Running| std::fs::read_to_string(&process.log).unwrap_or_default();
+        for process in processes.iter_mut() {
+            let ended = process.child.try_wait().expect("a process");
+            assert!(ended.is_none(), "{what}: it has ended: {}", log(process));
+        }
+        let logs = || -> String { processes.iter().map(|process| log(process)).collect() };
+        let is_late = begin.elapsed() >= PATIENCE;
+        assert!(!is_late, "{what}: waited in vain: {}\n{}", logs(), of_server());
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -347,27 +352,27 @@ fn java_with(path: &str) -> Command {
     command
 }
 
+/// The classes of one of the sources in Java.
+fn compiled(source: &str) -> PathBuf {
+    let classes = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("kafka-clients-java")
+        .join(source);
+    let mut compiler = bounded(Path::new("javac"));
+    compiler
+        .arg("-cp")
+        .arg(kafka_clients().join("java/jars/*"))
+        .arg("-d")
+        .arg(&classes)
+        .arg(script("java").join(format!("{source}.java")));
+    let output = compiler.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    classes
+}
+
 fn java_clients() -> Option<Program> {
     // Compiled once for all tests.
-    static CLASSES: LazyLock<PathBuf> = LazyLock::new(|| {
-        let classes = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kafka-clients-java");
-        let mut compiler = bounded(Path::new("javac"));
-        compiler
-            .arg("-cp")
-            .arg(kafka_clients().join("java/jars/*"))
-            .arg("-d")
-            .arg(&classes);
-        let output = compiler
-            .arg(script("java/Clients.java"))
-            .output()
-            .expect("it starts");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        classes
-    });
+    static CLASSES: LazyLock<PathBuf> = LazyLock::new(|| compiled("Clients"));
     java()?;
     let jars = kafka_clients().join("java/jars/*");
     let mut command = java_with(&format!("{}:{}", CLASSES.display(), jars.display()));

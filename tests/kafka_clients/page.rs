@@ -26,7 +26,7 @@ pub(crate) fn blocks(heading: &str, language: &str) -> String {
 
 impl Fixture {
     /// The program below a heading, for this server.
-    pub(crate) fn program(&self, heading: &str, language: &str) -> String {
+    fn program(&self, heading: &str, language: &str) -> String {
         let program = blocks(heading, language);
         assert!(program.contains("localhost:9092"), "{heading}: {program}");
         program.replace("localhost:9092", &self.kafka.to_string())

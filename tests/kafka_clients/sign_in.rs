@@ -301,6 +301,27 @@ fn java_streams_sign_in() {
     closed.server.stop();
 }
 
+/// A worker, and so the clients that it has for itself and for its connectors.
+#[test]
+fn connect_signs_in() {
+    if java().is_none() {
+        return;
+    }
+    let closed = Closed::new(true);
+    let mut properties = connect::properties(&closed.kafka());
+    for client in ["", "producer.", "consumer.", "admin."] {
+        for line in closed.page("properties").lines() {
+            properties += &format!("{client}{line}\n");
+        }
+    }
+    let mut worker = connect::Worker::start(closed.server.dir(), &properties, "signed");
+    worker.counts(20);
+    worker.writes();
+    worker.has_written(20);
+    drop(worker);
+    closed.server.stop();
+}
+
 #[test]
 fn a_faust_app_signs_in() {
     let python = kafka_clients().join("faust/bin/python");
