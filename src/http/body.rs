@@ -70,6 +70,9 @@ async fn read<T: DeserializeOwned + Send + 'static>(
 ) -> Result<Option<(T, Option<OwnedSemaphorePermit>)>, Problem> {
     let (parts, mut body) = request.into_parts();
     let limit = app.config.limits.max_request_bytes.min(limit);
+    let length = parts.headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    let length = length.unwrap_or(0);
     let mut bytes = Vec::new();
     let (mut budget, mut pace) = (Budget::new(&app.bodies), Pace::new(&app.bodies));
     while let Some(frame) = pace.wait(budget.covered(), body.frame()).await? {
@@ -85,8 +88,8 @@ async fn read<T: DeserializeOwned + Send + 'static>(
             let detail = format!("a body is at most {limit} bytes");
             return Err(Problem::new(Reason::RequestTooLarge, detail));
         }
-        budget.cover(bytes.len() + data.len()).await?;
-        pace.count(data.len());
+        budget.cover_arriving(0, bytes.len() + data.len(), length).await?;
+        pace.count_of(budget.covered(), data.len());
         bytes.extend_from_slice(&data);
     }
     if bytes.iter().all(u8::is_ascii_whitespace) {

@@ -25,8 +25,6 @@ use crate::broker::budget::Budget;
 
 /// The structures of a request that take no more than this are not accounted for, in bytes.
 const SMALL_BYTES: usize = 16 << 10;
-/// The structures of a request of no more bytes than this take little in any case.
-const COPIED_BYTES: usize = 4 << 10;
 /// What handlers may make of a byte of the structures of a request.
 const OF_STRUCTURES: usize = 16;
 
@@ -211,7 +209,7 @@ async fn read<'a, M: Message>(
     skip_tags(&mut reader, M::version(header.version))?;
     // If there is no memory for the structures, they go, and are read again when there is some. Not so a Produce, most of
     // which is records.
-    let again = (header.key != PRODUCE && bytes > COPIED_BYTES).then(|| reader.copy());
+    let again = (header.key != PRODUCE).then(|| reader.again());
     let mut message = M::decode(&mut reader, header.version)?;
     let charged = reader.charged();
     if charged <= SMALL_BYTES {

@@ -3,12 +3,15 @@
 //!
 //! A request is handled only while the answers before it take at most [`SMALL_ANSWER_BYTES`]. So a client that does not
 //! read costs little, and at most one large answer, which has a share of the memory for answers
-//! ([`Kafka::answers`](super::Inner::answers)).
+//! ([`Kafka::answers`](super::Inner::answers)). The same holds for requests that got no share, because they are small and
+//! there was none: while more than [`SMALL_BYTES`] of them wait for their answers, nothing more is handled.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit};
+
+use crate::broker::budget::SMALL_BYTES;
 
 /// An answer up to this size has no share of the memory, in bytes.
 pub(crate) const SMALL_ANSWER_BYTES: usize = 16 << 10;
@@ -20,21 +23,24 @@ pub(crate) struct Backlog {
     unread: AtomicUsize,
     /// The bytes of the shares that requests hold.
     of_requests: AtomicUsize,
+    /// The bytes of requests without a share.
+    uncounted: AtomicUsize,
     /// The bytes of the shares that answers hold.
     of_answers: AtomicUsize,
-    /// Notified when an answer is sent.
-    sent: Notify,
+    /// Notified when an answer is sent, or a request without a share is answered.
+    progress: Notify,
 }
 
 impl Backlog {
     /// Waits until the next request may be handled.
     pub(crate) async fn wait(&self) {
         loop {
-            let sent = self.sent.notified();
-            if self.unread.load(Relaxed) <= SMALL_ANSWER_BYTES {
+            let progress = self.progress.notified();
+            let is_much = self.unread.load(Relaxed) > SMALL_ANSWER_BYTES;
+            if !is_much && self.uncounted.load(Relaxed) <= SMALL_BYTES {
                 return;
             }
-            sent.await;
+            progress.await;
         }
     }
 
@@ -48,14 +54,18 @@ impl Backlog {
         self.of_answers.load(Relaxed)
     }
 
-    /// Holds a request's share until the result is dropped.
-    pub(crate) fn hold_request(self: &Arc<Self>, share: Option<OwnedSemaphorePermit>) -> Held {
-        Held::new(self, share, |backlog| &backlog.of_requests)
+    /// Holds the share of a request of so many bytes until the result is dropped.
+    pub(crate) fn hold_request(self: &Arc<Self>, share: Option<OwnedSemaphorePermit>, bytes: usize) -> Held {
+        match bytes_of(share.as_ref()) {
+            0 => Held::new(self, share, bytes, |backlog| &backlog.uncounted),
+            covered => Held::new(self, share, covered, |backlog| &backlog.of_requests),
+        }
     }
 
     /// Holds an answer's share until the result is dropped.
     pub(crate) fn hold_answer(self: &Arc<Self>, share: Option<OwnedSemaphorePermit>) -> Held {
-        Held::new(self, share, |backlog| &backlog.of_answers)
+        let bytes = bytes_of(share.as_ref());
+        Held::new(self, share, bytes, |backlog| &backlog.of_answers)
     }
 
     /// Counts an answer of so many bytes, until the result is dropped.
@@ -68,10 +78,11 @@ impl Backlog {
     }
 }
 
-/// A share of memory that a [`Backlog`] counts.
+/// Memory that a [`Backlog`] counts, with its share if it has one.
 pub(crate) struct Held {
     backlog: Arc<Backlog>,
-    share: Option<OwnedSemaphorePermit>,
+    _share: Option<OwnedSemaphorePermit>,
+    bytes: usize,
     counter: fn(&Backlog) -> &AtomicUsize,
 }
 
@@ -79,27 +90,28 @@ impl Held {
     fn new(
         backlog: &Arc<Backlog>,
         share: Option<OwnedSemaphorePermit>,
+        bytes: usize,
         counter: fn(&Backlog) -> &AtomicUsize,
     ) -> Self {
-        let held = Self {
+        counter(backlog).fetch_add(bytes, Relaxed);
+        Self {
             backlog: Arc::clone(backlog),
-            share,
+            _share: share,
+            bytes,
             counter,
-        };
-        counter(backlog).fetch_add(held.bytes(), Relaxed);
-        held
-    }
-
-    fn bytes(&self) -> usize {
-        let permits = self.share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        permits * 1024
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        (self.counter)(&self.backlog).fetch_sub(self.bytes(), Relaxed);
+        (self.counter)(&self.backlog).fetch_sub(self.bytes, Relaxed);
+        self.backlog.progress.notify_waiters();
     }
+}
+
+fn bytes_of(share: Option<&OwnedSemaphorePermit>) -> usize {
+    share.map_or(0, OwnedSemaphorePermit::num_permits) * 1024
 }
 
 /// An answer that is not sent yet.
@@ -111,7 +123,7 @@ pub(crate) struct Unread {
 impl Drop for Unread {
     fn drop(&mut self) {
         self.backlog.unread.fetch_sub(self.bytes, Relaxed);
-        self.backlog.sent.notify_waiters();
+        self.backlog.progress.notify_waiters();
     }
 }
 
@@ -132,5 +144,26 @@ mod tests {
         drop(small);
         waiting.await;
         drop(more);
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_while_much_without_a_share_is_not_answered() {
+        let backlog = Arc::new(Backlog::default());
+        let small = backlog.hold_request(None, SMALL_BYTES);
+        assert_eq!(backlog.wait().now_or_never(), Some(()));
+        let more = backlog.hold_request(None, 1);
+        let mut waiting = std::pin::pin!(backlog.wait());
+        assert_eq!(waiting.as_mut().now_or_never(), None);
+        drop(small);
+        waiting.await;
+        drop(more);
+        // Those with a share do not count.
+        let pool = Arc::new(tokio::sync::Semaphore::new(1000));
+        let share = pool.acquire_many_owned(1000).await.expect("it is open");
+        let counted = backlog.hold_request(Some(share), 1_000_000);
+        assert_eq!(backlog.of_requests(), 1000 << 10);
+        assert_eq!(backlog.wait().now_or_never(), Some(()));
+        drop(counted);
+        assert_eq!(backlog.of_requests(), 0);
     }
 }

@@ -6,8 +6,9 @@
 //!
 //! Overload slows clients: while there is no memory for a request, or no room in the queue of the log, it waits, and
 //! nothing more is read from its connection. A connection is closed only if it holds memory that others wait for and
-//! makes no progress: its client does not send the rest of a request, or reads nothing of an answer, or the request
-//! needs more memory while others of its kind do, too.
+//! makes too little progress: its client does not send the rest of a request, or reads nothing of an answer, or the
+//! request needs more memory while others of its kind do, too. Requests of at most 32 KiB do not wait for memory, so
+//! whoever holds it stops no heartbeats.
 //!
 //! Bytes that are no request close the connection, as in Kafka, after the answers to the requests before them. HTTP is told
 //! why. So does a request that wants no answer and fails.
@@ -36,12 +37,13 @@ use super::frames::{Allowed, End, Frames};
 use super::quotas::InFlight;
 use super::session::Session;
 use super::{Kafka, Mistake, TO_HTTP};
-use crate::broker::budget::Pace;
+use crate::broker::budget::{Pace, SMALL_BYTES};
 
 /// The largest frame, as in Kafka (`socket.request.max.bytes`).
 const MAX_FRAME_BYTES: usize = 100 << 20;
-/// The same of a client that still has to sign in, as in Kafka (`sasl.server.max.receive.size`).
-const MAX_STRANGERS_FRAME_BYTES: usize = 512 << 10;
+/// The same of a client that still has to sign in: no more than what needs no share of the memory, and twice as much as a
+/// JWT may have.
+const MAX_STRANGERS_FRAME_BYTES: usize = SMALL_BYTES;
 /// The most answers of a connection that are under way.
 const IN_FLIGHT: usize = 16;
 /// Answers that are ready are sent together up to about this size.
@@ -60,6 +62,8 @@ enum Over {
     Stalled,
     #[error("what the client has signed in with is over")]
     SignedOut,
+    #[error("the client has not signed in for too long")]
+    Stranger,
     #[error("the client speaks another protocol: {0:?}")]
     Mistake(Mistake),
 }
@@ -125,6 +129,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
                 _ = stopping.wait_for(|stopping| *stopping) => return Err(Over::Stopping),
             };
             number += 1;
+            let frame_bytes = frame.bytes.len();
             let waits = apis::waits_for_others(&frame.bytes);
             if waits && !is_answered {
                 continue;
@@ -154,7 +159,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
                 continue;
             }
             let queued = Queued {
-                of_request: backlog.hold_request(frame.share),
+                of_request: backlog.hold_request(frame.share, frame_bytes),
                 of_answer: backlog.hold_answer(answered.share.take()),
                 unread: answered.answer.bytes().map(|bytes| backlog.count(bytes)),
                 answered,
@@ -181,9 +186,10 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
         biased;
         () = session.over() => Err(Over::SignedOut),
         served = serving => served,
+        () = stays_a_stranger(kafka, session) => Err(Over::Stranger),
     };
     let over = match over {
-        Ok(()) | Err(Over::End(End::Closed | End::Idle) | Over::Stopping) => return None,
+        Ok(()) | Err(Over::End(End::Closed | End::Idle) | Over::Stopping | Over::Stranger) => return None,
         Err(over) => over,
     };
     tracing::debug!(client = ?session.address, reason = %over, "a Kafka connection is closed");
@@ -205,6 +211,14 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
         }
         Over::Hangup(Hangup::NotSignedIn) => Some(Mistake::NotSignedIn),
         _ => None,
+    }
+}
+
+/// Returns when the time to sign in is over, whatever the client has done in it, and it has not.
+async fn stays_a_stranger(kafka: &Kafka, session: &Session) {
+    tokio::time::sleep(kafka.settings.sign_in_timeout).await;
+    if !session.is_nobody() {
+        std::future::pending().await
     }
 }
 
@@ -263,7 +277,7 @@ async fn write_answers<W: AsyncWrite + Unpin>(
                 // The kernel takes more only after the client has read much, and a busy server may be late to see that.
                 written => paces
                     .iter_mut()
-                    .for_each(|pace| pace.count(written.max(SENT_BYTES))),
+                    .for_each(|pace| pace.count_sent(written.max(SENT_BYTES))),
             }
         }
         to.flush().await.map_err(End::from)?;

@@ -1,26 +1,27 @@
 //! Cuts a connection's bytes into frames.
 //!
 //! A frame is a length and so many bytes. The length comes from outside: nothing is allocated by it. The buffer grows by
-//! what has arrived, or at once to what the frame before had, and what a frame holds counts in the memory that all
-//! requests share ([`budget`](crate::broker::budget)). While there is none, nothing is read.
+//! what has arrived, or at once to what the frame before had, and what a frame of more than [`SMALL_BYTES`] holds counts in
+//! the memory that all requests share ([`budget`](crate::broker::budget)). While there is none, nothing more is read of it;
+//! a smaller frame passes.
+//!
+//! A connection keeps a buffer for small frames alone: these are copied out of it, and a larger frame takes it along. So
+//! a client that has sent much and is idle costs no more than another.
 
 use std::io;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use crate::broker::budget::{Budget, Pace, Pool};
+use crate::broker::budget::{Budget, Pace, Pool, SMALL_BYTES};
 
 /// What is read at once while no large frame is under way, and what a connection that waits for an answer may send ahead.
 const READ_BYTES: usize = 16 << 10;
-/// The most for which the frame before is trusted.
-const TRUSTED_BYTES: usize = 1 << 20;
-/// A frame up to this size gets its whole share before much of it is read, so that it never waits with a part of it. A
-/// larger one gets it step by step, because clients may announce much and send nothing.
-const WHOLE_BYTES: usize = 1 << 20;
+/// The most for which the frame before is trusted, and the most that is read at once.
+const STEP_BYTES: usize = 1 << 20;
 /// The bytes of the length.
 const LENGTH: usize = 4;
 
@@ -88,25 +89,29 @@ impl<R: AsyncRead + Unpin> Frames<R> {
             if let Some(wanted) = wanted
                 && self.buffer.len() >= LENGTH + wanted
             {
-                budget.cover(wanted).await.map_err(|_| End::Overloaded)?;
-                self.buffer.advance(LENGTH);
-                self.before = wanted.min(TRUSTED_BYTES);
+                let covered = budget.cover_arriving(0, wanted, wanted).await;
+                covered.map_err(|_| End::Overloaded)?;
                 return Ok(Frame {
-                    bytes: self.buffer.split_to(wanted),
+                    bytes: self.cut(wanted),
                     share: budget.take(),
                 });
             }
             let step = self.step(wanted);
-            let held = self.buffer.len() + step;
-            if held > 2 * READ_BYTES {
-                let whole = wanted.unwrap_or(0).min(WHOLE_BYTES);
-                let covered = budget.cover(held.max(whole)).await;
+            let next = self.buffer.len() + step;
+            let wanted = wanted.unwrap_or(0);
+            if wanted > SMALL_BYTES && next > SMALL_BYTES {
+                let covered = budget.cover_arriving(0, next, wanted).await;
                 covered.map_err(|_| End::Overloaded)?;
             }
-            self.buffer.reserve(step);
+            // What is covered is allocated at once, so that a growing buffer is not copied again and again.
+            let whole = budget.covered().min(LENGTH + wanted);
+            self.buffer
+                .reserve(whole.saturating_sub(self.buffer.len()).max(step));
             let is_between = self.buffer.is_empty();
             let limit = if is_between { allowed.idle } else { allowed.pause };
-            let read = timeout(limit, self.from.read_buf(&mut self.buffer));
+            let held = budget.covered().max(self.buffer.len());
+            let mut room = (&mut self.buffer).limit(step);
+            let read = timeout(limit, self.from.read_buf(&mut room));
             let read = pace
                 .wait(budget.covered(), read)
                 .await
@@ -114,11 +119,26 @@ impl<R: AsyncRead + Unpin> Frames<R> {
             match read {
                 Ok(Ok(0)) if is_between => return Err(End::Closed),
                 Ok(Ok(0)) => return Err(End::Half),
-                Ok(read) => pace.count(read?),
+                Ok(read) => pace.count_of(held, read?),
                 Err(_) if is_between => return Err(End::Idle),
                 Err(_) => return Err(End::Slow),
             }
         }
+    }
+
+    /// Cuts off a whole frame.
+    fn cut(&mut self, wanted: usize) -> BytesMut {
+        self.before = wanted.min(STEP_BYTES);
+        self.buffer.advance(LENGTH);
+        if wanted <= SMALL_BYTES {
+            let frame = BytesMut::from(&self.buffer[..wanted]);
+            self.buffer.advance(wanted);
+            return frame;
+        }
+        let behind = BytesMut::from(&self.buffer[wanted..]);
+        let mut frame = std::mem::replace(&mut self.buffer, behind);
+        frame.truncate(wanted);
+        frame
     }
 
     /// Whether [`Frames::next`] has a frame without reading.
@@ -140,10 +160,15 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     }
 
     /// How much to read next: what is missing, but no more than has arrived or the frame before had, so that a length
-    /// alone allocates nothing.
+    /// alone allocates nothing. A frame that is larger than any that is trusted gets nothing for the one before.
     fn step(&self, wanted: Option<usize>) -> usize {
         let missing = wanted.map_or(LENGTH, |wanted| LENGTH + wanted - self.buffer.len());
-        missing.min(self.buffer.len().max(self.before)).max(READ_BYTES)
+        let trusted = match wanted {
+            Some(wanted) if wanted <= STEP_BYTES => self.before,
+            _ => 0,
+        };
+        let most = self.buffer.len().max(trusted).min(STEP_BYTES);
+        missing.min(most).max(READ_BYTES)
     }
 
     /// Reads ahead while a request is being answered; returns when the client has closed the connection, or it breaks.
@@ -179,8 +204,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_frame_waits_for_memory_for_as_long_as_it_takes() {
-        for bytes in [10_000, 900_000] {
+    async fn a_large_frame_waits_for_memory_for_as_long_as_it_takes() {
+        for bytes in [40_000, 900_000] {
             let pool = Pool::new(1 << 20);
             let mut all = Budget::new(&pool);
             all.cover(1 << 20).await.unwrap();
@@ -285,5 +310,68 @@ mod tests {
         let mut next = std::pin::pin!(frames.next(&other, ALLOWED));
         assert!(timeout(Duration::from_secs(1), next.as_mut()).await.is_err());
         assert!(other.held_bytes() <= 2 << 20, "{}", other.held_bytes());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_frame_waits_for_nothing() {
+        let pool = Pool::new(1 << 20);
+        let mut all = Budget::new(&pool);
+        all.cover(1 << 20).await.unwrap();
+        let (mut client, server) = tokio::io::duplex(2 << 20);
+        for bytes in [20, 10_000, SMALL_BYTES] {
+            client.write_all(&frame(bytes)).await.unwrap();
+        }
+        let mut frames = Frames::new(server);
+        for bytes in [20, 10_000, SMALL_BYTES] {
+            let frame = frames.next(&pool, ALLOWED).await.unwrap();
+            assert_eq!(frame.bytes.len(), bytes);
+            assert!(frame.share.is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_frame_takes_its_buffer_along_and_what_is_behind_it_is_kept() {
+        let pool = Pool::new(400 << 20);
+        let (mut client, server) = tokio::io::duplex(64 << 20);
+        let sizes = [SMALL_BYTES + 1, 5, 20 << 20, SMALL_BYTES, 1, 3 << 20, 7];
+        for (number, bytes) in sizes.iter().enumerate() {
+            let mut frame = frame(*bytes);
+            frame[LENGTH..].fill(number as u8);
+            client.write_all(&frame).await.unwrap();
+        }
+        let mut frames = Frames::new(server);
+        for (number, bytes) in sizes.iter().enumerate() {
+            let frame = frames.next(&pool, ALLOWED).await.unwrap();
+            assert!(frame.bytes.len() == *bytes && frame.bytes.iter().all(|byte| *byte == number as u8));
+            drop(frame);
+            let kept = frames.buffer.capacity();
+            assert!(kept <= 64 << 10, "{kept} bytes are kept after a frame of {bytes}");
+        }
+        assert!(frames.buffer.is_empty());
+        assert_eq!(pool.held_bytes(), 0);
+        // Nor does the next read find the old buffer.
+        assert!(
+            timeout(Duration::from_secs(1), frames.next(&pool, ALLOWED))
+                .await
+                .is_err()
+        );
+        let kept = frames.buffer.capacity();
+        assert!(kept <= 64 << 10, "{kept} bytes are kept");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_frame_holds_little_more_than_has_arrived() {
+        let pool = Pool::new(64 << 20);
+        let (mut client, server) = tokio::io::duplex(64 << 20);
+        client.write_all(&frame(100 << 20)[..32 << 20]).await.unwrap();
+        let mut frames = Frames::new(server);
+        let mut next = std::pin::pin!(frames.next(&pool, ALLOWED));
+        assert!(timeout(Duration::from_secs(1), next.as_mut()).await.is_err());
+        let held = pool.held_bytes();
+        assert!((32 << 20..=34 << 20).contains(&held), "{held}");
+        // However much of it arrives, it leaves a quarter to others.
+        client.write_all(&vec![7; 60 << 20]).await.unwrap();
+        assert!(timeout(Duration::from_secs(1), next.as_mut()).await.is_err());
+        assert_eq!(pool.held_bytes(), 48 << 20);
     }
 }

@@ -94,7 +94,7 @@ pub(crate) struct Settings {
     pub(crate) pause_timeout: Duration,
     /// How long a client may not read its answer.
     pub(crate) write_timeout: Duration,
-    /// How long a client that has to sign in may wait before it does, or between two messages of that.
+    /// How long a client that has to sign in may take for that in all.
     pub(crate) sign_in_timeout: Duration,
 }
 

@@ -1,5 +1,6 @@
 //! Clients that are slow with the head, the body or the answer. They cost only what they hold, and block nobody.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::{Fixture, JSON, MIB, NDJSON, open_files, read_to_the_end, wait_until};
@@ -43,6 +44,44 @@ fn bodies_that_are_declared_or_begun_and_do_not_come_keep_nobody_out() {
     append_large("windows", &mut expected);
     fixture.check_memory("44 bodies that do not come");
     drop(slow);
+    fixture.finish(&expected);
+}
+
+#[test]
+fn two_slow_uploads_of_much_keep_nobody_out() {
+    let fixture = Fixture::new(&[]);
+    let headers = format!("Content-Type: {JSON}\r\nContent-Length: 33554432\r\n");
+    let mut expected = Vec::new();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let mut connection = fixture.begin(&headers, b"{");
+            let is_over = &is_over;
+            scope.spawn(move || {
+                let bytes = vec![b' '; 16 << 10];
+                while !is_over.load(Relaxed) && connection.send(&bytes).is_ok() {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            });
+        }
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            // Until both have begun.
+            for number in 0..20 {
+                for document in [
+                    format!("{{\"records\":[{{\"key\":\"{number}\"}}]}}"),
+                    large(&number.to_string()),
+                ] {
+                    fixture.post(&document);
+                    expected.push(number.to_string());
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }));
+        is_over.store(true, Relaxed);
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    });
     fixture.finish(&expected);
 }
 

@@ -27,6 +27,7 @@ mod groups;
 mod hostile;
 mod idempotent;
 mod issuer;
+mod memory;
 mod mistakes;
 mod overload;
 mod rights;

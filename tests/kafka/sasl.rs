@@ -405,7 +405,7 @@ fn frames_of_strangers_are_small() {
     let fixture = closed(&[]);
     fixture.topic("t");
     let mut client = fixture.client();
-    client.send(&((512 << 10) + 1_i32).to_be_bytes());
+    client.send(&((32 << 10) + 1_i32).to_be_bytes());
     client.is_closed();
     let mut client = fixture.client();
     assert_eq!(scram(&mut client, "SCRAM-SHA-256", "admin", ADMIN), Ok(0));

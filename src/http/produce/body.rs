@@ -190,7 +190,6 @@ impl<'a> Incoming<'a> {
         if length > max_bytes {
             return Err(too_large());
         }
-        budget.cover(length).await?;
         let Some(first) = self.next(budget).await? else {
             return Ok(Bytes::new());
         };
@@ -199,18 +198,23 @@ impl<'a> Incoming<'a> {
         }
         if self.ended || (self.coding == Coding::Identity && self.body.is_end_stream()) {
             self.ended = true;
-            budget.cover_beside(self.room.covered(), first.len()).await?;
+            budget
+                .cover_arriving(self.room.covered(), first.len(), length)
+                .await?;
             return Ok(first);
         }
-        // The declared length is covered by the budget; decoded bytes are covered as they come.
-        let mut whole = Vec::with_capacity(length.max(first.len()));
+        let mut whole: Vec<u8> = Vec::new();
         let mut next = Some(first);
         while let Some(chunk) = next {
             if whole.len() + chunk.len() > max_bytes {
                 return Err(too_large());
             }
             let bytes = whole.len() + chunk.len();
-            budget.cover_beside(self.room.covered(), bytes).await?;
+            budget.cover_arriving(self.room.covered(), bytes, length).await?;
+            // What is covered is allocated at once, so that it is not copied again and again.
+            if length <= budget.covered() {
+                whole.reserve_exact(length.saturating_sub(whole.len()));
+            }
             whole.extend_from_slice(&chunk);
             next = self.next(budget).await?;
         }
@@ -262,7 +266,7 @@ impl<'a> Incoming<'a> {
                     if let Ok(data) = frame.into_data()
                         && !data.is_empty()
                     {
-                        self.pace.count(data.len());
+                        self.pace.count_of(held_bytes, data.len());
                         return Ok(Some(data));
                     }
                 }

@@ -19,7 +19,7 @@ const LENGTH: Malformed = Malformed("a length is negative, or beyond the end of 
 /// A frame, or the rest of it.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    rest: BytesMut,
+    rest: Rest,
     allowance: usize,
     charged: usize,
 }
@@ -29,7 +29,7 @@ impl Reader {
         let factored = bytes.len().saturating_mul(ALLOWANCE_FACTOR);
         Self {
             allowance: (ALLOWANCE_BYTES.saturating_add(factored)).min(MAX_ALLOWANCE_BYTES),
-            rest: bytes,
+            rest: Rest::Own(bytes),
             charged: 0,
         }
     }
@@ -40,10 +40,16 @@ impl Reader {
         self.allowance
     }
 
-    /// The same with bytes of its own.
-    pub(crate) fn copy(&self) -> Self {
+    /// Another reader of the same bytes, which are not copied. What somebody may change ([`Reader::take_own`]) is a copy
+    /// from then on.
+    pub(crate) fn again(&mut self) -> Self {
+        let bytes = match std::mem::take(&mut self.rest) {
+            Rest::Own(bytes) => bytes.freeze(),
+            Rest::Shared(bytes) => bytes,
+        };
+        self.rest = Rest::Shared(bytes.clone());
         Self {
-            rest: BytesMut::from(&self.rest[..]),
+            rest: Rest::Shared(bytes),
             ..*self
         }
     }
@@ -55,7 +61,7 @@ impl Reader {
 
     /// How many bytes are left.
     pub(crate) fn remaining(&self) -> usize {
-        self.rest.len()
+        self.rest.remaining()
     }
 
     pub(crate) fn i8(&mut self) -> Result<i8, Malformed> {
@@ -92,15 +98,28 @@ impl Reader {
 
     /// The next `count` bytes, without a copy.
     pub(crate) fn take(&mut self, count: usize) -> Result<Bytes, Malformed> {
-        self.take_own(count).map(BytesMut::freeze)
+        self.cut(count).map(|bytes| match bytes {
+            Rest::Own(bytes) => bytes.freeze(),
+            Rest::Shared(bytes) => bytes,
+        })
     }
 
     /// The same, for somebody who may change them.
     pub(crate) fn take_own(&mut self, count: usize) -> Result<BytesMut, Malformed> {
-        match count <= self.rest.len() {
-            true => Ok(self.rest.split_to(count)),
-            false => Err(LENGTH),
+        self.cut(count).map(|bytes| match bytes {
+            Rest::Own(bytes) => bytes,
+            Rest::Shared(bytes) => bytes.into(),
+        })
+    }
+
+    fn cut(&mut self, count: usize) -> Result<Rest, Malformed> {
+        if count > self.remaining() {
+            return Err(LENGTH);
         }
+        Ok(match &mut self.rest {
+            Rest::Own(bytes) => Rest::Own(bytes.split_to(count)),
+            Rest::Shared(bytes) => Rest::Shared(bytes.split_to(count)),
+        })
     }
 
     /// The length of bytes or of an array: compact, or an `i32`. `None`: null.
@@ -127,7 +146,7 @@ impl Reader {
     /// An array of `count` elements.
     pub(crate) fn array<T: Field>(&mut self, count: usize, version: Version) -> Result<Vec<T>, Malformed> {
         // Every element takes at least a byte.
-        if count > self.rest.len() {
+        if count > self.remaining() {
             return Err(LENGTH);
         }
         let bytes = count.saturating_mul(size_of::<T>());
@@ -155,14 +174,47 @@ impl Reader {
         for _ in 0..self.varint()? {
             self.allow(TAG_BYTES)?;
             let (tag, size) = (self.varint()?, self.varint()? as usize);
-            let field = self.take_own(size)?;
+            let field = self.cut(size)?;
             let after = std::mem::replace(&mut self.rest, field);
-            if known(self, tag)? && !self.rest.is_empty() {
+            if known(self, tag)? && self.rest.has_remaining() {
                 return Err(Malformed("a tagged field is longer than what it holds"));
             }
             self.rest = after;
         }
         Ok(())
+    }
+}
+
+/// Bytes to read.
+#[derive(Debug)]
+enum Rest {
+    Own(BytesMut),
+    Shared(Bytes),
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self::Shared(Bytes::new())
+    }
+}
+
+impl Buf for Rest {
+    fn remaining(&self) -> usize {
+        self.chunk().len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        match self {
+            Self::Own(bytes) => bytes.advance(count),
+            Self::Shared(bytes) => bytes.advance(count),
+        }
     }
 }
 
@@ -189,6 +241,24 @@ mod tests {
         assert!(varint(&[0xff, 0xff, 0xff, 0xff, 0x1f]).is_err());
         assert!(varint(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x00]).is_err());
         assert!(varint(&[0x80]).is_err());
+    }
+
+    #[test]
+    fn bytes_can_be_read_again_without_a_copy() {
+        let bytes = BytesMut::from(&[0, 3, b'a', b'b', b'c', 0, 0, 0, 9][..]);
+        let place = bytes.as_ptr();
+        let mut first = Reader::new(bytes);
+        assert_eq!(first.i8(), Ok(0));
+        let mut again = first.again();
+        for reader in [&mut first, &mut again] {
+            assert_eq!(reader.i8(), Ok(3));
+            let text = reader.take(3).unwrap();
+            assert_eq!(text, "abc");
+            assert_eq!(text.as_ptr(), place.wrapping_add(2));
+            assert_eq!(reader.remaining(), 4);
+            assert_eq!(reader.take_own(5), Err(LENGTH));
+            assert_eq!(reader.i32(), Ok(9));
+        }
     }
 
     #[test]
