@@ -19,6 +19,8 @@ use crate::broker::refusal::Refusal;
 use crate::broker::rights::Right;
 use crate::broker::topics;
 
+/// The most stored bytes of an answer, as in Kafka (`fetch.max.bytes` of a broker). One batch may be larger.
+const MAX_BYTES: u64 = 55 << 20;
 /// The longest wait for records; clients ask again.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// The same for a request with many partitions, which holds much of the memory that all requests share.
@@ -115,8 +117,9 @@ pub(crate) async fn fetch(call: &Call, request: FetchRequest) -> Result<FetchRes
     })
 }
 
+/// A number of bytes that a client names.
 fn bytes(number: i32) -> u64 {
-    u64::try_from(number).unwrap_or(0)
+    u64::try_from(number).unwrap_or(0).min(MAX_BYTES)
 }
 
 fn want(topic: &Topic, asked: &FetchPartition) -> Result<Wanted, ErrorCode> {
@@ -197,6 +200,12 @@ mod tests {
             }],
             ..FetchRequest::default()
         }
+    }
+
+    #[test]
+    fn no_client_asks_for_more_than_a_fetch_gives() {
+        let named = [-1, 0, 1, 55 << 20, 56 << 20, i32::MAX];
+        assert_eq!(named.map(bytes), [0, 0, 1, 55 << 20, 55 << 20, 55 << 20]);
     }
 
     #[tokio::test(start_paused = true)]

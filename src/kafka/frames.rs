@@ -206,9 +206,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_large_frame_waits_for_memory_for_as_long_as_it_takes() {
         for bytes in [40_000, 900_000] {
-            let pool = Pool::new(1 << 20);
+            let pool = Pool::new(4 << 20);
             let mut all = Budget::new(&pool);
-            all.cover(1 << 20).await.unwrap();
+            all.cover(4 << 20).await.unwrap();
             let (mut client, server) = tokio::io::duplex(2 << 20);
             client.write_all(&frame(bytes)).await.unwrap();
             let mut frames = Frames::new(server);
