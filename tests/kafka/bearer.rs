@@ -150,13 +150,22 @@ fn no_forged_or_foreign_jwt_signs_in() {
     ] {
         forged.push(("pieces", pieces.join(".")));
     }
-    let long = with(claims(), "more", json!("x".repeat(300 << 10)));
+    let long = with(claims(), "more", json!("x".repeat(20 << 10)));
     forged.push(("a huge one of another", own.sign(&header(), &long)));
-    forged.push(("only dots", ".".repeat(300 << 10)));
+    forged.push(("only dots", ".".repeat(30 << 10)));
     for (what, token) in &forged {
         let (mut client, answered) = world.sign_in(token);
         let begin = &token[..token.len().min(400)];
         assert_eq!(answered, Err(58), "{what}: {begin}");
+        client.is_closed();
+    }
+    // A message that no token needs is not read at all.
+    let longer = with(claims(), "more", json!("x".repeat(300 << 10)));
+    for token in [issuer.sign(&header(), &longer), ".".repeat(300 << 10)] {
+        let mut client = world.fixture.client();
+        assert_eq!(handshake(&mut client, 1, "OAUTHBEARER").0, 0);
+        let message = format!("n,,\u{1}auth=Bearer {token}\u{1}\u{1}");
+        client.send(&Out::new().bytes(message.as_bytes()).frame(36, 1, 2));
         client.is_closed();
     }
     // What the server sends to a client is not longer for a longer token, and the good one is good after all that.
