@@ -374,4 +374,23 @@ mod tests {
         assert!(timeout(Duration::from_secs(1), next.as_mut()).await.is_err());
         assert_eq!(pool.held_bytes(), 48 << 20);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_with_large_frames_get_through_together_and_none_is_cut() {
+        let pool = Pool::new(8 << 20);
+        let all = (0..10).map(|_| async {
+            let (mut client, server) = tokio::io::duplex(64 << 10);
+            let mut frames = Frames::new(server);
+            let reading = async {
+                let frame = frames.next(&pool, ALLOWED).await.unwrap();
+                // It is handled for a while.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                frame.bytes.len()
+            };
+            let sending = async { client.write_all(&frame(2 << 20)).await.unwrap() };
+            tokio::join!(reading, sending).0
+        });
+        let lengths = futures_util::future::join_all(all).await;
+        assert_eq!(lengths, [2 << 20; 10]);
+    }
 }
