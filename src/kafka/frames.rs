@@ -97,9 +97,9 @@ impl<R: AsyncRead + Unpin> Frames<R> {
                 });
             }
             let step = self.step(wanted);
-            let next = self.buffer.len() + step;
             let wanted = wanted.unwrap_or(0);
-            if wanted > SMALL_BYTES && next > SMALL_BYTES {
+            let next = (self.buffer.len() + step).min(wanted);
+            if next > SMALL_BYTES {
                 let covered = budget.cover_arriving(0, next, wanted).await;
                 covered.map_err(|_| End::Overloaded)?;
             }
