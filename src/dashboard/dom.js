@@ -76,6 +76,15 @@ export function button(text, onclick, attributes) {
   return el("button", { type: "button", onclick, ...attributes }, text);
 }
 
+/// A button that turns to the next page of a list: `turn` gets what `next` returns, and sets it to null until the answer is
+/// there. Pressed twice before that, the button would turn one page and count two; without power, it would lose the focus.
+export function nextButton(next, turn) {
+  return button("Next", () => {
+    const from = next();
+    if (from !== null) turn(from);
+  });
+}
+
 /// A labelled field. `control` is an input, a select or a text area.
 export function field(label, control, hint) {
   if (!control.id) control.id = freshId();

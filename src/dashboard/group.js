@@ -2,13 +2,14 @@
 
 import { at, call, curl, get, Problem } from "./api.js";
 import { chart } from "./chart.js";
-import { button, confirm, copyButton, el, go, keep, link, say, select, table } from "./dom.js";
+import { button, confirm, copyButton, el, go, keep, link, nextButton, say, select, table } from "./dom.js";
 import { ago, bytes, count, counted, duration, full, rate, time } from "./format.js";
 import { chip, drain, expiry, figures, meaning, number, queueWords, tiles, trend } from "./lag.js";
 
 /// Rows of partitions on a page, the furthest behind first.
 const PAGE = 60;
 const WINDOWS = [["300000", "5 minutes"], ["3600000", "1 hour"], ["21600000", "6 hours"], ["86400000", "24 hours"]];
+const TYPES = { shared: "a work queue", classic: "Kafka's classic protocol" };
 const METRICS = [["lag", "records"], ["lag_ms", "time"], ["lag_bytes", "bytes"]];
 
 export function group(context) {
@@ -46,7 +47,7 @@ export function group(context) {
     keep(status, chip(lag.status));
     say(why, lag.status === "ok" ? "" : meaning(lag.status));
     why.hidden = lag.status === "ok";
-    keep(summary, tiles([...figures(lag), ["Members", count(about.members.length), `${about.state}, ${isQueue.value ? "a work queue" : "ordered"}`]]));
+    keep(summary, tiles([...figures(lag), ["Members", count(about.members.length), `${about.state}, ${TYPES[about.type] ?? about.type}`]]));
     keep(queue, isQueue.value ? queueLine(lag, about.queue) : null);
     rows.update(lag);
     members.update(about.members, "Nobody reads at the moment; the lag is kept.");
@@ -120,8 +121,8 @@ function memberColumns(group, changed) {
   const kick = (member) => confirm({
     title: `Remove ${member.member_id}?`,
     content: el("p", {}, member.leased === undefined
-      ? `Its ${count(member.assignment.length)} partitions go to the other members. If the program still runs, it joins again.`
-      : `Its ${count(member.leased)} leases end, and the records go to other members. If the program still runs, it joins again.`),
+      ? `What it has (${counted(member.assignment.length, "partition")}) goes to the other members. If the program still runs, it joins again.`
+      : `Its leases end (${counted(member.leased, "record")}), and other members get the records. If the program still runs, it joins again.`),
     confirmText: "Remove",
     act: async () => {
       await call("DELETE", at("v1", "groups", group, "members", member.member_id));
@@ -182,7 +183,7 @@ function showLeases(context, place, path, isQueue) {
   const trail = [undefined];
   let next = null;
   const back = button("Previous", () => { trail.pop(); again(); });
-  const on = button("Next", () => { on.disabled = true; trail.push(next); again(); });
+  const on = nextButton(() => next, (from) => { next = null; trail.push(from); again(); });
   const pager = el("div", { class: "pager" }, back, on);
   place.append(rows.element, pager);
   const again = context.live(place, async (signal) => {

@@ -1,7 +1,7 @@
 // Dead letters of a work queue: why they died, what they are, and giving them back or discarding them.
 
 import { at, call, curl, get } from "./api.js";
-import { announce, button, confirm, copyButton, el, field, link, put, say, select } from "./dom.js";
+import { announce, button, confirm, copyButton, el, field, link, nextButton, put, say, select } from "./dom.js";
 import { ago, count, counted, full, time } from "./format.js";
 import { VALUE_LIMIT, item } from "./record.js";
 
@@ -142,7 +142,7 @@ export function letters(context) {
   };
   const result = el("p", { class: "done", role: "status" });
   const back = button("Previous", () => { trail.pop(); again(); });
-  const on = button("Next", () => { on.disabled = true; trail.push(next); again(); });
+  const on = nextButton(() => next, (from) => { next = null; trail.push(from); again(); });
   const place = el("div", {},
     el("div", { class: "controls" }, field("State", state), field("Reason", reason),
       el("div", { class: "actions" }, redriveAll, discardAll, redriveChosen, discardChosen,

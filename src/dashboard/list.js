@@ -1,6 +1,6 @@
 // Long lists, one page at a time: the server filters, sorts and cuts, so a thousand rows cost as much as a hundred.
 
-import { button, el, field, href, say, select, table } from "./dom.js";
+import { button, el, field, href, nextButton, say, select, table } from "./dom.js";
 import { count } from "./format.js";
 
 /// A paged list with a box to filter by name. `load({q, sort, after, limit})` answers `{items, next}`.
@@ -11,8 +11,7 @@ export function pagedList(context, { caption, columns, keyOf, sorts, sort, load,
   const order = select(sorts, state.sort);
   const where = el("span", { role: "status", class: "quiet" });
   const back = button("Previous", () => { state.trail.pop(); again(); });
-  // Pressed twice before the answer, it would turn one page and count two.
-  const on = button("Next", () => { on.disabled = true; state.trail.push(next); again(); });
+  const on = nextButton(() => next, (from) => { next = null; state.trail.push(from); again(); });
   const pager = el("div", { class: "pager" }, back, where, on);
   let next = null;
   const place = el("div", {},

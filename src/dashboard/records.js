@@ -2,7 +2,7 @@
 
 import { Problem, at, curl, get } from "./api.js";
 import { button, copyButton, el, field, go, put, select } from "./dom.js";
-import { bytes, count, full } from "./format.js";
+import { bytes, count, counted, full } from "./format.js";
 import { VALUE_LIMIT, item } from "./record.js";
 import { tail } from "./tail.js";
 
@@ -139,35 +139,41 @@ async function pages(context, place, source, query, most) {
   const isBack = !query.at || query.at === "newest";
   const list = listOf("Records");
   const status = el("p", { class: "quiet", role: "status" });
-  const trail = [];
+  // The beginnings of the pages from the first to the one that is shown.
+  let trail = [];
   let cursor = null;
-  const older = button(isBack ? "Older" : "Newer", () => step(cursor));
-  const newer = button(isBack ? "Newer" : "Older", () => {
-    trail.pop();
-    step(trail.pop());
-  });
+  let isEnd = true;
+  let isTurning = false;
+  const older = button(isBack ? "Older" : "Newer", () => turn([...trail, cursor]));
+  const newer = button(isBack ? "Newer" : "Older", () => turn(trail.slice(0, -1)));
   const queryOf = (from) => (isBack
     ? { ...source.query, last: most, until: from }
     : { ...source.query, from: from ?? source.begin, max_records: most, order: "timestamp" });
   const command = copyButton("Copy as curl", () => curl("GET", source.path, { query: queryOf(trail[trail.length - 1]), accept: "application/json" }));
   put(place, el("div", { class: "pager" }, newer, older, status, command), list);
-  async function step(from) {
+  async function turn(to) {
+    // Pressed twice before the answer, a button would turn one page and count two. A button without power would lose
+    // the focus, so it keeps that.
+    if (isTurning) return;
+    isTurning = true;
     try {
-      const page = await get(source.path, { ...queryOf(from), value_limit: VALUE_LIMIT }, { records: true, signal: context.signal });
-      trail.push(from);
+      const page = await get(source.path, { ...queryOf(to[to.length - 1]), value_limit: VALUE_LIMIT }, { records: true, signal: context.signal });
+      trail = to;
       cursor = page.cursor;
       const shown = isBack ? newestFirst(page.records) : page.records;
       put(list, shown.map((record) => item(record, source.shown)));
-      const isEnd = page.records.length < most && page.ended !== "time" && page.ended !== "bytes";
-      older.disabled = isEnd || !cursor;
-      newer.disabled = trail.length < 2;
-      const looked = page.ended === "time" || page.ended === "bytes" ? ` Looked at ${count(page.scanned_records)} so far.` : "";
-      status.textContent = (shown.length === 0 ? "No records here." : `${count(shown.length)} records, ${isBack ? "the newest first" : "the oldest first"}.`) + looked;
+      const isPart = page.ended === "time" || page.ended === "bytes";
+      isEnd = (page.records.length < most && !isPart) || !cursor;
+      const looked = isPart ? ` Looked at ${count(page.scanned_records)} so far.` : "";
+      status.textContent = (shown.length === 0 ? "No records here." : `${counted(shown.length, "record")}, ${isBack ? "the newest first" : "the oldest first"}.`) + looked;
     } catch (error) {
       if (!context.signal.aborted) status.textContent = error.message;
     }
+    isTurning = false;
+    older.disabled = isEnd;
+    newer.disabled = trail.length < 2;
   }
-  await step(undefined);
+  await turn([undefined]);
 }
 
 function newestFirst(all) {

@@ -2,7 +2,7 @@
 
 import { at, call, curl, get, Problem } from "./api.js";
 import { announce, button, confirm, copyButton, el, field, freshId, link, put, select, table } from "./dom.js";
-import { count, duration, full, time } from "./format.js";
+import { count, counted, duration, full, time } from "./format.js";
 
 const TARGETS = [["earliest", "beginning"], ["latest", "end"], ["time", "a time"], ["offset", "an offset"], ["shift", "a shift"]];
 /// The most rows that are shown; all are in the sums.
@@ -13,6 +13,19 @@ export async function reset(context) {
   context.title("Reset ", link(name, ["groups", name]));
   document.title = `Reset ${name} – quipu`;
   const lag = await get(at("v1", "groups", name, "lag"), undefined, { signal: context.signal });
+  const state = el("p", { class: "note", hidden: true });
+  // Members of Kafka's classic protocol keep their own place, so that no call can move a group that has some.
+  let isHeld = false;
+  const look = async () => {
+    const { type, members } = await get(at("v1", "groups", name), undefined, { signal: context.signal });
+    isHeld = type === "classic" && members.length > 0;
+    state.hidden = members.length === 0;
+    also.hidden = isHeld;
+    const who = members.length === 1 ? "One member is" : `${count(members.length)} members are`;
+    put(state, ...(isHeld ? [`${who} live, of Kafka's classic protocol: such a group is reset only when nobody reads. Stop the programs, or `,
+      link("remove the members", ["groups", name]), " (a program that still runs joins again). Until then a preview works, and nothing else."]
+      : [`${who} live. A preview works; the reset needs the box below, or the members stopped.`]));
+  };
   const path = at("v1", "groups", name, "offsets", "reset");
   const topics = lag.topics.map(({ topic }) => topic);
   if (topics.length === 0) {
@@ -28,6 +41,7 @@ export async function reset(context) {
   const moment = el("input", { type: "datetime-local", step: "1" });
   const number = el("input", { pattern: "-?[0-9]+", inputmode: "numeric", value: "0" });
   const live = el("input", { type: "checkbox", id: "while-active" });
+  const also = el("div", { class: "field check" }, live, el("label", { for: "while-active" }, "Also while members are live: they go on from the new offsets"));
   const timeField = field("Time", moment, "In this browser's time zone: the first record at or after it");
   const numberField = field("Offset or shift", number, "A shift may be negative: -100 reads the last hundred again");
   const out = el("div", { "aria-live": "polite" });
@@ -51,12 +65,13 @@ export async function reset(context) {
     const body = { to };
     if (picked.length < topics.length) body.topics = picked;
     if (partitions.value) body.partitions = partitions.value.split(",").map(Number);
-    if (live.checked) body.while_active = true;
+    if (live.checked && !isHeld) body.while_active = true;
     return body;
   };
   const preview = async (isMoving = false) => {
     put(out, el("p", { class: "quiet" }, "Looking…"));
     try {
+      await look();
       const body = request();
       const answer = await call("POST", path, { body: { ...body, dry_run: true }, signal: context.signal });
       show(body, answer, isMoving);
@@ -80,36 +95,45 @@ export async function reset(context) {
       try {
         const done = await call("POST", path, { body: real, signal: context.signal });
         announce("The offsets are reset");
-        put(out, el("p", { class: "done", role: "status" }, `Done: ${count(done.offsets.length)} partitions are reset. `, link(`See ${name}`, ["groups", name])));
+        put(out, el("p", { class: "done", role: "status" }, `Done: ${counted(done.offsets.length, "partition")} ${done.offsets.length === 1 ? "is" : "are"} reset. `, link(`See ${name}`, ["groups", name])));
       } catch (error) {
         if (error instanceof Problem && error.code === "preview-outdated") {
           await preview(true);
           out.prepend(el("p", { class: "error", role: "alert" }, "The group or its topics have moved since the preview. This is the new one: look again."));
           return;
         }
+        // Members may have joined since the preview.
+        await look();
         throw new Error(wordsOf(error));
       }
     };
     const ask = (isCompared) => confirm({
       title: `Reset ${name}?`,
-      content: [el("p", {}, `${count(moved.length)} partitions move. ${words}`),
+      content: [el("p", {}, `${counted(moved.length, "partition")} ${moved.length === 1 ? "moves" : "move"}. ${words}`),
         isCompared ? null : el("p", { class: "warn-text" }, "These figures may be others by then: the same rule is applied to whatever is there at that moment.")],
       confirmText: "Reset", act: () => act(isCompared),
     });
     put(out, el("h2", {}, "Preview"), el("p", { class: after < before ? "note warn" : "note" }, words), shown.element,
       rows.length > SHOWN ? el("p", { class: "quiet" }, `${count(rows.length - SHOWN)} more partitions are in the sums.`) : null,
       el("div", { class: "actions" },
-        button(`Reset ${count(moved.length)} partition${moved.length === 1 ? "" : "s"}…`, () => ask(true), { class: "danger", disabled: moved.length === 0 }),
-        isMoving ? button("Reset whatever moves…", () => ask(false), { class: "danger" }) : null,
+        isHeld ? el("p", {}, "It cannot be done while members of Kafka's classic protocol are live. When they have stopped, preview again.")
+          : button(`Reset ${count(moved.length)} partition${moved.length === 1 ? "" : "s"}…`, () => ask(true), { class: "danger", disabled: moved.length === 0 }),
+        isMoving && !isHeld ? button("Reset whatever moves…", () => ask(false), { class: "danger" }) : null,
         copyButton("Copy as curl", () => curl("POST", path, { body }))));
   };
   const form = el("form", { class: "controls card", "aria-label": "Where to", onsubmit: (event) => { event.preventDefault(); preview(); } },
     chosen, field("Partitions", partitions, "Of one topic: numbers with commas"),
     field("Move to", target), timeField, numberField,
-    el("div", { class: "field check" }, live, el("label", { for: "while-active" }, "Also while members are live: they go on from the new offsets")),
+    also,
     el("div", { class: "actions" }, el("button", { type: "submit", class: "primary" }, "Preview")));
-  const state = lag.members > 0 ? el("p", { class: "note" }, `${lag.members === 1 ? "One member is" : `${count(lag.members)} members are`} live. A preview works; the reset needs the box below, or the members stopped.`) : null;
-  context.main.append(...[state, form, out].filter(Boolean));
+  await look();
+  context.main.append(state, form, out);
+
+  function wordsOf(error) {
+    if (error.code !== "group-active") return error.message;
+    return isHeld ? "The group has live members of Kafka's classic protocol. Stop the programs, then preview again."
+      : "The group has live members. Stop them, or tick the box to reset it all the same.";
+  }
 }
 
 function box(text, checked) {
@@ -130,9 +154,4 @@ const columns = [
 function span(ms) {
   const age = ms === null || ms === undefined ? "" : `${duration(Math.max(0, Date.now() - Number(ms)))} ago`;
   return el("span", { title: age }, ms === null || ms === undefined ? "the end" : time(ms));
-}
-
-function wordsOf(error) {
-  if (error.code === "group-active") return `${error.message} To reset it all the same, tick the box.`;
-  return error.message;
 }

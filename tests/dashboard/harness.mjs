@@ -1,10 +1,12 @@
 // What the scripts share: a browser, a proxy that puts the server below a path, calls of the API, and checks.
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import http from "node:http";
 import { createRequire } from "node:module";
 import path from "node:path";
+import { promisify } from "node:util";
 
 const modules = createRequire(path.join(process.env.QUIPU_TEST_BROWSER, "package.json"));
 const { chromium } = modules("playwright-core");
@@ -78,6 +80,50 @@ export async function begin(server, { hosts = "" } = {}) {
     assert.deepEqual(proxy.state.seen, [], "all that the page loads lies below its own path");
   };
   return { api, base, browser, close, open, proxy: proxy.state, server };
+}
+
+/// From now on the page gets this answer to a call, so that what it shows can be compared with it.
+export async function answers(page, at, answer) {
+  await page.route((url) => url.pathname === PREFIX + at, (route) => route.fulfill({ json: answer }));
+}
+
+/// The rows of a table: the text of each cell by the name of its column.
+export function rowsOf(page, caption) {
+  return page.getByRole("table", { name: caption, exact: true }).evaluate((table) =>
+    [...table.tBodies[0].rows].map((row) => Object.fromEntries([...row.cells].map((cell) => [cell.dataset.label, cell.innerText.trim()]))));
+}
+
+/// The figures of a view: `{name: [value, what is said below it]}`.
+export function tilesOf(page) {
+  return page.locator(".tiles > div").evaluateAll((all) => Object.fromEntries(all.map((tile) => {
+    const below = tile.querySelector("small").innerText.trim();
+    return [tile.querySelector("dt").innerText, [tile.querySelector("dd").innerText.replace(below, "").trim(), below]];
+  })));
+}
+
+/// How the page writes numbers and times. Its results are fixed in `figures.mjs` and `warnings.mjs`.
+export async function formats() {
+  const text = await readFile(new URL("../../src/dashboard/format.js", import.meta.url), "utf8");
+  return import(`data:text/javascript,${encodeURIComponent(text)}`);
+}
+
+/// Presses a button that copies, and returns what it has copied.
+export async function copied(page, button) {
+  await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
+  await page.evaluate(() => navigator.clipboard.writeText(""));
+  await button.click();
+  return until(page, "a copied text", () => page.evaluate(() => navigator.clipboard.readText()));
+}
+
+/// Runs a command in a shell, and returns its answer, which is JSON.
+export async function answerOf(command, env = {}) {
+  assert.match(command, /^curl -s /);
+  const { stdout } = await promisify(execFile)("sh", ["-c", command], { env: { ...process.env, ...env }, maxBuffer: 1 << 26 });
+  try {
+    return JSON.parse(stdout);
+  } catch (error) {
+    throw new Error(`${command}: ${error.message}: ${stdout.slice(0, 300)}`);
+  }
 }
 
 /// Waits until `probe` returns something true; Playwright's patience is the bound, unless another is given.

@@ -97,7 +97,7 @@ export default async function run(server) {
   await page.getByRole("button", { name: "Reset whatever moves…" }).click();
   await dialog.getByText(/These figures may be others by then/).waitFor();
   await dialog.getByRole("button", { name: "Reset" }).click();
-  await page.getByText("Done: 1 partitions are reset.").waitFor();
+  await page.getByText("Done: 1 partition is reset.").waitFor();
   assert.equal((await api("GET", "/v1/groups/g02/lag")).lag, 0);
 
   // A page of a list is turned once, however often the button is pressed before the answer.

@@ -55,7 +55,7 @@ export default async function run(server) {
   await until(page, "the first page again", async () => (await page.locator(".place").first().innerText()) === first);
   await page.getByLabel("Header").fill("type=order.paid");
   await page.getByRole("button", { name: "Show" }).click();
-  await page.getByText("1 records, the newest first.").waitFor();
+  await page.getByText("1 record, the newest first.").waitFor();
 
   // Search says how far it has looked; what is found is shown as it was sent.
   await page.getByLabel("Header").fill("");
