@@ -176,8 +176,10 @@ async function pages(context, place, source, query, most) {
   await turn([undefined]);
 }
 
+const later = (one, other) => Number(other.timestamp) - Number(one.timestamp) || Number(other.offset) - Number(one.offset);
+
 function newestFirst(all) {
-  return [...all].sort((one, other) => Number(other.timestamp) - Number(one.timestamp) || Number(other.offset) - Number(one.offset));
+  return [...all].sort(later);
 }
 
 /// Pages of one partition by offset.
@@ -228,10 +230,10 @@ async function search(context, place, source, query, size) {
   put(place, el("div", { class: "pager" }, stop, on, status, command), list);
   let cursor;
   let looked = { records: 0, bytes: 0 };
-  let found = 0;
+  const finds = [];
   let running = null;
   const say = (words) => {
-    status.textContent = `${words} Looked at ${full(looked.records)} records (${bytes(looked.bytes)}) ${isBack ? "from the newest back" : "from the beginning on"}, found ${full(found)}.`;
+    status.textContent = `${words} Looked at ${full(looked.records)} records (${bytes(looked.bytes)}) ${isBack ? "from the newest back" : "from the beginning on"}, found ${full(finds.length)}.`;
   };
   function end(words) {
     running?.abort();
@@ -259,10 +261,16 @@ async function search(context, place, source, query, size) {
       }
       if (mine.signal.aborted) return;
       looked = { records: looked.records + Number(page.scanned_records), bytes: looked.bytes + Number(page.scanned_bytes) };
-      found += page.records.length;
       left -= page.records.length;
       const shown = isBack ? newestFirst(page.records) : page.records;
-      list.append(...shown.map((record) => item(record, source.shown)));
+      for (const record of shown) {
+        // A step that ends early has not looked back equally far in every partition: what is found later may belong further up.
+        let place = finds.length;
+        while (isBack && place > 0 && later(record, finds[place - 1].record) < 0) place -= 1;
+        const line = item(record, source.shown);
+        list.insertBefore(line, finds[place]?.line ?? null);
+        finds.splice(place, 0, { record, line });
+      }
       const isEnd = page.ended === "end" || !page.cursor;
       cursor = isEnd ? null : page.cursor;
       if (isEnd) return end("Everything is searched.");

@@ -79,7 +79,7 @@ async function fill(tools) {
     return read > 0 && written === 0 && (await api("GET", "/v1/topics/orders")).produce_rate === 0;
   });
   await send("busy", 200);
-  await api("GET", "/v1/topics/busy/partitions/0/records");
+  await api("GET", "/v1/topics/busy/partitions/0/records?offset=0");
   await until(page, "one that waits", async () => (await api("GET", "/v1/groups/waiting")).members.some(({ polling }) => polling));
   await page.close();
 }
