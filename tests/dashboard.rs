@@ -149,6 +149,10 @@ fn run_against(browser: &Browser, server: &Server, script: &str) {
         .arg(screenshots)
         .env("QUIPU_TEST_BROWSER", &browser.modules)
         .env("QUIPU_TEST_CHROMIUM", &browser.chromium)
+        .env(
+            "QUIPU_TEST_KAFKA",
+            server.kafka.map(|at| at.to_string()).unwrap_or_default(),
+        )
         .output()
         .expect("node runs");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -171,6 +175,53 @@ fn an_operator_finds_a_group_that_is_behind_and_mends_it() {
 #[test]
 fn every_view_is_accessible_and_fits_in_light_dark_and_narrow() {
     run("views", "", &[]);
+}
+
+#[test]
+fn figures_are_those_of_the_api() {
+    run("figures", "", &[]);
+}
+
+#[test]
+fn charts_draw_what_the_history_of_lag_says() {
+    run("chart", "", &[]);
+}
+
+#[test]
+fn records_are_found_by_every_way_to_begin_filter_and_search() {
+    run("browse", "", &[]);
+}
+
+#[test]
+fn what_an_operator_changes_on_the_page_is_changed_as_it_was_said() {
+    run("manage", "", &[("QUIPU_KAFKA_LISTEN", "127.0.0.1:0")]);
+}
+
+#[test]
+fn damage_and_a_disk_that_fills_up_are_said_above_every_view() {
+    let Some(browser) = browser() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data = dir.path().join("data");
+    let server = Server::start(&data);
+    server.create_topic("orders", 3);
+    for at in 0..10 {
+        let record = format!(r#"{{"records":[{{"partition":2,"value":{at}}}]}}"#);
+        server.expect(
+            200,
+            "POST",
+            "/v1/topics/orders/records",
+            "application/json",
+            record.as_bytes(),
+        );
+    }
+    server.stop();
+    // Ten batches of the same length: the last byte but two of the fourth is wrong.
+    let segment = data.join("topics/orders/2/00000000000000000000.log");
+    let mut bytes = std::fs::read(&segment).expect("a segment");
+    let batch = bytes.len() / 10;
+    bytes[4 * batch - 3] ^= 1;
+    std::fs::write(&segment, bytes).expect("it can be written");
+    run_against(&browser, &Server::start(&data), "banners");
 }
 
 #[test]

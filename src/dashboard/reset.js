@@ -116,10 +116,10 @@ export async function reset(context) {
     put(out, el("h2", {}, "Preview"), el("p", { class: after < before ? "note warn" : "note" }, words), shown.element,
       rows.length > SHOWN ? el("p", { class: "quiet" }, `${count(rows.length - SHOWN)} more partitions are in the sums.`) : null,
       el("div", { class: "actions" },
-        isHeld ? el("p", {}, "It cannot be done while members of Kafka's classic protocol are live. When they have stopped, preview again.")
-          : button(`Reset ${count(moved.length)} partition${moved.length === 1 ? "" : "s"}…`, () => ask(true), { class: "danger", disabled: moved.length === 0 }),
-        isMoving && !isHeld ? button("Reset whatever moves…", () => ask(false), { class: "danger" }) : null,
-        copyButton("Copy as curl", () => curl("POST", path, { body }))));
+        ...(isHeld ? [el("p", {}, "It cannot be done while members of Kafka's classic protocol are live. When they have stopped, preview again.")] : [
+          button(`Reset ${count(moved.length)} partition${moved.length === 1 ? "" : "s"}…`, () => ask(true), { class: "danger", disabled: moved.length === 0 }),
+          isMoving ? button("Reset whatever moves…", () => ask(false), { class: "danger" }) : null,
+          copyButton("Copy as curl", () => curl("POST", path, { body }))])));
   };
   const form = el("form", { class: "controls card", "aria-label": "Where to", onsubmit: (event) => { event.preventDefault(); preview(); } },
     chosen, field("Partitions", partitions, "Of one topic: numbers with commas"),

@@ -1,9 +1,9 @@
 // A disk that is really full (the server may write no larger files): the page says so, and what the operator deletes on the
 // page makes room again.
 
-import { assert, begin, isWell, until } from "./harness.mjs";
+import { assert, begin, inEveryMode, isWell, until } from "./harness.mjs";
 
-export default async function run(server) {
+export default async function run(server, screenshots) {
   const tools = await begin(server);
   await tools.api("PUT", "/v1/topics/large", { partitions: 1 });
   await tools.api("PUT", "/v1/topics/other", { partitions: 1 });
@@ -30,6 +30,11 @@ export default async function run(server) {
   });
   const banner = page.getByRole("region", { name: "Warnings" });
   await banner.getByText("The disk is full.").waitFor();
+  await inEveryMode(tools, screenshots, "full", "#/topics/large", async (one, go) => {
+    await go();
+    await one.getByRole("region", { name: "Warnings" }).getByText("Appends go on by themselves when there is space.").waitFor();
+    await one.getByRole("rowheader", { name: "retention_ms" }).waitFor();
+  });
   isTrying = false;
   await tries;
   await page.getByRole("button", { name: "Delete…" }).click();

@@ -14,6 +14,12 @@ const axePath = modules.resolve("axe-core/axe.min.js");
 
 export const PREFIX = "/some/where";
 
+/// How a page is looked at.
+export const MODES = [
+  ["light", { colorScheme: "light" }], ["dark", { colorScheme: "dark" }],
+  ["narrow", { viewport: { width: 360, height: 740 } }], ["narrow-dark", { colorScheme: "dark", viewport: { width: 360, height: 740 } }],
+];
+
 /// A reverse proxy, as in front of a real server: every address of the page must be relative. Counts open streams.
 async function proxyTo(server) {
   const target = new URL(server);
@@ -151,6 +157,19 @@ export async function isAccessible(page, name) {
 export async function fits(page, name) {
   const [wide, width] = await page.evaluate(() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]);
   assert.ok(wide <= width, `${name} is ${wide} wide on a screen of ${width}`);
+}
+
+/// Looks at a page in every mode; `ready` waits until it shows what it is to show.
+export async function inEveryMode(tools, screenshots, name, hash, ready) {
+  for (const [mode, options] of MODES) {
+    const page = await tools.open("#/nowhere", options);
+    await ready(page, async () => page.goto(`${tools.base}${hash}`));
+    await page.screenshot({ path: path.join(screenshots, `${name}-${mode}.png`), fullPage: true });
+    await isAccessible(page, `${name}, ${mode}`);
+    await fits(page, `${name}, ${mode}`);
+    isWell(page);
+    await page.close();
+  }
 }
 
 /// What a test of a page ends with.

@@ -1,4 +1,5 @@
-// A server with a thousand topics of six partitions and two hundred groups: lists are paged, and no table is long.
+// A server with a thousand topics of six partitions and two hundred groups: lists are paged, no table is long, and what a view
+// costs is bounded by what it shows.
 
 import { assert, begin, isWell, until } from "./harness.mjs";
 
@@ -47,5 +48,61 @@ export default async function run(server) {
   await page.getByRole("link", { name: "Records" }).first().click();
   await page.locator("summary").first().waitFor();
   isWell(page);
+  await page.close();
+  for (const view of VIEWS) await isBounded(tools, view);
   await tools.close();
+}
+
+/// What ten seconds of a view cost at most: `[address, rows, elements, calls, bytes, elements that are made anew]`. With all
+/// 200 groups and 1,000 topics instead of a page of them it would be five times that.
+const VIEWS = [
+  ["#/", 40, 900, 16, 120000, 200],
+  ["#/topics", 100, 1700, 10, 160000, 50],
+  ["#/groups", 100, 2400, 11, 160000, 500],
+  ["#/groups/group-199", 30, 900, 18, 60000, 400],
+  ["#/topics/topic-0199", 20, 400, 14, 20000, 200],
+];
+
+/// The page asks for what it shows and draws what has changed, however much the server has. The page's clock is the test's,
+/// so that the number of calls does not depend on the machine.
+async function isBounded(tools, [hash, rows, elements, calls, bytes, anew]) {
+  const page = await tools.open("#/nowhere");
+  await page.clock.install();
+  const running = new Set();
+  let asked = 0;
+  let heard = 0;
+  page.on("request", (request) => {
+    running.add(request);
+    asked += 1;
+  });
+  page.on("requestfinished", async (request) => {
+    heard += (await request.sizes()).responseBodySize;
+    running.delete(request);
+  });
+  page.on("requestfailed", (request) => running.delete(request));
+  await page.goto(`${tools.base}${hash}`);
+  await page.clock.pauseAt(await page.evaluate(() => Date.now() + 1000));
+  const second = async () => {
+    await page.clock.runFor(1000);
+    await until(page, "all answers", () => running.size === 0);
+  };
+  await page.locator("tbody tr").first().waitFor();
+  // Once all that refreshes itself has been there.
+  for (let at = 0; at < 4; at += 1) await second();
+  await page.evaluate(() => {
+    globalThis.made = 0;
+    const seen = (all) => all.forEach(({ addedNodes }) => addedNodes.forEach((node) => {
+      if (node instanceof Element) globalThis.made += 1 + node.querySelectorAll("*").length;
+    }));
+    new MutationObserver(seen).observe(document.body, { childList: true, subtree: true });
+  });
+  [asked, heard] = [0, 0];
+  for (let at = 0; at < 10; at += 1) await second();
+  const cost = await page.evaluate(() => [document.querySelectorAll("tbody tr").length, document.querySelectorAll("*").length]);
+  cost.push(asked, heard, await page.evaluate(() => globalThis.made));
+  const most = [rows, elements, calls, bytes, anew];
+  assert.ok(cost.every((value, at) => value <= most[at]), `${hash} costs ${cost}, at most ${most}`);
+  assert.ok(asked > 5, "it refreshes itself");
+  isWell(page);
+  await page.close();
 }

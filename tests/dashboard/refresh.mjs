@@ -106,6 +106,15 @@ export default async function run(server) {
   await page.getByText("1 to 100", { exact: true }).waitFor();
   await page.getByRole("button", { name: "Next" }).evaluate((button) => { button.click(); button.click(); });
   await page.getByText("101 to 200", { exact: true }).waitFor();
+  // By keyboard, the button can be pressed again.
+  await page.getByRole("button", { name: "Previous" }).click();
+  await page.getByText("1 to 100", { exact: true }).waitFor();
+  await page.getByRole("button", { name: "Next" }).focus();
+  await page.keyboard.press("Enter");
+  await page.getByText("101 to 200", { exact: true }).waitFor();
+  assert.equal(await focused(page), "Next");
+  await page.keyboard.press("Enter");
+  await page.getByText(/^201 to /).waitFor();
   isWell(page);
   await page.close();
 

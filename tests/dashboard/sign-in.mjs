@@ -1,7 +1,7 @@
 // A server where one has to sign in: a form, a session in a cookie, a stream through it, and out again.
 
 import path from "node:path";
-import { assert, begin, isAccessible, isWell } from "./harness.mjs";
+import { answerOf, assert, begin, copied, isAccessible, isWell } from "./harness.mjs";
 
 const TOKEN = "the-administrators-token";
 
@@ -29,6 +29,12 @@ export default async function run(server, screenshots) {
   assert.ok(!page.url().includes(TOKEN));
   await page.reload();
   await page.getByText("Live: waiting for records.").waitFor();
+  // A command names the token by a variable, and works where that is set.
+  await page.goto(`${tools.base}#/topics/orders`);
+  const command = await copied(page, page.getByRole("button", { name: "Copy as curl" }));
+  assert.ok(command.includes("$QUIPU_TOKEN") && !command.includes(TOKEN), command);
+  assert.equal((await answerOf(command, { QUIPU_TOKEN: TOKEN })).name, "orders");
+  assert.equal((await answerOf(command, { QUIPU_TOKEN: "not-the-token" })).code, "unauthenticated");
   await page.getByRole("button", { name: "Sign out" }).click();
   await token.waitFor();
   isWell(page);

@@ -1,7 +1,7 @@
-// Every view in light, dark and narrow: nothing serious for axe, nothing wider than the screen, and a screenshot of each.
+// Every view in light and dark, wide and narrow: nothing serious for axe, nothing wider than the screen, and a screenshot of each.
 
 import path from "node:path";
-import { assert, begin, fits, isAccessible, isWell } from "./harness.mjs";
+import { MODES, assert, begin, fits, isAccessible, isWell } from "./harness.mjs";
 import { fill } from "./data.mjs";
 
 /// A view, and what is there once it is drawn.
@@ -43,8 +43,6 @@ const VIEWS = [
   }],
   ["missing", "#/nowhere", (page) => page.getByText("does not exist")],
 ];
-
-const MODES = [["light", { colorScheme: "light" }], ["dark", { colorScheme: "dark" }], ["narrow", { viewport: { width: 360, height: 740 } }]];
 
 export default async function run(server, screenshots) {
   const tools = await begin(server);
