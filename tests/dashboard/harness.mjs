@@ -163,7 +163,10 @@ export async function fits(page, name) {
 export async function inEveryMode(tools, screenshots, name, hash, ready) {
   for (const [mode, options] of MODES) {
     const page = await tools.open("#/nowhere", options);
-    await ready(page, async () => page.goto(`${tools.base}${hash}`));
+    await ready(page, async () => {
+      await page.goto(`${tools.base}${hash}`);
+      await page.reload();
+    });
     await page.screenshot({ path: path.join(screenshots, `${name}-${mode}.png`), fullPage: true });
     await isAccessible(page, `${name}, ${mode}`);
     await fits(page, `${name}, ${mode}`);
