@@ -22,6 +22,6 @@ export function groups(context) {
     what: "list of lags that is sorted or filtered",
   });
   const past = el("div");
-  context.main.append(past, list);
-  context.live(past, (signal) => loadSparks(sparks, signal), 10000);
+  context.main.append(past, list.element);
+  context.live(past, (signal) => loadSparks(sparks, signal, list.draw), 10000);
 }

@@ -91,12 +91,13 @@ export function lagColumns(sparks) {
   ];
 }
 
-/// The past lag of all groups, for the small lines. A server without it leaves them empty.
-export async function loadSparks(sparks, signal) {
+/// The past lag of all groups, for the small lines, which `draw` draws. A server without it leaves them empty.
+export async function loadSparks(sparks, signal, draw) {
   try {
     const { series } = await get(at("v1", "lag", "history"), { steps: 60 }, { signal });
     sparks.clear();
     for (const { group, lag } of series) sparks.set(group, lag);
+    draw();
   } catch (error) {
     if (!(error instanceof Problem && (error.isMissing || error.status === 400))) throw error;
   }

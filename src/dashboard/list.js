@@ -3,7 +3,8 @@
 import { button, el, field, href, nextButton, say, select, table } from "./dom.js";
 import { count } from "./format.js";
 
-/// A paged list with a box to filter by name. `load({q, sort, after, limit})` answers `{items, next}`.
+/// A paged list with a box to filter by name: its element, and `draw()`, which draws the same items anew. `load({q, sort,
+/// after, limit})` answers `{items, next}`.
 export function pagedList(context, { caption, columns, keyOf, sorts, sort, load, nothing, what, every = 3000 }) {
   const state = { q: context.query.q ?? "", sort: context.query.sort ?? sort, trail: [] };
   const rows = table(caption, columns, keyOf);
@@ -14,6 +15,8 @@ export function pagedList(context, { caption, columns, keyOf, sorts, sort, load,
   const on = nextButton(() => next, (from) => { next = null; state.trail.push(from); again(); });
   const pager = el("div", { class: "pager" }, back, where, on);
   let next = null;
+  let shown = null;
+  const draw = () => shown && rows.update(shown, state.q ? `No name contains “${state.q}”.` : nothing);
   const place = el("div", {},
     el("form", { class: "controls", role: "search", onsubmit: (event) => event.preventDefault() },
       field("Name contains", filter), field("Sorted by", order)),
@@ -21,7 +24,8 @@ export function pagedList(context, { caption, columns, keyOf, sorts, sort, load,
   const read = async (signal) => {
     const page = await load({ q: state.q, sort: state.sort, after: state.trail[state.trail.length - 1], limit: 100 }, signal);
     next = page.next ?? null;
-    rows.update(page.items, state.q ? `No name contains “${state.q}”.` : nothing);
+    shown = page.items;
+    draw();
     back.disabled = state.trail.length === 0;
     on.disabled = next === null;
     pager.hidden = back.disabled && on.disabled;
@@ -42,5 +46,5 @@ export function pagedList(context, { caption, columns, keyOf, sorts, sort, load,
     typing = setTimeout(changed, 200);
   });
   order.addEventListener("change", changed);
-  return place;
+  return { element: place, draw };
 }

@@ -20,12 +20,15 @@ export function overview(context) {
   const topicSection = el("section", { "aria-label": "Topics" }, el("h2", {}, "Topics"), names.element, moreTopics);
   context.main.append(first, groupSection, topicSection);
 
+  let furthest = null;
+  const draw = () => furthest && lags.update(furthest, "No group has read anything yet.");
   context.live(groupSection, async (signal) => {
     const { groups, next } = await get(at("v1", "lag"), { sort: "lag", limit: SHOWN }, { signal });
-    lags.update(groups, "No group has read anything yet.");
+    furthest = groups;
+    draw();
     keep(moreGroups, next ? link("All groups", ["groups"]) : null);
   }, 2000, "list of lags that is sorted");
-  context.live(el("div"), (signal) => loadSparks(sparks, signal), 10000);
+  context.live(el("div"), (signal) => loadSparks(sparks, signal, draw), 10000);
 
   context.live(topicSection, async (signal) => {
     const { topics, next } = await get(at("v1", "topics"), { sort: "rate", limit: SHOWN, config: "false" }, { signal });

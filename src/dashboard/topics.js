@@ -38,5 +38,5 @@ export function topics(context) {
     nothing: "There is no topic yet.",
     what: "list of topics that is sorted or filtered",
   });
-  context.main.append(el("div", { class: "actions" }, button("Create a topic", () => createTopic())), list);
+  context.main.append(el("div", { class: "actions" }, button("Create a topic", () => createTopic())), list.element);
 }

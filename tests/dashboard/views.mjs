@@ -6,8 +6,8 @@ import { fill } from "./data.mjs";
 
 /// A view, and what is there once it is drawn.
 const VIEWS = [
-  ["overview", "#/", (page) => page.getByRole("link", { name: "billing" })],
-  ["groups", "#/groups", (page) => page.getByRole("link", { name: "workers" })],
+  ["overview", "#/", (page) => page.getByRole("img", { name: "Lag of billing over the past hour" })],
+  ["groups", "#/groups", (page) => page.getByRole("img", { name: "Lag of workers over the past hour" })],
   ["topics", "#/topics", (page) => page.getByRole("link", { name: "payments", exact: true })],
   ["group", "#/groups/billing", (page) => page.getByRole("row", { name: /^payments 0/ })],
   ["queue", "#/groups/workers", (page) => page.getByRole("table", { name: "Leased records" })],
