@@ -1,7 +1,7 @@
 // Figures are those of the API: lag in records and in time, trend, drain, expiry, members, leases, and sizes and rates of
 // topics. The page gets one real answer to each call for good, and at a time that stands still, so that all of it can be compared.
 
-import { answers, assert, begin, formats, isWell, rowsOf, tilesOf, until } from "./harness.mjs";
+import { answerOf, answers, assert, begin, copied, formats, isWell, rowsOf, tilesOf, until } from "./harness.mjs";
 import { poll, reject } from "./data.mjs";
 
 const HOUR = 3600000;
@@ -196,6 +196,16 @@ export default async function run(server) {
     "Lease ends": `in ${format.duration(Math.round((lease.lease_expires - now) / 1000) * 1000)}`,
   })));
   assert.equal((await rowsOf(queue, "Members"))[0].Has, "7 leased");
+  const command = () => copied(queue, queue.getByRole("button", { name: "Copy as curl" }).first());
+  const { group: name, lag, topics: of } = await answerOf(await command());
+  assert.deepEqual([name, lag, of.length], ["workers", group("workers").lag, 1]);
+  await queue.getByRole("link", { name: "Dead letters", exact: true }).click();
+  await queue.getByText("5 shown, with 2 reasons.").waitFor();
+  await queue.getByLabel("Reason").selectOption("invalid: no such account");
+  await queue.getByText("3 shown of 5, with 2 reasons.").waitFor();
+  const { dead_letters: letters } = await answerOf(await command());
+  assert.deepEqual(letters.map(({ state, reason }) => [state, reason]), letters.map(() => ["waiting", "invalid: no such account"]));
+  assert.deepEqual(await queue.locator(".letters .place").allInnerTexts(), letters.map(({ partition, offset }) => `${partition}:${offset}`));
   isWell(queue);
   await queue.close();
 
