@@ -1,7 +1,7 @@
 // Warnings above every view, each in light, dark and narrow: damage that is really there, and, in the words that a server has
 // for them, a disk that fills up and appends that have stopped. `full.mjs` fills a disk.
 
-import { answers, assert, begin, formats, inEveryMode, isWell, until } from "./harness.mjs";
+import { MODES, answers, assert, begin, formats, inModes, isWell, until } from "./harness.mjs";
 
 const format = await formats();
 const GIB = 2 ** 30;
@@ -15,9 +15,8 @@ export default async function run(server, screenshots) {
   const status = await api("GET", "/v1/status");
   assert.ok(status.disk.total_bytes > 0 && status.disk.free_bytes > 0 && "full_in_ms" in status);
   const disk = (free, soon) => ({ ...status, degraded: [], full_in_ms: soon, disk: { ...status.disk, free_bytes: free * GIB, total_bytes: 100 * GIB } });
-  const page = await tools.open("#/nowhere");
-  await answers(page, "/v1/status", disk(50, null));
-  await page.goto(`${tools.base}#/records/orders/2/3`);
+  const healthy = (one) => answers(one, "/v1/status", disk(50, null));
+  const page = await tools.open("#/records/orders/2/3", {}, healthy);
   const error = page.getByRole("alert");
   await error.getByText(/cannot be read|damaged/).waitFor();
   const { damage } = await api("GET", "/v1/damage");
@@ -34,12 +33,10 @@ export default async function run(server, screenshots) {
   await page.getByRole("link", { name: "Topics" }).first().click();
   await page.getByRole("row", { name: /^orders ?damaged/ }).waitFor();
   isWell(page);
-  await inEveryMode(tools, screenshots, "damage", "#/topics/orders", async (one, go) => {
-    await answers(one, "/v1/status", disk(50, null));
-    await go();
+  await inModes(tools, MODES, screenshots, "damage", "#/topics/orders", async (one) => {
     await banners(one).getByText("orders/2").waitFor();
     await one.getByText("Partition 2 cannot be read").waitFor();
-  });
+  }, healthy);
   // What was skipped on purpose is no warning any more.
   await api("POST", "/v1/topics/orders/partitions/2/damage/skip", { damaged_offset: from, damaged_until_offset: until_ });
   await until(page, "no warning", async () => (await banners(page).count()) === 0);
@@ -61,21 +58,20 @@ export default async function run(server, screenshots) {
     [{ ...disk(3, null), degraded: [stopped] }, [["bad", "Appends have stopped. Appends stopped after a failed write."], ["bad", "The disk is nearly full. 3 GiB of 100 GiB are free."]]],
   ];
   const shown = (one) => banners(one).evaluateAll((all) => all.map((each) => [each.classList[1], each.innerText]));
-  const watched = await tools.open("#/nowhere");
   for (const [answer, expected] of cases) {
-    await answers(watched, "/v1/status", answer);
-    await answers(watched, "/health/ready", { status: answer.degraded.length > 0 ? "degraded" : "ready", degraded: answer.degraded });
-    await watched.reload();
+    const watched = await tools.open("#/topics", {}, async (one) => {
+      await answers(one, "/v1/status", answer);
+      await answers(one, "/health/ready", { status: answer.degraded.length > 0 ? "degraded" : "ready", degraded: answer.degraded });
+    });
     await watched.getByText(`${format.bytes(answer.disk.free_bytes)} of 100 GiB free`).waitFor();
     await until(watched, JSON.stringify(expected), async () => JSON.stringify(await shown(watched)) === JSON.stringify(expected));
+    isWell(watched);
+    await watched.close();
   }
-  isWell(watched);
-  await watched.close();
-  await inEveryMode(tools, screenshots, "warnings", "#/topics", async (one, go) => {
-    await answers(one, "/v1/status", { ...disk(3, 5400000), degraded: [stopped] });
-    await go();
+  const warned = (one) => answers(one, "/v1/status", { ...disk(3, 5400000), degraded: [stopped] });
+  await inModes(tools, MODES, screenshots, "warnings", "#/topics", async (one) => {
     await banners(one).getByText("The disk is nearly full.").waitFor();
     assert.equal(await banners(one).count(), 2);
-  });
+  }, warned);
   await tools.close();
 }

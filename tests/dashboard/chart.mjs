@@ -125,9 +125,8 @@ export default async function run(server, screenshots) {
     return index < 60 ? index * 4000 : 240000 - (index - 60) * 3900;
   });
   for (const [mode, options] of [["light", {}], ["narrow-dark", { colorScheme: "dark", viewport: { width: 360, height: 740 } }]]) {
-    const long = await tools.open("#/nowhere", options);
-    await answers(long, at, { ...history, times, total: { lag: shape, lag_ms: shape, lag_bytes: shape } });
-    await long.goto(`${tools.base}#/groups/billing`);
+    const total = { lag: shape, lag_ms: shape, lag_bytes: shape };
+    const long = await tools.open("#/groups/billing", options, (one) => answers(one, at, { ...history, times, total }));
     await long.getByText("Lag of billing: now 9,900, at most 240K.").waitFor();
     const drawn = await chartOf(long);
     agrees(drawn, times, shape, format.count, `a long history, ${mode}`);
@@ -159,10 +158,10 @@ export default async function run(server, screenshots) {
   };
   const series = Object.entries(made).map(([group, values]) => ({ group, lag: values, lag_ms: values, lag_bytes: values }));
   for (const [groups, all] of [[lag.groups, past.series], [rows, series]]) {
-    const list = await tools.open("#/nowhere");
-    await answers(list, "/v1/lag", { groups });
-    await answers(list, "/v1/lag/history", { ...past, series: all });
-    await list.goto(`${tools.base}#/groups`);
+    const list = await tools.open("#/groups", {}, async (one) => {
+      await answers(one, "/v1/lag", { groups });
+      await answers(one, "/v1/lag/history", { ...past, series: all });
+    });
     await until(list, "a line for each group", async () => (await list.locator("svg.spark").count()) === groups.length);
     for (const { group, lag: values } of all) {
       const most = Math.max(1, ...values);

@@ -99,13 +99,10 @@ export default async function run(server) {
   const said = Object.fromEntries(await Promise.all(calls.map(async (at) => [at, await api("GET", at === "/v1/lag" ? "/v1/lag?sort=lag" : at === "/v1/topics" ? "/v1/topics?config=false" : at)])));
   const now = Date.now();
   const ago = (ms) => (ms === null ? "never" : now - ms < 1000 ? "now" : `${format.duration(now - ms).replace(/\.\d/, "")} ago`);
-  const open = async (hash) => {
-    const page = await tools.open("#/nowhere");
+  const open = (hash) => tools.open(hash, {}, async (page) => {
     await page.clock.setFixedTime(now);
     for (const at of calls) await answers(page, at, said[at]);
-    await page.goto(`${tools.base}${hash}`);
-    return page;
-  };
+  });
 
   // The world is the one that was to be made: else the comparison would be of dashes.
   const group = (name) => said["/v1/lag"].groups.find((row) => row.group === name);
@@ -135,9 +132,7 @@ export default async function run(server) {
     { ...group("billing"), group: "dying", expires_ms: 1800000, status: "behind" },
     { ...group("billing"), group: "lost", expires_ms: 0, status: "losing", state: "rebalancing" },
   ];
-  const rares = await tools.open("#/nowhere");
-  await answers(rares, "/v1/lag", { groups: rare });
-  await rares.goto(`${tools.base}#/groups`);
+  const rares = await tools.open("#/groups", {}, (page) => answers(page, "/v1/lag", { groups: rare }));
   await rares.getByRole("link", { name: "a-million" }).waitFor();
   const shown = await rowsOf(rares, "Groups with their lag");
   assert.deepEqual(shown.map(({ Status, Lag, Behind, Expires, Members }) => [Status, Lag, Behind, Expires, Members]), [

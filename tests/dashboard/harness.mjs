@@ -68,7 +68,8 @@ export async function begin(server, { hosts = "" } = {}) {
     assert.ok(response.ok, `${method} ${at}: ${response.status} ${answer}`);
     return answer ? JSON.parse(answer) : null;
   };
-  const open = async (hash = "", options = {}) => {
+  // `prepare` is for what has to be there before the page is.
+  const open = async (hash = "", options = {}, prepare = () => {}) => {
     const page = await browser.newPage({ viewport: { width: 1280, height: 900 }, ...options });
     page.setDefaultTimeout(60000);
     page.faults = [];
@@ -77,6 +78,7 @@ export async function begin(server, { hosts = "" } = {}) {
       // A refused call is a line in the console too; the page says it itself.
       if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) page.faults.push(message.text());
     });
+    await prepare(page);
     await page.goto(base + hash);
     return page;
   };
@@ -159,14 +161,11 @@ export async function fits(page, name) {
   assert.ok(wide <= width, `${name} is ${wide} wide on a screen of ${width}`);
 }
 
-/// Looks at a page in every mode; `ready` waits until it shows what it is to show.
-export async function inEveryMode(tools, screenshots, name, hash, ready) {
-  for (const [mode, options] of MODES) {
-    const page = await tools.open("#/nowhere", options);
-    await ready(page, async () => {
-      await page.goto(`${tools.base}${hash}`);
-      await page.reload();
-    });
+/// Looks at a page in these modes, once it shows what `ready` waits for.
+export async function inModes(tools, modes, screenshots, name, hash, ready, prepare) {
+  for (const [mode, options] of modes) {
+    const page = await tools.open(hash, options, prepare);
+    await ready(page);
     await page.screenshot({ path: path.join(screenshots, `${name}-${mode}.png`), fullPage: true });
     await isAccessible(page, `${name}, ${mode}`);
     await fits(page, `${name}, ${mode}`);

@@ -66,21 +66,21 @@ const VIEWS = [
 /// The page asks for what it shows and draws what has changed, however much the server has. The page's clock is the test's,
 /// so that the number of calls does not depend on the machine.
 async function isBounded(tools, [hash, rows, elements, calls, bytes, anew]) {
-  const page = await tools.open("#/nowhere");
-  await page.clock.install();
   const running = new Set();
   let asked = 0;
   let heard = 0;
-  page.on("request", (request) => {
-    running.add(request);
-    asked += 1;
+  const page = await tools.open(hash, {}, async (one) => {
+    one.on("request", (request) => {
+      running.add(request);
+      asked += 1;
+    });
+    one.on("requestfinished", async (request) => {
+      heard += (await request.sizes()).responseBodySize;
+      running.delete(request);
+    });
+    one.on("requestfailed", (request) => running.delete(request));
+    await one.clock.install();
   });
-  page.on("requestfinished", async (request) => {
-    heard += (await request.sizes()).responseBodySize;
-    running.delete(request);
-  });
-  page.on("requestfailed", (request) => running.delete(request));
-  await page.goto(`${tools.base}${hash}`);
   await page.clock.pauseAt(await page.evaluate(() => Date.now() + 1000));
   const second = async () => {
     await page.clock.runFor(1000);
