@@ -99,7 +99,9 @@ export default async function run(server) {
   const said = Object.fromEntries(await Promise.all(calls.map(async (at) => [at, await api("GET", at === "/v1/lag" ? "/v1/lag?sort=lag" : at === "/v1/topics" ? "/v1/topics?config=false" : at)])));
   const now = Date.now();
   const ago = (ms) => (ms === null ? "never" : now - ms < 1000 ? "now" : `${format.duration(now - ms).replace(/\.\d/, "")} ago`);
+  const asked = [];
   const open = (hash) => tools.open(hash, {}, async (page) => {
+    page.on("request", (request) => asked.push(request.url()));
     await page.clock.setFixedTime(now);
     for (const at of calls) await answers(page, at, said[at]);
   });
@@ -228,6 +230,9 @@ export default async function run(server) {
     Partition: String(row.partition), Records: String(row.end_offset - row.log_start_offset), Offsets: `${row.log_start_offset} to ${row.end_offset}`,
     Size: format.bytes(row.size_bytes), Segments: String(row.segments), Oldest: "3 h ago", Newest: "3 h ago",
   })));
+  await topic.getByRole("link", { name: "archive" }).waitFor();
+  assert.deepEqual(await rowsOf(topic, "Groups that read this topic"), said["/v1/lag"].groups.map(groupWords));
+  assert.ok(asked.some((url) => url.includes("/v1/lag?topic=payments&")), "it asks for those of this topic");
   const settings = await rowsOf(topic, "Settings");
   assert.deepEqual(settings.map(({ Setting, "Set by": by }) => [Setting, by]), Object.entries(described.config).map(([key, { source }]) => [key, source]));
   assert.deepEqual(settings.find(({ Setting }) => Setting === "retention_ms").Value, "18000000 (5 h)");
