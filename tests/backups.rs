@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http::Method;
 use quipu::settings::Config;
-use quipu_segments::{Progress, restore};
+use quipu_segments::{IfDamaged, Progress, restore};
 use serde_json::{Value, json};
 use support::{Service, has};
 use tempfile::TempDir;
@@ -56,7 +56,7 @@ async fn ended(service: &Service, name: &str) -> Value {
 fn restored(dir: &TempDir, name: &str) -> Service {
     let data = tempfile::tempdir().expect("a temporary directory");
     let copy = dir.path().join("backups").join(name);
-    restore(&copy, data.path(), &Progress::default()).expect("the backup is whole");
+    restore(&copy, data.path(), IfDamaged::Refuse, &Progress::default()).expect("the backup is whole");
     Service::in_dir(data)
 }
 

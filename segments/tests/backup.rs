@@ -8,6 +8,8 @@
 #[path = "crash/hook.rs"]
 #[allow(dead_code, reason = "the crash tests use the rest")]
 mod hook;
+#[path = "backup/rot.rs"]
+mod rot;
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -15,8 +17,8 @@ use std::sync::Arc;
 
 use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
 use quipu_segments::{
-    Backup, BackupState, Disk, Error, Log, Offset, Options, Progress, RealDisk, Restored, StateChange,
-    SystemClock, TopicSettings, TopicSpec, restore, restore_on,
+    Backup, BackupState, Disk, Error, IfDamaged, Log, Offset, Options, Progress, RealDisk, Restored,
+    StateChange, SystemClock, TopicSettings, TopicSpec, restore, restore_on,
 };
 use support::{
     DIR, NOW, TOPIC, append, append_one, open, options, partition, set_state, spec, start, store, values,
@@ -38,6 +40,7 @@ fn restore_at(disk: &SimDisk, copy: &str, data: &str) -> Result<Restored, Error>
         &clock,
         Path::new(copy),
         Path::new(data),
+        IfDamaged::Refuse,
         &Progress::default(),
     )
 }
@@ -172,7 +175,7 @@ fn on_a_real_file_system_unchanged_segments_are_the_same_files() {
     drop(log);
 
     let new = dir.path().join("new");
-    restore(&backups.join("b"), &new, &Progress::default()).unwrap();
+    restore(&backups.join("b"), &new, IfDamaged::Refuse, &Progress::default()).unwrap();
     // No file of the new directory is one of the copy's, and the times stay, for retention.
     let first = new.join("topics").join(TOPIC).join("0").join(&closed[0]);
     let was = std::fs::metadata(copied("b", &closed[0])).unwrap();
@@ -408,7 +411,15 @@ fn the_clock_of_the_system_is_enough_to_restore() {
     let disk: Arc<dyn Disk> = Arc::new(disk);
     let progress = Progress::default();
     let copy = Path::new("/quipu/backups/a");
-    let restored = restore_on(disk, &SystemClock::new(), copy, Path::new("/new"), &progress).unwrap();
+    let restored = restore_on(
+        disk,
+        &SystemClock::new(),
+        copy,
+        Path::new("/new"),
+        IfDamaged::Refuse,
+        &progress,
+    )
+    .unwrap();
     // Three passes, and the bytes of the state are not counted.
     assert_eq!(progress.bytes(), 3 * restored.bytes);
 }
@@ -482,7 +493,13 @@ fn backups_under_load_hold_every_request_whole_with_its_state() {
     });
     for number in 0..10 {
         let data = dir.path().join(format!("new{number}"));
-        restore(&backups.join(format!("b{number}")), &data, &Progress::default()).unwrap();
+        restore(
+            &backups.join(format!("b{number}")),
+            &data,
+            IfDamaged::Refuse,
+            &Progress::default(),
+        )
+        .unwrap();
         let new = Log::open(&data, Options::default()).unwrap();
         let last = new.state_get(b"last").unwrap();
         let last = u64::from_be_bytes(last[..].try_into().unwrap());

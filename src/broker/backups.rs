@@ -252,6 +252,7 @@ impl Parts {
                     bytes,
                     copied_bytes,
                     files = backup.files,
+                    damaged_files = backup.damaged_files,
                     held_us,
                     "a backup is whole"
                 );

@@ -6,6 +6,7 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::LazyLock;
 
 use anyhow::{Context, ensure};
@@ -159,15 +160,9 @@ async fn serve(args: &Args, config: Config, logging: &Logging) -> anyhow::Result
     notify::tell(notify::State::Ready);
     tracing::info!(address = %server.addr(), data, version = env!("CARGO_PKG_VERSION"), "the server is ready");
 
+    let reloads = || reload(args, &config, &server, logging);
     let name = tokio::select! {
-        name = async {
-            loop {
-                match signals.next().await {
-                    HANGUP if !stops_on_hangup => reload(args, &config, &server, logging).await,
-                    name => break name,
-                }
-            }
-        } => name,
+        name = asked_to_stop(&mut signals, stops_on_hangup, reloads) => name,
         () = server.failed() => {
             tracing::error!("appends have failed: the server stops, so that whoever supervises it starts it again");
             notify::tell(notify::State::Stopping);
@@ -188,9 +183,37 @@ async fn serve(args: &Args, config: Config, logging: &Logging) -> anyhow::Result
     Ok(())
 }
 
+/// Waits for a signal to stop, and returns its name. Reloads at every SIGHUP before, unless that stops, too. A reload may have
+/// to wait for an issuer; a signal to stop does not wait for the reload.
+async fn asked_to_stop(signals: &mut Signals, stops_on_hangup: bool, reload: impl AsyncFn()) -> &'static str {
+    let stops = |name: &str| name != HANGUP || stops_on_hangup;
+    loop {
+        let name = signals.next().await;
+        if stops(name) {
+            return name;
+        }
+        let mut is_wanted = true;
+        while is_wanted {
+            is_wanted = false;
+            let mut reloading = pin!(reload());
+            loop {
+                tokio::select! {
+                    () = &mut reloading => break,
+                    name = signals.next() => match stops(name) {
+                        true => return name,
+                        // What has changed since this reload has read it.
+                        false => is_wanted = true,
+                    },
+                }
+            }
+        }
+    }
+}
+
 /// Reads again what can change while the server runs: the log's level, and the files that settings name.
 async fn reload(args: &Args, config: &Config, server: &Server, logging: &Logging) {
     notify::tell(notify::State::Reloading);
+    let mut kept = Vec::new();
     match args.load() {
         Ok(new) => {
             logging.set_level(new.log_level);
@@ -202,13 +225,24 @@ async fn reload(args: &Args, config: &Config, server: &Server, logging: &Logging
                 );
             }
         }
-        Err(error) => tracing::error!(
-            error = format!("{error:#}"),
-            "the settings cannot be read again, so the log's level stays"
-        ),
+        Err(error) => {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the settings cannot be read again, so the log's level stays"
+            );
+            kept.push("log_level");
+        }
     }
-    server.reload().await;
-    tracing::info!(signal = HANGUP, "the server has read its files again");
+    kept.extend(server.reload().await);
+    if kept.is_empty() {
+        tracing::info!(signal = HANGUP, "the server has read its files again");
+    } else {
+        tracing::warn!(
+            signal = HANGUP,
+            kept = kept.join(","),
+            "the server has read its files again, and some are wrong: the former contents stay in force"
+        );
+    }
     notify::tell(notify::State::Ready);
 }
 

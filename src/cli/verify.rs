@@ -1,5 +1,6 @@
 //! `quipu verify`: checks every byte of a data directory that no server has open, and changes none. With `--repair` it
-//! makes repairs that lose no records, and skips the offsets that are named.
+//! makes repairs that lose no records, and skips the offsets that are named. Of a backup it checks the files, and
+//! repairs nothing.
 //!
 //! Exits 1 if it finds damage, or a difference that loses nothing; with `--repair` if some of it is left. Skipped
 //! offsets are only noted, and do not cause exit 1: an operator has decided on them, and they must not hide new damage.
@@ -12,17 +13,20 @@ use quipu::broker::caller::Caller;
 use quipu::broker::limits::Limits;
 use quipu::broker::topics::Topics;
 use quipu::broker::topics::skips::{Gap, Skips};
-use quipu_segments::{Clock, Finding, Log, Mended, Offset, Options, SystemClock, Verified, repair, verify};
+use quipu_segments::{
+    Clock, Finding, Log, Mended, Offset, Options, SystemClock, Verified, is_backup, repair, verify,
+};
 use serde_json::{Value, json};
 
-use super::output;
+use super::{backup, output};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quipu verify quipu-data
-  quipu verify quipu-data --repair --skip orders/3:100-250")]
+  quipu verify quipu-data --repair --skip orders/3:100-250
+  quipu verify /backups/monday")]
 pub(crate) struct Args {
-    /// The data directory
+    /// The data directory, or a backup
     #[arg(value_name = "DIR")]
     dir: PathBuf,
     /// Make repairs that lose no records: indexes, descriptions, a damaged slot of the checkpoint or the state, bytes that the journal still has
@@ -77,6 +81,15 @@ impl Skip {
 
 /// Runs the command; returns 1 if something is wrong.
 pub(crate) fn run(args: Args, is_json: bool) -> anyhow::Result<()> {
+    if is_backup(&args.dir) {
+        if args.repair {
+            bail!(
+                "{} is a backup, and nothing writes to a backup",
+                args.dir.display()
+            );
+        }
+        return backup::verify(&args.dir, is_json);
+    }
     let bar = ProgressBar::new_spinner();
     let style = ProgressStyle::with_template("{spinner} {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
@@ -187,7 +200,8 @@ fn is_skipped(finding: &Finding, verified: &Verified) -> bool {
     Skips::among(&verified.state, partition).covers(Gap { from, until })
 }
 
-fn sentence(finding: &Finding, is_skipped: bool) -> String {
+/// A finding in words.
+pub(super) fn sentence(finding: &Finding, is_skipped: bool) -> String {
     let kind = match (finding.is_damage, finding.is_fault) {
         (true, _) if !is_skipped => "damage",
         (false, true) => "fault",
@@ -205,24 +219,27 @@ fn sentence(finding: &Finding, is_skipped: bool) -> String {
     format!("{kind}: {}{position}{offsets}: {what}; {next}", path.display())
 }
 
+/// A finding in JSON.
+pub(super) fn found(finding: &Finding, is_skipped: bool) -> Value {
+    json!({
+        "damage": finding.is_damage,
+        "skipped": is_skipped,
+        "fault": finding.is_fault,
+        "partition": finding.partition,
+        "path": finding.path.display().to_string(),
+        "position": finding.position.map(|position| position.get()),
+        "from_offset": finding.offsets.map(|(from, _)| from.get()),
+        "until_offset": finding.offsets.map(|(_, until)| until.get()),
+        "what": finding.what,
+        "advice": finding.advice,
+    })
+}
+
 /// `damage`: the finding loses data; `skipped`: an operator has decided on it; `damaged` counts the others.
 fn report(mended: &[Mended], verified: &Verified, skipped_before: &[bool]) -> Value {
     let all = || verified.findings.iter().zip(skipped_before);
     let is_damaged = all().any(|(finding, is_skipped)| finding.is_damage && !is_skipped);
-    let findings = all().map(|(finding, is_skipped)| {
-        json!({
-            "damage": finding.is_damage,
-            "skipped": is_skipped,
-            "fault": finding.is_fault,
-            "partition": finding.partition,
-            "path": finding.path.display().to_string(),
-            "position": finding.position.map(|position| position.get()),
-            "from_offset": finding.offsets.map(|(from, _)| from.get()),
-            "until_offset": finding.offsets.map(|(_, until)| until.get()),
-            "what": finding.what,
-            "advice": finding.advice,
-        })
-    });
+    let findings = all().map(|(finding, is_skipped)| found(finding, *is_skipped));
     let repaired = |Mended { path, what }: &Mended| json!({"path": path.display().to_string(), "what": what});
     json!({
         "repaired": mended.iter().map(repaired).collect::<Vec<_>>(),

@@ -55,6 +55,8 @@ struct BackupBody {
     bytes: u64,
     /// The bytes that were written for it: the others are shared with the data directory or an earlier backup.
     copied_bytes: u64,
+    /// How many files of the log were found damaged, and are so in the backup. The server's log names them.
+    damaged_files: u64,
     /// When it was begun, in milliseconds since the Unix epoch. It holds all that was acknowledged as durable before.
     started: i64,
     /// When it was done or failed; null while it runs, and if it was interrupted.
@@ -75,6 +77,7 @@ impl From<Backup> for BackupBody {
             name: backup.name,
             bytes: backup.bytes,
             copied_bytes: backup.copied_bytes,
+            damaged_files: backup.damaged_files,
             started: backup.started.get(),
             finished: backup.finished.map(|time| time.get()),
             error: backup.error,

@@ -64,10 +64,10 @@ impl Issuer {
         }))
     }
 
-    /// Reads the keys again. Blocks.
-    pub(super) fn read(&self) {
+    /// Reads the keys again; returns whether they could be read. Blocks.
+    pub(super) fn read(&self) -> bool {
         // It logs its errors itself.
-        let _ = self.keys.read();
+        self.keys.read().is_ok()
     }
 
     /// Reads the keys again and again until the server stops; those of a URL for the first time now.

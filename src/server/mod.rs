@@ -294,21 +294,26 @@ impl Server {
 
     /// Reads again the files that settings name, now rather than at their next look: the administrator's token, the
     /// certificate with its key, the authorities of client certificates, the keys for JWTs. What is wrong with them is
-    /// logged, and the old stays in force.
-    pub async fn reload(&self) {
+    /// logged, and the old stays in force. Returns the settings of which that is so.
+    ///
+    /// The keys for JWTs may be waited for: dropping the future ends the wait, and the files are read all the same.
+    pub async fn reload(&self) -> Vec<&'static str> {
         let (app, tls, issuer) = (self.app.clone(), self.tls.clone(), self.issuer.clone());
         let read = move || {
+            let mut kept = Vec::new();
             if let Err(error) = admin_token::reload(&app) {
                 tracing::error!(%error, "the former token of the administrator stays in force");
+                kept.push("admin_token_file");
             }
-            if let Some(tls) = tls {
-                tls.reload();
+            if tls.is_some_and(|tls| !tls.reload()) {
+                kept.push("tls_cert");
             }
-            if let Some(issuer) = issuer {
-                issuer.read();
+            if issuer.is_some_and(|issuer| !issuer.read()) {
+                kept.push("jwt_keys");
             }
+            kept
         };
-        let _ = tokio::task::spawn_blocking(read).await;
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 
     /// Returns when the log refuses appends until a restart, if that is to end the server (`on_log_failed=exit`).

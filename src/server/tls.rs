@@ -36,7 +36,7 @@ pub(super) struct Tls {
     files: Files,
     /// What the files held when they were last read, or why they could not be read. Held while they are read, so that
     /// two readers take turns.
-    seen: Mutex<Result<Contents, String>>,
+    seen: Mutex<Seen>,
     /// In force for new connections; replaced whole.
     config: RwLock<Arc<ServerConfig>>,
     metrics: Arc<Metrics>,
@@ -134,6 +134,13 @@ fn certificates(setting: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>
     }
 }
 
+/// The last look at the files.
+struct Seen {
+    found: Result<Contents, String>,
+    /// Whether what they held is used, and not what they held before.
+    is_in_force: bool,
+}
+
 impl Tls {
     /// What the settings say; `None` without a certificate. Blocks on the files.
     ///
@@ -153,7 +160,10 @@ impl Tls {
         metrics.certificate_expires_ms.store(expires_ms, Relaxed);
         Ok(Some(Self {
             files,
-            seen: Mutex::new(Ok(contents)),
+            seen: Mutex::new(Seen {
+                found: Ok(contents),
+                is_in_force: true,
+            }),
             config: RwLock::new(Arc::new(built)),
             metrics,
         }))
@@ -164,17 +174,19 @@ impl Tls {
         TlsAcceptor::from(self.config.read().clone())
     }
 
-    /// Reads the files again, and takes what they hold if it is new and fits together. Blocks on the files.
-    pub(super) fn reload(&self) {
+    /// Reads the files again, and takes what they hold if it is new and fits together. Returns whether what they hold is in
+    /// force now. Blocks on the files.
+    pub(super) fn reload(&self) -> bool {
         let mut seen = self.seen.lock();
         let found = self.files.read();
-        if *seen == found {
-            return;
+        if seen.found == found {
+            return seen.is_in_force;
         }
         let built = match &found {
             Ok(contents) => contents.build(),
             Err(error) => Err(error.clone()),
         };
+        let is_in_force = built.is_ok();
         match built {
             Ok((config, expires_ms)) => {
                 *self.config.write() = Arc::new(config);
@@ -183,7 +195,8 @@ impl Tls {
             }
             Err(error) => tracing::error!(error, "the old certificate stays in force"),
         }
-        *seen = found;
+        *seen = Seen { found, is_in_force };
+        is_in_force
     }
 }
 
@@ -196,6 +209,7 @@ pub(super) async fn watch(tls: Arc<Tls>, mut stopping: watch::Receiver<bool>) {
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
         let tls = tls.clone();
+        // It logs what is wrong itself.
         let _ = tokio::task::spawn_blocking(move || tls.reload()).await;
     }
 }

@@ -1,8 +1,12 @@
-//! The files of a copy: each is linked, or copied and synced, and its checksum is known.
+//! The files of a copy: each is linked, or copied and synced, and read from its beginning to its end.
+//!
+//! Also a file that is linked is read: disks change bytes without an error, and the times of a file do not show it. If a
+//! file is not what an earlier copy had, the other of the two is used if that one is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::manifest::{FileContents, Sum};
 use super::progress::Progress;
@@ -11,6 +15,9 @@ use crate::io::disk::{Disk, DiskFile, OpenMode};
 use crate::types::TimestampMs;
 
 const CHUNK_BYTES: u64 = 1 << 20;
+/// A disk fails to read no less than this.
+const BLOCK_BYTES: usize = 4 << 10;
+const CHANGED: &str = "it has changed since an earlier backup, although nothing was written to it";
 
 /// Files that were made earlier, by their paths below a copy's directory of topics.
 pub(super) type Known = BTreeMap<PathBuf, FileContents>;
@@ -27,6 +34,15 @@ pub(super) struct Files<'a> {
     pub(super) progress: &'a Progress,
     /// Those of them that share nothing with other files.
     pub(super) copied: BTreeSet<PathBuf>,
+}
+
+/// A file of the other copy that has the length and the time of the one that is made.
+struct Earlier {
+    path: PathBuf,
+    /// What a file of this length and time holds, if it is not damaged.
+    whole: Sum,
+    /// Whether the other copy had that.
+    is_whole: bool,
 }
 
 /// A file to be copied.
@@ -61,29 +77,31 @@ impl Files<'_> {
             self.done.remove(source.place);
             self.copied.remove(source.place);
         }
-        let known = self.previous.as_ref().and_then(|(dir, files)| {
-            let known = files.get(source.place).filter(is_same)?;
-            Some((dir.join(source.place), known.sum))
+        let earlier = self.previous.as_ref().and_then(|(dir, files)| {
+            let file = files.get(source.place).filter(is_same)?;
+            Some(Earlier {
+                path: dir.join(source.place),
+                whole: file.whole(),
+                is_whole: file.whole_crc32.is_none(),
+            })
         });
-        let sum = match self.link(source, known, &to)? {
-            Some(sum) => sum,
-            None => match copy(self.disk, &source.path, &to, source.bytes, self.progress)? {
-                Some((sum, file)) => {
-                    if let Some(modified) = source.modified {
-                        file.set_modified(modified);
-                    }
-                    file.sync_data().at("syncing", &to)?;
-                    self.copied.insert(source.place.to_path_buf());
-                    sum
-                }
-                None => return Ok(None),
-            },
+        let Some(sum) = self.obtain(source, earlier.as_ref(), &to)? else {
+            return Ok(None);
         };
+        let whole = earlier.map(|earlier| earlier.whole).filter(|whole| *whole != sum);
+        if whole.is_some() {
+            tracing::error!(
+                file = %source.path.display(),
+                what = CHANGED,
+                "a file is damaged, and this backup has it as it is; quipu verify says what is lost"
+            );
+        }
         let name = source.place.file_name().unwrap_or_default();
         let made = FileContents {
             name: name.to_string_lossy().into_owned(),
             sum,
             modified: source.modified,
+            whole_crc32: whole.map(|whole| whole.crc32),
         };
         self.done.insert(source.place.to_path_buf(), made.clone());
         Ok(Some(made))
@@ -107,29 +125,100 @@ impl Files<'_> {
         Ok(copied_bytes)
     }
 
-    /// Links the source, or the same file in the other copy; `None` if neither can be done.
-    fn link(&self, source: &Source<'_>, known: Option<(PathBuf, Sum)>, to: &Path) -> Result<Option<Sum>> {
-        if source.may_be_linked && self.disk.hard_link(&source.path, to).is_ok() {
-            let sum = match known {
-                Some((_, sum)) => {
-                    self.progress.add(sum.bytes);
-                    sum
+    /// Makes the file of its source, or of the same file in the other copy; returns what it holds. `None` if the source
+    /// is gone.
+    fn obtain(&mut self, source: &Source<'_>, earlier: Option<&Earlier>, to: &Path) -> Result<Option<Sum>> {
+        let is_whole = |sum: Sum| earlier.is_none_or(|earlier| earlier.whole == sum);
+        let before = self.progress.bytes();
+        let discard = || -> Result<()> {
+            self.progress.set(before);
+            self.disk.remove_file(to).at("removing", to)
+        };
+        let mut found = Ok(None);
+        let mut wrong = None;
+        if source.may_be_linked {
+            found = self.link(&source.path, source.bytes, to);
+            match &found {
+                Ok(Some(sum)) if is_whole(*sum) => return found,
+                Ok(Some(_)) => {
+                    discard()?;
+                    wrong = Some(CHANGED.to_owned());
                 }
-                None => sum_of(self.disk, to, self.progress)?,
-            };
-            if sum.bytes == source.bytes {
-                return Ok(Some(sum));
+                Ok(None) => {}
+                Err(Error::Cancelled) => return found,
+                Err(error) => {
+                    self.progress.set(before);
+                    wrong = Some(error.to_string());
+                }
             }
-            // It is longer than what was published, which should not be: copy only that.
-            self.disk.remove_file(to).at("removing", to)?;
         }
-        if let Some((path, sum)) = known
-            && self.disk.hard_link(&path, to).is_ok()
+        if let Some(earlier) = earlier.filter(|earlier| earlier.is_whole) {
+            match self.link(&earlier.path, source.bytes, to) {
+                Ok(Some(sum)) if is_whole(sum) => {
+                    if let Some(what) = wrong {
+                        tracing::error!(
+                            file = %source.path.display(),
+                            what,
+                            "a file is damaged: this backup has that of an earlier backup, which is whole"
+                        );
+                    }
+                    return Ok(Some(sum));
+                }
+                Ok(Some(_)) => {
+                    discard()?;
+                    earlier.report(CHANGED);
+                }
+                Ok(None) => {}
+                Err(Error::Cancelled) => return Err(Error::Cancelled),
+                Err(error) => {
+                    self.progress.set(before);
+                    earlier.report(&error.to_string());
+                }
+            }
+        }
+        // Nothing better was found than what is there. If it is gone by now, the copy below notices.
+        if let Some(sum) = found?
+            && self.disk.hard_link(&source.path, to).is_ok()
         {
             self.progress.add(sum.bytes);
             return Ok(Some(sum));
         }
-        Ok(None)
+        let Some((sum, file)) = copy(self.disk, &source.path, to, source.bytes, self.progress)? else {
+            return Ok(None);
+        };
+        if let Some(modified) = source.modified {
+            file.set_modified(modified);
+        }
+        file.sync_data().at("syncing", to)?;
+        self.copied.insert(source.place.to_path_buf());
+        Ok(Some(sum))
+    }
+
+    /// Links a file of that length and reads it; `None` if it cannot be linked, or is of another length: then there is
+    /// nothing at `to`.
+    ///
+    /// # Errors
+    /// Those of reading it, which leave nothing at `to` either.
+    fn link(&self, from: &Path, bytes: u64, to: &Path) -> Result<Option<Sum>> {
+        if self.disk.hard_link(from, to).is_err() {
+            return Ok(None);
+        }
+        let sum = sum_of(self.disk, to, self.progress);
+        if sum.as_ref().is_ok_and(|sum| sum.bytes == bytes) {
+            return sum.map(Some);
+        }
+        self.disk.remove_file(to).at("removing", to)?;
+        sum.map(|_| None)
+    }
+}
+
+impl Earlier {
+    fn report(&self, what: &str) {
+        tracing::error!(
+            file = %self.path.display(),
+            what,
+            "a file of an earlier backup is damaged, and that backup with it: this one does without it"
+        );
     }
 }
 
@@ -140,7 +229,28 @@ pub(super) fn copy(
     to: &Path,
     bytes: u64,
     progress: &Progress,
-) -> Result<Option<(Sum, std::sync::Arc<dyn DiskFile>)>> {
+) -> Result<Option<(Sum, Arc<dyn DiskFile>)>> {
+    copy_as(disk, from, to, bytes, read, progress)
+}
+
+/// The same for a file that is damaged: blocks that cannot be read become zeros.
+pub(super) fn salvage(
+    disk: &dyn Disk,
+    from: &Path,
+    to: &Path,
+    progress: &Progress,
+) -> Result<Option<(Sum, Arc<dyn DiskFile>)>> {
+    copy_as(disk, from, to, u64::MAX, read_or_zeros, progress)
+}
+
+fn copy_as(
+    disk: &dyn Disk,
+    from: &Path,
+    to: &Path,
+    bytes: u64,
+    read: Read,
+    progress: &Progress,
+) -> Result<Option<(Sum, Arc<dyn DiskFile>)>> {
     let source = match disk.open(from, OpenMode::Read) {
         Ok(source) => source,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -148,7 +258,7 @@ pub(super) fn copy(
     };
     let file = disk.open(to, OpenMode::Create).at("making", to)?;
     file.set_len(0).at("making", to)?;
-    let sum = walk(&*source, from, bytes, progress, |position, chunk| {
+    let sum = walk((&*source, from), bytes, read, progress, |position, chunk| {
         file.write_all_at(&[IoSlice::new(chunk)], position)
             .at("writing", to)
     })?;
@@ -163,24 +273,45 @@ pub(super) fn sum_of(disk: &dyn Disk, path: &Path, progress: &Progress) -> Resul
     let file = disk
         .open(path, OpenMode::Read)
         .map_err(|error| Error::reading(format!("opening {}", path.display()), error))?;
-    walk(&*file, path, u64::MAX, progress, |_, _| Ok(()))
+    walk((&*file, path), u64::MAX, read, progress, |_, _| Ok(()))
+}
+
+/// Fills a buffer from a position on; returns how much there was.
+type Read = fn(&dyn DiskFile, &mut [u8], u64) -> io::Result<usize>;
+
+fn read(file: &dyn DiskFile, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+    file.read_at(buffer, position)
+}
+
+fn read_or_zeros(file: &dyn DiskFile, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+    if let Ok(read) = file.read_at(buffer, position) {
+        return Ok(read);
+    }
+    let length = file.len()?.saturating_sub(position).min(buffer.len() as u64) as usize;
+    for (index, block) in buffer[..length].chunks_mut(BLOCK_BYTES).enumerate() {
+        let at = position + (index * BLOCK_BYTES) as u64;
+        if file.read_at(block, at).ok() != Some(block.len()) {
+            block.fill(0);
+        }
+    }
+    Ok(length)
 }
 
 fn walk(
-    file: &dyn DiskFile,
-    path: &Path,
+    (file, path): (&dyn DiskFile, &Path),
     bytes: u64,
+    read: Read,
     progress: &Progress,
     mut take: impl FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<Sum> {
+    file.expect_one_read();
     let mut hasher = crc32fast::Hasher::new();
     let mut buffer = vec![0; CHUNK_BYTES.min(bytes) as usize];
     let mut position = 0;
     while position < bytes {
         progress.check()?;
         let wanted = (bytes - position).min(CHUNK_BYTES) as usize;
-        let read = file
-            .read_at(&mut buffer[..wanted], position)
+        let read = read(file, &mut buffer[..wanted], position)
             .map_err(|error| Error::reading(format!("reading {}", path.display()), error))?;
         let chunk = &buffer[..read];
         hasher.update(chunk);
@@ -195,4 +326,33 @@ fn walk(
         bytes: position,
         crc32: hasher.finalize(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{Fault, IoKind, SimDisk};
+
+    #[test]
+    fn only_the_blocks_that_cannot_be_read_become_zeros() {
+        let disk = SimDisk::new(1);
+        let [from, to] = ["/from", "/to"].map(Path::new);
+        let file = disk.open(from, OpenMode::Create).unwrap();
+        let written = vec![7; 2 * BLOCK_BYTES + 100];
+        file.write_all_at(&[IoSlice::new(&written)], 0).unwrap();
+        // All at once, and then the second block.
+        for after in [0, 2] {
+            disk.fail(Fault::once(IoKind::Read, after).on("/from"));
+        }
+        assert!(copy(&disk, from, to, u64::MAX, &Progress::default()).is_err());
+        disk.clear_faults();
+        for after in [0, 2] {
+            disk.fail(Fault::once(IoKind::Read, after).on("/from"));
+        }
+        let (sum, _) = salvage(&disk, from, to, &Progress::default()).unwrap().unwrap();
+        let mut expected = written;
+        expected[BLOCK_BYTES..2 * BLOCK_BYTES].fill(0);
+        assert_eq!(disk.contents(to).unwrap(), expected);
+        assert_eq!(sum, Sum::of(&expected));
+    }
 }

@@ -9,7 +9,7 @@ use crate::files::description::TopicBody;
 use crate::files::layout::BACKUP_FILE;
 use crate::files::sealed::{self, SealError, replace_file, seal_json, unseal_json};
 use crate::files::slots::{list_if_exists, read_if_exists};
-use crate::io::disk::Disk;
+use crate::io::disk::{Disk, RealDisk};
 use crate::types::{Offset, TimestampMs};
 
 const MAGIC: &str = "quipu-backup";
@@ -55,6 +55,9 @@ pub struct Backup {
     pub copied_bytes: u64,
     /// How many files of segments and indexes it has.
     pub files: u64,
+    /// How many of them are damaged, as the files of the log are that they were made of.
+    #[serde(default)]
+    pub damaged_files: u64,
     /// For how many microseconds no round of appends could begin.
     pub held_us: u64,
     /// Why it failed.
@@ -136,6 +139,19 @@ pub(super) struct FileContents {
     pub(super) sum: Sum,
     /// When the file that it was made of was last written.
     pub(super) modified: Option<TimestampMs>,
+    /// The checksum that the same file had in an earlier copy, if it is another one: it has been damaged since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) whole_crc32: Option<u32>,
+}
+
+impl FileContents {
+    /// What it held before it was damaged, or holds.
+    pub(super) fn whole(&self) -> Sum {
+        Sum {
+            crc32: self.whole_crc32.unwrap_or(self.sum.crc32),
+            ..self.sum
+        }
+    }
 }
 
 impl Backup {
@@ -150,6 +166,7 @@ impl Backup {
             bytes: 0,
             copied_bytes: 0,
             files: 0,
+            damaged_files: 0,
             held_us: 0,
             error: None,
             contents: None,
@@ -192,10 +209,7 @@ impl Backup {
 
 /// What a file of a backup is refused with.
 pub(super) fn damaged(path: &Path, what: &str) -> Error {
-    Error::Directory(format!(
-        "the backup is damaged, and nothing was restored: {}: {what}",
-        path.display()
-    ))
+    Error::Directory(format!("the backup is damaged: {}: {what}", path.display()))
 }
 
 fn refusal(path: &Path, error: SealError) -> Error {
@@ -218,6 +232,11 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
             "a backup's name has 1 to {MAX_NAME_BYTES} of the characters A-Z a-z 0-9 . _ -, and does not begin with a dot"
         ))),
     }
+}
+
+/// Whether a directory is a backup, whole or not.
+pub fn is_backup(dir: &Path) -> bool {
+    RealDisk::new().exists(&dir.join(BACKUP_FILE)).unwrap_or(false)
 }
 
 /// Reads what a copy says about itself; `None` if there is no such file.

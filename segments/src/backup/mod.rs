@@ -13,16 +13,18 @@
 //!   bytes below these positions can be copied while appends go on (`write`, `files`).
 //! - A copy has no journal: it looks like a directory that was closed between two rounds.
 //! - Segments that are closed and synced are linked if the file system can do that, and those that are the same in the
-//!   newest other copy of this data directory are linked from there. The rest is copied.
+//!   newest other copy of this data directory are linked from there. The rest is copied. Linked files are read, too:
+//!   one that is not what it was in the other copy is damaged, and the better one of the two is used.
 //! - Trims during the copy move the log start in it: files that were removed meanwhile are left out. If a topic is
 //!   deleted meanwhile, or the partition of the idempotency keys is trimmed, the copy goes on with a newer moment.
 //! - Left out: memos, which the service can do without, indexes of active segments, and the files that a recovery has
 //!   put aside because of damage (`*.damaged*`). Damaged records are copied as they are.
 //!
 //! Crash: `backup.json` says `done` only once every file and every name is durable. A copy without that is never
-//! restored. `restore` marks the new directory with the file `RESTORING` until it is whole; no log opens it before.
+//! restored. `check` compares a copy with its checksums. `restore` marks the new directory with the file `RESTORING` until it is whole; no log opens it before.
 
 pub(crate) mod capture;
+pub(crate) mod check;
 mod files;
 pub(crate) mod manifest;
 pub(crate) mod progress;

@@ -1,7 +1,9 @@
 //! Makes a data directory of a copy. Nothing has either of them open.
 //!
 //! Every file of the copy is compared with its checksum before anything is written, and every file of the new directory
-//! before it is released. The new directory has an id of its own: what clients were given by the log that was copied is
+//! before it is released. If something of the copy is damaged, the caller decides: nothing is restored, or what is left.
+//! To the new log, lost records are then damage as any other, an index that is missing is made again, and a state that is
+//! missing is an empty one. The new directory has an id of its own: what clients were given by the log that was copied is
 //! told from what this one gives them. The numbers of new topics begin higher than they would have in the copied log, so
 //! that no topic that it made after the copy has the number of one that is made here.
 //!
@@ -11,28 +13,37 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{copy, sum_of};
-use super::manifest::{
-    Contents, FileContents, STATE_FILE, Sum, TOPICS_DIR, TopicContents, damaged, place, read,
-};
+use super::check::{Checked, check, open, visible_topics};
+use super::files::{copy, salvage, sum_of};
+use super::manifest::{Contents, FileContents, Sum, TOPICS_DIR, damaged, place};
 use super::progress::Progress;
 use crate::error::{At, Error, Result};
 use crate::files::checkpoint::{self, Checkpoint, Entry};
-use crate::files::codec::unframe;
 use crate::files::description::{TopicSpec, description};
-use crate::files::layout::{Layout, TOPIC_COPY, TOPIC_FILE, parse_log_name};
+use crate::files::layout::{Layout, TOPIC_COPY, TOPIC_FILE};
 use crate::files::sealed::replace_file;
-use crate::files::slots::{Slots, list_if_exists, read_if_exists};
-use crate::files::state::{self, State};
+use crate::files::slots::{Slots, list_if_exists};
+use crate::files::state;
 use crate::io::clock::{Clock, SystemClock};
 use crate::io::disk::{Disk, OpenMode, RealDisk};
-use crate::maintain::topics::check_name;
+use crate::offline::finding::Finding;
 use crate::recover::identity::{self, chosen, sync_ancestors};
-use crate::topic::catalog::is_internal;
-use crate::types::{FilePos, Offset, PartitionId, TimestampMs};
+use crate::types::{FilePos, PartitionId, TimestampMs};
 
 /// The next topic id rises by this much, and by less than as much again: more topics than were made since the copy.
 const TOPIC_IDS: u64 = 1 << 24;
+
+/// How many damaged files a refusal names.
+const NAMED: usize = 5;
+
+/// What a restore does with a backup that is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfDamaged {
+    /// It restores nothing.
+    Refuse,
+    /// It restores what can be read.
+    Take,
+}
 
 /// What was restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +58,8 @@ pub struct Restored {
     pub files: u64,
     /// The bytes of these files.
     pub bytes: u64,
+    /// What is lost, or was lost when the backup was made.
+    pub findings: Vec<Finding>,
 }
 
 /// Makes a data directory at `data`, which is empty or missing, of the backup at `backup`.
@@ -54,15 +67,16 @@ pub struct Restored {
 /// `progress` counts the bytes of three passes: over the backup, over it again while it is copied, over the new files.
 ///
 /// # Errors
-/// - [`Error::Directory`]: the backup is not whole or is damaged, or `data` holds something or is in use: nothing was
-///   changed. Or a file of `data` is not what was written to it.
+/// - [`Error::Directory`]: the backup is not whole or is damaged (see [`IfDamaged`]), or `data` holds something or is in
+///   use: nothing was changed. Or a file of `data` is not what was written to it.
 /// - [`Error::StorageFull`], [`Error::Io`], [`Error::Cancelled`]: what is in `data` must be removed before the next try.
-pub fn restore(backup: &Path, data: &Path, progress: &Progress) -> Result<Restored> {
+pub fn restore(backup: &Path, data: &Path, if_damaged: IfDamaged, progress: &Progress) -> Result<Restored> {
     restore_on(
         Arc::new(RealDisk::new()),
         &SystemClock::new(),
         backup,
         data,
+        if_damaged,
         progress,
     )
 }
@@ -76,13 +90,14 @@ pub fn restore_on(
     clock: &dyn Clock,
     backup: &Path,
     data: &Path,
+    if_damaged: IfDamaged,
     progress: &Progress,
 ) -> Result<Restored> {
-    let Some(said) = read(&*disk, backup)? else {
-        return Err(Error::Directory(format!("{} is not a backup", backup.display())));
-    };
-    let contents = said.read_contents(&*disk, backup)?;
-    let state = check_copy(&*disk, backup, &contents, progress)?;
+    let (said, contents) = open(&*disk, backup)?;
+    let checked = check(&*disk, backup, &contents, progress)?;
+    if if_damaged == IfDamaged::Refuse && !checked.damaged.is_empty() {
+        return Err(refusal(backup, &checked));
+    }
     let layout = Layout::new(data);
     let is_there = disk.exists(data).at("looking for", data)?;
     if is_there {
@@ -109,26 +124,45 @@ pub fn restore_on(
         layout: &layout,
         backup,
         contents: &contents,
+        checked: &checked,
         progress,
     };
-    new.topics()?;
-    new.snapshots(id, &state)?;
+    let written = new.topics()?;
+    new.snapshots(id)?;
     identity::write(&*disk, clock.now(), &layout, id)?;
-    new.check()?;
+    new.check(&written)?;
     disk.remove_file(&marker)
         .and_then(|()| disk.sync_dir(data))
         .at("removing", &marker)?;
     drop(lock);
-    let is_visible = |topic: &&TopicContents| !is_internal(&topic.description.name);
-    let files = contents.topics.iter().flat_map(|topic| &topic.partitions);
-    let files = files.flat_map(|partition| &partition.files);
     Ok(Restored {
         directory_id: format!("{id:016x}"),
         taken: said.started,
-        topics: contents.topics.iter().filter(is_visible).count(),
-        files: files.clone().count() as u64,
-        bytes: files.map(|file| file.sum.bytes).sum(),
+        topics: visible_topics(&contents),
+        files: written.len() as u64,
+        bytes: written.iter().map(|(_, sum)| sum.bytes).sum(),
+        findings: checked.findings,
     })
+}
+
+/// Names the damaged files.
+fn refusal(backup: &Path, checked: &Checked) -> Error {
+    let named = checked.damaged.iter().take(NAMED);
+    let mut named: Vec<String> = named
+        .map(|(path, what)| format!("{}: {what}", path.display()))
+        .collect();
+    if checked.damaged.len() > NAMED {
+        named.push(format!(
+            "{} more, which quipu verify {} names",
+            checked.damaged.len() - NAMED,
+            backup.display()
+        ));
+    }
+    Error::Directory(format!(
+        "the backup is damaged, and nothing was restored: {}; restore another one, or what is left of this one with \
+         --damaged",
+        named.join("; ")
+    ))
 }
 
 fn check_empty(disk: &dyn Disk, data: &Path) -> Result<()> {
@@ -144,62 +178,14 @@ fn check_empty(disk: &dyn Disk, data: &Path) -> Result<()> {
     }
 }
 
-/// Compares every file of a copy with its checksum; returns the state.
-fn check_copy(disk: &dyn Disk, backup: &Path, contents: &Contents, progress: &Progress) -> Result<Vec<u8>> {
-    let path = backup.join(STATE_FILE);
-    let framed = read_if_exists(disk, &path)?.unwrap_or_default();
-    if Sum::of(&framed) != contents.state {
-        return Err(damaged(&path, "its checksum is not what contents.json says"));
-    }
-    let payload = match unframe(state::MAGIC, state::VERSION, &framed) {
-        Ok((_, payload)) if State::decode(payload).is_some() => payload.to_vec(),
-        _ => return Err(damaged(&path, "it is not a snapshot that this program can read")),
-    };
-    for topic in &contents.topics {
-        let description = &topic.description;
-        check_name(&description.name)?;
-        if topic.partitions.len() != description.partitions as usize {
-            return Err(damaged(
-                backup,
-                "a topic has more or fewer partitions than it says",
-            ));
-        }
-        for (index, partition) in topic.partitions.iter().enumerate() {
-            let is_number = |offset: Offset| Offset::try_new(offset.get()).is_some();
-            let ends =
-                partition.log_start_offset <= partition.next_offset && is_number(partition.next_offset);
-            if !ends {
-                return Err(damaged(backup, "the offsets of a partition are in disorder"));
-            }
-            let dir = backup.join(TOPICS_DIR).join(place(description.id.0, index));
-            for file in &partition.files {
-                let path =
-                    dir.join(file_name(file).ok_or_else(|| damaged(backup, "a file has a strange name"))?);
-                match sum_of(disk, &path, progress) {
-                    Ok(sum) if sum == file.sum => {}
-                    Ok(_) => return Err(damaged(&path, "its checksum is not what contents.json says")),
-                    Err(error @ Error::Cancelled) => return Err(error),
-                    Err(error) => return Err(damaged(&path, &error.to_string())),
-                }
-            }
-        }
-    }
-    Ok(payload)
-}
-
-/// The name of a file of a segment; `None` for any other.
-fn file_name(file: &FileContents) -> Option<&str> {
-    let (base, extension) = file.name.split_once('.')?;
-    let is_known = matches!(extension, "log" | "index" | "timeindex");
-    (is_known && parse_log_name(&format!("{base}.log")).is_some()).then_some(&file.name)
-}
-
 /// A data directory that is being made.
 struct New<'a> {
     disk: &'a Arc<dyn Disk>,
     layout: &'a Layout,
     backup: &'a Path,
     contents: &'a Contents,
+    /// What of it is damaged.
+    checked: &'a Checked,
     progress: &'a Progress,
 }
 
@@ -221,8 +207,8 @@ impl New<'_> {
         })
     }
 
-    /// Writes the topics with their segments; they are durable when this returns.
-    fn topics(&self) -> Result<()> {
+    /// Writes the topics with their segments; they are durable when this returns. Returns what each file must hold.
+    fn topics(&self) -> Result<Vec<(PathBuf, Sum)>> {
         let disk = &**self.disk;
         let topics_dir = self.layout.topics_dir();
         disk.create_dir_all(&topics_dir).at("making", &topics_dir)?;
@@ -248,14 +234,29 @@ impl New<'_> {
                 disk.create_dir_all(&dir).at("making", &dir)?;
             }
         }
+        let mut written = Vec::new();
         for (from, to, file) in self.files() {
-            let Some((_, made)) = copy(disk, &from, &to, u64::MAX, self.progress)? else {
-                return Err(damaged(&from, "it has vanished"));
+            let (sum, made) = if self.checked.damaged.contains_key(&from) {
+                // Without its index, a log gets a new one.
+                if !file.name.ends_with(".log") {
+                    continue;
+                }
+                // A missing one is missed where its records are read.
+                let Some(rest) = salvage(disk, &from, &to, self.progress)? else {
+                    continue;
+                };
+                rest
+            } else {
+                let Some((_, made)) = copy(disk, &from, &to, u64::MAX, self.progress)? else {
+                    return Err(damaged(&from, "it has vanished"));
+                };
+                (file.sum, made)
             };
             if let Some(modified) = file.modified {
                 made.set_modified(modified);
             }
             made.sync_data().at("syncing", &to)?;
+            written.push((to, sum));
         }
         for topic in &self.contents.topics {
             let dir = self.layout.topic_dir(&topic.description.name);
@@ -267,11 +268,13 @@ impl New<'_> {
             }
             disk.sync_dir(&dir).at("syncing", &dir)?;
         }
-        disk.sync_dir(&topics_dir).at("syncing", &topics_dir)
+        disk.sync_dir(&topics_dir).at("syncing", &topics_dir)?;
+        Ok(written)
     }
 
-    /// Writes the state, and a checkpoint that needs no journal: as if the log had been closed at that moment.
-    fn snapshots(&self, directory_id: u64, state: &[u8]) -> Result<()> {
+    /// Writes the state, and a checkpoint that needs no journal: as if the log had been closed at that moment. Without a
+    /// state, the first start reports that it is lost.
+    fn snapshots(&self, directory_id: u64) -> Result<()> {
         let layout = self.layout;
         let open = |paths, magic, version| -> Result<Slots> {
             let (slots, _) = Slots::open(Arc::clone(self.disk), paths, magic, version)?;
@@ -280,9 +283,12 @@ impl New<'_> {
         };
         let paths = [layout.state(0), layout.state(1)];
         let mut slots = open(paths, state::MAGIC, state::VERSION)?;
-        slots.write(state)?;
-        let state_generation = slots.generation();
-        slots.write(state)?;
+        let mut state_generation = None;
+        if let Some(state) = &self.checked.state {
+            slots.write(state)?;
+            state_generation = Some(slots.generation());
+            slots.write(state)?;
+        }
         let round = self.contents.round;
         let entries = self.contents.topics.iter().flat_map(|topic| {
             let id = topic.description.id;
@@ -305,7 +311,7 @@ impl New<'_> {
             journal_expected: false,
             deleting: Vec::new(),
             partitions: entries.collect(),
-            state_generation: Some(state_generation),
+            state_generation,
         };
         let paths = [layout.checkpoint(0), layout.checkpoint(1)];
         let mut slots = open(paths, checkpoint::MAGIC, checkpoint::VERSION)?;
@@ -315,12 +321,12 @@ impl New<'_> {
     }
 
     /// Compares every new file with what it must hold.
-    fn check(&self) -> Result<()> {
-        for (_, to, file) in self.files() {
-            if sum_of(&**self.disk, &to, self.progress)? != file.sum {
+    fn check(&self, written: &[(PathBuf, Sum)]) -> Result<()> {
+        for (path, sum) in written {
+            if sum_of(&**self.disk, path, self.progress)? != *sum {
                 return Err(Error::Directory(format!(
                     "{} is not what was written to it: remove what is in {}, and restore to a healthy disk",
-                    to.display(),
+                    path.display(),
                     self.layout.root.display()
                 )));
             }

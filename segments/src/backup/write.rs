@@ -159,6 +159,10 @@ fn fill(
 
     let made = contents.topics.iter().flat_map(TopicContents::places);
     backup.files = made.clone().count() as u64;
+    backup.damaged_files = made
+        .clone()
+        .filter(|(_, file)| file.whole_crc32.is_some())
+        .count() as u64;
     backup.bytes = made.map(|(_, file)| file.sum.bytes).sum::<u64>() + framed.len() as u64;
     backup.copied_bytes = copied_bytes + framed.len() as u64;
     Ok(())

@@ -44,7 +44,7 @@ use crate::segment::damage::Known;
 use crate::segment::index::{Index, MAX_LOG_BYTES};
 use crate::types::{FilePos, Offset, TimestampMs};
 
-pub(crate) use check::{DamagedStretch, Depth, check};
+pub(crate) use check::{Checked, DamagedStretch, Depth, check};
 use inner::{BaseSum, Gaps, Inner};
 pub(crate) use known::log_damage;
 pub(crate) use pool::SegmentPool;

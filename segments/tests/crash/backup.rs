@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use quipu_segments::sim::Rng;
-use quipu_segments::{Backup, BackupState, Disk, Error, Log, PartitionId, Progress, restore_on};
+use quipu_segments::{Backup, BackupState, Disk, Error, IfDamaged, Log, PartitionId, Progress, restore_on};
 
 use super::Driver;
 use crate::check::{self, Restart};
@@ -141,7 +141,15 @@ impl Driver {
         let data = PathBuf::from(format!("/quipu/restored-{}", self.restores));
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let copy = self.backup_dir().join(&taken.name);
-        let result = restore_on(Arc::clone(&disk), &self.clock, &copy, &data, &Progress::default());
+        let progress = Progress::default();
+        let result = restore_on(
+            Arc::clone(&disk),
+            &self.clock,
+            &copy,
+            &data,
+            IfDamaged::Refuse,
+            &progress,
+        );
         if self.disk.is_off() {
             self.halves.push((data, taken.model.clone()));
             return;

@@ -99,6 +99,9 @@ pub trait DiskFile: Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
     /// Asks the system to begin to write the contents back; only a hint.
     fn start_writeback(&self) {}
+    /// Says that all of the file is read now, from its beginning to its end, and not soon again: what it leaves in memory
+    /// is to displace nothing. Only a hint.
+    fn expect_one_read(&self) {}
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Cuts or extends the file.

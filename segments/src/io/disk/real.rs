@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 
@@ -190,6 +190,15 @@ impl DiskFile for RealFile {
 
     // `start_writeback` stays without effect: the call for it, sync_file_range, has no safe wrapper here, and the kernel
     // begins to write back by itself after some seconds.
+
+    fn expect_one_read(&self) {
+        // Not `DontNeed`: it would also drop what readers of the same file have in memory.
+        for advice in [Advice::Sequential, Advice::NoReuse] {
+            if let Err(error) = rustix::fs::fadvise(&self.file, 0, None, advice) {
+                tracing::debug!(%error, "the system does not want to know how a file is read");
+            }
+        }
+    }
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
