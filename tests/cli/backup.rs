@@ -1,6 +1,7 @@
 //! `quipu backup` and `quipu restore`.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -167,4 +168,127 @@ fn a_restore_that_cannot_be_made_says_why_and_changes_nothing() {
     fs::write(&log, whole).unwrap();
     restore(&monday, &target).ok();
     restore(&monday, &target).fails_with("is not empty");
+}
+
+/// Changes a bit in the middle of a file and keeps its time, as a disk that rots does.
+fn rot(path: &Path) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let modified = file.metadata().unwrap().modified().unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    file.write_all_at(&bytes, 0).unwrap();
+    file.set_modified(modified).unwrap();
+}
+
+/// The first log file of partition 0 of the topic `t` in a backup.
+fn first_log(service: &Service, backup: &Path) -> PathBuf {
+    // Topics of the server itself are in it, too.
+    let mut all = names(&backup.join("topics"));
+    all.retain(|topic| {
+        let log = backup.join(format!("topics/{topic}/0/00000000000000000000.log"));
+        let own = service.data().join("topics/t/0/00000000000000000000.log");
+        fs::read(log).ok() == Some(fs::read(own).unwrap())
+    });
+    assert_eq!(all.len(), 1, "{all:?}");
+    backup.join(format!("topics/{}/0/00000000000000000000.log", all[0]))
+}
+
+#[test]
+fn a_file_that_has_rotted_in_a_backup_is_whole_in_the_next_and_costs_only_its_own_records() {
+    let (service, dir, backups) = service();
+    service.ok("backup mon");
+    let rotten = first_log(&service, &backups.join("mon"));
+    run_offline(&format!("verify {}", backups.join("mon").display())).ok();
+    // It is appended to, so the backup has a copy.
+    rot(&rotten);
+    let text = service.run("backup tue").quiet();
+    assert!(text.ends_with(" are new\n"), "{text}");
+
+    let checked = run_offline(&format!("verify {}", backups.join("mon").display()));
+    assert_eq!(checked.code, Some(1));
+    assert!(checked.out.starts_with("damage: "), "{}", checked.out);
+    assert!(
+        checked.out.contains(&rotten.display().to_string()),
+        "{}",
+        checked.out
+    );
+    assert!(
+        checked.err.contains("mon is damaged in 1 places"),
+        "{}",
+        checked.err
+    );
+    run_offline(&format!("verify --repair {}", backups.join("mon").display()))
+        .fails_with("nothing writes to a backup");
+    let text = run_offline(&format!("verify {}", backups.join("tue").display())).ok();
+    assert!(text.contains("tue: a backup of 1 topic, as of "), "{text}");
+
+    let target = dir.path().join("restored");
+    let refused = restore(&backups.join("mon"), &target);
+    assert!(
+        refused.err.contains(&rotten.display().to_string()),
+        "{}",
+        refused.err
+    );
+    refused.fails_with("with --damaged");
+    assert!(!target.exists());
+    restore(&backups.join("tue"), &target).ok();
+    run_offline(&format!("verify {}", target.display())).ok();
+
+    let rest = TempDir::new().unwrap();
+    let target = rest.path().join("data");
+    let line = format!(
+        "restore {} --data {} --damaged",
+        backups.join("mon").display(),
+        target.display()
+    );
+    let text = run_offline(&line).ok();
+    assert!(
+        text.starts_with("damage: ") && text.contains(" at byte "),
+        "{text}"
+    );
+    assert!(text.contains("\nrestored 1 topic ("), "{text}");
+    let restored = Service::start_on(rest, &[]);
+    let page = |service: &Service| {
+        let page = service.server.get("/v1/topics/t/partitions/1/records?offset=0");
+        page["records"].clone()
+    };
+    assert!(page(&service).as_array().unwrap().len() > 2);
+    assert_eq!(page(&restored), page(&service));
+    let stopped = restored.run("consume t");
+    assert_eq!(stopped.code, Some(1), "{stopped:?}");
+    assert_eq!(restored.json("topic damage t")["damage"][0]["partition"], 0);
+}
+
+#[test]
+fn a_file_that_has_rotted_in_the_log_is_named_by_every_backup() {
+    let (service, dir, backups) = service();
+    service.ok("topic create closed --config segment_bytes=1MiB");
+    let big = "x".repeat(600_000);
+    for _ in 0..4 {
+        service.produce("closed", &format!("{{\"value\":\"{big}\"}}\n"));
+    }
+    service.ok("backup mon");
+    rot(&service.data().join("topics/closed/0/00000000000000000000.log"));
+    for name in ["tue", "wed"] {
+        let text = service.run(&format!("backup {name}")).quiet();
+        assert!(
+            text.ends_with(
+                "; 1 file in the log is damaged (the server's log says which), and in the backup as well\n"
+            ),
+            "{text}"
+        );
+        let said: Value = service.server.get(&format!("/v1/backups/{name}"));
+        assert_eq!(said["damaged_files"], 1);
+        let target = dir.path().join(name);
+        let text = restore(&backups.join(name), &target).ok();
+        assert!(text.contains("it was damaged when the backup was made"), "{text}");
+        assert!(text.contains("\nrestored 2 topics ("), "{text}");
+    }
+    let log = service.server.log();
+    assert!(
+        log.contains("a file is damaged, and this backup has it as it is"),
+        "{log}"
+    );
+    assert!(log.contains("topics/closed/0/00000000000000000000.log"), "{log}");
 }

@@ -1,7 +1,7 @@
 //! The commands with the real service: each does what it says, and its output can be used.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -12,7 +12,7 @@ use crate::{Ended, Running, command, ended, file, quipu, run};
 
 /// `quipu serve` on a free port and a fresh data directory; killed when dropped.
 pub(crate) struct Service {
-    server: Server,
+    pub(crate) server: Server,
     pub(crate) url: String,
     data: TempDir,
 }
@@ -39,6 +39,11 @@ impl Service {
         let server = Server::start_with_settings(&data.path().join("data"), settings);
         let url = format!("http://{}", server.address);
         Self { server, url, data }
+    }
+
+    /// Its data directory.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.data.path().join("data")
     }
 
     pub(crate) fn run(&self, line: &str) -> Ended {
