@@ -5,31 +5,27 @@ use axum::response::Response;
 
 use super::app::App;
 use crate::broker::fetch::page::Page;
-use crate::traces::Links;
+use crate::traces::Linking;
+
+/// No links yet; `None` without a tracer.
+pub(crate) fn none(app: &App) -> Option<Linking> {
+    app.tracer.as_ref().map(|_| Linking::default())
+}
 
 /// Links of all pages. Records that cannot be read end it: the answer itself says so.
-pub(crate) fn of<'a>(app: &App, pages: impl IntoIterator<Item = &'a Page>) -> Option<Links> {
-    app.tracer.as_ref()?;
-    let mut links = Links::default();
+pub(crate) fn of<'a>(app: &App, pages: impl IntoIterator<Item = &'a Page>) -> Option<Linking> {
+    let links = none(app)?;
     for record in pages.into_iter().flat_map(Page::records) {
         let Ok((record, _)) = record else { break };
-        if links.is_full() {
+        if !links.add(record.headers.iter()) {
             break;
-        }
-        let headers = record.headers.iter();
-        for (name, value) in headers {
-            if name == b"traceparent"
-                && let Some(value) = value
-            {
-                links.add(value);
-            }
         }
     }
     Some(links)
 }
 
 /// Hands the links on with the answer.
-pub(crate) fn set(response: &mut Response, links: Option<Links>) {
+pub(crate) fn set(response: &mut Response, links: Option<Linking>) {
     if let Some(links) = links {
         response.extensions_mut().insert(links);
     }

@@ -26,7 +26,7 @@ use crate::formats::trace_context::TraceContext;
 use crate::http::app::App;
 use crate::http::{ChangesNothing, SignedIn};
 use crate::metrics::{Requests, Slot};
-use crate::traces::{Links, Span};
+use crate::traces::{Linking, Links, Span};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The most bytes of a path and query that a line shows.
@@ -42,7 +42,7 @@ pub(super) struct Noted {
     started: Monotonic,
     started_at: TimestampMs,
     parent: Option<TraceContext>,
-    links: Links,
+    links: Option<Linking>,
     principal: Option<SignedIn>,
     status: StatusCode,
     sent_bytes: u64,
@@ -73,7 +73,7 @@ impl Noted {
             started,
             started_at: app.clock.now(),
             parent: parent.and_then(|value| TraceContext::parse(value.as_bytes())),
-            links: Links::default(),
+            links: None,
             principal: None,
             status: StatusCode::OK,
             sent_bytes: 0,
@@ -88,7 +88,7 @@ impl Noted {
         response: &mut Response,
     ) {
         self.status = response.status();
-        self.links = response.extensions_mut().remove().unwrap_or_default();
+        self.links = response.extensions_mut().remove();
         self.principal = response.extensions_mut().remove();
         if self.is_change {
             set_id(response, self.request_id);
@@ -141,16 +141,18 @@ impl Noted {
         if let Some(tracer) = &app.tracer {
             let is_recorded = self.parent.is_some_and(|parent| parent.is_sampled);
             let parent = self.parent.filter(|_| is_recorded);
-            if is_recorded || (self.parent.is_none() && !self.links.is_empty()) {
-                tracer.record(self.span((route, method), parent, duration));
+            let links = self.links.take().map(|links| links.take()).unwrap_or_default();
+            if is_recorded || (self.parent.is_none() && !links.is_empty()) {
+                tracer.record(self.span((route, method), parent, links, duration));
             }
         }
     }
 
     fn span(
-        &mut self,
+        &self,
         (route, method): (&str, &str),
         parent: Option<TraceContext>,
+        links: Links,
         duration: Duration,
     ) -> Span {
         let mut attributes = vec![
@@ -170,7 +172,7 @@ impl Noted {
         Span {
             name: format!("{method} {route}"),
             parent,
-            links: std::mem::take(&mut self.links),
+            links,
             start_ns: u64::try_from(self.started_at.get()).unwrap_or(0) * 1_000_000,
             duration,
             attributes,

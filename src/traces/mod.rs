@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::broker::counters::Counters;
 use crate::formats::trace_context::TraceContext;
 
@@ -51,6 +53,29 @@ impl Links {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// The links of an answer, which the span takes when the answer has ended: a stream still adds to them until then.
+#[derive(Clone, Debug, Default)]
+pub struct Linking(Arc<Mutex<Links>>);
+
+impl Linking {
+    /// Adds the traces of a record, by its headers. Whether more are taken.
+    pub fn add<'a>(&self, headers: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> bool {
+        let mut links = self.0.lock();
+        for (name, value) in headers {
+            if let (b"traceparent", Some(value)) = (name, value) {
+                links.add(value);
+            }
+        }
+        !links.is_full()
+    }
+
+    /// Takes those that have been added.
+    #[must_use]
+    pub fn take(&self) -> Links {
+        std::mem::take(&mut self.0.lock())
     }
 }
 

@@ -13,3 +13,6 @@ mod log;
 mod metrics;
 mod running;
 mod traces;
+#[allow(dead_code, reason = "some of it is for the tests of Kafka's protocol alone")]
+#[path = "../kafka/wire.rs"]
+mod wire;

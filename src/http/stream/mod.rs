@@ -20,6 +20,7 @@ use self::output::{BrowsedRecords, Format, Output};
 use self::query::StreamQuery;
 use super::chunks;
 use super::fresh;
+use super::links;
 use super::openapi::shapes;
 use super::path::TopicName;
 use crate::broker::caller::Caller;
@@ -141,6 +142,7 @@ async fn stream(app: App, caller: &Caller, method: &Method, query: StreamQuery, 
         }
         refusal
     })?;
+    let links = links::none(&app);
     let body = if *method == Method::HEAD {
         nothing()
     } else {
@@ -149,6 +151,7 @@ async fn stream(app: App, caller: &Caller, method: &Method, query: StreamQuery, 
             output.is_named = names.len() > 1;
             output.as_events = query.as_events;
             output.value_limit = query.value_limit;
+            output.links = links.clone();
             let mut stream = stream.into_stream(output);
             async move {
                 stream.run().await?;
@@ -171,6 +174,7 @@ async fn stream(app: App, caller: &Caller, method: &Method, query: StreamQuery, 
     if format == Format::Events || is_live {
         headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }
+    links::set(&mut response, links);
     Ok(response)
 }
 

@@ -35,6 +35,7 @@ use crate::http::chunks::{CHUNK_BYTES, Chunks, chunk_capacity};
 use crate::http::fetch::body::RecordText;
 use crate::http::openapi::shapes;
 use crate::http::problem::Problem;
+use crate::traces::Linking;
 
 /// Tells a client how long to wait before it connects again.
 const RETRY: &[u8] = b"retry: 2000\n\n";
@@ -129,6 +130,8 @@ pub(super) struct Output {
     pub(super) as_events: bool,
     /// Longer values are cut.
     pub(super) value_limit: Option<usize>,
+    /// Takes the traces of the records; `None`: no more, or none at all.
+    pub(super) links: Option<Linking>,
     /// Whether the beginning is written: in Server-Sent Events, how long to wait before connecting again.
     is_begun: bool,
     /// Whether a document has a record.
@@ -145,6 +148,7 @@ impl Output {
             is_named: false,
             as_events: false,
             value_limit: None,
+            links: None,
             is_begun: false,
             has_records: false,
         }
@@ -252,6 +256,11 @@ impl Sink for Output {
 
     #[inline]
     fn record(&mut self, writer: &RecordText, record: &Record<'_>, json_lines: bool, reached: Reached) {
+        if let Some(links) = &self.links
+            && !links.add(record.headers.iter())
+        {
+            self.links = None;
+        }
         match self.format {
             Format::NdJson => {
                 writer.push(&mut self.text, record, json_lines);
