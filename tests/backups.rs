@@ -329,24 +329,47 @@ async fn keys_and_queues_from_before_the_backup_are_remembered() {
     assert_eq!(offsets, [0, 2, 3, 4, 5]);
 }
 
-#[tokio::test]
-async fn the_metrics_know_the_newest_backup_over_restarts() {
-    let dir = tempfile::tempdir().unwrap();
-    let service = service(&dir);
-    let row = "quipu_last_backup_timestamp_seconds";
+/// The value of a metric without labels; `None` if it has no row.
+async fn metric(service: &Service, name: &str) -> Option<f64> {
     let text = service.get("/metrics").await;
-    assert!(!text.text().lines().any(|line| line.starts_with(row)));
-    let done = back_up(&service, "a").await;
-    let service = service.restart().await;
-    service.app.backups.look_back();
-    let text = service.get("/metrics").await;
-    let line = text
+    let value = text
         .text()
         .lines()
-        .find(|line| line.starts_with(row))
-        .expect("a row");
-    let seconds: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
-    assert_eq!((seconds * 1e3).round() as i64, done["started"].as_i64().unwrap());
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map(|value| value.parse().expect("a number"))
+}
+
+#[tokio::test]
+async fn the_metrics_know_the_newest_backup_over_restarts_and_count_those_that_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = service(&dir);
+    let seconds = |backup: &Value| backup["started"].as_i64().unwrap() as f64 / 1e3;
+    let (newest, failed) = (
+        "quipu_last_backup_timestamp_seconds",
+        "quipu_failed_backups_total",
+    );
+    assert_eq!(
+        (metric(&service, newest).await, metric(&service, failed).await),
+        (None, Some(0.0))
+    );
+    let first = back_up(&service, "a").await;
+    assert_eq!(metric(&service, newest).await, Some(seconds(&first)));
+    service.pass(Duration::from_secs(90));
+    let second = back_up(&service, "b").await;
+    assert_eq!(seconds(&second), seconds(&first) + 90.0);
+    assert_eq!(metric(&service, newest).await, Some(seconds(&second)));
+    // One that fails is counted, and is not the newest.
+    service.pass(Duration::from_secs(90));
+    let foreign = dir.path().join("backups/mine");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(foreign.join("notes"), "x").unwrap();
+    has(&back_up(&service, "mine").await, json!({"state": "failed"}));
+    let after = (metric(&service, newest).await, metric(&service, failed).await);
+    assert_eq!(after, (Some(seconds(&second)), Some(1.0)));
+    let service = service.restart().await;
+    service.app.backups.look_back();
+    let restarted = (metric(&service, newest).await, metric(&service, failed).await);
+    assert_eq!(restarted, (Some(seconds(&second)), Some(0.0)));
 }
 
 #[test]

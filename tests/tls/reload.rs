@@ -30,6 +30,38 @@ fn new_connections_use_a_new_certificate_and_open_ones_go_on() {
 }
 
 #[test]
+fn the_metric_says_when_the_certificate_that_is_in_force_expires() {
+    let row = "quipu_certificate_expires_timestamp_seconds";
+    let secure = Secure::start();
+    let expires = || {
+        let answer = secure.connect().unwrap().get("/metrics").unwrap();
+        let value = answer
+            .lines()
+            .find_map(|line| line.strip_prefix(row)?.strip_prefix(' '));
+        value.expect("a row").parse::<f64>().expect("a number")
+    };
+    let until = |year| rcgen::date_time_ymd(year, 1, 1);
+    let seconds = |year| until(year).unix_timestamp() as f64;
+    assert_eq!(expires(), seconds(2090));
+    let sign = |year| {
+        secure
+            .authority
+            .sign_with(&["localhost"], |params| params.not_after = until(year))
+    };
+    secure.replace(&sign(2031));
+    secure.reload();
+    assert_eq!(expires(), seconds(2031));
+    // One that is not taken changes nothing.
+    secure.replace(&Pair {
+        key: sign(2040).key,
+        ..sign(2040)
+    });
+    secure.reload();
+    assert_eq!(expires(), seconds(2031));
+    secure.stop();
+}
+
+#[test]
 fn what_does_not_fit_leaves_the_old_certificate_in_force() {
     let secure = Secure::start();
     let (old, expires_ms) = (secure.connect().unwrap().certificate(), secure.expires_ms());
