@@ -98,3 +98,19 @@ fn every_command_has_a_man_page_that_names_its_flags() {
         "{serve}"
     );
 }
+
+#[test]
+fn a_binary_that_is_not_below_20_mib_is_not_packed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let binary = dir.path().join("quipu");
+    let file = std::fs::File::create(&binary).expect("a file");
+    file.set_len(20 << 20).expect("a sparse file");
+    let mut command = std::process::Command::new(root().join("scripts/package"));
+    let output = command.arg(&binary).output().expect("bash runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        said.contains("20971520 bytes") && said.contains("not below 20 MiB"),
+        "{said}"
+    );
+}
