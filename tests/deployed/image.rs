@@ -1,5 +1,6 @@
 //! The container image: what its Dockerfile sets and runs, without building it.
 
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use rcgen::{CertificateParams, KeyPair};
@@ -120,7 +121,7 @@ fn the_image_is_small_has_no_root_and_never_runs_open_to_all() {
     assert!(is_set("QUIPU_AUTH", "tokens") && is_set("QUIPU_ON_LOG_FAILED", "exit"));
     let volumes = words(&last_stage("VOLUME")[0]);
     assert!(is_set("QUIPU_DATA", &volumes[0]), "{volumes:?}");
-    assert!(last_stage("EXPOSE").contains(&"7420".to_owned()));
+    assert_eq!(last_stage("EXPOSE"), ["7420", "9092"]);
 }
 
 #[test]
@@ -169,6 +170,43 @@ fn the_command_of_the_image_starts_with_its_secrets_and_is_healthy_and_without_t
     let arguments: Vec<&str> = check[1..].iter().map(String::as_str).collect();
     let health = quipu(&arguments).envs(settings).output().expect("it runs");
     assert!(health.status.success(), "{health:?}");
+    server.stop();
+}
+
+#[test]
+fn kafka_clients_are_served_over_tls_by_the_two_variables_that_the_page_names() {
+    let page = read("docs/operate/install.md");
+    let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
+    let listen = page.split_once("-e QUIPU_KAFKA_LISTEN=").expect("the variable").1;
+    let listen = listen.split(' ').next().expect("a value");
+    let ours = listen.replace("9092", &free_port().to_string());
+    assert_ne!(ours, listen);
+    assert!(
+        page.contains("-p 9092:9092 -e QUIPU_KAFKA_LISTEN") && page.contains("-e QUIPU_KAFKA_ADVERTISE=")
+    );
+
+    let dir = tempfile::tempdir().expect("a directory");
+    certify(dir.path());
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let mut command = quipu(&["serve"]);
+    command
+        .env("QUIPU_DATA", at("data"))
+        .env("QUIPU_LISTEN", address(2))
+        .env("QUIPU_AUTH", "tokens")
+        .env("QUIPU_ADMIN_TOKEN", "the-first-administrators-token")
+        .env("QUIPU_TLS_CERT", at("tls.crt"))
+        .env("QUIPU_TLS_KEY", at("tls.key"))
+        .env("QUIPU_KAFKA_LISTEN", &ours)
+        .env("QUIPU_KAFKA_ADVERTISE", "quipu.example:9092");
+    let server = Running::start(&mut command);
+    let port = ours.rsplit(':').next().expect("a port");
+    let mut stream = std::net::TcpStream::connect(format!("127.0.0.1:{port}")).expect("it listens");
+    // ApiVersions without TLS is not answered: an alert of TLS, or the end.
+    let request = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff];
+    stream.write_all(&request).expect("it is sent");
+    let mut answer = Vec::new();
+    let _reset_or_end = stream.read_to_end(&mut answer);
+    assert!(answer.is_empty() || answer[0] == 21, "{answer:?}");
     server.stop();
 }
 

@@ -44,7 +44,9 @@ fn the_pod_has_no_rights_no_variables_of_services_and_the_directories_of_the_ima
     for path in values(&manifest, "mountPath") {
         assert!(image.contains(path), "the image knows no {path}");
     }
-    for port in values(&manifest, "containerPort") {
+    let ports = values(&manifest, "containerPort");
+    assert_eq!(ports, ["7420", "9092"]);
+    for port in ports {
         assert!(image.contains(&format!("EXPOSE {port}\n")), "{port}");
     }
     let variables: Vec<&str> = values(&manifest, "name")
@@ -62,6 +64,45 @@ fn the_pod_has_no_rights_no_variables_of_services_and_the_directories_of_the_ima
             "{secret}"
         );
     }
+}
+
+/// The value of the Pod's variable.
+fn variable<'a>(manifest: &'a str, name: &str) -> &'a str {
+    let (_, behind) = manifest
+        .split_once(&format!("- name: {name}\n"))
+        .unwrap_or_else(|| panic!("there is no {name}"));
+    let line = behind.lines().next().expect("a line").trim();
+    line.strip_prefix("value: ").expect("a value")
+}
+
+#[test]
+fn kafka_clients_reach_the_listener_through_the_service_under_the_name_that_they_are_told() {
+    let manifest = read(MANIFEST);
+    let documents: Vec<&str> = manifest.split("\n---\n").collect();
+    let [service, _, pod] = documents.as_slice() else {
+        panic!("{} documents", documents.len());
+    };
+    let listen = variable(pod, "QUIPU_KAFKA_LISTEN");
+    let listen: std::net::SocketAddr = listen.parse().expect("an address");
+    assert!(listen.ip().is_unspecified(), "{listen}");
+    let port = listen.port();
+    assert!(
+        pod.contains(&format!("- name: kafka\n              containerPort: {port}\n")),
+        "the Pod has no port {port} of that name"
+    );
+    let (_, of_service) = service.split_once("- name: tcp-kafka\n").expect("a port");
+    let (at_service, target) = (values(of_service, "port")[0], values(of_service, "targetPort")[0]);
+    assert_eq!(target, "kafka");
+    let advertised = variable(pod, "QUIPU_KAFKA_ADVERTISE");
+    let (host, advertised_port) = advertised.split_once(':').expect("a port");
+    assert_eq!(advertised_port, at_service);
+    let names = variable(pod, "QUIPU_ALLOWED_HOSTS");
+    assert!(
+        names.split(',').any(|name| name == host),
+        "{host} is not in {names}"
+    );
+    let page = read("docs/operate/kubernetes.md");
+    assert!(page.contains(advertised) && page.contains("QUIPU_KAFKA_ADVERTISE"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use quipu::settings::Config;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::running::{Family, Running, families, labels_of, name_of_family};
 use super::support::skipped;
@@ -142,6 +142,62 @@ async fn every_metric_and_label_of_the_dashboard_exists() {
         }
     }
     assert!(count >= 40, "{count} metrics in the dashboard");
+}
+
+#[test]
+fn every_expression_of_the_dashboard_is_one_that_prometheus_can_parse() {
+    let Some(promtool) = promtool() else { return };
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/quipu.json")).expect("JSON");
+    let parsed = |dashboard: &Value| {
+        let mut rules = Vec::new();
+        for panel in dashboard["panels"].as_array().expect("panels") {
+            for target in panel["targets"].as_array().into_iter().flatten() {
+                // What Grafana puts in the place of its variables.
+                let mut expression = target["expr"].as_str().expect("a text").to_owned();
+                for (variable, value) in [("$__rate_interval", "2m"), ("$instance", ".*"), ("$group", "a|b")]
+                {
+                    expression = expression.replace(variable, value);
+                }
+                assert!(!expression.contains('$'), "what is it in Grafana? {expression}");
+                rules.push(json!({"record": format!("rule_{}", rules.len()), "expr": expression}));
+            }
+        }
+        assert!(rules.len() >= 40, "{} expressions in the dashboard", rules.len());
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("dashboard.yml");
+        // JSON is YAML.
+        let text = json!({"groups": [{"name": "dashboard", "rules": rules}]}).to_string();
+        std::fs::write(&file, text).expect("a file");
+        let output = Command::new(&promtool)
+            .args(["check", "rules"])
+            .arg(&file)
+            .output();
+        let output = output.expect("promtool starts");
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        output.status.success().then_some(()).ok_or(said.into_owned())
+    };
+    assert_eq!(parsed(&dashboard), Ok(()));
+    // One bracket less is noticed.
+    let mut broken = dashboard;
+    let panels = broken["panels"].as_array_mut().expect("panels").iter_mut();
+    let mut expressions = panels.filter_map(|panel| panel.pointer_mut("/targets/0/expr"));
+    let expression = expressions.find(|text| text.as_str().is_some_and(|text| text.ends_with(')')));
+    let expression = expression.expect("one with a function");
+    let text = expression.as_str().expect("a text");
+    *expression = text[..text.len() - 1].into();
+    assert!(parsed(&broken).is_err());
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_show_kafka_clients() {
+    let (dashboard, alerts) = (
+        read("deploy/grafana/quipu.json"),
+        read("deploy/prometheus/alerts.yml"),
+    );
+    for metric in ["quipu_kafka_requests_total", "quipu_kafka_errors_total"] {
+        assert!(dashboard.contains(metric), "{metric}");
+    }
+    assert!(dashboard.contains(r#"listener=\"kafka\""#) && alerts.contains("quipu_kafka_errors_total"));
 }
 
 #[test]
