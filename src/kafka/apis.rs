@@ -32,6 +32,8 @@ const PRODUCE: i16 = 0;
 pub(crate) const FETCH: i16 = 1;
 const JOIN_GROUP: i16 = 11;
 const SYNC_GROUP: i16 = 14;
+/// Those that wait for other members of a group.
+const WAIT_FOR_MEMBERS: [i16; 2] = [JOIN_GROUP, SYNC_GROUP];
 
 /// An API as it is offered.
 #[derive(Debug)]
@@ -157,6 +159,7 @@ pub(crate) async fn answer(
     (life, connection, number): (u32, u64, u32),
     frame: BytesMut,
 ) -> Result<Answered, Hangup> {
+    let bytes = frame.len();
     let call = |name, header: Option<&RequestHeader>| Call {
         kafka: kafka.clone(),
         caller: session.caller(request_id(life, connection, number)),
@@ -164,15 +167,19 @@ pub(crate) async fn answer(
         api: name,
         version: header.map_or(0, |header| header.version),
         is_slowed: false,
+        frame_bytes: bytes,
         client_id: header.and_then(|header| header.client_id.clone()),
     };
     if session.expects_bare() {
         let answer = sasl::bare(&call("SaslAuthenticate", None), &frame).await?;
         return Ok(Answered::small(Answer::Now(vec![answer])));
     }
-    let bytes = frame.len();
     let mut reader = Reader::new(frame);
-    let header = RequestHeader::read(&mut reader)?;
+    let mut header = RequestHeader::read(&mut reader)?;
+    if WAIT_FOR_MEMBERS.contains(&header.key) {
+        // A slice would keep the frame in memory for as long as the request waits.
+        header.client_id = header.client_id.map(|id| Bytes::copy_from_slice(&id));
+    }
     let api = APIS
         .iter()
         .find(|api| api.key == header.key)
@@ -258,7 +265,11 @@ async fn answers<Q: Message, A: Message>(
     reader: Reader,
     handler: impl AsyncFnOnce(&Call, Q) -> Result<A, Hangup>,
 ) -> Result<Answer, Hangup> {
-    let (request, share) = read(&call, header, reader).await?;
+    let (request, mut share) = read(&call, header, reader).await?;
+    if WAIT_FOR_MEMBERS.contains(&header.key) {
+        // The handler gives it back with that of the frame.
+        call.session.hold_request(share.as_mut().and_then(Budget::take));
+    }
     let message = handler(&call, request).await?;
     let writer = written(header.key, header.correlation, header.version, &message);
     drop((message, share));

@@ -39,6 +39,8 @@ pub(crate) struct Call {
     pub(crate) version: i16,
     /// Whether a quota has nothing left for it: a fetch is then answered without records.
     pub(crate) is_slowed: bool,
+    /// How many bytes the request has.
+    pub(crate) frame_bytes: usize,
     /// What the client calls itself.
     pub(crate) client_id: Option<Bytes>,
 }
@@ -109,6 +111,11 @@ impl Call {
         covered.map_err(|_| Hangup::Overloaded)?;
         self.session.hold(budget.take());
         Ok(())
+    }
+
+    /// Gives back what the request takes of the memory, because it waits from now on and nothing of it is kept.
+    pub(crate) fn release(&self) {
+        drop((self.session.take_request(), self.session.take_share()));
     }
 
     /// Makes what was reserved what a finished answer takes, and takes it over.
@@ -316,6 +323,7 @@ pub(crate) mod testing {
             api,
             version,
             is_slowed: false,
+            frame_bytes: 0,
             client_id: None,
         }
     }

@@ -135,6 +135,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
                 continue;
             }
             let goes_on = apis::outlives_its_client(&frame.bytes) || !is_answered;
+            // There, because a request that waits for others gives it back.
+            session.hold_request(frame.share);
             let mut answering = pin!(apis::answer(
                 kafka,
                 session,
@@ -150,16 +152,18 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
                     }
                     if waits {
                         is_answered = false;
+                        drop(session.take_request());
                         continue;
                     }
                     answering.await?
                 }
             };
+            let of_request = session.take_request();
             if !is_answered {
                 continue;
             }
             let queued = Queued {
-                of_request: backlog.hold_request(frame.share, frame_bytes),
+                of_request: backlog.hold_request(of_request, frame_bytes),
                 of_answer: backlog.hold_answer(answered.share.take()),
                 unread: answered.answer.bytes().map(|bytes| backlog.count(bytes)),
                 answered,

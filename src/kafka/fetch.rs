@@ -25,6 +25,8 @@ const MAX_BYTES: u64 = 55 << 20;
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// The same for a request with many partitions, which holds much of the memory that all requests share.
 const MAX_LARGE_WAIT: Duration = Duration::from_secs(1);
+/// The same holds for a request of more bytes.
+const LARGE_BYTES: usize = 256 << 10;
 /// More partitions than these are many.
 const MANY_PARTITIONS: usize = 1000;
 /// What is read of more partitions than these counts in the memory for answers.
@@ -73,7 +75,7 @@ pub(crate) async fn fetch(call: &Call, request: FetchRequest) -> Result<FetchRes
         wait: match count {
             0 => Duration::ZERO,
             _ if has_error => Duration::ZERO,
-            1..=MANY_PARTITIONS => wait.min(MAX_WAIT),
+            1..=MANY_PARTITIONS if call.frame_bytes <= LARGE_BYTES => wait.min(MAX_WAIT),
             _ => wait.min(MAX_LARGE_WAIT),
         },
     };
@@ -243,12 +245,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_fetch_waits_the_less_the_more_it_holds() {
-        let call = call();
-        for (count, longest) in [
-            (1, MAX_WAIT),
-            (MANY_PARTITIONS, MAX_WAIT),
-            (MANY_PARTITIONS + 1, MAX_LARGE_WAIT),
+        let mut call = call();
+        for (count, frame_bytes, longest) in [
+            (1, 0, MAX_WAIT),
+            (MANY_PARTITIONS, LARGE_BYTES, MAX_WAIT),
+            (MANY_PARTITIONS + 1, LARGE_BYTES, MAX_LARGE_WAIT),
+            (1, LARGE_BYTES + 1, MAX_LARGE_WAIT),
         ] {
+            call.frame_bytes = frame_bytes;
             let begin = Instant::now();
             let answer = fetch(&call, request(count)).await.unwrap();
             assert_eq!(answer.responses[0].partitions[0].error_code, 0);

@@ -13,17 +13,37 @@ use super::messages::groups::{
 use super::wire::Text;
 use crate::broker::caller::Shown;
 use crate::broker::groups::classic::calls::fresh_id;
-use crate::broker::groups::classic::{Denied, Identity, Joined, JoinedMember, Joining, Syncing};
+use crate::broker::groups::classic::{
+    Denied, Identity, Joined, JoinedMember, Joining, MAX_MEMBER_BYTES, Synced, Syncing,
+};
 
 /// From this version on a member gets its id before it joins.
 const NEEDS_ID: i16 = 4;
 /// From this version on the leader may be told that it need not assign.
 const MAY_SKIP: i16 = 9;
+/// The largest join or sync, in bytes: what a member may say, and the form of it.
+const MAX_FRAME_BYTES: usize = MAX_MEMBER_BYTES + (64 << 10);
 /// From this version on several members leave in one call.
 const SEVERAL_LEAVE: i16 = 3;
 
 /// Lets a member join, and answers when the rebalance ends.
 pub(crate) async fn join(call: &Call, request: JoinGroupRequest) -> Result<JoinGroupResponse, Hangup> {
+    let member_id = Text::from(&*request.member_id);
+    Ok(match joined(call, request).await {
+        Ok(joined) => joined_answer(joined),
+        Err(denied) => JoinGroupResponse {
+            error_code: call.failed(ErrorCode::of_denied(&denied)),
+            member_id: match denied {
+                Denied::MemberIdRequired(id) => Text::from(&*id),
+                _ => member_id,
+            },
+            ..JoinGroupResponse::default()
+        },
+    })
+}
+
+async fn joined(call: &Call, request: JoinGroupRequest) -> Result<Joined, Denied> {
+    check_size(call)?;
     let client_id = call.client_name();
     let instance = given(request.group_instance_id.as_deref());
     let session_timeout = u64::try_from(request.session_timeout_ms).unwrap_or(0);
@@ -45,22 +65,22 @@ pub(crate) async fn join(call: &Call, request: JoinGroupRequest) -> Result<JoinG
         needs_id: call.version >= NEEDS_ID && call.broker.groups.may_promise(),
         may_skip: call.version >= MAY_SKIP,
     };
-    let joined = call
-        .broker
-        .groups
-        .join_classic(&call.caller, &request.group_id, &joining)
-        .await;
-    Ok(match joined {
-        Ok(joined) => joined_answer(joined),
-        Err(denied) => JoinGroupResponse {
-            error_code: call.failed(ErrorCode::of_denied(&denied)),
-            member_id: match denied {
-                Denied::MemberIdRequired(id) => Text::from(&*id),
-                _ => request.member_id,
-            },
-            ..JoinGroupResponse::default()
-        },
-    })
+    let groups = &call.broker.groups;
+    let waiting = groups
+        .begin_join_classic(&call.caller, &request.group_id, &joining)
+        .await?;
+    // The group has a copy of what it needs, and counts that. The others may take long.
+    drop((request, joining));
+    call.release();
+    waiting.joined().await
+}
+
+/// Refuses a request that is larger than all that a member may say.
+fn check_size(call: &Call) -> Result<(), Denied> {
+    match call.frame_bytes <= MAX_FRAME_BYTES {
+        true => Ok(()),
+        false => Err(Denied::TooLarge),
+    }
 }
 
 fn joined_answer(joined: Joined) -> JoinGroupResponse {
@@ -83,6 +103,22 @@ fn joined_answer(joined: Joined) -> JoinGroupResponse {
 
 /// Gives a member what the leader has assigned to it.
 pub(crate) async fn sync(call: &Call, request: SyncGroupRequest) -> Result<SyncGroupResponse, Hangup> {
+    Ok(match synced(call, request).await {
+        Ok(synced) => SyncGroupResponse {
+            protocol_type: Some(Text::from(&*synced.protocol_type)),
+            protocol_name: Some(Text::from(&*synced.protocol)),
+            assignment: synced.assignment,
+            ..SyncGroupResponse::default()
+        },
+        Err(denied) => SyncGroupResponse {
+            error_code: call.failed(ErrorCode::of_denied(&denied)),
+            ..SyncGroupResponse::default()
+        },
+    })
+}
+
+async fn synced(call: &Call, request: SyncGroupRequest) -> Result<Synced, Denied> {
+    check_size(call)?;
     let assignments = request.assignments.iter();
     let syncing = Syncing {
         who: Identity {
@@ -101,23 +137,12 @@ pub(crate) async fn sync(call: &Call, request: SyncGroupRequest) -> Result<SyncG
             })
             .collect(),
     };
-    let synced = call
-        .broker
-        .groups
-        .sync_classic(&call.caller, &request.group_id, &syncing)
-        .await;
-    Ok(match synced {
-        Ok(synced) => SyncGroupResponse {
-            protocol_type: Some(Text::from(&*synced.protocol_type)),
-            protocol_name: Some(Text::from(&*synced.protocol)),
-            assignment: synced.assignment,
-            ..SyncGroupResponse::default()
-        },
-        Err(denied) => SyncGroupResponse {
-            error_code: call.failed(ErrorCode::of_denied(&denied)),
-            ..SyncGroupResponse::default()
-        },
-    })
+    let groups = &call.broker.groups;
+    let waiting = groups.begin_sync_classic(&call.caller, &request.group_id, &syncing)?;
+    drop(syncing);
+    drop(request);
+    call.release();
+    waiting.synced().await
 }
 
 /// Keeps a member alive.

@@ -27,7 +27,9 @@ pub(crate) struct Session {
     pub(crate) is_private: bool,
     certificate: Option<Arc<Certificate>>,
     state: Mutex<State>,
-    /// What the answer takes to the request that is being handled.
+    /// What the request takes that is being handled.
+    request: Mutex<Option<OwnedSemaphorePermit>>,
+    /// What the answer to it takes.
     share: Mutex<Option<OwnedSemaphorePermit>>,
     over: Notify,
     /// Notified when a request has failed that has no answer.
@@ -60,6 +62,7 @@ impl Session {
                 sign_in: SignIn::default(),
                 is_refused: false,
             }),
+            request: Mutex::default(),
             share: Mutex::default(),
             over: Notify::new(),
             failed: Notify::new(),
@@ -123,15 +126,20 @@ impl Session {
 
     /// Holds a share of the memory for answers, for the request that is being handled.
     pub(crate) fn hold(&self, share: Option<OwnedSemaphorePermit>) {
-        let Some(share) = share else { return };
-        let mut held = self.share.lock();
-        match held.as_mut() {
-            Some(held) => held.merge(share),
-            None => *held = Some(share),
-        }
+        add(&self.share, share);
     }
 
-    /// What is held.
+    /// Holds a share of the memory for requests, for the one that is being handled.
+    pub(crate) fn hold_request(&self, share: Option<OwnedSemaphorePermit>) {
+        add(&self.request, share);
+    }
+
+    /// What is held for the request.
+    pub(crate) fn take_request(&self) -> Option<OwnedSemaphorePermit> {
+        self.request.lock().take()
+    }
+
+    /// What is held for the answer.
     pub(crate) fn take_share(&self) -> Option<OwnedSemaphorePermit> {
         self.share.lock().take()
     }
@@ -146,6 +154,15 @@ impl Session {
     /// Returns when what it was signed in with is over.
     pub(crate) async fn over(&self) {
         self.over.notified().await;
+    }
+}
+
+fn add(held: &Mutex<Option<OwnedSemaphorePermit>>, share: Option<OwnedSemaphorePermit>) {
+    let Some(share) = share else { return };
+    let mut held = held.lock();
+    match held.as_mut() {
+        Some(held) => held.merge(share),
+        None => *held = Some(share),
     }
 }
 

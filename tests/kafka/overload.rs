@@ -157,6 +157,51 @@ fn a_group_that_is_named_twice_is_described_not_at_all() {
 }
 
 #[test]
+fn joins_that_wait_hold_no_memory_that_the_missing_members_need() {
+    const OTHERS: usize = 16;
+    let settings = [
+        ("QUIPU_MAX_REQUEST_BYTES", "1MiB"),
+        ("QUIPU_MAX_IN_FLIGHT_BYTES", "1MiB"),
+    ];
+    let fixture = Fixture::with(&settings);
+    // Version 1: who has no id joins at once.
+    let request = |member: &str, metadata: &[u8]| {
+        let out = Out::new().text("g").i32(60_000).i32(600_000).text(member);
+        out.text("consumer").i32(1).text("range").bytes(metadata)
+    };
+    let joined = |mut answer: In| {
+        let (error, generation) = (answer.i16(), answer.i32());
+        answer.text();
+        answer.text();
+        (error, generation, answer.text())
+    };
+    let mut first = fixture.client();
+    let (error, generation, member) = joined(first.ask(JOIN, 1, request("", b"")));
+    assert_eq!((error, generation), (0, 1));
+    // All of them together have more than there is memory for requests.
+    let frame = request("", &[0; 90_000]).frame(JOIN, 1, 1);
+    let mut others: Vec<Client> = (0..OTHERS).map(|_| fixture.client()).collect();
+    for client in &mut others {
+        client.send(&frame);
+    }
+    let begin = Instant::now();
+    loop {
+        let group = fixture.server.get("/v1/groups/g");
+        let members = group["members"].as_array().map_or(0, Vec::len);
+        if members == 1 + OTHERS {
+            break;
+        }
+        assert!(begin.elapsed() < support::PATIENCE, "{members} members");
+    }
+    let (error, generation, _) = joined(first.ask(JOIN, 1, request(&member, b"")));
+    assert_eq!((error, generation), (0, 2));
+    for client in &mut others {
+        let (error, generation, _) = joined(client.receive().1);
+        assert_eq!((error, generation), (0, 2));
+    }
+}
+
+#[test]
 fn a_group_of_consumers_that_is_named_twice_is_described_not_at_all() {
     let fixture = Fixture::new();
     let mut client = fixture.client();

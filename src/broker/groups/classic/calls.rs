@@ -37,12 +37,62 @@ enum Attempt {
     Outdated,
 }
 
-/// A call that waits. Dropping it withdraws the call.
-struct Waiting {
+/// A join or a sync that waits for its answer, and holds nothing of what was said. Dropping it withdraws the call.
+pub struct Waiting {
     groups: Groups,
     cell: Arc<Cell>,
     call: CallNumber,
+    answer: oneshot::Receiver<Answer>,
     is_answered: bool,
+}
+
+impl Waiting {
+    /// What a join returns, when the rebalance ends.
+    ///
+    /// # Errors
+    /// Those of [`Classic::join`] and [`Denied::Rebalancing`]; [`Denied::Refused`].
+    pub async fn joined(self) -> Result<Joined, Denied> {
+        let group = Arc::clone(&self.cell.group);
+        match self.answered().await? {
+            Answer::Joined(joined) => {
+                let (member, generation_id) = (&*joined.member, joined.generation_id);
+                tracing::debug!(
+                    group = &*group,
+                    member,
+                    generation_id,
+                    "a member of a classic group joined"
+                );
+                Ok(joined)
+            }
+            Answer::Denied(denied) => Err(denied),
+            Answer::Synced(_) => Err(Denied::UnknownMember),
+        }
+    }
+
+    /// What a sync returns, when the leader's assignments are durable.
+    ///
+    /// # Errors
+    /// Those of [`Classic::sync`]; [`Denied::Refused`]: the assignments could not be stored, join again.
+    pub async fn synced(self) -> Result<Synced, Denied> {
+        match self.answered().await? {
+            Answer::Synced(synced) => Ok(synced),
+            Answer::Denied(denied) => Err(denied),
+            Answer::Joined(_) => Err(Denied::UnknownMember),
+        }
+    }
+
+    async fn answered(mut self) -> Result<Answer, Denied> {
+        let mut stopping = self.groups.stopping.clone();
+        let answer = tokio::select! {
+            // What is answered already is answered while the server stops, too.
+            biased;
+            answer = &mut self.answer => answer,
+            _ = stopping.wait_for(|stopping| *stopping) => return Err(Refusal::stopping().into()),
+        };
+        self.is_answered = true;
+        // It fails if the group has become another kind: then it had no members.
+        answer.map_err(|_| Denied::UnknownMember)
+    }
 }
 
 impl Drop for Waiting {
@@ -94,17 +144,17 @@ impl Groups {
         self.coordinator.may_promise()
     }
 
-    /// Joins a classic group, and waits until its rebalance ends. Creates the group durably if it does not exist.
+    /// Joins a classic group: the answer comes when its rebalance ends. Creates the group durably if it does not exist.
     ///
     /// # Errors
-    /// Those of [`Classic::join`]; [`Denied::TooLarge`]; [`Denied::InconsistentProtocol`] also if the group is shared, has a filter or live
+    /// Those of [`Classic::join`]; [`Denied::TooLarge`], and [`Denied::Full`]: it could not be stored; [`Denied::InconsistentProtocol`] also if the group is shared, has a filter or live
     /// members of another kind; [`Denied::InvalidName`]; [`Denied::Refused`].
-    pub async fn join_classic(
+    pub async fn begin_join_classic(
         &self,
         caller: &Caller,
         group: &str,
         joining: &Joining,
-    ) -> Result<Joined, Denied> {
+    ) -> Result<Waiting, Denied> {
         check_name(group)?;
         caller.check_group(&[Right::Read], group)?;
         joining.check_size()?;
@@ -137,15 +187,17 @@ impl Groups {
                 Attempt::Outdated => {}
             }
         };
+        Ok(self.waiting(cell, call, answer))
+    }
+
+    fn waiting(&self, cell: Arc<Cell>, call: CallNumber, answer: oneshot::Receiver<Answer>) -> Waiting {
         self.save_classic(&cell);
-        match self.answer_of(cell, call, answer).await? {
-            Answer::Joined(joined) => {
-                let (member, generation_id) = (&*joined.member, joined.generation_id);
-                tracing::debug!(group, member, generation_id, "a member of a classic group joined");
-                Ok(joined)
-            }
-            Answer::Denied(denied) => Err(denied),
-            Answer::Synced(_) => Err(Denied::UnknownMember),
+        Waiting {
+            groups: self.clone(),
+            cell,
+            call,
+            answer,
+            is_answered: false,
         }
     }
 
@@ -162,6 +214,31 @@ impl Groups {
             let before = member.and_then(|member| classic.members().get(member));
             before.is_some_and(|before| joining.said_bytes() <= before.said_bytes() + LITTLE_BYTES)
         })
+    }
+
+    /// Joins, and waits for the answer.
+    #[cfg(test)]
+    pub(in crate::broker::groups) async fn join_classic(
+        &self,
+        caller: &Caller,
+        group: &str,
+        joining: &Joining,
+    ) -> Result<Joined, Denied> {
+        self.begin_join_classic(caller, group, joining)
+            .await?
+            .joined()
+            .await
+    }
+
+    /// Asks for an assignment, and waits for it.
+    #[cfg(test)]
+    pub(in crate::broker::groups) async fn sync_classic(
+        &self,
+        caller: &Caller,
+        group: &str,
+        syncing: &Syncing<'_>,
+    ) -> Result<Synced, Denied> {
+        self.begin_sync_classic(caller, group, syncing)?.synced().await
     }
 
     fn check_join_classic(&self, group: &str, joining: &Joining) -> Result<(), Denied> {
@@ -230,16 +307,16 @@ impl Groups {
         Ok(Attempt::Waits(call, receiver))
     }
 
-    /// Gives a member its assignment, when the leader's assignments are durable.
+    /// Asks for a member's assignment: it comes when the leader's assignments are durable.
     ///
     /// # Errors
-    /// Those of [`Classic::sync`]; [`Denied::TooLarge`]; [`Denied::Refused`]: the assignments could not be stored, join again.
-    pub async fn sync_classic(
+    /// Those of [`Classic::sync`]; [`Denied::TooLarge`]; [`Denied::Refused`].
+    pub fn begin_sync_classic(
         &self,
         caller: &Caller,
         group: &str,
         syncing: &Syncing<'_>,
-    ) -> Result<Synced, Denied> {
+    ) -> Result<Waiting, Denied> {
         check_name(group)?;
         caller.check_group(&[Right::Read], group)?;
         let assigned = syncing.assignments.iter();
@@ -262,37 +339,7 @@ impl Groups {
             core.waiting.insert(call, sender);
             (call, receiver)
         };
-        self.save_classic(&cell);
-        match self.answer_of(cell, call, answer).await? {
-            Answer::Synced(synced) => Ok(synced),
-            Answer::Denied(denied) => Err(denied),
-            Answer::Joined(_) => Err(Denied::UnknownMember),
-        }
-    }
-
-    async fn answer_of(
-        &self,
-        cell: Arc<Cell>,
-        call: CallNumber,
-        answer: oneshot::Receiver<Answer>,
-    ) -> Result<Answer, Denied> {
-        let mut waiting = Waiting {
-            groups: self.clone(),
-            cell,
-            call,
-            is_answered: false,
-        };
-        let mut stopping = self.stopping.clone();
-        tokio::select! {
-            // What is answered already is answered while the server stops, too.
-            biased;
-            answer = answer => {
-                waiting.is_answered = true;
-                // It fails if the group has become another kind: then it had no members.
-                answer.map_err(|_| Denied::UnknownMember)
-            }
-            _ = stopping.wait_for(|stopping| *stopping) => Err(Refusal::stopping().into()),
-        }
+        Ok(self.waiting(cell, call, answer))
     }
 
     /// Keeps a classic member alive.
