@@ -54,8 +54,11 @@ async function fill(tools) {
   await api("PUT", "/v1/groups/done/offsets", { offsets: [0, 1, 2].map((partition) => ({ topic: "orders", partition, offset: 0 })) });
   await api("POST", "/v1/groups/done/offsets/reset", { to: "latest" });
   await poll(api, "slow", "slow-1", { ...live, topics: ["busy"] });
-  // One that waits in a poll: nobody ever answers it.
-  tools.api("POST", "/v1/groups/waiting/members/waiting-1/poll", { ...live, topics: ["quiet"], client_id: "waits.example", wait_ms: 60000 }).catch(() => {});
+  // One that waits in a poll for what never comes, until the test ends.
+  const wait = async () => {
+    for (;;) await api("POST", "/v1/groups/waiting/members/waiting-1/poll", { ...live, topics: ["quiet"], client_id: "waits.example", ack: null, wait_ms: 60000 });
+  };
+  wait().catch(() => {});
 
   // Two members share the work of one group.
   const acks = {};
@@ -69,19 +72,15 @@ async function fill(tools) {
   };
   const page = await tools.open("#/groups");
   await until(page, "a share for both", share);
-  // A lag shrinks where somebody reads while nobody has written for ten seconds.
+  // A lag shrinks where somebody reads while nobody has written for ten seconds, and grows where it is the other way round.
   let offset = 0;
-  await until(page, "a lag that shrinks", async () => {
-    await page.waitForTimeout(1000);
+  const move = async () => {
     offset += 3;
     await api("PUT", "/v1/groups/batch/offsets", { offsets: [0, 1, 2].map((partition) => ({ topic: "orders", partition, offset })) });
-    const { produce_rate: written, consume_rate: read } = await api("GET", "/v1/groups/batch/lag");
-    return read > 0 && written === 0 && (await api("GET", "/v1/topics/orders")).produce_rate === 0;
-  });
-  await send("busy", 200);
-  await api("GET", "/v1/topics/busy/partitions/0/records?offset=0");
-  await until(page, "one that waits", async () => (await api("GET", "/v1/groups/waiting")).members.some(({ polling }) => polling));
-  await page.close();
+    await send("busy", 50);
+    await api("GET", "/v1/topics/busy/partitions/0/records?offset=0");
+  };
+  return { page, move };
 }
 
 export default async function run(server) {
@@ -89,14 +88,26 @@ export default async function run(server) {
   assert.deepEqual([0, 1023, 1536, 150000, 5368709120].map(format.bytes), ["0 B", "1,023 B", "1.5 KiB", "146 KiB", "5 GiB"]);
   const tools = await begin(server);
   const { api } = tools;
-  await fill(tools);
+  const { page: waits, move } = await fill(tools);
 
-  // What the server says now.
+  // What the server says now, while everything moves as it is to.
   const calls = [
     "/v1/lag", "/v1/topics", "/v1/groups/billing", "/v1/groups/billing/lag", "/v1/groups/waiting", "/v1/groups/waiting/lag",
     "/v1/groups/workers", "/v1/groups/workers/lag", "/v1/groups/workers/leases", "/v1/topics/payments",
   ];
-  const said = Object.fromEntries(await Promise.all(calls.map(async (at) => [at, await api("GET", at === "/v1/lag" ? "/v1/lag?sort=lag" : at === "/v1/topics" ? "/v1/topics?config=false" : at)])));
+  const queries = { "/v1/lag": "?sort=lag", "/v1/topics": "?config=false" };
+  let said = {};
+  const group = (name) => said["/v1/lag"].groups.find((row) => row.group === name);
+  await until(waits, "a lag that shrinks and one that grows", async () => {
+    await waits.waitForTimeout(1000);
+    await move();
+    await until(waits, "one that waits", async () => (await api("GET", "/v1/groups/waiting")).members.some(({ polling }) => polling));
+    said = Object.fromEntries(await Promise.all(calls.map(async (at) => [at, await api("GET", at + (queries[at] ?? ""))])));
+    const busy = said["/v1/topics"].topics.find(({ name }) => name === "busy");
+    return group("batch").produce_rate === 0 && group("batch").drain_ms > 0 && group("slow").produce_rate > 0 && group("slow").drain_ms === null
+      && busy.produce_bytes_rate > 0 && busy.fetch_bytes_rate > 0;
+  });
+  await waits.close();
   const now = Date.now();
   const ago = (ms) => (ms === null ? "never" : now - ms < 1000 ? "now" : `${format.duration(now - ms).replace(/\.\d/, "")} ago`);
   const asked = [];
@@ -106,12 +117,10 @@ export default async function run(server) {
     for (const at of calls) await answers(page, at, said[at]);
   });
 
-  // The world is the one that was to be made: else the comparison would be of dashes.
-  const group = (name) => said["/v1/lag"].groups.find((row) => row.group === name);
+  // The rest of the world is the one that was to be made, too: else the comparison would be of dashes.
   const billing = said["/v1/groups/billing/lag"];
-  assert.ok(group("batch").lag > 0 && group("batch").drain_ms > 0 && group("batch").consume_rate > group("batch").produce_rate, "a lag that shrinks");
+  assert.ok(group("batch").lag > 0 && group("batch").consume_rate > 0);
   assert.ok(billing.lag_ms > 0 && billing.expires_ms > HOUR && billing.expires_ms <= 2 * HOUR, `payments of three hours ago are kept for five: ${billing.expires_ms}`);
-  assert.ok(group("slow").produce_rate > 0 && group("slow").drain_ms === null, "a lag that grows");
   assert.ok(group("archive").lag > 0 && group("archive").lag_ms >= 3 * HOUR && group("done").lag === 0);
   assert.deepEqual([group("workers").leased, group("workers").dead_letters], [7, 5]);
 
@@ -210,7 +219,6 @@ export default async function run(server) {
   const topics = await open("#/topics");
   await topics.getByRole("link", { name: "payments", exact: true }).waitFor();
   const rows = said["/v1/topics"].topics;
-  assert.ok(rows.some((row) => row.produce_rate > 0 && row.produce_bytes_rate > 0) && rows.some((row) => row.fetch_bytes_rate > 0));
   assert.deepEqual(await without(topics, "Topics with their sizes and rates", ""), rows.map((row) => ({
     Topic: row.name, Partitions: String(row.partition_count), Records: format.count(row.records), Size: format.bytes(row.size_bytes),
     Written: format.rate(row.produce_rate), "Bytes in": format.byteRate(row.produce_bytes_rate), "Bytes out": format.byteRate(row.fetch_bytes_rate),
@@ -228,7 +236,7 @@ export default async function run(server) {
   });
   assert.deepEqual(await without(topic, "Partitions", ""), described.partitions.map((row) => ({
     Partition: String(row.partition), Records: String(row.end_offset - row.log_start_offset), Offsets: `${row.log_start_offset} to ${row.end_offset}`,
-    Size: format.bytes(row.size_bytes), Segments: String(row.segments), Oldest: "3 h ago", Newest: "3 h ago",
+    Size: format.bytes(row.size_bytes), Segments: String(row.segments), Oldest: ago(row.first_timestamp), Newest: ago(row.last_timestamp),
   })));
   await topic.getByRole("link", { name: "archive" }).waitFor();
   assert.deepEqual(await rowsOf(topic, "Groups that read this topic"), said["/v1/lag"].groups.map(groupWords));

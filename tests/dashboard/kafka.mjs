@@ -36,7 +36,7 @@ export async function join(address, group, topics) {
     socket.write(Buffer.concat([int32(request.length), request]));
   });
   const subscription = Buffer.concat([int16(0), array(Object.keys(topics).map(string)), int32(-1)]);
-  const session = int32(60000);
+  const session = int32(600000);
   const joined = await call(JOIN_GROUP, 2, string(group), session, session, string(""), string("consumer"), array([Buffer.concat([string("range"), bytes(subscription)])]));
   assert.equal(joined.readInt16BE(4), 0, "it joins");
   const generation = joined.subarray(6, 10);
