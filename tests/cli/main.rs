@@ -16,6 +16,7 @@ mod stream;
 #[path = "../support/mod.rs"]
 mod support;
 mod transfer;
+mod transfer_groups;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};

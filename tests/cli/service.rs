@@ -1,6 +1,7 @@
 //! The commands with the real service: each does what it says, and its output can be used.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -94,6 +95,24 @@ impl Service {
     pub(crate) fn post(&self, path: &str, body: &Value) {
         let (kind, body) = ("application/json", body.to_string());
         self.server.expect(200, "POST", path, kind, body.as_bytes());
+    }
+
+    /// The same with any method and status; returns the answer.
+    #[track_caller]
+    pub(crate) fn call(&self, status: u16, method: &str, path: &str, body: &Value) -> Value {
+        let (kind, body) = ("application/json", body.to_string());
+        self.server.expect(status, method, path, kind, body.as_bytes())
+    }
+
+    /// Reads a path of the API.
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> Value {
+        self.server.get(path)
+    }
+
+    /// Where it listens for Kafka clients, if it does.
+    pub(crate) fn kafka(&self) -> Option<SocketAddr> {
+        self.server.kafka
     }
 
     /// Ten records, keys a to c in turn, one a second from 1970 on.

@@ -70,17 +70,17 @@ fn commit(service: &Service, group: &str, offsets: &[Value]) {
     service.ok(&format!("group seek {group} --to-file {}", path.display()));
 }
 
-fn export(service: &Service, dir: &Path, options: &str) -> PathBuf {
+pub(crate) fn export(service: &Service, dir: &Path, options: &str) -> PathBuf {
     let path = dir.join("export.ndjson");
     fs::write(&path, service.ok(&format!("export {options}"))).unwrap();
     path
 }
 
-fn import(service: &Service, path: &Path) -> Ended {
+pub(crate) fn import(service: &Service, path: &Path) -> Ended {
     service.run(&format!("import {} --output json", path.display()))
 }
 
-fn imported(service: &Service, path: &Path) -> Value {
+pub(crate) fn imported(service: &Service, path: &Path) -> Value {
     serde_json::from_str(&import(service, path).ok()).unwrap()
 }
 

@@ -47,8 +47,8 @@ async fn a_commit_makes_the_group_and_is_there_after_a_restart() {
     // Sorted by topic and partition.
     assert_eq!(answer["offsets"], json!([offsets[1], offsets[0]]));
     let group = service.get("/v1/groups/billing").await.ok();
-    let expected = json!({"group": "billing", "state": "empty", "type": "ordered", "members": [],
-        "settings": {"filter": null}});
+    let expected = json!({"group": "billing", "state": "empty", "type": "ordered", "topics": [],
+        "members": [], "settings": {"filter": null}});
     assert_eq!(group, expected);
 }
 

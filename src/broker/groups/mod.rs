@@ -266,6 +266,14 @@ impl Groups {
         }
     }
 
+    /// What a group has subscribed to, with and without members, as far as the caller may describe it: names of topics,
+    /// and patterns; sorted.
+    pub fn subscribed(&self, caller: &Caller, group: &str) -> Vec<String> {
+        let mut names = subscriptions::names(&self.log, group);
+        names.retain(|name| patterns::is_pattern(name) || caller.sees_topic(name));
+        names
+    }
+
     /// A group's committed offsets, sorted by the names of their topics and by partition.
     pub fn committed_by_name(&self, group: &str) -> Vec<outside::NamedCommit> {
         let committed = self.committed(group).into_iter().filter_map(|(id, committed)| {

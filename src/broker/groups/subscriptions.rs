@@ -109,6 +109,18 @@ pub fn topics(log: &Log, group: &str) -> BTreeSet<TopicId> {
         .collect()
 }
 
+/// What a group has subscribed to: names of topics that are not deleted, and patterns; sorted.
+pub fn names(log: &Log, group: &str) -> Vec<String> {
+    let topics = topics(log, group).into_iter();
+    let topics = topics.filter_map(|topic| Some(log.topic_by_id(topic)?.name().to_owned()));
+    let patterns = patterns(log, group).into_iter();
+    let mut names: Vec<String> = topics
+        .chain(patterns.map(|pattern| pattern.to_string()))
+        .collect();
+    names.sort_unstable();
+    names
+}
+
 /// Whether the group has begun in a topic: it has an entry, or a committed offset.
 pub fn has_begun(log: &Log, group: &str, topic: TopicId) -> bool {
     log.state_get(&subscription_key(group, topic)).is_some()

@@ -1,23 +1,25 @@
-//! Writes topics, their records and groups' offsets to standard output.
+//! Writes topics, their records and groups to standard output.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::VERSION;
-use crate::cli::api::{self, Committed, Topic};
+use super::groups::{Exported, Part, in_order};
+use crate::cli::api::{self, Topic};
 use crate::cli::client::{Client, Route};
 use crate::cli::connect::Connect;
 use crate::cli::history::{FETCH_BYTES, MAX_RECORDS, Partition, Size};
-use crate::cli::output::records;
+use crate::cli::output::{note, records};
 use crate::cli::signal::Interrupt;
 use crate::cli::stdout::Stdout;
 
 const EXAMPLES: &str =
-    "The file has the topics with their settings, their records, and the committed offsets of groups in them.
+    "The file has the topics with their settings, their records, and the groups that read them: type, settings, subscriptions, committed offsets and dead letters.
 
 Examples:
   quipu export > all.ndjson
@@ -31,7 +33,7 @@ pub(crate) struct Args {
     /// Only these topics, separated by commas [default: all]
     #[arg(long, value_name = "TOPICS", value_delimiter = ',')]
     topics: Vec<String>,
-    /// Only these groups, separated by commas [default: all that have committed in these topics]
+    /// Only these groups, separated by commas [default: all that have committed in these topics or subscribed to them]
     #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
     groups: Vec<String>,
     /// No groups
@@ -46,7 +48,11 @@ pub(crate) fn run(args: &Args, connect: &Connect) -> anyhow::Result<()> {
     let out = Stdout::new(&interrupt)?;
     let topics = match args.topics.is_empty() {
         true => names(&client, "topics")?,
-        false => args.topics.clone(),
+        false => {
+            let mut seen = BTreeSet::new();
+            let topics = args.topics.iter().filter(|topic| seen.insert(*topic));
+            topics.cloned().collect()
+        }
     };
     // First, so that no offset is above the records that are read later.
     let chosen: BTreeSet<&str> = topics.iter().map(String::as_str).collect();
@@ -60,11 +66,11 @@ pub(crate) fn run(args: &Args, connect: &Connect) -> anyhow::Result<()> {
     };
     let made = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     export.line(&json!({"export": VERSION, "made": made.as_millis() as u64}))?;
-    for name in &topics {
-        export.topic(name)?;
-    }
-    for group in &groups {
-        export.line(group)?;
+    for part in in_order(&topics, &groups) {
+        match part {
+            Part::Topic(name) => export.topic(name)?,
+            Part::Group(group) => export.line(&group.line)?,
+        }
     }
     export.line(&json!({"end": true, "records": export.records}))?;
     export.bar.finish_and_clear();
@@ -88,29 +94,28 @@ fn names(client: &Client, list: &str) -> anyhow::Result<Vec<String>> {
     Ok(rows.iter().filter_map(name).collect())
 }
 
-/// The lines of the groups.
-fn groups(client: &Client, args: &Args, topics: &BTreeSet<&str>) -> anyhow::Result<Vec<Value>> {
+/// The groups that are to be written.
+fn groups(client: &Client, args: &Args, topics: &BTreeSet<&str>) -> anyhow::Result<Vec<Exported>> {
     let all = match (args.no_groups, args.groups.is_empty()) {
         (true, _) => Vec::new(),
         (false, true) => names(client, "groups")?,
         (false, false) => args.groups.clone(),
     };
-    let mut lines = Vec::new();
+    let has_all = args.topics.is_empty();
+    let mut found = Vec::new();
     for group in all {
-        let mut offsets = Committed::of(client, &group)?.offsets;
-        offsets.retain(|row| topics.contains(&*row.topic));
-        if offsets.is_empty() {
-            if !args.groups.is_empty() {
-                bail!("the group {group} has committed nothing in these topics");
+        match Exported::read(client, &group, topics, has_all)? {
+            Some(group) => found.push(group),
+            None if !args.groups.is_empty() => {
+                bail!(
+                    "the group {group} has committed nothing in these topics, and has not subscribed to them"
+                )
             }
-            continue;
+            None if has_all => note(format_args!("the group {group} has no topic, and is left out")),
+            None => {}
         }
-        let rows = offsets.iter().map(|row| {
-            json!({"topic": row.topic, "partition": row.partition, "offset": row.offset, "metadata": row.metadata})
-        });
-        lines.push(json!({"group": group, "offsets": rows.collect::<Vec<_>>()}));
     }
-    Ok(lines)
+    Ok(found)
 }
 
 struct Export<'a> {
@@ -129,8 +134,10 @@ impl Export<'_> {
         Ok(())
     }
 
-    fn line(&self, line: &Value) -> anyhow::Result<()> {
-        self.write(format!("{line}\n").into_bytes())
+    fn line(&self, line: &impl Serialize) -> anyhow::Result<()> {
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        self.write(text)
     }
 
     /// Writes a topic with all records that it has now.

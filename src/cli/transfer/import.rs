@@ -1,5 +1,6 @@
 //! Makes on a server what a file of `quipu export` has.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -16,6 +17,8 @@ use serde_json::{Map, Value, json};
 
 use super::VERSION;
 use super::export::spinner;
+use super::groups::{Group, Offset};
+use super::letters::{self, Moved};
 use super::runs::Runs;
 use crate::cli::api::{Committed, Topic, append_route, group_route, partition_route, patiently, topic_route};
 use crate::cli::client::{Client, Failure};
@@ -64,19 +67,8 @@ struct Line {
     partition: Option<u32>,
     offset: Option<u64>,
     group: Option<String>,
-    #[serde(default)]
-    offsets: Vec<Offset>,
     end: Option<bool>,
     records: Option<u64>,
-}
-
-/// A committed offset.
-#[derive(Debug, Deserialize)]
-struct Offset {
-    topic: String,
-    partition: u32,
-    offset: u64,
-    metadata: Option<String>,
 }
 
 /// Runs the command. Errors: what is wrong with the file or the server; running it again goes on there.
@@ -88,6 +80,7 @@ pub(crate) fn run(args: &Args, connect: &Connect, is_json: bool) -> anyhow::Resu
         interrupt: &interrupt,
         bar: spinner(),
         places: BTreeMap::new(),
+        letters: BTreeMap::new(),
         config_later: Vec::new(),
         topics: 0,
         groups: 0,
@@ -257,6 +250,8 @@ struct Import<'a> {
     interrupt: &'a Interrupt,
     bar: ProgressBar,
     places: BTreeMap<PlaceName, Place>,
+    /// Dead letters of the file that are to be found by their groups, by offset.
+    letters: BTreeMap<PlaceName, BTreeMap<u64, Moved>>,
     /// Settings that are made when all records are stored.
     config_later: Vec<(String, Value)>,
     topics: u64,
@@ -298,13 +293,10 @@ impl Import<'_> {
             } => {
                 self.record((topic, partition), offset, text)?;
             }
-            Line {
-                group: Some(group),
-                offsets,
-                ..
-            } => {
+            Line { group: Some(_), .. } => {
                 self.flush()?;
-                self.group(&group, &offsets)?;
+                let group: Group = serde_json::from_slice(text).context("it is not of an export")?;
+                self.group(&group)?;
             }
             Line {
                 end: Some(true),
@@ -388,11 +380,16 @@ impl Import<'_> {
             }
             return Ok(());
         }
+        let moved = self.letters.get(&name).and_then(|letters| letters.get(&offset));
+        let text = match moved {
+            Some(moved) => Cow::Owned(letters::moved(text, *moved)?),
+            None => Cow::Borrowed(text),
+        };
         if self.batch.ends.is_empty() {
             self.batch.place = name;
             self.batch.first = number;
         }
-        self.batch.lines.extend_from_slice(text);
+        self.batch.lines.extend_from_slice(&text);
         self.batch.ends.push(self.batch.lines.len());
         match self.batch.lines.len() >= REQUEST_BYTES {
             true => self.flush(),
@@ -412,6 +409,7 @@ impl Import<'_> {
             record.retain(|name, value| {
                 !matches!(&**name, "topic" | "partition" | "offset") && !value.is_null()
             });
+            letters::forget(&mut record);
             Ok(record)
         };
         Ok(!found.body.is_empty() && content(&found.body)? == content(text)?)
@@ -487,8 +485,51 @@ impl Import<'_> {
         Ok(true)
     }
 
+    /// Makes a group, finds its dead letters, and commits its offsets.
+    fn group(&mut self, group: &Group) -> anyhow::Result<()> {
+        let made = group.make(self.client, self.interrupt)?;
+        self.expect_letters(group, made);
+        self.commit(&group.group, &group.offsets)?;
+        self.groups += 1;
+        Ok(())
+    }
+
+    /// Notes what becomes of a group's dead letters. `now`: the server's time, after the group was made.
+    fn expect_letters(&mut self, group: &Group, now: Option<i64>) {
+        let mut left = 0;
+        for letter in &group.dead_letters {
+            let origin = &letter.origin;
+            let committed = group.committed(&origin.topic, origin.partition);
+            if committed.is_none_or(|committed| origin.offset >= committed) {
+                // The record itself is given out again.
+                continue;
+            }
+            let from = self.places.get(&(origin.topic.clone(), origin.partition));
+            let offset = from.and_then(|place| place.runs.number_of(origin.offset));
+            let name = (letter.topic.clone(), letter.partition);
+            let is_past = self
+                .places
+                .get(&name)
+                .is_some_and(|place| place.runs.is_past(letter.offset));
+            match offset.zip(now) {
+                Some((offset, died_at)) if !is_past => {
+                    let letters = self.letters.entry(name).or_default();
+                    letters.insert(letter.offset, Moved { offset, died_at });
+                }
+                _ => left += 1,
+            }
+        }
+        if left > 0 {
+            let letters = counted(left, "dead letter");
+            note(format_args!(
+                "{letters} of the group {} cannot be redriven here, because their first records are not in the file; they are in their topic, for everybody to read",
+                group.group
+            ));
+        }
+    }
+
     /// Commits a group's offsets where it has none yet: it may have gone on since an earlier import.
-    fn group(&mut self, group: &str, offsets: &[Offset]) -> anyhow::Result<()> {
+    fn commit(&self, group: &str, offsets: &[Offset]) -> anyhow::Result<()> {
         let there = Committed::of(self.client, group)?.offsets;
         let is_there = |row: &&Offset| {
             there
@@ -517,7 +558,6 @@ impl Import<'_> {
             self.client
                 .send(&Method::PUT, &group_route(group, &["offsets"]), Some(&body))?;
         }
-        self.groups += 1;
         Ok(())
     }
 

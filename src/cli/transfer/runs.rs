@@ -24,6 +24,17 @@ impl Runs {
         true
     }
 
+    /// Which one of them has this offset, from 0.
+    pub(super) fn number_of(&self, offset: u64) -> Option<u64> {
+        let number = self.below(offset);
+        (self.below(offset.checked_add(1)?) > number).then_some(number)
+    }
+
+    /// Whether a record with this offset, or a later one, was seen.
+    pub(super) fn is_past(&self, offset: u64) -> bool {
+        self.count > 0 && offset < self.next
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> u64 {
         self.count
@@ -48,13 +59,18 @@ mod tests {
     fn records_below_an_offset_are_counted_over_gaps() {
         let mut runs = Runs::default();
         assert_eq!(runs.below(7), 0);
+        assert!(!runs.is_past(0));
         let offsets = [5, 6, 9, 10, 11, 20];
         assert!(offsets.into_iter().all(|offset| runs.push(offset)));
         assert!(!runs.push(20) && !runs.push(3));
         for offset in 0..30 {
             let expected = offsets.iter().filter(|other| **other < offset).count() as u64;
             assert_eq!(runs.below(offset), expected, "below {offset}");
+            let number = offsets.contains(&offset).then_some(expected);
+            assert_eq!(runs.number_of(offset), number, "{offset}");
+            assert_eq!(runs.is_past(offset), offset <= 20, "{offset}");
         }
         assert_eq!(runs.below(u64::MAX), 6);
+        assert_eq!(runs.number_of(u64::MAX), None);
     }
 }

@@ -79,6 +79,9 @@ struct GroupBody {
     /// protocol, in which the members assign the partitions to each other.
     #[schema(pattern = "^(ordered|shared|classic)$")]
     r#type: &'static str,
+    /// The topics that the group has subscribed to, and its patterns of topics, with and without members; sorted. A topic
+    /// that a pattern brings is named once a member has joined since.
+    topics: Vec<String>,
     /// The members, sorted by name.
     members: Vec<MemberBody>,
     /// The settings that the first member chose for all, or that were changed since.
@@ -155,6 +158,7 @@ async fn described(app: &App, caller: &Caller, group: String) -> Result<GroupBod
         queue,
         state: overview.state.name(),
         r#type: overview.kind.name(),
+        topics: app.groups.subscribed(caller, &group),
         members: members::described(caller, &app.groups, &group, app.clock.now()),
         settings: SettingsBody::of(caller, &overview.value),
         group,

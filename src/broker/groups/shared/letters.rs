@@ -262,7 +262,8 @@ pub fn read_original(log: &Log, letter: Letter, offset: Offset) -> Result<Option
 /// The topic that a dead letter comes from, if it is still there.
 pub fn origin_of(log: &Log, letter: &DeadLetter<'_>) -> Option<Arc<Topic>> {
     match letter.topic_id {
-        Some(id) => log.topic_by_id(id),
+        // In a copy of another server's dead letter, the id may be that of some other topic here.
+        Some(id) => log.topic_by_id(id).filter(|topic| topic.name() == letter.topic),
         None => log.topic(letter.topic),
     }
 }
