@@ -15,6 +15,11 @@ export function full(value) {
   return value === null || value === undefined ? "" : whole.format(value);
 }
 
+/// A text as a whole number of any size, as offsets are: JavaScript's own numbers end at 2^53. Null if it is none.
+export function wholeNumber(text) {
+  return /^-?[0-9]+$/.test(String(text)) ? BigInt(text) : null;
+}
+
 /// A count in full and what it counts: `1 dead letter`, `2 dead letters`.
 export function counted(value, noun) {
   return `${full(value)} ${noun}${Number(value) === 1 ? "" : "s"}`;

@@ -200,15 +200,19 @@ function showLeases(context, place, path, isQueue) {
 
 async function deleteGroup(name, path) {
   let offsets = [];
+  let queue = null;
   try {
-    ({ offsets } = await get(`${path}/offsets`));
+    [{ offsets }, { queue = null }] = await Promise.all([get(`${path}/offsets`), get(path)]);
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
   }
   const topics = new Set(offsets.map(({ topic }) => topic));
   confirm({
     title: `Delete the group ${name}?`,
-    content: el("p", {}, `Its ${full(offsets.length)} committed offsets in ${full(topics.size)} topics go: a group made again under this name begins anew. Records stay. It must have no members.`),
+    content: [
+      el("p", {}, `Its ${full(offsets.length)} committed offsets in ${full(topics.size)} topics go: a group made again under this name begins anew. Records stay. It must have no members.`),
+      queue && Number(queue.dead_letters) > 0 ? el("p", { class: "warn-text" }, `${counted(queue.dead_letters, "dead letter")} ${Number(queue.dead_letters) === 1 ? "waits" : "wait"}: nobody can ever redrive ${Number(queue.dead_letters) === 1 ? "it" : "them"} then, only read the topic.`) : null,
+      queue ? el("p", {}, `What is not settled is forgotten with the group: ${full(queue.leased)} leased, ${full(queue.delayed)} delayed, ${full(queue.waiting)} waiting.`) : null],
     confirmText: "Delete", typed: name,
     act: async () => {
       await call("DELETE", path);

@@ -7,6 +7,8 @@ import { VALUE_LIMIT, item } from "./record.js";
 
 const STATES = [["waiting", "waiting"], ["redriven", "redriven"], ["discarded", "discarded"]];
 const LIMIT = 100;
+/// The most dead letters that are discarded at once.
+const MOST = 10000;
 
 export function letters(context) {
   const name = context.path[1];
@@ -74,26 +76,24 @@ export function letters(context) {
     return made;
   };
 
-  /// Acts on these letters, or on all of the chosen reason.
+  /// Acts on these letters, and on no others: ones that die meanwhile have not been looked at.
   const act = async (chosen, discard) => {
-    const bodies = chosen ? [...Map.groupBy(chosen, (letter) => letter.dead_letter_topic)].map(([topic, all]) => ({
-      dead_letter_topic: topic, discard, offsets: all.map(({ partition, offset }) => ({ partition, offset })),
-    })) : [{ discard, ...(reason.value ? { reason: reason.value } : {}) }];
-    let done = 0;
-    let passedOver = 0;
-    for (const body of bodies) {
-      let here = 0;
-      for (;;) {
-        const answer = await call("POST", redrive, { body, signal: context.signal });
-        const moved = Number(discard ? answer.discarded : answer.redriven);
-        done += moved;
-        // Those that still wait: each answer counts them again.
-        here = Number(answer.passed_over ?? 0);
-        if (chosen || answer.at_end || moved === 0) break;
-        announce(`${full(done)} so far`);
-      }
-      passedOver += here;
+    let [done, passedOver] = [0, 0];
+    for (const [topic, all] of Map.groupBy(chosen, (letter) => letter.dead_letter_topic)) {
+      const body = { dead_letter_topic: topic, discard, offsets: all.map(({ partition, offset }) => ({ partition, offset })) };
+      const answer = await call("POST", redrive, { body, signal: context.signal });
+      done += Number(discard ? answer.discarded : answer.redriven);
+      passedOver += Number(answer.passed_over ?? 0);
     }
+    await finish(done, passedOver, discard);
+  };
+  const reasonBody = () => (reason.value ? { reason: reason.value } : {});
+  /// Redrives this many, the oldest first. None is named, so the server passes over those that it has not made.
+  const redriveOldest = async (number) => {
+    const answer = await call("POST", redrive, { body: { max_records: number, ...reasonBody() }, signal: context.signal });
+    await finish(Number(answer.redriven), Number(answer.passed_over ?? 0), false);
+  };
+  const finish = async (done, passedOver, discard) => {
     selected.clear();
     list.dataset.keys = "";
     trail = [undefined];
@@ -102,34 +102,47 @@ export function letters(context) {
     put(result, `${full(done)} ${discard ? "discarded" : "given back to the group"}.${others}`);
     await again();
   };
-  const ask = async (chosen, discard) => {
+  /// Asks before it acts on these letters; without them, on those that wait now with the chosen reason.
+  const ask = async (picked, discard) => {
     put(result);
-    let number = chosen?.length;
+    let chosen = picked;
+    let number = picked?.length;
     let more = "";
     try {
-      if (!chosen) {
-        const answer = await call("POST", redrive, { body: { discard, dry_run: true, ...(reason.value ? { reason: reason.value } : {}) }, signal: context.signal });
-        number = Number(discard ? answer.discarded : answer.redriven);
-        more = answer.at_end === false ? " or more" : "";
-      } else if (!discard && chosen.length === 1) {
-        await act(chosen, false);
+      if (picked && !discard && picked.length === 1) {
+        await act(picked, false);
         return;
+      }
+      if (!picked && discard) {
+        const query = { state: "waiting", reason: reason.value, limit: MOST, value_limit: 0 };
+        const page = await get(path, query, { records: true, signal: context.signal });
+        chosen = page.dead_letters;
+        number = chosen.length;
+        more = page.next ? " More wait: do the same again for them." : "";
+      } else if (!picked) {
+        const answer = await call("POST", redrive, { body: { dry_run: true, ...reasonBody() }, signal: context.signal });
+        number = Number(answer.redriven);
+        more = answer.at_end ? "" : " More wait: do the same again for them.";
+        if (number === 0) {
+          await finish(0, Number(answer.passed_over ?? 0), false);
+          return;
+        }
       }
     } catch (error) {
       put(result, error.message);
       return;
     }
-    const records = `${full(number)}${more} record${number === 1 ? "" : "s"}`;
-    const which = reason.value && !chosen ? ` whose reason begins with “${reason.value}”` : "";
+    const records = counted(number, "record");
+    const which = reason.value && !picked ? ` whose reason begins with “${reason.value}”` : "";
     confirm({
       title: discard ? "Discard dead letters?" : "Redrive dead letters?",
       content: [
-        el("p", {}, discard ? `${records}${which} are settled: the group never gets them again. They stay readable in the topic of dead letters.`
-          : `${records}${which} go back to the group ${name}, and to nobody else, with a delivery count from 1 again.`),
+        el("p", {}, discard ? `${records}${which} are settled: the group never gets them again. They stay readable in the topic of dead letters.${more}`
+          : `${records}${which} go back to the group ${name}, and to nobody else, with a delivery count from 1 again.${more}`),
         chosen && chosen.length > 1 ? el("ul", {}, chosen.slice(0, 10).map((letter) => el("li", {}, `${keyOf(letter)}: ${letter.reason}`)),
           chosen.length > 10 ? el("li", {}, `and ${count(chosen.length - 10)} more`) : null) : null],
       confirmText: discard ? `Discard ${records}` : `Redrive ${records}`,
-      act: () => act(chosen, discard),
+      act: () => (chosen ? act(chosen, discard) : redriveOldest(number)),
     });
   };
   const redriveChosen = button("Redrive chosen…", () => ask([...selected.values()], false));

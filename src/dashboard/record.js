@@ -2,7 +2,7 @@
 
 import { address, at, curl, get } from "./api.js";
 import { button, copyButton, el, link, put } from "./dom.js";
-import { bytes, time } from "./format.js";
+import { bytes, time, wholeNumber } from "./format.js";
 import { Raw, isJson, pretty } from "./json.js";
 import { produceDialog } from "./produce.js";
 
@@ -137,22 +137,23 @@ export function item(record, { topic, showTopic = false, extra = null } = {}) {
 /// The page of one record.
 export async function one(context) {
   const [, topic, partition, text] = context.path;
-  const offset = Number(text);
+  // What is no number is refused by the server.
+  const offset = wholeNumber(text);
   context.title(`${topic} ${partition}:${text}`);
   const neighbours = el("nav", { class: "actions", "aria-label": "Neighbours" },
-    offset > 0 ? link("Before", ["records", topic, partition, String(offset - 1)], {}, { class: "button small" }) : null,
-    link("After", ["records", topic, partition, String(offset + 1)], {}, { class: "button small" }),
-    link("From here on", ["records", topic], { at: "offset", partition, offset }, { class: "button small" }),
+    offset > 0n ? link("Before", ["records", topic, partition, String(offset - 1n)], {}, { class: "button small" }) : null,
+    offset === null ? null : link("After", ["records", topic, partition, String(offset + 1n)], {}, { class: "button small" }),
+    link("From here on", ["records", topic], { at: "offset", partition, offset: text }, { class: "button small" }),
     link(`Topic ${topic}`, ["topics", topic], {}, { class: "button small" }));
   context.main.append(neighbours);
-  const page = await get(at("v1", "topics", topic, "partitions", partition, "records"), { offset, max_records: 1 },
+  const page = await get(at("v1", "topics", topic, "partitions", partition, "records"), { offset: text, max_records: 1 },
     { records: true, signal: context.signal });
   const [record] = page.records;
   if (!record) {
     context.main.append(el("p", {}, "There is no such record yet. ", link("Look again", context.path)));
     return;
   }
-  if (record.offset !== offset) {
+  if (String(record.offset) !== String(offset)) {
     context.main.append(el("p", { class: "note" }, `No record has this offset; the next one is ${record.offset}.`));
   }
   const shown = { ...record, topic };

@@ -2,7 +2,7 @@
 
 import { Problem, at, curl, get } from "./api.js";
 import { button, copyButton, el, field, go, put, select } from "./dom.js";
-import { bytes, count, counted, full } from "./format.js";
+import { bytes, count, counted, full, wholeNumber } from "./format.js";
 import { VALUE_LIMIT, item } from "./record.js";
 import { tail } from "./tail.js";
 
@@ -176,7 +176,7 @@ async function pages(context, place, source, query, most) {
   await turn([undefined]);
 }
 
-const later = (one, other) => Number(other.timestamp) - Number(one.timestamp) || Number(other.offset) - Number(one.offset);
+const later = (one, other) => Number(other.timestamp) - Number(one.timestamp) || Number(other.offset > one.offset) - Number(other.offset < one.offset);
 
 function newestFirst(all) {
   return [...all].sort(later);
@@ -187,10 +187,15 @@ async function byOffset(context, place, topic, query, most) {
   const path = at("v1", "topics", topic, "partitions", query.partition ?? "0", "records");
   const list = listOf("Records");
   const status = el("p", { class: "quiet", role: "status" });
-  let now = Number(query.offset ?? 0);
+  // Some offsets are larger than JavaScript's numbers. What is no number is refused by the server.
+  let now = wholeNumber(query.offset ?? 0) ?? query.offset;
   let bounds = null;
   let next = now;
-  const before = button("Before", () => step(Math.max(bounds?.start ?? 0, now - most)));
+  const back = (start, from) => {
+    const at = BigInt(from) - (wholeNumber(most) ?? 0n);
+    return at > start ? at : start;
+  };
+  const before = button("Before", () => step(back(bounds?.start ?? 0, now)));
   const after = button("After", () => step(next));
   const command = copyButton("Copy as curl", () => curl("GET", path, { query: { offset: now, max_records: most } }));
   put(place, el("div", { class: "pager" }, before, after, status, command), list);
@@ -209,7 +214,7 @@ async function byOffset(context, place, topic, query, most) {
       const { log_start_offset: start, end_offset: end } = error.fields ?? {};
       before.disabled = after.disabled = true;
       put(status, error.message, " ", start === undefined ? null : button(`Go to ${full(start)}`, () => step(start), { class: "small" }),
-        end === undefined || end === start ? null : button(`Go to the newest`, () => step(Math.max(start, end - most)), { class: "small" }));
+        end === undefined || end === start ? null : button(`Go to the newest`, () => step(back(start, end)), { class: "small" }));
     }
   }
   await step(now);

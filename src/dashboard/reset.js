@@ -2,7 +2,7 @@
 
 import { at, call, curl, get, Problem } from "./api.js";
 import { announce, button, confirm, copyButton, el, field, freshId, link, put, select, table } from "./dom.js";
-import { count, counted, duration, full, time } from "./format.js";
+import { count, counted, duration, full, time, wholeNumber } from "./format.js";
 
 const TARGETS = [["earliest", "beginning"], ["latest", "end"], ["time", "a time"], ["offset", "an offset"], ["shift", "a shift"]];
 /// The most rows that are shown; all are in the sums.
@@ -57,9 +57,11 @@ export async function reset(context) {
   which();
 
   const request = () => {
-    const to = { earliest: "earliest", latest: "latest", offset: { offset: Number(number.value) }, shift: { shift: Number(number.value) } }[target.value]
+    const distance = wholeNumber(number.value);
+    const to = { earliest: "earliest", latest: "latest", offset: { offset: distance }, shift: { shift: distance } }[target.value]
       ?? new Date(moment.value || Number.NaN).getTime();
     if (Number.isNaN(to)) throw new Error("Choose a time.");
+    if (distance === null && (target.value === "offset" || target.value === "shift")) throw new Error("Give a whole number.");
     const picked = every.input.checked ? topics : topics.filter((_, at) => boxes[at].input.checked);
     if (picked.length === 0) throw new Error("Choose at least one topic.");
     const body = { to };
@@ -146,7 +148,7 @@ const change = (was, is, of) => `${was === null || was === undefined ? "none" : 
 const columns = [
   { name: "Partition", cell: ({ topic, partition }) => `${topic} ${partition}` },
   { name: "Offset", class: "num", cell: ({ old_offset: was, new_offset: is }) => change(was, is, full) },
-  { name: "Moves by", class: "num", cell: ({ old_offset: was, new_offset: is }) => (was === null ? "–" : `${is > was ? "+" : ""}${full(is - was)}`) },
+  { name: "Moves by", class: "num", cell: ({ old_offset: was, new_offset: is }) => (was === null ? "–" : `${is > was ? "+" : ""}${full(BigInt(is) - BigInt(was))}`) },
   { name: "Lag", class: "num", cell: ({ old_lag: was, new_lag: is }) => (is === undefined ? "–" : change(was, is, full)) },
   { name: "Next record is of", class: "both", cell: ({ old_timestamp: was, new_timestamp: is }) => (is === undefined ? "–" : [span(was), " → ", span(is)]) },
 ];

@@ -68,6 +68,48 @@ export default async function run(server) {
   };
   assert.deepEqual(await lines(5), await lines(0));
 
+  // Offsets that JavaScript's numbers cannot hold are asked for, shown and sent as they are.
+  const huge = 9007199254740993n;
+  const asked = [];
+  await page.route("**/v1/topics/values/partitions/0/records?*", (route) => {
+    const offset = BigInt(new URL(route.request().url()).searchParams.get("offset"));
+    asked.push(offset);
+    const record = `{"partition":0,"offset":${offset},"timestamp":1,"key":"k","value":1}`;
+    const body = `{"topic":"values","partition":0,"records":[${record}],"next_offset":${offset + 1n},"log_start_offset":5,"end_offset":${huge + 9n}}`;
+    return route.fulfill({ body, contentType: "application/json" });
+  });
+  await page.goto(`${tools.base}#/records/values/0/${huge}`);
+  await page.getByText("Offset", { exact: true }).waitFor();
+  assert.equal(await page.getByText("No record has this offset").count(), 0);
+  for (const [name, offset] of [["Before", huge - 1n], ["After", huge + 1n]]) {
+    assert.match(await page.getByRole("link", { name, exact: true }).getAttribute("href"), new RegExp(`/${offset}$`));
+  }
+  await page.getByRole("link", { name: "From here on" }).click();
+  await page.getByText("1 from 9,007,199,254,740,993.").waitFor();
+  await page.getByRole("button", { name: "After", exact: true }).click();
+  await page.getByText("1 from 9,007,199,254,740,994.").waitFor();
+  await page.getByRole("button", { name: "Before", exact: true }).click();
+  await page.getByText("1 from 9,007,199,254,740,944.").waitFor();
+  assert.deepEqual(asked, [huge, huge, huge + 1n, huge - 49n]);
+  await page.unroute("**/v1/topics/values/partitions/0/records?*");
+  await api("PUT", "/v1/groups/reader/offsets", { offsets: [{ topic: "values", partition: 0, offset: 2 }] });
+  const sent = [];
+  await page.route("**/offsets/reset", (route) => {
+    sent.push(route.request().postData());
+    const row = `{"topic":"values","partition":0,"old_offset":2,"new_offset":${huge},"old_timestamp":1,"new_timestamp":null,"old_lag":1,"new_lag":0}`;
+    return route.fulfill({ body: `{"dry_run":true,"preview":"p","offsets":[${row}]}`, contentType: "application/json" });
+  });
+  await page.goto(`${tools.base}#/groups/reader/reset`);
+  await page.getByLabel("Move to").selectOption("offset");
+  await page.getByLabel("Offset or shift").fill(String(huge));
+  await page.getByRole("button", { name: "Preview" }).click();
+  await page.getByText("+9,007,199,254,740,991").waitFor();
+  assert.deepEqual(sent, [`{"to":{"offset":${huge}},"dry_run":true}`]);
+  await page.getByLabel("Offset or shift").fill("");
+  await page.getByRole("button", { name: "Preview" }).click();
+  await page.getByText("Give a whole number.").waitFor();
+  assert.equal(sent.length, 1);
+
   // A filter that is not one is said, and never left out in silence.
   await page.goto(`${tools.base}#/records/keys?header=type`);
   await page.getByText("A header is looked for as name=value").waitFor();
