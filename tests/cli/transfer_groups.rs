@@ -248,14 +248,10 @@ fn text(text: &str) -> Vec<u8> {
     .concat()
 }
 
-#[test]
-fn a_group_of_kafkas_classic_protocol_goes_on_from_its_commits_with_members_of_either_kind() {
-    let from = Service::start_with(&[("QUIPU_KAFKA_LISTEN", "127.0.0.1:0")]);
-    from.ok("topic create t --partitions 1");
-    from.produce("t", "{\"value\":1}\n{\"value\":2}\n{\"value\":3}\n");
-    let mut stream = TcpStream::connect(from.kafka().unwrap()).unwrap();
+/// JoinGroup 1 of a classic consumer of the topic `t` in the group `k`; the connection and the member's id.
+fn joined(service: &Service) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(service.kafka().unwrap()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // JoinGroup 1, SyncGroup 0 and OffsetCommit 2 of the one member, which stays.
     let subscription = b"\0\0\0\0\0\x01\0\x01t\0\0\0\0";
     let mut join = text("k");
     join.extend([10_000_u32.to_be_bytes(), 10_000_u32.to_be_bytes()].concat());
@@ -267,33 +263,53 @@ fn a_group_of_kafkas_classic_protocol_goes_on_from_its_commits_with_members_of_e
         ]
         .concat(),
     );
-    let joined = kafka(&mut stream, 11, 1, &join);
-    assert_eq!(joined[4..10], [0, 0, 0, 0, 0, 1], "generation 1");
-    // Behind the protocol: the leader's id, then the member's.
-    let length = usize::from(u16::from_be_bytes([joined[17], joined[18]]));
-    let member = std::str::from_utf8(&joined[19..19 + length]).unwrap();
-    let own = [text("k"), vec![0, 0, 0, 1], text(member)].concat();
-    let assignment = [vec![0, 0, 0, 1], text(member), vec![0, 0, 0, 1, 7]].concat();
+    let answer = kafka(&mut stream, 11, 1, &join);
+    assert_eq!(answer[4..10], [0, 0, 0, 0, 0, 1], "no error, generation 1");
+    // Behind the protocol: the leader's id, which is the member's.
+    let length = usize::from(u16::from_be_bytes([answer[17], answer[18]]));
+    let member = std::str::from_utf8(&answer[19..19 + length]).unwrap();
+    (stream, member.to_owned())
+}
+
+#[test]
+fn a_group_of_kafkas_classic_protocol_goes_on_from_its_commits_with_members_of_either_kind() {
+    let listens = [("QUIPU_KAFKA_LISTEN", "127.0.0.1:0")];
+    let (from, to) = (Service::start_with(&listens), Service::start_with(&listens));
+    from.ok("topic create t --partitions 1");
+    from.produce("t", "{\"value\":1}\n{\"value\":2}\n{\"value\":3}\n");
+    let (mut stream, member) = joined(&from);
+    // SyncGroup 0 and OffsetCommit 2 of the one member, which stays.
+    let own = [text("k"), vec![0, 0, 0, 1], text(&member)].concat();
+    let assignment = [vec![0, 0, 0, 1], text(&member), vec![0, 0, 0, 1, 7]].concat();
     assert_eq!(
         kafka(&mut stream, 14, 0, &[&own[..], &assignment].concat())[4..6],
         [0, 0]
     );
+    let place = [text("t"), vec![0, 0, 0, 1, 0, 0, 0, 0]].concat();
     let commit = [
-        vec![0xff; 8],
-        vec![0, 0, 0, 1],
-        text("t"),
-        vec![0, 0, 0, 1, 0, 0, 0, 0],
+        &own[..],
+        &[0xff; 8],
+        &[0, 0, 0, 1],
+        &place,
+        &2_u64.to_be_bytes(),
+        &text("note"),
     ]
     .concat();
-    let commit = [&own[..], &commit, &2_u64.to_be_bytes(), &text("note")].concat();
     let committed = kafka(&mut stream, 8, 2, &commit);
     assert_eq!(committed[committed.len() - 2..], [0, 0]);
     assert_eq!(about(&from, "k")["type"], "classic");
 
-    let (to, _dir, _) = moved(&from);
+    let dir = TempDir::new().unwrap();
+    import(&to, &export(&from, dir.path(), "")).ok();
     let offsets = to.get("/v1/groups/k/offsets");
     assert_eq!(offsets, from.get("/v1/groups/k/offsets"));
     assert_eq!(offsets["offsets"][0]["metadata"], "note");
+    let (_stream, _) = joined(&to);
+    assert_eq!(about(&to, "k")["type"], "classic");
+    assert_eq!(to.get("/v1/groups/k/offsets"), offsets);
+    for member in about(&to, "k")["members"].as_array().unwrap() {
+        to.ok(&format!("group kick k {}", member["member_id"].as_str().unwrap()));
+    }
     assert_eq!(drained(&to, "k", &json!({"topics": ["t"]})), [(0, 2)]);
 }
 
@@ -405,8 +421,9 @@ fn file(dir: &TempDir, lines: &[Value]) -> PathBuf {
     let mut text =
         "{\"export\":1,\"made\":0}\n{\"make_topic\":\"t\",\"partitions\":1,\"config\":{}}\n".to_owned();
     for n in 0..2 {
-        text +=
-            &format!("{{\"topic\":\"t\",\"partition\":0,\"offset\":{n},\"timestamp\":1,\"value\":{n}}}\n");
+        text += &format!(
+            "{{\"topic\":\"t\",\"partition\":0,\"offset\":{n},\"timestamp\":1,\"value\":{n},\"headers\":{{}}}}\n"
+        );
     }
     text.extend(lines.iter().map(|line| format!("{line}\n")));
     text += "{\"end\":true,\"records\":2}\n";
@@ -439,7 +456,7 @@ fn a_group_that_is_there_with_another_type_is_refused_and_with_other_settings_to
     to.ok("topic create t --partitions 1");
     to.call(200, "PUT", "/v1/groups/g/offsets", &json!({"offsets": []}));
     import(&to, &file(&dir, &[queue.clone()])).fails_with("group g is there with the type ordered");
-    to.ok("group delete g --yes");
+    to.ok("group delete g");
     import(&to, &file(&dir, &[queue.clone()])).ok();
     let mut other = queue;
     other["settings"]["lease_ms"] = json!(2000);
@@ -464,7 +481,7 @@ fn a_wrong_group_in_a_file_is_refused_and_makes_nothing() {
         line
     };
     for (wrong, part) in [
-        (json!({"type": "crowd"}), "crowd"),
+        (json!({"type": "crowd"}), "type is ordered or shared"),
         (json!({"type": 7}), "it is not of an export"),
         (json!({"offsets": null}), "it is not of an export"),
         (json!({"topics": "t"}), "it is not of an export"),

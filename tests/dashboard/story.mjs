@@ -118,7 +118,7 @@ export default async function run(server) {
   // A dead letter: why, what, and back to the queue.
   await api("PUT", "/v1/topics/jobs", { partitions: 1 });
   await api("POST", "/v1/topics/jobs/records", { records: [{ key: "job-1", value: { job: 1 } }, { key: "job-2", value: { job: 2 } }, { key: "job-3", value: { job: 3 } }] });
-  const { records } = await poll(api, "workers", "worker-1", { topics: ["jobs"], type: "shared", start: "earliest", max_records: 10, session_timeout_ms: 600000 });
+  const { records } = await poll(api, "workers", "worker-1", { topics: ["jobs"], type: "shared", start: "earliest", max_records: 10, lease_ms: 600000, session_timeout_ms: 600000 });
   await reject(api, "workers", "worker-1", records);
   await page.goto(`${tools.base}#/groups`);
   await page.getByRole("link", { name: "3 dead letters" }).click();
@@ -133,7 +133,13 @@ export default async function run(server) {
   await page.getByRole("dialog").getByText(/^2 records are settled/).waitFor();
   // What dies while the question stands was not part of it.
   await api("POST", "/v1/topics/jobs/records", { records: [{ key: "job-4", value: { job: 4 } }] });
-  await reject(api, "workers", "worker-1", (await poll(api, "workers", "worker-1", { max_records: 10, wait_ms: 5000 })).records.filter(({ key }) => key === "job-4"));
+  let late = [];
+  await until(page, "job-4", async () => {
+    const answer = await api("POST", "/v1/groups/workers/members/worker-1/poll", { ack: null, max_records: 10 });
+    late = answer.records.filter(({ key }) => key === "job-4");
+    return late.length === 1;
+  });
+  await reject(api, "workers", "worker-1", late);
   await page.getByRole("dialog").getByRole("button", { name: "Discard 2 records" }).click();
   await page.getByText("2 discarded.").waitFor();
   const waiting = (await api("GET", "/v1/groups/workers/dead-letters?state=waiting")).dead_letters;

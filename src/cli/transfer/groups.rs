@@ -84,22 +84,24 @@ impl Exported {
         chosen: &BTreeSet<&str>,
         has_all: bool,
     ) -> Result<Option<Self>, Failure> {
-        // The dead letters first: one that is added meanwhile is of a record that counts as unsettled.
         let Some(about) = About::find(client, group)? else {
             return Ok(None);
         };
+        // Before the dead letters: the record of one that is added meanwhile counts as unsettled, and is given out again.
+        let mut offsets = Committed::of(client, group)?.offsets;
+        offsets.retain(|row| chosen.contains(&*row.topic));
         let mut letters = match about.kind == "shared" {
             true => letters(client, group)?,
             false => Vec::new(),
         };
-        let mut offsets = Committed::of(client, group)?.offsets;
-        offsets.retain(|row| chosen.contains(&*row.topic));
         let read: BTreeSet<String> = read_topics(client, group)?;
         let mut topics = about.topics.unwrap_or_else(|| read.iter().cloned().collect());
         topics.retain(|topic| is_pattern(topic) || chosen.contains(&**topic));
         let mut needs = read;
         needs.retain(|topic| chosen.contains(&**topic));
-        if needs.is_empty() && !(has_all && !topics.is_empty()) {
+        // A pattern may not have brought a topic yet.
+        let has_patterns = has_all && !topics.is_empty();
+        if needs.is_empty() && !has_patterns {
             return Ok(None);
         }
         let count = letters.len();
