@@ -9,6 +9,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::fake::{Fake, fine, problem};
+use crate::run;
 use crate::service::Service;
 use crate::support::PATIENCE;
 use crate::transfer::{export, import, imported};
@@ -451,16 +453,17 @@ fn a_file_of_an_earlier_version_makes_ordered_groups_and_leaves_other_kinds_as_t
 #[test]
 fn a_group_that_is_there_with_another_type_is_refused_and_with_other_settings_told() {
     let (to, dir) = (Service::start(), TempDir::new().unwrap());
-    let queue = json!({"group": "g", "type": "shared", "topics": ["t"], "offsets": [],
-        "settings": {"lease_ms": 1000, "max_deliveries": 5, "dead_letter_topic": null, "order": null, "filter": null}});
+    let queue = |lease_ms: u32| {
+        let line = json!({"group": "g", "type": "shared", "topics": ["t"], "offsets": [], "settings": {
+            "lease_ms": lease_ms, "max_deliveries": 5, "dead_letter_topic": null, "order": null, "filter": null}});
+        file(&dir, &[line])
+    };
     to.ok("topic create t --partitions 1");
     to.call(200, "PUT", "/v1/groups/g/offsets", &json!({"offsets": []}));
-    import(&to, &file(&dir, &[queue.clone()])).fails_with("group g is there with the type ordered");
+    import(&to, &queue(1000)).fails_with("group g is there with the type ordered");
     to.ok("group delete g");
-    import(&to, &file(&dir, &[queue.clone()])).ok();
-    let mut other = queue;
-    other["settings"]["lease_ms"] = json!(2000);
-    let ended = import(&to, &file(&dir, &[other]));
+    import(&to, &queue(1000)).ok();
+    let ended = import(&to, &queue(2000));
     assert!(
         ended.err.contains("group g is there with other settings"),
         "{}",
@@ -509,6 +512,37 @@ fn a_wrong_group_in_a_file_is_refused_and_makes_nothing() {
         assert!(ended.err.contains(part), "{wrong}: {}", ended.err);
         assert_eq!(to.get("/v1/groups")["groups"], json!([]), "{wrong}");
     }
+}
+
+#[test]
+fn a_server_that_does_not_tell_subscriptions_gives_a_work_queue_all_the_same() {
+    let from = Fake::start(|request, _| {
+        let (topic, group) = ("GET /v1/topics/t", "GET /v1/groups/q");
+        let answer = match request.line.split('?').next().unwrap_or_default() {
+            line if line == topic => {
+                let partition = json!({"partition": 0, "log_start_offset": 0, "end_offset": 0});
+                json!({"name": "t", "partition_count": 1, "partitions": [partition]})
+            }
+            line if line == group => json!({"type": "shared", "settings": {"lease_ms": 1234}}),
+            line => match line.strip_prefix(group) {
+                Some("/offsets") => json!({"offsets": []}),
+                Some("/lag") => json!({"topics": [{"topic": "other"}, {"topic": "t"}]}),
+                Some("/dead-letters") => json!({"dead_letters": []}),
+                _ => return problem(404, "\"code\":\"not-found\""),
+            },
+        };
+        fine(answer.to_string())
+    });
+    let (to, dir) = (Service::start(), TempDir::new().unwrap());
+    let path = dir.path().join("file");
+    fs::write(&path, run(&from.url, "export --topics t --groups q").ok()).unwrap();
+    imported(&to, &path);
+    let found = about(&to, "q");
+    assert_eq!(
+        (&found["type"], &found["topics"]),
+        (&json!("shared"), &json!(["t"]))
+    );
+    assert_eq!(found["settings"]["lease_ms"], 1234);
 }
 
 #[test]
