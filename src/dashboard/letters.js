@@ -87,10 +87,9 @@ export function letters(context) {
     }
     await finish(done, passedOver, discard);
   };
-  const reasonBody = () => (reason.value ? { reason: reason.value } : {});
   /// Redrives this many, the oldest first. None is named, so the server passes over those that it has not made.
-  const redriveOldest = async (number) => {
-    const answer = await call("POST", redrive, { body: { max_records: number, ...reasonBody() }, signal: context.signal });
+  const redriveOldest = async (number, body) => {
+    const answer = await call("POST", redrive, { body: { ...body, max_records: number }, signal: context.signal });
     await finish(Number(answer.redriven), Number(answer.passed_over ?? 0), false);
   };
   const finish = async (done, passedOver, discard) => {
@@ -108,6 +107,7 @@ export function letters(context) {
     let chosen = picked;
     let number = picked?.length;
     let more = "";
+    const body = reason.value ? { reason: reason.value } : {};
     try {
       if (picked && !discard && picked.length === 1) {
         await act(picked, false);
@@ -120,7 +120,7 @@ export function letters(context) {
         number = chosen.length;
         more = page.next ? " More wait: do the same again for them." : "";
       } else if (!picked) {
-        const answer = await call("POST", redrive, { body: { dry_run: true, ...reasonBody() }, signal: context.signal });
+        const answer = await call("POST", redrive, { body: { ...body, dry_run: true }, signal: context.signal });
         number = Number(answer.redriven);
         more = answer.at_end ? "" : " More wait: do the same again for them.";
         if (number === 0) {
@@ -142,7 +142,7 @@ export function letters(context) {
         chosen && chosen.length > 1 ? el("ul", {}, chosen.slice(0, 10).map((letter) => el("li", {}, `${keyOf(letter)}: ${letter.reason}`)),
           chosen.length > 10 ? el("li", {}, `and ${count(chosen.length - 10)} more`) : null) : null],
       confirmText: discard ? `Discard ${records}` : `Redrive ${records}`,
-      act: () => (chosen ? act(chosen, discard) : redriveOldest(number)),
+      act: () => (chosen ? act(chosen, discard) : redriveOldest(number, body)),
     });
   };
   const redriveChosen = button("Redrive chosen…", () => ask([...selected.values()], false));

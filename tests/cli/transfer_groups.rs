@@ -372,13 +372,15 @@ fn dead_letters_that_wait_can_be_redriven_on_the_other_server() {
     assert_same(&from, &to, "q");
     assert_eq!(waiting(&to), [("bad 3".to_owned(), at("jobs", 0, 2))]);
     assert_eq!(about(&to, "q")["queue"]["dead_letters"], 1);
-    // Everything that the letter has beside three headers.
+    // Everything that the letter has beside four headers.
     let letters = |service: &Service| {
         let text = service.ok("consume jobs.dlq");
         let lines = text.lines().map(|line| {
             let mut record: Value = serde_json::from_str(line).unwrap();
             let headers = record["headers"].as_object_mut().unwrap();
-            headers.retain(|name, _| !["dlq_offset", "dlq_topic_id", "dlq_died_at"].contains(&&**name));
+            headers.retain(|name, _| {
+                !["dlq_offset", "dlq_topic_id", "dlq_died_at", "dlq_seal"].contains(&&**name)
+            });
             record
         });
         lines.collect::<Vec<_>>()

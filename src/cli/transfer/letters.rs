@@ -1,13 +1,14 @@
 //! Dead letters, which a group of another server is to find as its own.
 //!
-//! A server takes a record for a dead letter of a group by its headers, if it died after the group was made there. So an import
-//! changes these headers:
+//! A server takes a record for a dead letter of a group by its headers, if it died after the group was made there. That another
+//! server has made it stays visible, since it has no seal of the new one. An import changes these headers:
 //!
 //! | header | becomes |
 //! |---|---|
 //! | `dlq_offset` | the offset that the record has on the new server |
 //! | `dlq_died_at` | the time of the import, by the new server's clock |
 //! | `dlq_topic_id` | nothing: the topic is found by its name |
+//! | `dlq_seal` | nothing: it is another server's |
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +21,7 @@ use serde_json::{Map, Value};
 const OFFSET: &str = "dlq_offset";
 const DIED_AT: &str = "dlq_died_at";
 const TOPIC_ID: &str = "dlq_topic_id";
+const SEAL: &str = "dlq_seal";
 
 /// What becomes of a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +58,7 @@ pub(super) fn forget(record: &mut Map<String, Value>) {
 }
 
 fn is_changed(name: &str) -> bool {
-    [OFFSET, DIED_AT, TOPIC_ID].contains(&name)
+    [OFFSET, DIED_AT, TOPIC_ID, SEAL].contains(&name)
 }
 
 /// Headers in their order.
@@ -95,8 +97,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moved_dead_letter_keeps_everything_but_three_headers() {
-        let line = br#"{"topic":"d","partition":1,"offset":4,"timestamp":5,"key":"k","value":{"n":  1.0},"headers":{"z":["1",{"base64":"/w=="}],"a":"2","dlq_topic_id":"5","dlq_offset":["8","9"],"dlq_group":"g","dlq_died_at":"7","dlq_first_offset":"3"}}"#;
+    fn a_moved_dead_letter_keeps_everything_but_four_headers() {
+        let line = br#"{"topic":"d","partition":1,"offset":4,"timestamp":5,"key":"k","value":{"n":  1.0},"headers":{"z":["1",{"base64":"/w=="}],"a":"2","dlq_topic_id":"5","dlq_offset":["8","9"],"dlq_group":"g","dlq_died_at":"7","dlq_first_offset":"3","dlq_seal":"ab"}}"#;
         let to = Moved {
             offset: 2,
             died_at: 100,
