@@ -144,6 +144,7 @@ impl Conditions {
 
 /// What whoever may not look at a topic is told when it has created or changed it.
 #[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct BriefTopic {
     name: String,
     id: String,
