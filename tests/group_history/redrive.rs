@@ -114,7 +114,14 @@ fn call(
 /// Redrives everything, and what becomes a dead letter because of the kills during that.
 pub fn finish(run: &Run<'_>, rng: &mut Rng) {
     let mut kills = if run.rules.has_kills { 4 } else { 0 };
-    while redrive_all(run, std::mem::take(&mut kills), rng) && !run.world.is_over() {
+    // A redrive whose answer nobody waited for may have come after the last records were settled: then none of its dead
+    // letters is found here, and its records are still to be settled. What dies then is found the next time.
+    let mut found_none = 0;
+    while found_none < 2 && !run.world.is_over() {
+        match redrive_all(run, std::mem::take(&mut kills), rng) {
+            true => found_none = 0,
+            false => found_none += 1,
+        }
         run.until_drained();
     }
 }
