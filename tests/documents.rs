@@ -406,27 +406,33 @@ fn every_python_block_of_the_documents_is_python() {
     assert!(count > 8, "only {count} blocks");
 }
 
-#[test]
-fn a_test_that_skips_something_says_so_past_the_harness() {
-    // `CONTRIBUTING.md` promises it; the harness keeps what a passing test prints.
-    let mut folders = vec![root().join("tests"), root().join("segments/tests")];
-    let mut found = 0;
+/// The Rust sources in these folders, and below them.
+fn sources_below(folders: &[&str]) -> Vec<(PathBuf, String)> {
+    let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
+    let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("a folder of the repository") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
-                continue;
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let source = fs::read_to_string(&path).expect("a source");
+                sources.push((path, source));
             }
-            if path.extension().is_none_or(|extension| extension != "rs") {
-                continue;
-            }
-            let source = fs::read_to_string(&path).expect("a source");
-            found += source.matches("skipped(").count();
-            for line in source.lines().map(|line| line.trim().to_lowercase()) {
-                let is_kept = line.starts_with("println!(\"skip") || line.starts_with("eprintln!(\"skip");
-                assert!(!is_kept, "{}: {line}", path.display());
-            }
+        }
+    }
+    sources
+}
+
+#[test]
+fn a_test_that_skips_something_says_so_past_the_harness() {
+    // `CONTRIBUTING.md` promises it; the harness keeps what a passing test prints.
+    let mut found = 0;
+    for (path, source) in sources_below(&["tests", "segments/tests"]) {
+        found += source.matches("skipped(").count();
+        for line in source.lines().map(|line| line.trim().to_lowercase()) {
+            let is_kept = line.starts_with("println!(\"skip") || line.starts_with("eprintln!(\"skip");
+            assert!(!is_kept, "{}: {line}", path.display());
         }
     }
     assert!(found > 20, "only {found} tests skip something");
@@ -576,17 +582,8 @@ fn every_action_of_the_audit_log_is_on_its_page() {
     let kinds = "topic|records|damage|group|offsets|token|principal|backup";
     let action = regex::Regex::new(&format!(r#""((?:{kinds})\.[a-z]+)""#)).expect("a pattern");
     let mut stored = BTreeSet::new();
-    let mut folders = vec![root().join("src/broker")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder of the repository") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let source = fs::read_to_string(&path).expect("a source");
-            stored.extend(action.captures_iter(&source).map(|found| found[1].to_owned()));
-        }
+    for (_, source) in sources_below(&["src/broker"]) {
+        stored.extend(action.captures_iter(&source).map(|found| found[1].to_owned()));
     }
     assert!(stored.len() > 15, "{stored:?}");
     assert_eq!(page, stored.iter().map(String::as_str).collect());

@@ -33,15 +33,19 @@ fn backup(log: &Log, dir: &str, name: &str) -> Result<Backup, Error> {
 }
 
 fn restore_at(disk: &SimDisk, copy: &str, data: &str) -> Result<Restored, Error> {
+    restore_if(IfDamaged::Refuse, disk, copy, data)
+}
+
+fn restore_if(if_damaged: IfDamaged, disk: &SimDisk, copy: &str, data: &str) -> Result<Restored, Error> {
     let disk = Arc::new(disk.clone());
-    let clock = SimClock::new(NOW);
+    let (clock, progress) = (SimClock::new(NOW), Progress::default());
     restore_on(
         disk,
         &clock,
         Path::new(copy),
         Path::new(data),
-        IfDamaged::Refuse,
-        &Progress::default(),
+        if_damaged,
+        &progress,
     )
 }
 

@@ -4,7 +4,8 @@
 //! [`ErrorCode`](super::errors::ErrorCode); `Err` closes the connection. The requests of a connection are handled one after another; only `begins`
 //! handlers may leave work for later ([`Answer::Later`]).
 //!
-//! To offer an API: declare its messages in `messages/`, write its handler, add its row here.
+//! To offer an API: declare its messages in `messages/`, write its handler, add its row here. If it changes something as an
+//! administrator does, its handler notes each change in the log ([`Call::note_change`]).
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;

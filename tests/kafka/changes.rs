@@ -10,10 +10,6 @@ use super::*;
 fn requests() -> Vec<(&'static str, i16, i16, Out, &'static str)> {
     let topic = || Out::new().i32(1).text("t");
     let none = |out: Out| out.i32(0).i32(0);
-    let commit = |offset: i64| {
-        let head = Out::new().text("g").i32(-1).text("").i64(-1);
-        head.i32(1).text("t").i32(1).i32(0).i64(offset).null()
-    };
     let config = || topic_config(Out::new().i32(1).i8(2).text("t"));
     vec![
         (
@@ -63,6 +59,12 @@ fn requests() -> Vec<(&'static str, i16, i16, Out, &'static str)> {
         ("DeleteGroups", 42, 0, Out::new().i32(1).text("g"), "groups/g"),
         ("DeleteTopics", 20, 1, topic().i32(0), "topics/t"),
     ]
+}
+
+/// A commit of nobody.
+fn commit(offset: i64) -> Out {
+    let head = Out::new().text("g").i32(-1).text("").i64(-1);
+    head.i32(1).text("t").i32(1).i32(0).i64(offset).null()
 }
 
 fn topic_config(out: Out) -> Out {
@@ -149,10 +151,6 @@ fn offsets_that_nobodys_commit_moves_back_are_a_line_and_those_that_go_on_are_no
     let fixture = Fixture::new();
     fixture.server.create_topic("t", 1);
     let mut client = fixture.client();
-    let commit = |offset: i64| {
-        let head = Out::new().text("g").i32(-1).text("").i64(-1);
-        head.i32(1).text("t").i32(1).i32(0).i64(offset).null()
-    };
     let told = || {
         lines(
             &fixture.server.log(),

@@ -398,16 +398,7 @@ fn the_batches_of_a_request_inflate_to_so_much_together() {
         for _ in 0..wrongs {
             body = body.i32(0).bytes(&wrong);
         }
-        let mut answer = client.ask(PRODUCE, 3, body.i32(0).bytes(good.as_bytes()));
-        answer.i32();
-        answer.text();
-        let rows = (0..answer.i32()).map(|_| {
-            answer.i32();
-            let code = answer.i16();
-            answer.bytes(16);
-            code
-        });
-        rows.collect::<Vec<_>>()
+        produce_codes(&mut client, body.i32(0).bytes(good.as_bytes()))
     };
     let few = codes(3);
     assert!(few[..3].iter().all(|code| ![0, 10].contains(code)), "{few:?}");
@@ -420,6 +411,11 @@ fn the_batches_of_a_request_inflate_to_so_much_together() {
 fn codes_of(client: &mut Client, topic: &str, count: i32, batch: &[u8]) -> Vec<i16> {
     let head = Out::new().null().i16(1).i32(1000).i32(1).text(topic);
     let body = (0..count).fold(head.i32(count), |body, _| body.i32(0).bytes(batch));
+    produce_codes(client, body)
+}
+
+/// The codes of the partitions of a Produce request to one topic.
+fn produce_codes(client: &mut Client, body: Out) -> Vec<i16> {
     let mut answer = client.ask(PRODUCE, 3, body);
     answer.i32();
     answer.text();

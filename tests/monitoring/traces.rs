@@ -35,6 +35,12 @@ const PRODUCE: (&str, &str) = ("POST", "/v1/topics/orders/records");
 const POLL: (&str, &str) = ("POST", "/v1/groups/billing/members/m/poll");
 const FETCH: (&str, &str) = ("GET", "/v1/topics/orders/partitions/0/records?offset=0");
 
+/// The names of spans.
+fn names(spans: &[Value]) -> Vec<&str> {
+    let names = spans.iter().map(|span| span["name"].as_str());
+    names.map(|name| name.expect("a name")).collect()
+}
+
 #[test]
 fn a_produce_continues_the_callers_trace_and_who_reads_it_links_to_it() {
     let collector = Collector::start();
@@ -55,10 +61,7 @@ fn a_produce_continues_the_callers_trace_and_who_reads_it_links_to_it() {
     server.stop();
 
     let spans = collector.spans();
-    let names: Vec<_> = spans
-        .iter()
-        .map(|span| span["name"].as_str().expect("a name"))
-        .collect();
+    let names = names(&spans);
     let fetch = "GET /v1/topics/{topic}/partitions/{partition}/records";
     let expected = [
         "POST /v1/topics/{topic}/records",
@@ -301,10 +304,7 @@ fn a_trace_goes_from_kafka_clients_to_consumers_over_http_and_back_in_a_header()
     server.stop();
 
     let spans = collector.spans();
-    let names: Vec<_> = spans
-        .iter()
-        .map(|span| span["name"].as_str().expect("a name"))
-        .collect();
+    let names = names(&spans);
     // Requests of Kafka's protocol have no context of their own, and no span.
     let expected = [
         "POST /v1/groups/{group}/members/{member}/poll",

@@ -6,17 +6,7 @@ use super::*;
 
 /// Restores what is left.
 fn restore_rest(disk: &SimDisk, copy: &str, data: &str) -> Result<Restored, Error> {
-    let disk = Arc::new(disk.clone());
-    let clock = SimClock::new(NOW);
-    let progress = Progress::default();
-    restore_on(
-        disk,
-        &clock,
-        Path::new(copy),
-        Path::new(data),
-        IfDamaged::Take,
-        &progress,
-    )
+    restore_if(IfDamaged::Take, disk, copy, data)
 }
 
 fn check(disk: &SimDisk, copy: &str) -> VerifiedBackup {
