@@ -202,7 +202,7 @@ pub(crate) async fn answer(
     Ok(Answered {
         answer,
         in_flight: begun.ok().flatten(),
-        share: session.take_share(),
+        share: session.take_answer(),
     })
 }
 
@@ -274,7 +274,7 @@ async fn answers<Q: Message, A: Message>(
     let message = handler(&call, request).await?;
     let writer = written(header.key, header.correlation, header.version, &message);
     drop((message, share));
-    call.session.hold(call.settle(writer.owned_bytes()).await?);
+    call.session.hold_answer(call.settle(writer.owned_bytes()).await?);
     Ok(Answer::Now(writer.finish()))
 }
 

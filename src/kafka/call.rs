@@ -105,17 +105,17 @@ impl Call {
             return Ok(());
         }
         // One share for all, so that a request that asks for all of the memory does not wait for its own part.
-        let mut budget = Budget::holding(&self.answers, self.session.take_share());
+        let mut budget = Budget::holding(&self.answers, self.session.take_answer());
         let all = budget.covered() + bytes;
         let covered = budget.cover(all).await;
         covered.map_err(|_| Hangup::Overloaded)?;
-        self.session.hold(budget.take());
+        self.session.hold_answer(budget.take());
         Ok(())
     }
 
     /// Gives back what the request takes of the memory, because it waits from now on and nothing of it is kept.
     pub(crate) fn release(&self) {
-        drop((self.session.take_request(), self.session.take_share()));
+        drop((self.session.take_request(), self.session.take_answer()));
     }
 
     /// Makes what was reserved what a finished answer takes, and takes it over.
@@ -123,7 +123,7 @@ impl Call {
     /// # Errors
     /// [`Hangup::Overloaded`]: others wait for the memory that the answer holds already.
     pub(crate) async fn settle(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Hangup> {
-        let held = self.session.take_share();
+        let held = self.session.take_answer();
         if held.is_none() && bytes <= SMALL_ANSWER_BYTES {
             return Ok(None);
         }

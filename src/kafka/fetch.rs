@@ -239,7 +239,7 @@ mod tests {
         };
         assert!(begin.elapsed() < MAX_WAIT);
         assert_eq!(answer.unwrap().responses[0].partitions.len(), MANY_PARTITIONS);
-        drop(call.session.take_share());
+        drop(call.session.take_answer());
         other.await.unwrap();
     }
 
@@ -257,7 +257,7 @@ mod tests {
             let answer = fetch(&call, request(count)).await.unwrap();
             assert_eq!(answer.responses[0].partitions[0].error_code, 0);
             assert_eq!(begin.elapsed().as_secs(), longest.as_secs(), "{count} partitions");
-            drop(call.session.take_share());
+            drop(call.session.take_answer());
         }
     }
 }

@@ -30,7 +30,7 @@ pub(crate) struct Session {
     /// What the request takes that is being handled.
     request: Mutex<Option<OwnedSemaphorePermit>>,
     /// What the answer to it takes.
-    share: Mutex<Option<OwnedSemaphorePermit>>,
+    answer: Mutex<Option<OwnedSemaphorePermit>>,
     over: Notify,
     /// Notified when a request has failed that has no answer.
     failed: Notify,
@@ -63,7 +63,7 @@ impl Session {
                 is_refused: false,
             }),
             request: Mutex::default(),
-            share: Mutex::default(),
+            answer: Mutex::default(),
             over: Notify::new(),
             failed: Notify::new(),
         }
@@ -125,8 +125,8 @@ impl Session {
     }
 
     /// Holds a share of the memory for answers, for the request that is being handled.
-    pub(crate) fn hold(&self, share: Option<OwnedSemaphorePermit>) {
-        add(&self.share, share);
+    pub(crate) fn hold_answer(&self, share: Option<OwnedSemaphorePermit>) {
+        add(&self.answer, share);
     }
 
     /// Holds a share of the memory for requests, for the one that is being handled.
@@ -140,8 +140,8 @@ impl Session {
     }
 
     /// What is held for the answer.
-    pub(crate) fn take_share(&self) -> Option<OwnedSemaphorePermit> {
-        self.share.lock().take()
+    pub(crate) fn take_answer(&self) -> Option<OwnedSemaphorePermit> {
+        self.answer.lock().take()
     }
 
     fn is_over(&self, access: &Access) -> bool {
