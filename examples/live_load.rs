@@ -7,6 +7,8 @@
 //!   microseconds since the request was sent.
 //! - `live_load idle ADDRESS TOPIC COUNT`: follows the topic `COUNT` times over; prints `ready` when every stream has
 //!   begun, and ends when standard input does.
+//!
+//! It signs in with the token of `QUIPU_TOKEN`, if there is one.
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -14,7 +16,7 @@
 )]
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -28,6 +30,12 @@ const PRODUCERS: u64 = 32;
 const OPENING: usize = 64;
 /// How long the last events may take to be seen.
 const LATE: Duration = Duration::from_secs(5);
+
+/// The line of each request that signs in, or nothing.
+static CREDENTIALS: LazyLock<String> = LazyLock::new(|| match std::env::var("QUIPU_TOKEN") {
+    Ok(token) if !token.is_empty() => format!("Authorization: Bearer {token}\r\n"),
+    _ => String::new(),
+});
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -53,7 +61,8 @@ async fn read(address: SocketAddr, path: &str) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut stream = TcpStream::connect(address).await?;
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: application/x-ndjson\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: application/x-ndjson\r\nConnection: close\r\n{}\r\n",
+        *CREDENTIALS
     );
     stream.write_all(request.as_bytes()).await?;
     let mut buffer = vec![0; 1 << 20];
@@ -79,7 +88,8 @@ async fn follow(address: SocketAddr, topic: &str) -> anyhow::Result<BufReader<Tc
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let request = format!(
-        "GET /v1/topics/{topic}/records?from=latest&follow=true HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n\r\n"
+        "GET /v1/topics/{topic}/records?from=latest&follow=true HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n{}\r\n",
+        *CREDENTIALS
     );
     stream.write_all(request.as_bytes()).await?;
     let mut reader = BufReader::with_capacity(1024, stream);
@@ -173,8 +183,9 @@ async fn produce(
         let sent = began.elapsed();
         let body = format!(r#"{{"records":[{{"value":{}}}]}}"#, sent.as_micros());
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}\r\n{body}",
+            body.len(),
+            *CREDENTIALS
         );
         stream.write_all(request.as_bytes()).await?;
         let mut held = 0;

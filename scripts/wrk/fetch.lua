@@ -7,6 +7,10 @@ local next_request = 0
 
 function init(args)
   local headers = { ["Accept"] = args[1] }
+  local token = os.getenv("QUIPU_TOKEN")
+  if token and token ~= "" then
+    headers["Authorization"] = "Bearer " .. token
+  end
   for n = 3, #args do
     requests[count] = wrk.format("GET", wrk.path .. "?offset=" .. args[n] .. args[2], headers)
     count = count + 1

@@ -15,6 +15,10 @@ function init(args)
   local group = math.floor(thread_number / args[2])
   path = string.format("/v1/groups/%s-%d/members/m%d/poll", args[1], group, thread_number)
   headers = { ["Content-Type"] = "application/json" }
+  local token = os.getenv("QUIPU_TOKEN")
+  if token and token ~= "" then
+    headers["Authorization"] = "Bearer " .. token
+  end
   topic = args[3]
   ack = "null"
 end

@@ -1,6 +1,11 @@
 -- Readers that continue where the last answer ended, each on its own connection and partition: run as many threads
 -- as connections. Arguments: the partitions. Prints the same line as produce.lua.
 
+local token = os.getenv("QUIPU_TOKEN")
+if token and token ~= "" then
+  wrk.headers["Authorization"] = "Bearer " .. token
+end
+
 local threads = 0
 
 function setup(thread)
