@@ -270,21 +270,18 @@ async fn write_answers<W: AsyncWrite + Unpin>(
         }
         let mut paces = [Pace::new(&kafka.answers), Pace::new(&kafka.broker.bodies)];
         while sending.pieces.has_remaining() {
-            let written = timeout(kafka.settings.write_timeout, to.write_buf(&mut sending.pieces));
-            let [of_answers, of_requests] = &mut paces;
-            // Who reads nothing gives way to those who wait for the memory that its answers hold, and its requests.
-            let written = of_answers.wait_holding(|| backlog.of_answers(), written);
-            let written = of_requests.wait_holding(|| backlog.of_requests(), written).await;
-            let written = written.and_then(|written| written).map_err(|_| Over::Stalled)?;
-            match written.map_err(|_| Over::Stalled)?.map_err(End::from)? {
-                0 => return Err(End::from(io::Error::from(io::ErrorKind::WriteZero)).into()),
-                // The kernel takes more only after the client has read much, and a busy server may be late to see that.
-                written => paces
-                    .iter_mut()
-                    .for_each(|pace| pace.count_sent(written.max(SENT_BYTES))),
+            let written = to.write_buf(&mut sending.pieces);
+            let written = send(kafka, &mut paces, backlog, written).await?;
+            if written == 0 {
+                return Err(End::from(io::Error::from(io::ErrorKind::WriteZero)).into());
+            }
+            // The kernel takes more only after the client has read much, and a busy server may be late to see that.
+            for pace in &mut paces {
+                pace.count_sent(written.max(SENT_BYTES));
             }
         }
-        to.flush().await.map_err(End::from)?;
+        // TLS takes bytes that the kernel does not take yet: only a flush waits for the client to read them.
+        send(kafka, &mut paces, backlog, to.flush()).await?;
         // What they hold is given back before the wait for the next one.
         drop(sending);
         if next.is_none() {
@@ -292,6 +289,21 @@ async fn write_answers<W: AsyncWrite + Unpin>(
         }
     }
     Ok(())
+}
+
+/// A step of sending answers, for which the client has `write_timeout`. Who reads nothing gives way to those who wait for
+/// the memory that its answers hold, and its requests.
+async fn send<T>(
+    kafka: &Kafka,
+    [of_answers, of_requests]: &mut [Pace<'_>; 2],
+    backlog: &Backlog,
+    step: impl Future<Output = io::Result<T>>,
+) -> Result<T, Over> {
+    let sent = timeout(kafka.settings.write_timeout, step);
+    let sent = of_answers.wait_holding(|| backlog.of_answers(), sent);
+    let sent = of_requests.wait_holding(|| backlog.of_requests(), sent).await;
+    let sent = sent.and_then(|sent| sent).map_err(|_| Over::Stalled)?;
+    Ok(sent.map_err(|_| Over::Stalled)?.map_err(End::from)?)
 }
 
 /// Whether an answer is there; from then on it is [`Answer::Now`].
@@ -375,5 +387,58 @@ impl Buf for Pieces {
             }
             self.0.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::Context;
+
+    use tokio::io::{DuplexStream, ReadBuf};
+
+    use super::*;
+    use crate::kafka::call::testing;
+
+    /// A stream that takes all that is written, as TLS does, and whose client reads nothing of it.
+    struct Unflushed(DuplexStream);
+
+    impl AsyncRead for Unflushed {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Unflushed {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_what_tls_has_taken_is_closed() {
+        let call = testing::call("ApiVersions", 0, &[]);
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        // ApiVersions, version 0, without a client id.
+        let frame = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff];
+        client.write_all(&frame).await.unwrap();
+        let serving = serve(&call.kafka, Unflushed(server), &call.session, (1, 1));
+        let second = std::time::Duration::from_secs(1);
+        let served = timeout(call.settings.write_timeout + second, serving).await;
+        assert!(served.is_ok(), "it is still open");
+        let stalled = call.metrics.kafka.stalled_connections.load(Relaxed);
+        assert_eq!(stalled, 1);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::atomic::Ordering::Relaxed;
 
 use quipu::settings::{Auth, Secret};
 use serde_json::json;
@@ -133,6 +134,33 @@ fn a_certificate_signs_in_and_a_token_outranks_it() {
     http(&secure, "DELETE", "/v1/principals/billing", "");
     let mut byte = [0];
     assert!(!matches!(client.0.read(&mut byte), Ok(1)), "it is closed");
+    secure.stop();
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_closed_as_without_tls() {
+    let secure = Secure::with(|config, _| {
+        config.kafka_listen = Some(([127, 0, 0, 1], 0).into());
+        config.write_idle_timeout = std::time::Duration::from_millis(200);
+    });
+    let mut stream = secure.connect().expect("a handshake");
+    let made = stream.call(
+        "PUT",
+        "/v1/topics/t",
+        "application/json",
+        br#"{"partitions":1000}"#,
+    );
+    made.expect("an answer");
+    // Each answer is less than TLS takes at once, all of them are far more than the kernel does.
+    let mut client = Under::to(&secure, None);
+    let requests = Out::new().i32(-1).frame(METADATA, 1, 1).repeat(2000);
+    client.0.write_all(&requests).expect("it reads");
+    let stalled = &secure.server.app().metrics.kafka.stalled_connections;
+    let begin = Instant::now();
+    while stalled.load(Relaxed) != 1 {
+        assert!(begin.elapsed() < PATIENCE, "it is still open");
+        std::thread::yield_now();
+    }
     secure.stop();
 }
 
