@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::call::{Answer, Call, Hangup, request_id};
 use super::header::{API_VERSIONS, RequestHeader, begin_answer, skip_tags};
-use super::quotas::{self, InFlight};
+use super::quotas::{InFlight, Slowed};
 use super::session::Session;
 use super::wire::{Message, Reader, Version, Writer};
 use super::{
@@ -139,18 +139,16 @@ impl Answered {
 
 /// Whether a request is handled to its end though its client is gone: Produce, since a client that wants no answer
 /// (`acks` of 0) may close its connection as soon as its records are sent.
-pub(crate) fn outlives_its_client(frame: &[u8]) -> bool {
-    frame.starts_with(&PRODUCE.to_be_bytes())
+pub(crate) fn outlives_its_client(key: Option<i16>) -> bool {
+    key == Some(PRODUCE)
 }
 
 /// Whether the answer of a request waits for what other clients do. It is of no use to a client that is gone.
-pub(crate) fn waits_for_others(frame: &[u8]) -> bool {
-    [FETCH, JOIN_GROUP, SYNC_GROUP]
-        .iter()
-        .any(|key| frame.starts_with(&key.to_be_bytes()))
+pub(crate) fn waits_for_others(key: Option<i16>) -> bool {
+    key.is_some_and(|key| [FETCH, JOIN_GROUP, SYNC_GROUP].contains(&key))
 }
 
-/// Answers a frame.
+/// Answers a frame, which a quota has let through.
 ///
 /// # Errors
 /// Why the connection is to be closed.
@@ -158,7 +156,7 @@ pub(crate) async fn answer(
     kafka: &Kafka,
     session: &Arc<Session>,
     (life, connection, number): (u32, u64, u32),
-    frame: BytesMut,
+    (frame, begun): (BytesMut, Result<Option<InFlight>, Slowed>),
 ) -> Result<Answered, Hangup> {
     let bytes = frame.len();
     let call = |name, header: Option<&RequestHeader>| Call {
@@ -167,7 +165,7 @@ pub(crate) async fn answer(
         session: Arc::clone(session),
         api: name,
         version: header.map_or(0, |header| header.version),
-        is_slowed: false,
+        is_slowed: begun.is_err(),
         frame_bytes: bytes,
         client_id: header.and_then(|header| header.client_id.clone()),
     };
@@ -189,15 +187,13 @@ pub(crate) async fn answer(
         return Err(Hangup::NotSignedIn);
     }
     kafka.metrics.kafka.count_request(api.name);
-    let mut call = call(api.name, Some(&header));
+    let call = call(api.name, Some(&header));
     if !api.versions.contains(&header.version) {
         return match api.key {
             API_VERSIONS => Ok(Answered::small(api_versions::too_new(&call, &header))),
             _ => Err(Hangup::UnknownVersion),
         };
     }
-    let begun = quotas::begin(kafka, &call.caller, api.key, bytes).await;
-    call.is_slowed = begun.is_err();
     let answer = handle(call, &header, reader).await?;
     Ok(Answered {
         answer,

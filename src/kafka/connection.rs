@@ -8,7 +8,8 @@
 //! nothing more is read from its connection. A connection is closed only if it holds memory that others wait for and
 //! makes too little progress: its client does not send the rest of a request, or reads nothing of an answer, or the
 //! request needs more memory while others of its kind do, too. Requests of at most 32 KiB do not wait for memory, so
-//! whoever holds it stops no heartbeats.
+//! whoever holds it stops no heartbeats. A request that a quota holds back has not been read but for its beginning, and holds
+//! none.
 //!
 //! Bytes that are no request close the connection, as in Kafka, after the answers to the requests before them. HTTP is told
 //! why. So does a request that wants no answer and fails.
@@ -33,8 +34,8 @@ use tokio::time::timeout;
 use super::apis::{self, Answered};
 use super::backlog::{Backlog, Held, Unread};
 use super::call::{Answer, Hangup};
-use super::frames::{Allowed, End, Frames};
-use super::quotas::InFlight;
+use super::frames::{Allowed, Beginning, End, Frames};
+use super::quotas::{self, InFlight, Slowed};
 use super::session::Session;
 use super::{Kafka, Mistake, TO_HTTP};
 use crate::broker::budget::{Pace, SMALL_BYTES};
@@ -120,28 +121,38 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
             let allowed = allowed(kafka, session);
             let next = async {
                 backlog.wait().await;
-                frames.next(&kafka.broker.bodies, allowed).await
+                let beginning = frames.beginning(allowed).await?;
+                // What is not answered any more needs no quota.
+                let mut begun = match apis::waits_for_others(beginning.key) && !is_answered {
+                    true => Ok(None),
+                    false => begin(kafka, session, &mut frames, (beginning, allowed)).await?,
+                };
+                let frame = frames.next(&kafka.broker.bodies, allowed).await?;
+                if let Ok(Some(in_flight)) = &mut begun {
+                    in_flight.has_come();
+                }
+                Ok::<_, End>((beginning.key, begun, frame))
             };
-            let frame = tokio::select! {
+            let (key, begun, frame) = tokio::select! {
                 biased;
                 () = session.failed() => return Err(Hangup::Unacknowledged.into()),
-                frame = next => frame.map_err(|end| Over::without_frame(end, number))?,
+                next = next => next.map_err(|end| Over::without_frame(end, number))?,
                 _ = stopping.wait_for(|stopping| *stopping) => return Err(Over::Stopping),
             };
             number += 1;
             let frame_bytes = frame.bytes.len();
-            let waits = apis::waits_for_others(&frame.bytes);
+            let waits = apis::waits_for_others(key);
             if waits && !is_answered {
                 continue;
             }
-            let goes_on = apis::outlives_its_client(&frame.bytes) || !is_answered;
+            let goes_on = apis::outlives_its_client(key) || !is_answered;
             // There, because a request that waits for others gives it back.
             session.hold_request(frame.share);
             let mut answering = pin!(apis::answer(
                 kafka,
                 session,
                 (life, connection, number),
-                frame.bytes
+                (frame.bytes, begun)
             ));
             let mut answered = tokio::select! {
                 biased;
@@ -215,6 +226,25 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
         }
         Over::Hangup(Hangup::NotSignedIn) => Some(Mistake::NotSignedIn),
         _ => None,
+    }
+}
+
+/// Waits until a request that begins like this may go on, as its client's quota says. A client that is gone by then ends
+/// the wait, unless all of the request is there.
+async fn begin<R: AsyncRead + Unpin>(
+    kafka: &Kafka,
+    session: &Session,
+    frames: &mut Frames<R>,
+    (beginning, allowed): (Beginning, Allowed),
+) -> Result<Result<Option<InFlight>, Slowed>, End> {
+    let mut begin = pin!(quotas::begin(kafka, session, beginning));
+    tokio::select! {
+        biased;
+        begun = begin.as_mut() => Ok(begun),
+        end = frames.closed() => match frames.has_whole(allowed.most_bytes) {
+            true => Ok(begin.await),
+            false => Err(end),
+        },
     }
 }
 

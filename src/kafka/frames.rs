@@ -24,11 +24,22 @@ const READ_BYTES: usize = 16 << 10;
 const STEP_BYTES: usize = 1 << 20;
 /// The bytes of the length.
 const LENGTH: usize = 4;
+/// Those of the key of an API, which come next.
+const KEY: usize = 2;
 
 /// A request, and its share of the memory.
 pub(crate) struct Frame {
     pub(crate) bytes: BytesMut,
     pub(crate) share: Option<OwnedSemaphorePermit>,
+}
+
+/// The beginning of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Beginning {
+    /// The key of the API; `None`: the frame is too short for one.
+    pub(crate) key: Option<i16>,
+    /// The bytes of the whole frame.
+    pub(crate) bytes: usize,
 }
 
 /// Why there are no more frames.
@@ -78,6 +89,24 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         }
     }
 
+    /// The beginning of the next frame, of which no more than [`READ_BYTES`] are in memory then.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn beginning(&mut self, allowed: Allowed) -> Result<Beginning, End> {
+        loop {
+            if let Some(bytes) = self.wanted(allowed.most_bytes)? {
+                let key = self.buffer[LENGTH..].first_chunk::<KEY>();
+                if key.is_some() || self.buffer.len() >= LENGTH + bytes {
+                    let key = key.filter(|_| bytes >= KEY).map(|key| i16::from_be_bytes(*key));
+                    return Ok(Beginning { key, bytes });
+                }
+            }
+            self.buffer.reserve(READ_BYTES);
+            self.read(READ_BYTES, allowed).await?;
+        }
+    }
+
     /// The next frame, with its share of `pool`; waits until there is memory for it.
     ///
     /// # Errors
@@ -107,22 +136,23 @@ impl<R: AsyncRead + Unpin> Frames<R> {
             let whole = budget.covered().min(LENGTH + wanted);
             self.buffer
                 .reserve(whole.saturating_sub(self.buffer.len()).max(step));
-            let is_between = self.buffer.is_empty();
-            let limit = if is_between { allowed.idle } else { allowed.pause };
             let held = budget.covered().max(self.buffer.len());
-            let mut room = (&mut self.buffer).limit(step);
-            let read = timeout(limit, self.from.read_buf(&mut room));
-            let read = pace
-                .wait(budget.covered(), read)
-                .await
-                .map_err(|_| End::Overloaded)?;
-            match read {
-                Ok(Ok(0)) if is_between => return Err(End::Closed),
-                Ok(Ok(0)) => return Err(End::Half),
-                Ok(read) => pace.count_of(held, read?),
-                Err(_) if is_between => return Err(End::Idle),
-                Err(_) => return Err(End::Slow),
-            }
+            let read = pace.wait(budget.covered(), self.read(step, allowed)).await;
+            pace.count_of(held, read.map_err(|_| End::Overloaded)??);
+        }
+    }
+
+    /// Reads at most so many bytes, for which there is room; returns how many.
+    async fn read(&mut self, most: usize, allowed: Allowed) -> Result<usize, End> {
+        let is_between = self.buffer.is_empty();
+        let limit = if is_between { allowed.idle } else { allowed.pause };
+        let mut room = (&mut self.buffer).limit(most);
+        match timeout(limit, self.from.read_buf(&mut room)).await {
+            Ok(Ok(0)) if is_between => Err(End::Closed),
+            Ok(Ok(0)) => Err(End::Half),
+            Ok(read) => Ok(read?),
+            Err(_) if is_between => Err(End::Idle),
+            Err(_) => Err(End::Slow),
         }
     }
 
@@ -310,6 +340,33 @@ mod tests {
         let mut next = std::pin::pin!(frames.next(&other, ALLOWED));
         assert!(timeout(Duration::from_secs(1), next.as_mut()).await.is_err());
         assert!(other.held_bytes() <= 2 << 20, "{}", other.held_bytes());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_beginning_of_a_frame_is_known_before_it_takes_memory() {
+        let pool = Pool::new(4 << 20);
+        let (mut client, server) = tokio::io::duplex(4 << 20);
+        let mut frames = Frames::new(server);
+        // Of its length, its key and what comes then.
+        for arrived in [0, 3, LENGTH + 1] {
+            client.write_all(&frame(1 << 20)[..arrived]).await.unwrap();
+            let beginning = timeout(Duration::from_secs(1), frames.beginning(ALLOWED)).await;
+            assert!(beginning.is_err(), "{arrived} bytes");
+            client.write_all(&frame(1 << 20)[arrived..]).await.unwrap();
+            let beginning = frames.beginning(ALLOWED).await.unwrap();
+            let (key, bytes) = (Some(0x0707), 1 << 20);
+            assert_eq!(beginning, Beginning { key, bytes });
+            assert_eq!(pool.held_bytes(), 0);
+            assert!(frames.buffer.len() <= 2 * READ_BYTES, "{}", frames.buffer.len());
+            assert_eq!(frames.next(&pool, ALLOWED).await.unwrap().bytes.len(), bytes);
+        }
+        client.write_all(&frame(1)).await.unwrap();
+        client.write_all(&frame(2)).await.unwrap();
+        for (key, bytes) in [(None, 1), (Some(0x0707), 2)] {
+            let beginning = frames.beginning(ALLOWED).await.unwrap();
+            assert_eq!(beginning, Beginning { key, bytes });
+            frames.next(&pool, ALLOWED).await.unwrap();
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,6 +16,7 @@ use super::sasl::SignIn;
 use crate::broker::access::Access;
 use crate::broker::caller::{Caller, RequestId, Who};
 use crate::broker::rights::grant::{Certificate, Grant};
+use crate::broker::rights::quota::Quota;
 
 /// A connection's client.
 pub(crate) struct Session {
@@ -82,6 +83,18 @@ impl Session {
     /// Whether it must sign in before anything else.
     pub(crate) fn is_nobody(&self) -> bool {
         matches!(self.state.lock().who, Who::Nobody)
+    }
+
+    /// The quota that its next request counts in, if that limits anything. What signs in is not limited.
+    pub(crate) fn quota(&self) -> Option<Arc<Quota>> {
+        let state = self.state.lock();
+        match &state.who {
+            Who::SignedIn(grant) if !state.sign_in.is_bare() => {
+                let quota = &grant.principal.quota;
+                quota.is_limited().then(|| Arc::clone(quota))
+            }
+            _ => None,
+        }
     }
 
     /// How far it is in signing in; nothing has begun from then on.

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::sasl::{ADMIN, authenticate, closed, handshake, scram};
+use serde_json::json;
+
+use super::sasl::{self, ADMIN, authenticate, closed, handshake, scram};
 use super::*;
 
 const MIB: usize = 1 << 20;
@@ -127,6 +129,56 @@ fn small_requests_pass_while_slow_ones_hold_all_of_the_memory() {
                 .expect(200, "POST", "/v1/topics/u/records", json, body);
         }
     });
+}
+
+#[test]
+fn what_a_quota_holds_back_takes_no_memory_from_others() {
+    let fixture = closed(&[
+        ("QUIPU_MAX_IN_FLIGHT_BYTES", "1MiB"),
+        ("QUIPU_MAX_REQUEST_BYTES", "1MiB"),
+    ]);
+    fixture.topic("t");
+    let more = json!({"rules": sasl::all(), "quotas": {"bytes_per_second": 1}});
+    let secret = fixture.token("greedy", &more);
+    let signed_in = |_| {
+        let mut client = fixture.client();
+        assert_eq!(scram(&mut client, "SCRAM-SHA-256", "greedy", &secret), Ok(0));
+        client
+    };
+    let mut slowed: Vec<Client> = (0..4).map(signed_in).collect();
+    // Two of these take all of the memory.
+    let large = batch(&[&"x".repeat(480_000)]);
+    let frame = produce_request("t", 0, -1, &large).frame(PRODUCE, 3, 1);
+    let leaves = |client: &mut Client| {
+        client.send(&frame[..1000]);
+        client.stream.shutdown(Shutdown::Write).expect("it is open");
+        client.is_closed();
+    };
+    // What has not come counts for nobody.
+    leaves(&mut slowed[0]);
+    assert_eq!(produce(&mut slowed[1], "t", -1, &large), (0, 0));
+    // From now on the principal is in debt for days. Whoever is gone does not wait for that.
+    leaves(&mut slowed[1]);
+    let (waiting, frame) = (&slowed[2..], &frame);
+    std::thread::scope(|scope| {
+        for client in waiting {
+            client.stream.set_write_timeout(Some(PATIENCE)).expect("a time");
+            // The server does not read all of it.
+            scope.spawn(move || std::io::Write::write_all(&mut &client.stream, frame));
+        }
+        let body = json!({"records": [{"value": "x".repeat(100_000)}]});
+        for _ in 0..20 {
+            fixture.http(ADMIN, "POST", "/v1/topics/t/records", &body).ok();
+        }
+        for client in waiting {
+            client.stream.shutdown(Shutdown::Both).expect("it is open");
+        }
+    });
+    let begin = Instant::now();
+    while fixture.metric("quipu_request_bodies_bytes ") != "quipu_request_bodies_bytes 0" {
+        assert!(begin.elapsed() < PATIENCE, "memory is still held");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -164,6 +164,17 @@ impl Quota {
         bucket.content -= i128::from(bytes) * MILLION;
         bucket.wait(rate, 0)
     }
+
+    /// Counts bytes no more that were paid for before they came, and have not come.
+    pub fn give_back(&self, bytes: u64) {
+        let Some(rate) = self.limits.bytes_per_second else {
+            return;
+        };
+        if let Some(bucket) = &mut self.used.lock().bytes {
+            let full = i128::from(rate) * MILLION;
+            bucket.content = (bucket.content + i128::from(bytes) * MILLION).min(full);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -217,6 +228,18 @@ mod tests {
         assert_eq!(exceeded.what, "bytes_per_second");
         assert!(quota.begin(at(3000), true).is_ok());
         assert!(quota.begin(at(4001), false).is_ok());
+    }
+
+    #[test]
+    fn what_was_paid_for_and_has_not_come_is_given_back() {
+        let quota = quota(Some(1000), None, None);
+        quota.pay(5000, at(0));
+        quota.give_back(4000);
+        assert_eq!(quota.pay(0, at(0)), None);
+        assert!(quota.begin(at(0), false).is_err() && quota.begin(at(1), false).is_ok());
+        // No more than a full bucket.
+        quota.give_back(9000);
+        assert!(quota.pay(1001, at(1)).is_some());
     }
 
     #[test]
