@@ -263,8 +263,8 @@ async fn answers<Q: Message, A: Message>(
     handler: impl AsyncFnOnce(&Call, Q) -> Result<A, Hangup>,
 ) -> Result<Answer, Hangup> {
     let (request, mut share) = read(&call, header, reader).await?;
-    if WAIT_FOR_MEMBERS.contains(&header.key) {
-        // The handler gives it back with that of the frame.
+    if waits_for_others(Some(header.key)) {
+        // The handler gives it back with that of the frame, or gives way for both.
         call.session.hold_request(share.as_mut().and_then(Budget::take));
     }
     let message = handler(&call, request).await?;

@@ -80,14 +80,16 @@ pub(crate) async fn fetch(call: &Call, request: FetchRequest) -> Result<FetchRes
         },
     };
     let fetcher = &call.broker.fetcher;
-    let mut pace = Pace::new(&call.answers);
+    let [mut of_answers, mut of_requests] = [&call.answers, &call.broker.bodies].map(Pace::new);
     let read = async {
         match call.is_slowed {
             true => fetcher.fetch_nothing(&wanted).await,
             false => fetcher.fetch_several(&wanted, extent).await,
         }
     };
-    let pages = match pace.wait(bytes_of_all, read).await {
+    let read = of_answers.wait(bytes_of_all, read);
+    let read = of_requests.wait(call.session.request_bytes(), read).await;
+    let pages = match read.and_then(|read| read) {
         Ok(pages) => pages,
         // Others wait for the memory: the client gets what there is, and asks again.
         Err(_) => {
@@ -240,6 +242,29 @@ mod tests {
         assert!(begin.elapsed() < MAX_WAIT);
         assert_eq!(answer.unwrap().responses[0].partitions.len(), MANY_PARTITIONS);
         drop(call.session.take_answer());
+        other.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_fetch_is_answered_when_others_wait_for_the_memory_of_its_request() {
+        let call = call();
+        let requests = &call.broker.bodies;
+        let mut frame = Budget::unhurried(requests);
+        frame.cover(200_000).await.unwrap();
+        call.session.hold_request(frame.take());
+        let mut fetch = pin!(fetch(&call, request(1)));
+        assert!(timeout(Duration::from_secs(10), fetch.as_mut()).await.is_err());
+        let mut others = Budget::unhurried(requests);
+        let mut other = pin!(others.cover(1 << 40));
+        let begin = Instant::now();
+        let answer = tokio::select! {
+            biased;
+            _ = other.as_mut() => panic!("the fetch holds some of it"),
+            answer = fetch => answer,
+        };
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+        assert_eq!(answer.unwrap().responses[0].partitions.len(), 1);
+        drop(call.session.take_request());
         other.await.unwrap();
     }
 

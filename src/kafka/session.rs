@@ -147,6 +147,11 @@ impl Session {
         add(&self.request, share);
     }
 
+    /// How much of the memory for requests is held for it, in bytes.
+    pub(crate) fn request_bytes(&self) -> usize {
+        bytes_of(&self.request)
+    }
+
     /// What is held for the request.
     pub(crate) fn take_request(&self) -> Option<OwnedSemaphorePermit> {
         self.request.lock().take()
@@ -168,6 +173,11 @@ impl Session {
     pub(crate) async fn over(&self) {
         self.over.notified().await;
     }
+}
+
+fn bytes_of(held: &Mutex<Option<OwnedSemaphorePermit>>) -> usize {
+    let held = held.lock();
+    held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) * 1024
 }
 
 fn add(held: &Mutex<Option<OwnedSemaphorePermit>>, share: Option<OwnedSemaphorePermit>) {
