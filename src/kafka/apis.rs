@@ -283,12 +283,48 @@ async fn begins<Q: Message>(
 ) -> Result<Answer, Hangup> {
     let own = call.clone();
     let (request, _share) = read(&own, header, reader).await?;
-    handler(call, header.correlation, request).await
+    let answer = handler(call, header.correlation, request).await?;
+    if let Some(bytes) = answer.bytes() {
+        own.session.hold_answer(own.settle(bytes).await?);
+    }
+    Ok(answer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::call::testing;
+    use crate::kafka::messages::produce::{ProducePartition, ProduceRequest, ProduceTopic};
+    use crate::kafka::wire::Field;
+
+    /// A frame of version 8 with so many partitions without records, of an `acks` that there is not.
+    fn produce(partitions: usize) -> BytesMut {
+        let request = ProduceRequest {
+            acks: 7,
+            topic_data: vec![ProduceTopic {
+                name: "t".into(),
+                partition_data: vec![ProducePartition::default(); partitions],
+                ..ProduceTopic::default()
+            }],
+            ..ProduceRequest::default()
+        };
+        let mut writer = Writer::default();
+        writer.raw(&[0, 0, 0, 8, 0, 0, 0, 1, 0xff, 0xff]);
+        request.write(&mut writer, ProduceRequest::version(8));
+        BytesMut::from(&*writer.finish().concat())
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_a_produce_request_has_a_share() {
+        let call = testing::call("Produce", 8, &[]);
+        // Their structures are small.
+        let answered = answer(&call.kafka, &call.session, (1, 1, 1), (produce(400), Ok(None)));
+        let answered = answered.await.unwrap_or_else(|hangup| panic!("{hangup}"));
+        let bytes = answered.answer.bytes().unwrap_or(0);
+        let share = answered.share.map_or(0, |share| share.num_permits() * 1024);
+        assert!(bytes > 16 << 10, "{bytes}");
+        assert!((bytes..bytes + 1024).contains(&share), "{bytes} bytes, a share of {share}");
+    }
 
     #[test]
     fn the_table_is_sorted_and_names_each_api_once() {

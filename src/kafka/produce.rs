@@ -22,9 +22,14 @@ use super::wire::Text;
 use crate::broker::budget::Budget;
 use crate::broker::engine::Ack;
 use crate::broker::produce::Target;
-use crate::broker::produce::record_batch::{CheckedBatch, InflateRoom, RECORDS_AT_FAULT, most_rebuilt_bytes};
+use crate::broker::produce::record_batch::{
+    CheckedBatch, InflateRoom, MAX_AT_FAULT, RECORDS_AT_FAULT, most_rebuilt_bytes,
+};
 use crate::broker::refusal::{Reason, Refusal, Value};
 use crate::broker::rights::Right;
+
+/// What the answer for one partition takes in memory, in bytes, without the records at fault.
+const ROW_BYTES: usize = 256;
 
 /// The answer for a partition, when its batch is stored.
 type Stored = BoxFuture<'static, ProducePartitionResponse>;
@@ -35,6 +40,8 @@ type Checked = Result<(CheckedBatch, Ack), ProducePartitionResponse>;
 struct Batches<'a> {
     call: &'a Call,
     room: InflateRoom,
+    /// How many more records at fault the answer may name.
+    at_fault_left: usize,
     /// The batches that are not queued yet.
     checked: Vec<(i32, Checked)>,
     /// What these take besides the request, because their topics store them in another compression.
@@ -51,6 +58,7 @@ impl<'a> Batches<'a> {
         Self {
             call,
             room: InflateRoom::default(),
+            at_fault_left: MAX_AT_FAULT,
             checked: Vec::new(),
             rebuilt_bytes: 0,
             budget: Budget::unhurried(&call.rebuilt),
@@ -83,7 +91,8 @@ impl<'a> Batches<'a> {
             let covered = self.budget.cover(most).await;
             covered.map_err(|_| Hangup::Overloaded)?;
         }
-        let checked = check(self.call, target, partition, &mut self.room).await;
+        let left = (&mut self.room, &mut self.at_fault_left);
+        let checked = check(self.call, target, partition, left).await;
         self.rebuilt_bytes += checked.as_ref().map_or(0, CheckedBatch::rebuilt_bytes);
         self.budget.shrink(self.rebuilt_bytes);
         self.checked.push((index, checked.map(|batch| (batch, *ack))));
@@ -115,6 +124,10 @@ pub(crate) async fn produce(call: Call, correlation: i32, request: ProduceReques
         (-1..=1, Some(_)) => Err((ErrorCode::InvalidTxnState, "transactions are not supported")),
         _ => Err((ErrorCode::InvalidRequiredAcks, "acks is 0, 1 or -1")),
     };
+    if request.acks != 0 {
+        let partitions = request.topic_data.iter().map(|topic| topic.partition_data.len());
+        call.reserve(partitions.sum::<usize>() * ROW_BYTES).await?;
+    }
     let mut batches = Batches::new(&call);
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for topic in request.topic_data {
@@ -169,7 +182,7 @@ async fn check(
     call: &Call,
     target: &Target,
     partition: ProducePartition,
-    room: &mut InflateRoom,
+    (room, at_fault_left): (&mut InflateRoom, &mut usize),
 ) -> Result<CheckedBatch, ProducePartitionResponse> {
     let index = partition.index;
     let number =
@@ -181,7 +194,7 @@ async fn check(
         .check_batch(target, number, batch, room)
         .await;
     checked.map_err(|refusal| ProducePartitionResponse {
-        record_errors: at_fault(&refusal),
+        record_errors: at_fault(&refusal, at_fault_left),
         ..error(call, index, fault(&refusal), &refusal.detail)
     })
 }
@@ -229,8 +242,8 @@ fn error(call: &Call, index: i32, code: ErrorCode, why: &str) -> ProducePartitio
     }
 }
 
-/// The records that a batch was refused for; clients tell the others of the batch from them.
-fn at_fault(refusal: &Refusal) -> Vec<BatchIndexAndErrorMessage> {
+/// The records that a batch was refused for, of which so many are left; clients tell the others of the batch from them.
+fn at_fault(refusal: &Refusal, left: &mut usize) -> Vec<BatchIndexAndErrorMessage> {
     let Some(Value::Indexes(records)) = refusal.value(RECORDS_AT_FAULT) else {
         return Vec::new();
     };
@@ -238,7 +251,9 @@ fn at_fault(refusal: &Refusal) -> Vec<BatchIndexAndErrorMessage> {
         batch_index: i32::try_from(*record).unwrap_or(i32::MAX),
         batch_index_error_message: None,
     };
-    records.iter().map(error).collect()
+    let errors: Vec<_> = records.iter().take(*left).map(error).collect();
+    *left -= errors.len();
+    errors
 }
 
 /// The code for a batch that was refused: of what this version lacks, transactions are left.

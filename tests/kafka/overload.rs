@@ -514,11 +514,21 @@ fn a_refusal_names_so_many_records() {
     let packed = plain
         .with_codec(Some(Codec::Zstd), None)
         .expect("nothing to inflate");
-    let mut answer = client.ask(PRODUCE, 8, produce_request("t", 0, -1, packed.as_bytes()));
+    let head = Out::new().null().i16(-1).i32(30_000).i32(1).text("t");
+    let body = (0..3).fold(head.i32(3), |body, _| body.i32(0).bytes(packed.as_bytes()));
+    let mut answer = client.ask(PRODUCE, 8, body);
     answer.i32();
     answer.text();
-    answer.bytes(4 + 4);
-    assert_eq!(answer.i16(), 87);
-    answer.bytes(8 + 8 + 8);
-    assert_eq!(answer.i32(), 1000, "of a hundred thousand");
+    assert_eq!(answer.i32(), 3);
+    // Of a hundred thousand in each batch.
+    for named in [1000, 0, 0] {
+        answer.i32();
+        assert_eq!(answer.i16(), 87);
+        answer.bytes(8 + 8 + 8);
+        assert_eq!(answer.i32(), named);
+        for _ in 0..named {
+            answer.bytes(4 + 2);
+        }
+        assert!(!answer.text().is_empty());
+    }
 }
