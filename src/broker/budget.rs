@@ -102,6 +102,12 @@ impl Pool {
         (self.permits - self.permits / 4).saturating_mul(1024)
     }
 
+    /// All of its bytes.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.permits.saturating_mul(1024)
+    }
+
     /// Bytes in use.
     pub fn held_bytes(&self) -> u64 {
         let held = self.permits.saturating_sub(self.semaphore.available_permits());
@@ -111,8 +117,9 @@ impl Pool {
 
 /// A request's share of a [`Pool`], returned when dropped.
 pub struct Budget<'a> {
-    /// A request that needs more than the pool holds takes all of it.
     pool: &'a Pool,
+    /// The most permits that it takes: whoever needs more takes all.
+    most: usize,
     permit: Option<OwnedSemaphorePermit>,
     wait: Duration,
 }
@@ -123,6 +130,7 @@ impl<'a> Budget<'a> {
     pub fn new(pool: &'a Pool) -> Self {
         Self {
             pool,
+            most: pool.permits,
             permit: None,
             wait: WAIT,
         }
@@ -134,6 +142,16 @@ impl<'a> Budget<'a> {
         Self {
             wait: UNHURRIED,
             ..Self::new(pool)
+        }
+    }
+
+    /// The same beside another share of the request, of so many bytes: without it, a request that needs all of the pool
+    /// would wait for itself.
+    #[must_use]
+    pub fn beside(pool: &'a Pool, held_bytes: usize) -> Self {
+        Self {
+            most: pool.permits.saturating_sub(held_bytes.div_ceil(1024)),
+            ..Self::unhurried(pool)
         }
     }
 
@@ -221,7 +239,7 @@ impl<'a> Budget<'a> {
         // Small bodies take exactly their size.
         let step = if bytes > STEP_BYTES { STEP_BYTES } else { 1 };
         let bytes = bytes.next_multiple_of(step);
-        let wanted = bytes.div_ceil(1024).min(self.pool.permits);
+        let wanted = bytes.div_ceil(1024).min(self.most);
         let held = self.covered() / 1024;
         u32::try_from(wanted.saturating_sub(held)).unwrap_or(u32::MAX)
     }

@@ -220,7 +220,7 @@ async fn read<'a, M: Message>(
         return Ok((message, None));
     }
     drop(reader);
-    let mut budget = Budget::unhurried(&call.broker.bodies);
+    let mut budget = Budget::beside(&call.broker.bodies, call.session.request_bytes());
     if !budget.try_cover(charged) {
         let wait = async |budget: &mut Budget<'_>| {
             let covered = budget.cover_beside(bytes, charged).await;
@@ -297,6 +297,9 @@ mod tests {
     use crate::kafka::messages::produce::{ProducePartition, ProduceRequest, ProduceTopic};
     use crate::kafka::wire::Field;
 
+    /// More than anybody waits.
+    const LONG: std::time::Duration = std::time::Duration::from_secs(3600);
+
     /// A frame of version 8 with so many partitions without records, of an `acks` that there is not.
     fn produce(partitions: usize) -> BytesMut {
         let request = ProduceRequest {
@@ -314,6 +317,23 @@ mod tests {
         BytesMut::from(&*writer.finish().concat())
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_request_does_not_wait_for_memory_that_it_holds_itself() {
+        let call = testing::call("Produce", 8, &[]);
+        let requests = &call.broker.bodies;
+        let mut frame = Budget::unhurried(requests);
+        frame.cover(requests.bytes() - 200_000).await.unwrap();
+        call.session.hold_request(frame.take());
+        let answered = answer(&call.kafka, &call.session, (1, 1, 1), (produce(10_000), Ok(None)));
+        let answered = tokio::time::timeout(LONG, answered).await;
+        assert!(
+            answered.is_ok_and(|answered| answered.is_ok()),
+            "it waits for itself"
+        );
+        drop(call.session.take_request());
+        assert_eq!(requests.held_bytes(), 0);
+    }
+
     #[tokio::test]
     async fn the_answer_to_a_produce_request_has_a_share() {
         let call = testing::call("Produce", 8, &[]);
@@ -323,7 +343,10 @@ mod tests {
         let bytes = answered.answer.bytes().unwrap_or(0);
         let share = answered.share.map_or(0, |share| share.num_permits() * 1024);
         assert!(bytes > 16 << 10, "{bytes}");
-        assert!((bytes..bytes + 1024).contains(&share), "{bytes} bytes, a share of {share}");
+        assert!(
+            (bytes..bytes + 1024).contains(&share),
+            "{bytes} bytes, a share of {share}"
+        );
     }
 
     #[test]

@@ -101,13 +101,18 @@ impl Call {
     /// # Errors
     /// [`Hangup::Overloaded`]: the request has a share already, and others wait for it.
     pub(crate) async fn reserve(&self, bytes: usize) -> Result<(), Hangup> {
-        if bytes <= SMALL_ANSWER_BYTES {
-            return Ok(());
+        match bytes <= SMALL_ANSWER_BYTES {
+            true => Ok(()),
+            false => self.reserve_in_all(self.session.answer_bytes() + bytes).await,
         }
+    }
+
+    /// The same for so many bytes with those that it has taken before. A share is rounded up, so whoever takes piece by
+    /// piece counts them itself.
+    async fn reserve_in_all(&self, bytes: usize) -> Result<(), Hangup> {
         // One share for all, so that a request that asks for all of the memory does not wait for its own part.
         let mut budget = Budget::holding(&self.answers, self.session.take_answer());
-        let all = budget.covered() + bytes;
-        let covered = budget.cover(all).await;
+        let covered = budget.cover(bytes).await;
         covered.map_err(|_| Hangup::Overloaded)?;
         self.session.hold_answer(budget.take());
         Ok(())
@@ -244,6 +249,8 @@ impl Call {
 pub(crate) struct Room<'a> {
     call: &'a Call,
     left: usize,
+    /// What was reserved before the first piece.
+    before: usize,
     /// What was taken and is not reserved yet: little, however many pieces there are.
     owed: usize,
 }
@@ -253,6 +260,7 @@ impl<'a> Room<'a> {
         Self {
             call,
             left: MAX_ANSWER_BYTES,
+            before: call.session.answer_bytes(),
             owed: 0,
         }
     }
@@ -272,7 +280,9 @@ impl<'a> Room<'a> {
         };
         (self.left, self.owed) = (left, self.owed + bytes);
         if self.owed > SMALL_ANSWER_BYTES {
-            self.call.reserve(std::mem::take(&mut self.owed)).await?;
+            self.owed = 0;
+            let taken = MAX_ANSWER_BYTES - self.left;
+            self.call.reserve_in_all(self.before + taken).await?;
         }
         Ok(true)
     }
@@ -284,6 +294,26 @@ pub(crate) fn request_id(life: u32, connection: u64, number: u32) -> RequestId {
         life,
         connection,
         number,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_of_many_pieces_takes_little_more_than_they() {
+        let call = testing::call("DescribeGroups", 0, &[]);
+        call.reserve(20_000).await.unwrap();
+        let mut room = Room::new(&call);
+        for _ in 0..200 {
+            assert_eq!(room.take(17_000).await, Ok(true));
+        }
+        let (held, all) = (call.answers.held_bytes(), 200 * 17_000 + 20_000);
+        assert!(
+            (all..=all + (70 << 10)).contains(&held),
+            "{held} bytes are held for {all}"
+        );
     }
 }
 

@@ -152,6 +152,11 @@ impl Session {
         bytes_of(&self.request)
     }
 
+    /// How much of the memory for answers is held for it, in bytes.
+    pub(crate) fn answer_bytes(&self) -> usize {
+        bytes_of(&self.answer)
+    }
+
     /// What is held for the request.
     pub(crate) fn take_request(&self) -> Option<OwnedSemaphorePermit> {
         self.request.lock().take()
