@@ -39,6 +39,10 @@ pub struct Counts {
     pub retried_requests: AtomicU64,
     /// Answered requests that were sent again, with the same answer.
     pub repeated_requests: AtomicU64,
+    /// Batches of Kafka's producers that were answered with an offset.
+    pub numbered_batches: AtomicU64,
+    /// Those of them that had been sent before.
+    pub numbered_again: AtomicU64,
     pub commits: AtomicU64,
     pub fetched_records: AtomicU64,
     pub checked_records: AtomicU64,

@@ -263,8 +263,10 @@ impl Client<'_> {
             .map(|(offset, id)| (batch.partition, offset, id));
         self.history.note(batch.topic, placed);
         self.history.settle(batch.request, batch.count, batch.count);
+        Counts::add(&self.history.counts.numbered_batches, 1);
         if batch.tries > 1 {
             Counts::add(&self.history.counts.retried_requests, 1);
+            Counts::add(&self.history.counts.numbered_again, 1);
         }
         self.producer(|producer| producer.in_doubt.pop_front());
         Ok(true)

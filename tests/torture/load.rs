@@ -115,13 +115,24 @@ impl From<io::Error> for Gone {
 /// Runs all clients, and meanwhile `act`, which receives the role of each answered client and must make the clients
 /// end. Returns the messages of failed clients.
 pub fn run_all(round: &Round<'_>, rng: &mut Rng, act: impl FnOnce(&Receiver<Role>, &mut Rng)) -> Vec<String> {
+    run_some(round, rng, |_| true, act)
+}
+
+/// The same with the clients of some roles alone.
+pub fn run_some(
+    round: &Round<'_>,
+    rng: &mut Rng,
+    takes_part: impl Fn(Role) -> bool,
+    act: impl FnOnce(&Receiver<Role>, &mut Rng),
+) -> Vec<String> {
     let (events, received) = mpsc::channel();
     std::thread::scope(|scope| {
         let start = |(number, role)| {
             let (rng, events) = (rng.fork(), events.clone());
             scope.spawn(move || run(round, events, number, role, rng))
         };
-        let clients: Vec<_> = (0..).zip(CLIENTS).map(start).collect();
+        let some = (0..).zip(CLIENTS).filter(|(_, role)| takes_part(*role));
+        let clients: Vec<_> = some.map(start).collect();
         drop(events);
         act(&received, rng);
         let rows = clients.into_iter();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
@@ -84,6 +84,20 @@ fn what_was_acknowledged_or_read_survives_kills_at_any_moment_and_calls_that_fai
         kill_or_stop(server, &mut rng);
         round += 1;
     }
+    // A random round may end before a Kafka producer has an answer. These two do not: the kill leaves batches without
+    // one, and they get it when they are sent again.
+    let mut server = ground.start(&data);
+    let (answered, again) = (&history.counts.numbered_batches, &history.counts.numbered_again);
+    run_numbered(&mut server, &history, &mut rng, answered, |server, _| {
+        server.kill_now()
+    });
+    server.kill();
+    let mut server = ground.start(&data);
+    check::restarted(&server, &data, &history, &retention);
+    run_numbered(&mut server, &history, &mut rng, again, |_, stop| {
+        stop.store(true, Ordering::Relaxed);
+    });
+    server.stop();
     let server = ground.start(&data);
     check::restarted(&server, &data, &history, &retention);
     server.stop();
@@ -96,12 +110,14 @@ fn what_was_acknowledged_or_read_survives_kills_at_any_moment_and_calls_that_fai
         println!("  {times:5} × {hit}");
     }
     println!(
-        "{} requests with {} records acknowledged, {} refused, {} in doubt and retried, {} repeated, {} records fetched under load, {} read after restarts, {} commits, {} topics made, {} deleted",
+        "{} requests with {} records acknowledged, {} refused, {} in doubt and retried, {} repeated, {} batches of Kafka's producers, of which {} again, {} records fetched under load, {} read after restarts, {} commits, {} topics made, {} deleted",
         count(&counts.acknowledged_requests),
         count(&counts.acknowledged_records),
         count(&counts.refused_requests),
         count(&counts.retried_requests),
         count(&counts.repeated_requests),
+        count(&counts.numbered_batches),
+        count(&counts.numbered_again),
         count(&counts.fetched_records),
         count(&counts.checked_records),
         count(&counts.commits),
@@ -217,6 +233,37 @@ fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng
         server.terminate();
     }
     hit
+}
+
+/// Runs the Kafka producers alone until this counter of theirs has grown, and then `end`, which makes them end.
+fn run_numbered(
+    server: &mut Server,
+    history: &History,
+    rng: &mut Rng,
+    counter: &AtomicU64,
+    end: impl FnOnce(&mut Server, &AtomicBool),
+) {
+    let stop = AtomicBool::new(false);
+    let round = Round {
+        address: server.address,
+        kafka: server.kafka.expect("it listens for Kafka's clients"),
+        history,
+        stop: &stop,
+        trouble: &[],
+    };
+    let is_numbered = |role| role == Role::Numbered;
+    let before = counter.load(Ordering::Relaxed);
+    let has_grown = || counter.load(Ordering::Relaxed) > before;
+    let failures = load::run_some(&round, rng, is_numbered, |received, _| {
+        while !has_grown() && received.recv_timeout(PATIENCE).is_ok() {}
+        end(server, &stop);
+    });
+    load::assert_none(&failures, server);
+    assert!(
+        has_grown(),
+        "no Kafka producer is answered; the log says:\n{}",
+        server.log()
+    );
 }
 
 /// Ends a server in one of two ways.
