@@ -560,9 +560,17 @@ fn a_stop_ends_waiting_fetches_with_an_answer() {
     fixture.server.create_topic("t", 1);
     let mut reader = fixture.client();
     reader.send(&fetch_request("t", 0, (60_000, 1, 1 << 20)).frame(FETCH, 4, 7));
-    // The connection is served: the next one is, and it was accepted later.
-    fixture.client().ask(API_VERSIONS, 0, Out::new());
+    // The server has the request: what it has begun is answered.
+    let is_begun = || {
+        fixture
+            .metric("quipu_kafka_requests_total{api=\"Fetch\"}")
+            .ends_with(" 1")
+    };
+    failures::wait_until(is_begun, || fixture.server.log());
     fixture.server.stop();
+    let (correlation, answer) = reader.receive();
+    assert_eq!((correlation, fetched(answer)), (7, (0, 0, Vec::new())));
+    reader.is_closed();
 }
 
 #[test]
