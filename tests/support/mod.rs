@@ -32,9 +32,14 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A process's memory that is not file pages, in bytes; `self` is this one.
 pub fn anonymous_bytes(process: &str) -> u64 {
+    memory(process, "RssAnon:")
+}
+
+/// A size that Linux tells of a process, in bytes.
+fn memory(process: &str, what: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
     let mut lines = status.lines();
-    let line = lines.find_map(|line| line.strip_prefix("RssAnon:"));
+    let line = lines.find_map(|line| line.strip_prefix(what));
     let kib = line.expect("Linux says it").trim().trim_end_matches(" kB");
     1024 * kib.parse::<u64>().expect("a number of KiB")
 }

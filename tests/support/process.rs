@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::client::Connection;
-use super::{PATIENCE, anonymous_bytes};
+use super::{PATIENCE, anonymous_bytes, memory};
 
 /// A running server. It is killed when dropped.
 pub struct Server {
@@ -202,6 +202,11 @@ impl Server {
     /// The server's memory that is not file pages, in bytes.
     pub fn anonymous_bytes(&self) -> u64 {
         anonymous_bytes(&self.pid().to_string())
+    }
+
+    /// The server's addresses in use, touched or not, in bytes: what it has allocated and never written shows here alone.
+    pub fn virtual_bytes(&self) -> u64 {
+        memory(&self.pid().to_string(), "VmSize:")
     }
 }
 
