@@ -178,6 +178,114 @@ fn fetch_is_refused_as_kafka_refuses_it() {
     answer.end();
 }
 
+/// A ListOffsets request for partition 0 of `t`, version 4 or later: the error, the time, the offset and the leader's epoch.
+fn listed(client: &mut Client, version: i16, epoch: i32, time: i64) -> (i16, i64, i64, i32) {
+    let is_flexible = version >= 6;
+    // Lengths of the flexible form have one more, and each structure ends with its tags.
+    let (one, tags): (&[u8], &[u8]) = if is_flexible {
+        (&[2], &[0])
+    } else {
+        (&[0, 0, 0, 1], &[])
+    };
+    let name: &[u8] = if is_flexible { &[2, b't'] } else { &[0, 1, b't'] };
+    let head = Out::new().raw(tags).i32(-1).i8(0).raw(one).raw(name).raw(one);
+    let asked = head.i32(0).i32(epoch).i64(time).raw(tags).raw(tags);
+    let asked = if version >= 10 { asked.i32(30_000) } else { asked };
+    let mut answer = client.ask(LIST_OFFSETS, version, asked.raw(tags));
+    assert_eq!(answer.bytes(tags.len() as i32), tags);
+    assert_eq!(answer.i32(), 0);
+    for expected in [one, name, one] {
+        assert_eq!(answer.bytes(expected.len() as i32), expected);
+    }
+    assert_eq!(answer.i32(), 0);
+    let found = (answer.i16(), answer.i64(), answer.i64(), answer.i32());
+    assert_eq!(answer.rest(), tags.repeat(3));
+    found
+}
+
+#[test]
+fn offsets_are_listed_as_kafka_lists_them() {
+    const NONE: (i16, i64, i64, i32) = (0, -1, -1, -1);
+    const TOO_NEW: (i16, i64, i64, i32) = (35, -1, -1, -1);
+    const EPOCH: (i16, i64, i64, i32) = (75, -1, -1, -1);
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    for (version, epoch, time, expected) in [
+        (11, -1, -1, (0, -1, 0, 0)),
+        (11, 0, -2, (0, -1, 0, 0)),
+        // The largest time, and a time, where there are no records.
+        (7, -1, -3, NONE),
+        (11, 0, -3, NONE),
+        (11, 0, 5, NONE),
+        // The first offset that is on this machine, the last one that is elsewhere, the first that is still to go there.
+        (8, -1, -4, (0, -1, 0, 0)),
+        (9, -1, -5, NONE),
+        (11, -1, -6, NONE),
+        (6, -1, -3, TOO_NEW),
+        (7, -1, -4, TOO_NEW),
+        (8, -1, -5, TOO_NEW),
+        (10, -1, -6, TOO_NEW),
+        (11, -1, -7, TOO_NEW),
+        (4, 1, -1, EPOCH),
+        (11, 1, -2, EPOCH),
+        (11, i32::MAX, 5, EPOCH),
+    ] {
+        let found = listed(&mut client, version, epoch, time);
+        assert_eq!(
+            found, expected,
+            "{time} in epoch {epoch}, version {version}, empty"
+        );
+    }
+    let mut builder = BatchBuilder::new();
+    for time in [10, 40, 20, 30] {
+        builder.push(TimestampMs(time), None, Some(b"v"), &[]);
+    }
+    assert_eq!(produce(&mut client, "t", -1, builder.seal().as_bytes()), (0, 0));
+    let trimmed = "/v1/topics/t/partitions/0/records?before=1";
+    fixture.server.expect(200, "DELETE", trimmed, "", b"");
+    for (version, time, expected) in [
+        (4, -1, (0, -1, 4, 0)),
+        (11, -2, (0, -1, 1, 0)),
+        (7, -3, (0, 40, 1, 0)),
+        (8, -4, (0, -1, 1, 0)),
+        (9, -5, NONE),
+        (11, -6, NONE),
+        (11, 15, (0, 40, 1, 0)),
+        (11, 41, NONE),
+    ] {
+        let found = listed(&mut client, version, 0, time);
+        assert_eq!(found, expected, "{time}, version {version}");
+    }
+}
+
+#[test]
+fn an_epoch_that_has_not_been_has_no_end() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    assert_eq!(produce(&mut client, "t", -1, &batch(&["a", "b"])), (0, 0));
+    for (partition, current, epoch, expected) in [
+        (0, -1, 0, (0, 0, 2)),
+        (0, 0, 0, (0, 0, 2)),
+        (0, -1, 1, (0, -1, -1)),
+        (0, 0, i32::MAX, (0, -1, -1)),
+        (0, 1, 0, (75, -1, -1)),
+        (0, 1, 1, (75, -1, -1)),
+        (7, -1, 0, (3, -1, -1)),
+    ] {
+        let body = Out::new().i32(-1).i32(1).text("t").i32(1).i32(partition);
+        let mut answer = client.ask(OFFSET_FOR_LEADER_EPOCH, 3, body.i32(current).i32(epoch));
+        assert_eq!((answer.i32(), answer.i32(), answer.text().as_str()), (0, 1, "t"));
+        assert_eq!(answer.i32(), 1);
+        let error = answer.i16();
+        assert_eq!(answer.i32(), partition);
+        let found = (error, answer.i32(), answer.i64());
+        answer.end();
+        assert_eq!(found, expected, "{partition}: epoch {epoch} in {current}");
+    }
+}
+
 #[test]
 fn an_id_that_no_topic_has_is_not_known() {
     let fixture = Fixture::new();

@@ -26,13 +26,12 @@ fn ids_are_never_given_twice_and_leave_the_small_ones_to_others() {
 #[test]
 fn a_transactional_producer_is_refused() {
     let fixture = Fixture::new();
-    let mut answer = fixture
-        .client()
-        .ask(INIT_PRODUCER_ID, 0, Out::new().text("tx").i32(60_000));
-    assert_eq!(
-        (answer.i32(), answer.i16(), answer.i64(), answer.i16()),
-        (0, 35, -1, -1)
-    );
+    let mut client = fixture.client();
+    for (name, code) in [("tx", 35), ("", 42)] {
+        let mut answer = client.ask(INIT_PRODUCER_ID, 0, Out::new().text(name).i32(60_000));
+        let found = (answer.i32(), answer.i16(), answer.i64(), answer.i16());
+        assert_eq!(found, (0, code, -1, -1), "{name:?}");
+    }
 }
 
 #[test]
