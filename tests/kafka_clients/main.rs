@@ -13,7 +13,8 @@
 //! - `binary`: bytes that are no JSON, an empty value, a tombstone, no key.
 //! - `times`: first and last offsets, offsets by time, seek. `commits`: offsets of a group without members.
 //! - `seek`: a member reads again from an offset, and commits one (of clients where `times` and `groups` do not).
-//! - `groups`: for each assignor two members, a rebalance to two partitions each, a member leaves, nothing comes twice.
+//! - `groups`: for each assignor two members, a rebalance to two partitions each, a member leaves, nothing comes twice
+//!   (but with @platformatic/kafka, which may have read more than it has committed when a partition goes to another member).
 //! - `static`: a static member comes back to what it had.
 //! - `consumers`, `static_consumers`: the same by the server-side protocol. `expressions`: topics by an expression.
 //!   `beside_http`: a consumer and a member over HTTP in one group.

@@ -85,7 +85,6 @@ async function sendAndCheck(topic, codec, settings) {
   check(topic, codec, (await readAll(topic)).map(plain))
 }
 
-/** The records as they were stored, by offset, without a group: over the lowest layer that kafkajs has there is none, so by group. */
 const ACKS = [['0', 0], ['1', 1], ['all', -1]]
 
 async function records() {
@@ -183,6 +182,7 @@ async function groups() {
   await first.stop()
   await until('the second has all', () => second.assigned.length === PARTITIONS)
   await second.stop()
+  assert.equal(seen.length, 2 * COUNT, 'nothing comes twice')
   await withAdmin(async admin => {
     const [{ partitions }] = await admin.fetchOffsets({ groupId: topic, topics: [topic] })
     assert.equal(partitions.reduce((sum, { offset }) => sum + Number(offset), 0), 2 * COUNT)

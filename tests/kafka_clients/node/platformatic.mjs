@@ -174,6 +174,7 @@ async function seek() {
   await member.stop()
 }
 
+/** Records may come twice: a member has read more than it has committed when a partition goes to the other one. */
 async function share(topic, seen, settings, reading, last = async () => {}) {
   await send(topic, rows('none'))
   const first = await new Member(topic, topic, seen, settings).start('committed', reading)
