@@ -206,6 +206,98 @@ fn an_answer_that_the_client_did_not_take_is_not_whole() {
 }
 
 #[test]
+fn a_change_names_who_asked_for_it_and_never_the_token() {
+    const ADMIN: &str = "the-first-administrators-token";
+    let settings = [("QUIPU_AUTH", "tokens"), ("QUIPU_ADMIN_TOKEN", ADMIN)];
+    let mut secret = String::new();
+    let lines = lines(&settings, |server| {
+        let mut connection = server.connect();
+        let mut call = |token: &str, method: &str, path: &str, body: &str| {
+            let header = match token {
+                "" => String::new(),
+                token => format!("Authorization: Bearer {token}\r\n"),
+            };
+            let answer = connection.request_with(method, path, JSON, &header, body.as_bytes());
+            answer.expect("an answer")
+        };
+        let deployer = r#"{"name":"deployer","rules":[{"allow":["create"],"topics":["orders"]}]}"#;
+        let made = call(ADMIN, "POST", "/v1/tokens", deployer).with_status(201);
+        secret = made.json()["token"].as_str().expect("a secret").to_owned();
+        call(&secret, "PUT", "/v1/topics/orders", r#"{"partitions":1}"#).with_status(201);
+        call(&secret, "DELETE", "/v1/topics/orders", "").with_status(403);
+        call("", "DELETE", "/v1/topics/orders", "").with_status(401);
+    });
+    let changes = with_message(&lines, "a change was asked for");
+    let shown = |line: &&Value| {
+        (
+            line["uri"].clone(),
+            line["status"].clone(),
+            line["principal"].clone(),
+        )
+    };
+    let shown: Vec<_> = changes.iter().map(shown).collect();
+    let orders = "/v1/topics/orders";
+    let expected: [(Value, Value, Value); 4] = [
+        ("/v1/tokens".into(), 201.into(), "admin".into()),
+        (orders.into(), 201.into(), "deployer".into()),
+        (orders.into(), 403.into(), "deployer".into()),
+        (orders.into(), 401.into(), Value::Null),
+    ];
+    assert_eq!(shown, expected);
+    for line in &lines {
+        let line = line.to_string();
+        assert!(!line.contains(ADMIN) && !line.contains(&secret), "{line}");
+    }
+}
+
+#[test]
+fn an_answer_of_500_is_a_line_with_the_id_that_the_client_has_and_another_says_why() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let data = dir.path().join("data");
+    let start = || Server::start_with_settings(&data, &[("QUIPU_LOG_FORMAT", "json")]);
+    let server = start();
+    server.create_topic("orders", 1);
+    for _ in 0..3 {
+        produce(&mut server.connect());
+    }
+    server.stop();
+    // The first of three batches that have the same size.
+    let segment = data.join("topics/orders/0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&segment).expect("the only segment");
+    let batch = bytes.len() / 3;
+    bytes[batch - 3] ^= 1;
+    std::fs::write(&segment, bytes).expect("it is ours");
+    let server = start();
+    let mut connection = server.connect();
+    let answer = connection.get("/v1/topics/orders/partitions/0/records?offset=0");
+    answer.problem(500, "corrupt-data");
+    let id = answer.header("x-request-id").expect("a problem has an id");
+    connection
+        .get("/v1/topics/orders/partitions/0/records?offset=2")
+        .with_status(200);
+    server.stop();
+    let lines = log(&data);
+    let message = "a request was answered 500: the lines before say why";
+    let found: Vec<_> = lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| line["fields"]["message"] == message)
+        .collect();
+    let [(place, line)] = found[..] else {
+        panic!("not one: {found:?}")
+    };
+    assert_eq!(line["level"], "ERROR");
+    let fields = &line["fields"];
+    let shown = [&fields["request_id"], &fields["method"], &fields["route"]];
+    assert_eq!(
+        shown,
+        [id, "GET", "/v1/topics/{topic}/partitions/{partition}/records"]
+    );
+    let says_why = |line: &Value| line.to_string().contains("orders/0") && line["level"] != "INFO";
+    assert!(lines[..place].iter().any(says_why), "{lines:?}");
+}
+
+#[test]
 fn the_level_is_a_setting() {
     let lines = lines(
         &[("QUIPU_LOG_LEVEL", "warn"), ("QUIPU_ACCESS_LOG", "on")],
