@@ -6,11 +6,16 @@ use crate::support::contains;
 
 #[test]
 fn new_connections_use_a_new_certificate_and_open_ones_go_on() {
-    let secure = Secure::start();
+    let secure = Secure::with(|config, _| config.kafka_listen = Some(([127, 0, 0, 1], 0).into()));
+    let of_kafka = || {
+        let address = secure.server.kafka_addr().expect("it listens");
+        connect(address, secure.client())
+    };
     let before = secure.expires_ms();
     let mut open = secure.connect().unwrap();
     let old = open.certificate();
     open.get("/v1/topics").unwrap();
+    assert_eq!(of_kafka().unwrap().certificate(), old);
     let renewed = secure.authority.sign_with(&["localhost"], |params| {
         params.not_after = rcgen::date_time_ymd(2091, 1, 1);
     });
@@ -23,6 +28,7 @@ fn new_connections_use_a_new_certificate_and_open_ones_go_on() {
     secure.reload();
     let mut new = secure.connect().unwrap();
     assert_ne!(new.certificate(), old);
+    assert_eq!(of_kafka().unwrap().certificate(), new.certificate());
     contains(&new.get("/v1/topics").unwrap(), "HTTP/1.1 200");
     contains(&open.get("/v1/topics").unwrap(), "HTTP/1.1 200");
     assert!(secure.expires_ms() > before);
