@@ -122,6 +122,37 @@ fn every_route_refuses_a_request_without_a_token_and_with_too_small_a_right() {
     assert!(ROUTES.len() >= checked);
 }
 
+/// What the test above cannot check: who gets in here, and what they may do, has a test of its own for each route.
+#[test]
+fn the_routes_that_need_no_right_of_the_table_are_these_and_no_others() {
+    let of = |need: Need| {
+        let rows = ROUTES.iter().filter(move |row| row.2 == need);
+        rows.map(|(method, path, _)| format!("{method} {path}"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(Need::ByContent), ["GET /v1/records", "POST /v1/records"]);
+    let signed_in = [
+        "GET /v1/info",
+        "GET /v1/topics",
+        "GET /v1/groups",
+        "GET /v1/lag",
+        "GET /v1/lag/history",
+    ];
+    assert_eq!(of(Need::SignedIn), signed_in);
+    assert_eq!(of(Need::Valid), ["GET /v1/me"]);
+    let open = [
+        "GET /",
+        "GET /assets/{file}",
+        "GET /docs",
+        "GET /openapi.json",
+        "GET /health/live",
+        "GET /health/ready",
+        "POST /v1/session",
+        "DELETE /v1/session",
+    ];
+    assert_eq!(of(Need::Open), open);
+}
+
 #[test]
 fn every_route_lets_in_whoever_has_the_right() {
     let world = World::new();
