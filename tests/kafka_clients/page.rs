@@ -160,7 +160,11 @@ fn platformatic_kafka_on_the_page_runs() {
 /// Only its statements are on the page.
 #[test]
 fn franz_go_on_the_page_runs() {
-    if go().is_none() || Command::new("go").arg("version").output().is_err() {
+    if go().is_none() {
+        return;
+    }
+    if Command::new("go").arg("version").output().is_err() {
+        is_missing("go");
         return;
     }
     let fixture = Fixture::new();

@@ -1,11 +1,12 @@
-//! Every client signs in: SCRAM without TLS; SCRAM, PLAIN and OAUTHBEARER under it. What is wrong is refused with an error
-//! that the client shows.
+//! Every client signs in: SCRAM without TLS; SCRAM, PLAIN and OAUTHBEARER under it; kcat and Kafka's tools with a
+//! certificate, too. What is wrong is refused with an error that the client shows.
 //!
 //! The part `sign_in` of a script sends a record and reads it back; `refused` gets a wrong secret.
 
 use quipu::settings::{Auth, Secret};
 
 use super::*;
+use crate::authority::{self, Authority};
 use crate::issuer::{ISSUER, Issuer};
 use crate::tls_server::Secure;
 
@@ -36,21 +37,57 @@ impl Closed {
             }
         });
         let authority = has_tls.then(|| server.ca_file());
-        if has_tls {
-            let rights = json!(["read", "write", "create", "describe"]);
-            let rules = json!([{"allow": rights, "topics": ["*"], "groups": ["*"]}]);
-            let body = json!({"match": {"jwt": {"sub": "billing"}}, "rules": rules}).to_string();
-            let mut stream = server.connect().expect("a handshake");
-            let kind = format!("application/json\r\nAuthorization: Bearer {ADMIN}");
-            let made = stream.call("PUT", "/v1/principals/billing", &kind, body.as_bytes());
-            let made = made.expect("an answer");
-            assert!(made.starts_with("HTTP/1.1 201 "), "{made}");
-        }
-        Self {
+        let closed = Self {
             server,
             issuer,
             authority,
+        };
+        if has_tls {
+            let rights = json!(["read", "write", "create", "describe"]);
+            let rules = json!([{"allow": rights, "topics": ["*"], "groups": ["*"]}]);
+            let principal = json!({"match": {"jwt": {"sub": "billing"}}, "rules": rules});
+            closed.put("/v1/principals/billing", &principal);
         }
+        closed
+    }
+
+    /// The same with TLS, where a certificate signs in. It is in the file `billing.pem`, with its key; that in
+    /// `stranger.pem` has the same authority, and another name. There are the topics `orders`, which the first one may use,
+    /// and `secret`.
+    fn of_certificates() -> Self {
+        let clients = Authority::new("the clients' authority");
+        let server = Secure::with(|config, directory| {
+            config.auth = Auth::Tokens;
+            config.admin_token = Secret::of(ADMIN);
+            config.kafka_listen = Some(([127, 0, 0, 1], 0).into());
+            config.tls_client_ca = Some(authority::write(directory, "clients.pem", &clients.pem));
+            for name in ["billing", "stranger"] {
+                let own = clients.sign_with(&[&format!("{name}.example")], |_| {});
+                authority::write(directory, &format!("{name}.pem"), &(own.key + &own.cert));
+            }
+        });
+        let authority = Some(server.ca_file());
+        let closed = Self {
+            server,
+            issuer: Issuer::new(),
+            authority,
+        };
+        for topic in ["orders", "secret"] {
+            closed.put(&format!("/v1/topics/{topic}"), &json!({"partitions": 1}));
+        }
+        let rules = json!([{"allow": ["read", "write", "describe"], "topics": ["orders"]}]);
+        let principal = json!({"match": {"cert": "billing.example"}, "rules": rules});
+        closed.put("/v1/principals/billing", &principal);
+        closed
+    }
+
+    /// The administrator makes something over HTTPS.
+    fn put(&self, path: &str, body: &Value) {
+        let mut stream = self.server.connect().expect("a handshake");
+        let kind = format!("application/json\r\nAuthorization: Bearer {ADMIN}");
+        let made = stream.call("PUT", path, &kind, body.to_string().as_bytes());
+        let made = made.expect("an answer");
+        assert!(made.starts_with("HTTP/1.1 201 "), "{made}");
     }
 
     fn kafka(&self) -> String {
@@ -287,6 +324,91 @@ fn kafkas_tools_sign_in() {
     let (_, said) = closed.ends(refused, "SCRAM-SHA-512");
     assert!(said.contains("the token is not valid here"), "{said}");
     closed.server.stop();
+}
+
+/// What the page says of TLS without SASL, with this server's address; the files have the same names.
+fn tls_on_the_page(closed: &Closed, language: &str) -> String {
+    let text = page::blocks("TLS without SASL", language);
+    assert!(text.contains("ca.pem") && text.contains("billing.pem"), "{text}");
+    text.replace("log.example.org:9092", &closed.kafka())
+}
+
+#[test]
+fn a_certificate_signs_in_kcat_as_the_page_says() {
+    if kcat::kcat().is_none() {
+        return;
+    }
+    let closed = Closed::of_certificates();
+    let lists = tls_on_the_page(&closed, "sh");
+    let shell = |text: &str| {
+        let mut command = bounded(Path::new("bash"));
+        command.args(["-c", text]);
+        command
+    };
+    let listed = closed.run(shell(&lists), "a certificate");
+    assert!(
+        listed.contains("topic \"orders\"") && !listed.contains("secret"),
+        "{listed}"
+    );
+    std::fs::write(closed.server.dir().join("lines"), "k1:one\n").expect("a file");
+    let with = |arguments: &str| shell(&lists.replace(" -L ", &format!(" {arguments} ")));
+    closed.run(with("-P -t orders -K: -l lines"), "a certificate");
+    let found = closed.run(with("-C -t orders -o beginning -e -q -K:"), "a certificate");
+    assert_eq!(found, "k1:one\n");
+    let (is_success, said) = closed.ends(shell(&lists.replace("billing", "stranger")), "a certificate");
+    assert!(!is_success, "{said}");
+    closed.server.stop();
+}
+
+#[test]
+fn a_certificate_signs_in_kafkas_tools_as_the_page_says() {
+    if java().is_none() {
+        return;
+    }
+    let closed = Closed::of_certificates();
+    let properties = tls_on_the_page(&closed, "properties");
+    std::fs::write(closed.server.dir().join("properties"), properties).expect("a file");
+    let mut command = java().expect("it was there");
+    command
+        .args([
+            "org.apache.kafka.tools.TopicCommand",
+            "--bootstrap-server",
+            &closed.kafka(),
+        ])
+        .args(["--list", "--command-config", "properties"]);
+    assert_eq!(closed.run(command, "a certificate"), "orders\n");
+    closed.server.stop();
+}
+
+#[test]
+fn kcat_speaks_tls_to_a_server_where_nobody_signs_in() {
+    if kcat::kcat().is_none() {
+        return;
+    }
+    let server = Secure::with(|config, _| config.kafka_listen = Some(([127, 0, 0, 1], 0).into()));
+    let authority = Some(server.ca_file());
+    let open = Closed {
+        server,
+        issuer: Issuer::new(),
+        authority,
+    };
+    std::fs::write(open.server.dir().join("lines"), "k1:one\n").expect("a file");
+    let kcat = |arguments: &str| {
+        let mut command = bounded(Path::new("kcat"));
+        command.args([
+            "-b",
+            &open.kafka(),
+            "-X",
+            "security.protocol=SSL",
+            "-X",
+            "ssl.ca.location=ca.pem",
+        ]);
+        command.args(arguments.split(' '));
+        open.run(command, "nothing")
+    };
+    kcat("-P -t orders -K: -l lines");
+    assert_eq!(kcat("-C -t orders -o beginning -e -q -K:"), "k1:one\n");
+    open.server.stop();
 }
 
 #[test]

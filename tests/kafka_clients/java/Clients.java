@@ -509,7 +509,6 @@ public class Clients {
         same(committed(topic), 3L * COUNT);
     }
 
-    /** How to sign in. */
     /** Gives the JWT that the configuration has. */
     public static class Bearer implements AuthenticateCallbackHandler {
         private String jwt;
@@ -550,6 +549,7 @@ public class Clients {
         }
     }
 
+    /** How to sign in. */
     static Object[] signedIn(String secret) {
         String mechanism = System.getenv("MECHANISM"), authority = System.getenv("CA");
         String module = switch (mechanism) {
