@@ -44,9 +44,10 @@ export function letters(context) {
       for (const key of selected.keys()) if (!shown.some((one) => keyOf(one) === key)) selected.delete(key);
       put(list, shown.map(line));
     }
-    const total = reasons.reduce((all, [, number]) => all + Number(number), 0);
+    const others = Number(page.other_reasons ?? 0);
+    const total = reasons.reduce((all, [, number]) => all + Number(number), others);
     say(status, shown.length === 0 ? "None."
-      : `${count(shown.length)} shown${state.value === "waiting" && total > shown.length ? ` of ${full(total)}` : ""}, with ${counted(reasons.length, "reason")}.`);
+      : `${count(shown.length)} shown${state.value === "waiting" && total > shown.length ? ` of ${full(total)}` : ""}, with ${others > 0 ? "more than " : ""}${counted(reasons.length, "reason")}.`);
     back.disabled = trail.length < 2;
     on.disabled = next === null;
     back.hidden = on.hidden = back.disabled && on.disabled;

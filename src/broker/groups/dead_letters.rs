@@ -15,7 +15,7 @@ use super::shared::settings::{GroupValue, Settings};
 use super::{Groups, audited};
 use crate::broker::blocking::Share;
 use crate::broker::caller::{Caller, Who};
-use crate::broker::engine::batch::{Record, SealedBatch};
+use crate::broker::engine::batch::Record;
 use crate::broker::engine::{
     AppendRequest, Error, Offset, Partition, PartitionId, StateChange, Ticket, TimestampMs, Topic, TopicId,
 };
@@ -25,6 +25,11 @@ use crate::broker::topics::catalog;
 
 /// The dead letters of one append.
 const REQUEST_LETTERS: usize = 1000;
+/// The most bytes of a page of a list, as of a fetch; its first dead letter is in it however large it is.
+const PAGE_BYTES: usize = 32 << 20;
+/// The most reasons that a list counts one by one, and the most bytes of them.
+const MAX_REASONS: usize = 1000;
+const MAX_REASONS_BYTES: usize = 1 << 20;
 
 /// Which dead letters to redrive, and how.
 #[derive(Clone, Debug)]
@@ -92,8 +97,16 @@ pub struct Listed {
     pub died_at: Option<TimestampMs>,
     /// The topic, partition and offset that it comes from.
     pub origin: (String, u32, Offset),
-    /// The record in the topic of dead letters, in a batch of its own.
-    pub record: SealedBatch,
+    /// The record in the topic of dead letters, as the caller renders it.
+    pub record: String,
+}
+
+impl Listed {
+    /// What it takes in memory.
+    fn bytes(&self) -> usize {
+        let texts = [&self.at.topic, &self.reason, &self.origin.0, &self.record];
+        size_of::<Self>() + texts.into_iter().map(String::len).sum::<usize>()
+    }
 }
 
 /// A lease in a list.
@@ -116,8 +129,42 @@ pub struct List {
     pub letters: Vec<Listed>,
     /// How many have each reason, on all pages.
     pub reasons: BTreeMap<String, u64>,
+    /// How many have a reason that is not among them, because there are too many.
+    pub other_reasons: u64,
     /// There are more: the last one of this page.
     pub next: Option<Position>,
+    bytes: usize,
+    reasons_bytes: usize,
+}
+
+impl List {
+    fn count(&mut self, reason: &str) {
+        if let Some(count) = self.reasons.get_mut(reason) {
+            *count += 1;
+        } else if self.reasons.len() < MAX_REASONS && self.reasons_bytes + reason.len() <= MAX_REASONS_BYTES {
+            self.reasons_bytes += reason.len();
+            self.reasons.insert(reason.to_owned(), 1);
+        } else {
+            self.other_reasons += 1;
+        }
+    }
+
+    /// Adds a dead letter, unless the page is full.
+    fn add(&mut self, limit: usize, letter: impl FnOnce() -> Listed) {
+        if self.next.is_some() {
+            return;
+        }
+        if self.letters.len() < limit {
+            let letter = letter();
+            let bytes = self.bytes + letter.bytes();
+            if bytes <= PAGE_BYTES || self.letters.is_empty() {
+                self.bytes = bytes;
+                self.letters.push(letter);
+                return;
+            }
+        }
+        self.next = self.letters.last().map(|last| last.at.clone());
+    }
 }
 
 /// A dead letter that a redrive takes.
@@ -187,7 +234,8 @@ impl Groups {
         result
     }
 
-    /// Lists dead letters of a group, of those topics that the caller may read. Reads all of them.
+    /// Lists dead letters of a group, of those topics that the caller may read, at most 32 MiB. Reads all of them, and keeps
+    /// of the records of a page what `render` makes of each and its partition.
     ///
     /// # Errors
     /// As for [`Groups::redrive`], but a topic of dead letters that does not exist has none.
@@ -196,6 +244,7 @@ impl Groups {
         caller: &Caller,
         group: &str,
         wanted: WantedLetters,
+        render: impl Fn(&Record<'_>, u32) -> String + Send + 'static,
     ) -> Result<List, Refusal> {
         let settings = self.queue_settings(group)?;
         let (groups, group, caller) = (self.clone(), group.to_owned(), caller.clone());
@@ -204,7 +253,7 @@ impl Groups {
             for topic in groups.readable_mailboxes(&caller, &group, &settings) {
                 for partition in &*topic.partitions() {
                     let mailbox = groups.mailbox(&group, &settings, partition);
-                    add_to_list(&mut list, &mailbox, &topic, &wanted)?;
+                    add_to_list(&mut list, &mailbox, &topic, &wanted, &render)?;
                 }
             }
             Ok(list)
@@ -333,6 +382,7 @@ fn add_to_list(
     mailbox: &Mailbox<'_>,
     topic: &Topic,
     wanted: &WantedLetters,
+    render: &impl Fn(&Record<'_>, u32) -> String,
 ) -> Result<(), Refusal> {
     let id = mailbox.partition.id();
     let fates = Fates::load(mailbox.log, mailbox.group, id)?;
@@ -340,10 +390,7 @@ fn add_to_list(
         if fates.of(record.offset) != wanted.fate {
             return Ok(true);
         }
-        *list
-            .reasons
-            .entry(letter.reason.clone().into_owned())
-            .or_default() += 1;
+        list.count(&letter.reason);
         let at = Position {
             topic: topic.name().to_owned(),
             partition: id.index,
@@ -351,17 +398,15 @@ fn add_to_list(
         };
         let is_wanted = has_reason(&letter, wanted.reason.as_deref())
             && wanted.after.as_ref().is_none_or(|after| at > *after);
-        if is_wanted && list.letters.len() < wanted.limit {
-            list.letters.push(Listed {
+        if is_wanted {
+            list.add(wanted.limit, || Listed {
                 at,
                 reason: letter.reason.into_owned(),
                 deliveries: letter.deliveries,
                 died_at: letter.died_at,
                 origin: (letter.topic.to_owned(), letter.partition, letter.offset),
-                record: alone(record),
+                record: render(record, id.index),
             });
-        } else if is_wanted && list.next.is_none() {
-            list.next = list.letters.last().map(|last| last.at.clone());
         }
         Ok(true)
     })
@@ -369,16 +414,6 @@ fn add_to_list(
 
 fn has_reason(letter: &DeadLetter<'_>, prefix: Option<&str>) -> bool {
     prefix.is_none_or(|prefix| letter.reason.starts_with(prefix))
-}
-
-/// A record in a batch of its own.
-fn alone(record: &Record<'_>) -> SealedBatch {
-    let headers: Vec<(&[u8], Option<&[u8]>)> = record.headers.into_iter().collect();
-    let mut builder = crate::broker::engine::batch::BatchBuilder::new();
-    builder.push(record.timestamp, record.key, record.value, &headers);
-    let mut sealed = builder.seal();
-    sealed.set_base_offset(record.offset);
-    sealed
 }
 
 struct Run<'a> {

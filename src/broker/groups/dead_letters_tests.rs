@@ -156,6 +156,11 @@ const fn done(redriven: u64, discarded: u64, at_end: bool) -> Redriven {
     }
 }
 
+/// What these tests keep of a record.
+fn offset_of(record: &Record<'_>, _: u32) -> String {
+    record.offset.to_string()
+}
+
 async fn waiting(broker: &Broker, group: &str) -> Vec<Listed> {
     let wanted = WantedLetters {
         fate: Fate::Waiting,
@@ -165,7 +170,7 @@ async fn waiting(broker: &Broker, group: &str) -> Vec<Listed> {
     };
     broker
         .groups
-        .dead_letters(&Caller::default(), group, wanted)
+        .dead_letters(&Caller::default(), group, wanted, offset_of)
         .await
         .unwrap()
         .letters
@@ -334,7 +339,7 @@ async fn dead_letters_are_chosen_by_place_and_reason_counted_and_discarded() {
     };
     let page = broker
         .groups
-        .dead_letters(&Caller::default(), "g", wanted.clone())
+        .dead_letters(&Caller::default(), "g", wanted.clone(), offset_of)
         .await
         .unwrap();
     assert_eq!(page.reasons, BTreeMap::from([("bad 3".to_owned(), 2)]));
@@ -342,7 +347,7 @@ async fn dead_letters_are_chosen_by_place_and_reason_counted_and_discarded() {
     wanted.after = page.next;
     let page = broker
         .groups
-        .dead_letters(&Caller::default(), "g", wanted)
+        .dead_letters(&Caller::default(), "g", wanted, offset_of)
         .await
         .unwrap();
     assert_eq!((page.letters.len(), page.next), (1, None));

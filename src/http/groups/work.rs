@@ -12,9 +12,8 @@ use utoipa_axum::routes;
 use super::members::instance_of;
 use super::outputs::{ProducedBody, outputs_of};
 use crate::broker::caller::Caller;
-use crate::broker::engine::batch::{BatchError, Records, SealedBatch};
+use crate::broker::engine::batch::Record;
 use crate::broker::engine::{Offset, TimestampMs};
-use crate::broker::fetch::unreadable;
 use crate::broker::groups::dead_letters::{Lease, Position, Redrive, WantedLetters};
 use crate::broker::groups::repeats::Row;
 use crate::broker::groups::settle::{Place, Release, Settling};
@@ -252,8 +251,11 @@ struct DeadLetterBody {
 struct DeadLettersBody {
     /// The dead letters.
     dead_letters: Vec<DeadLetterBody>,
-    /// How many in this state have each reason, on all pages.
+    /// How many in this state have each reason, on all pages; at most 1,000 reasons.
     reasons: BTreeMap<String, u64>,
+    /// How many have reasons that `reasons` has no room for; left out if there are none.
+    #[serde(skip_serializing_if = "is_zero")]
+    other_reasons: u64,
     /// There are more: pass this as `after`.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
@@ -403,6 +405,8 @@ async fn redrive_group(
 }
 
 /// The dead letters of a shared group
+///
+/// An answer has at most 32 MiB of them, counted as they are sent, and one in any case: `next` says that there are more.
 #[utoipa::path(get, path = "/v1/groups/{group}/dead-letters", tag = "groups",
     params(("state" = Option<String>, Query, pattern = "^(waiting|redriven|discarded)$", description = "`waiting` (the default), `redriven` or `discarded`"),
         ("reason" = Option<String>, Query, description = "Only those whose reason begins with this"),
@@ -431,12 +435,17 @@ async fn list_dead_letters(
         limit: params.number("limit", 1, MOST_LISTED)?.unwrap_or(LISTED) as usize,
         after: params.get("after").map(position).transpose()?,
     };
-    let list = app.groups.dead_letters(&caller, &group, wanted).await?;
-    let mut letters = Vec::with_capacity(list.letters.len());
-    for letter in list.letters {
+    let render = move |record: &Record<'_>, partition: u32| {
+        let renderer = RecordRenderer::new(None, partition, Layout::Document).cutting(value_limit);
+        let mut out = Vec::new();
+        renderer.push(&mut out, record, false);
+        String::from_utf8(out).expect("JSON is UTF-8")
+    };
+    let list = app.groups.dead_letters(&caller, &group, wanted, render).await?;
+    let letters = list.letters.into_iter().map(|letter| {
         let (topic, partition, offset) = letter.origin;
-        letters.push(DeadLetterBody {
-            record: record_of(&letter.record, letter.at.partition, value_limit).map_err(unreadable)?,
+        DeadLetterBody {
+            record: RawValue::from_string(letter.record).expect("a record is JSON"),
             dead_letter_topic: letter.at.topic,
             partition: letter.at.partition,
             offset: letter.at.offset.get(),
@@ -449,11 +458,12 @@ async fn list_dead_letters(
                 partition,
                 offset: offset.get(),
             },
-        });
-    }
+        }
+    });
     ok(&DeadLettersBody {
-        dead_letters: letters,
+        dead_letters: letters.collect(),
         reasons: list.reasons,
+        other_reasons: list.other_reasons,
         next: list
             .next
             .map(|at| format!("{}:{}:{}", at.topic, at.partition, at.offset)),
@@ -504,21 +514,6 @@ fn position(text: &str) -> Result<Position, Problem> {
         partition: partition.parse().map_err(|_| wrong())?,
         offset: offset.parse().ok().and_then(Offset::try_new).ok_or_else(wrong)?,
     })
-}
-
-/// The JSON of the one record in a batch.
-fn record_of(
-    batch: &SealedBatch,
-    partition: u32,
-    value_limit: Option<usize>,
-) -> Result<Box<RawValue>, BatchError> {
-    let mut out = Vec::new();
-    let renderer = RecordRenderer::new(None, partition, Layout::Document).cutting(value_limit);
-    for record in Records::new(batch.as_bytes())? {
-        renderer.push(&mut out, &record?, false);
-    }
-    let text = String::from_utf8(out).expect("JSON is UTF-8");
-    Ok(RawValue::from_string(text).expect("a record is JSON"))
 }
 
 fn place(list: &str, index: usize, topic: String, partition: u32, offset: u64) -> Result<Place, Problem> {
