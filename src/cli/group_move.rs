@@ -173,7 +173,7 @@ pub(crate) fn redrive(
     let count = output::counted(taken, "dead letter");
     let left = match passed_over {
         0 => left.to_owned(),
-        _ => format!("; {passed_over} passed over, which this server has not made{left}"),
+        _ => format!("; {passed_over} passed over, which this server has not made or which are copies{left}"),
     };
     let would = if wanted.dry_run { " would be" } else { "" };
     let text = match wanted.discard {

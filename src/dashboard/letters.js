@@ -88,7 +88,7 @@ export function letters(context) {
     }
     await finish(done, passedOver, discard);
   };
-  /// Redrives this many, the oldest first. None is named, so the server passes over those that it has not made.
+  /// Redrives this many, the oldest first. None is named, so the server passes over those that it has not made, and copies.
   const redriveOldest = async (number, body) => {
     const answer = await call("POST", redrive, { body: { ...body, max_records: number }, signal: context.signal });
     await finish(Number(answer.redriven), Number(answer.passed_over ?? 0), false);
@@ -98,7 +98,7 @@ export function letters(context) {
     list.dataset.keys = "";
     trail = [undefined];
     announce(`${full(done)} ${discard ? "discarded" : "redriven"}`);
-    const others = passedOver > 0 ? ` ${full(passedOver)} passed over: this server has not made ${passedOver === 1 ? "it" : "them"}, and whoever redrives must choose ${passedOver === 1 ? "it" : "them"} and may write to the topic of origin.` : "";
+    const others = passedOver > 0 ? ` ${full(passedOver)} passed over: this server has not made ${passedOver === 1 ? "it, or it is a copy" : "them, or they are copies"}; whoever redrives must choose ${passedOver === 1 ? "it" : "them"} and may write to the topic of origin.` : "";
     put(result, `${full(done)} ${discard ? "discarded" : "given back to the group"}.${others}`);
     await again();
   };

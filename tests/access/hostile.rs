@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{ADMIN, World, rule};
+use crate::world::{ADMIN, World, bearer, rule};
 
 #[test]
 fn idempotency_keys_tell_nothing_and_belong_to_whoever_used_them() {
@@ -320,7 +320,7 @@ fn an_acknowledgement_counts_only_for_records_that_may_be_read() {
 fn what_is_refused_at_once_is_not_logged_in_the_name_of_whoever_came_before() {
     let world = World::with("--access-log on");
     let mut connection = world.server.connect();
-    let mine = crate::world::bearer(ADMIN);
+    let mine = bearer(ADMIN);
     connection
         .request_with("GET", "/v1/topics", "", &mine, b"")
         .unwrap()
@@ -431,4 +431,125 @@ fn a_dead_letter_that_somebody_makes_up_neither_writes_elsewhere_nor_tells_names
     // It can be discarded in any case.
     let rest = json!({"dead_letter_topic": "scratch", "discard": true});
     assert_eq!(redrive(&token, &rest)["discarded"], 4);
+}
+
+/// The dead letters of a topic, as lines: these have the headers in their order, over which the seal is.
+fn letters_of(world: &World, token: &str, partitions: u32) -> Vec<String> {
+    let mut letters = Vec::new();
+    for partition in 0..partitions {
+        let path = format!("/v1/topics/jobs.dlq/partitions/{partition}/records?offset=0");
+        let headers = format!("{}Accept: application/x-ndjson\r\n", bearer(token));
+        let answer = world
+            .server
+            .connect()
+            .request_with("GET", &path, "", &headers, b"");
+        let answer = answer.unwrap().with_status(200);
+        letters.extend(answer.text().lines().map(str::to_owned));
+    }
+    letters
+}
+
+fn produce_letter(world: &World, token: &str, line: &str) {
+    let (path, media) = ("/v1/topics/jobs.dlq/records", "application/x-ndjson");
+    let mut connection = world.server.connect();
+    let answer = connection.request_with("POST", path, media, &bearer(token), line.as_bytes());
+    answer.unwrap().with_status(200);
+}
+
+/// The offsets in `jobs` that a poll of the queue delivers.
+fn deliver(world: &World) -> Vec<u64> {
+    let poll = json!({"topics": ["jobs"], "type": "shared", "max_records": 10, "wait_ms": 0});
+    let polled = world.admin("POST", "/v1/groups/q/members/m/poll", &poll);
+    let records = polled["records"].as_array().unwrap().iter();
+    let mut offsets: Vec<u64> = records.map(|record| record["offset"].as_u64().unwrap()).collect();
+    offsets.sort_unstable();
+    offsets
+}
+
+fn settle(world: &World, accept: &[u64], reject: &[u64]) {
+    let places = |offsets: &[u64]| -> Value {
+        let place = |offset: &u64| json!({"topic": "jobs", "partition": 0, "offset": offset});
+        offsets.iter().map(place).collect()
+    };
+    let body = json!({"accept": places(accept), "reject": places(reject)});
+    let settled = world.admin("POST", "/v1/groups/q/members/m/settle", &body);
+    assert_eq!(settled["lost"], json!([]));
+}
+
+/// How many dead letters a redrive of all of them gives back, and how many it passes over.
+fn redrive_all(world: &World) -> (Option<u64>, Option<u64>) {
+    let done = world.admin("POST", "/v1/groups/q/redrive", &json!({}));
+    (done["redriven"].as_u64(), done["passed_over"].as_u64())
+}
+
+#[test]
+fn a_copy_of_a_dead_letter_gives_nothing_back_a_second_time() {
+    let world = World::new();
+    world.topic("jobs", 3);
+    assert_eq!(deliver(&world), [0, 1, 2]);
+    settle(&world, &[], &[0, 1, 2]);
+    let token = world.token("t", json!([rule("read write", "jobs.dlq", "")]));
+    let letters = letters_of(&world, &token, 1);
+    assert_eq!(letters.len(), 3);
+    let copy = |number: usize| produce_letter(&world, &token, &letters[number]);
+    copy(0);
+    let discard =
+        json!({"dead_letter_topic": "jobs.dlq", "discard": true, "offsets": [{"partition": 0, "offset": 2}]});
+    assert_eq!(
+        world.admin("POST", "/v1/groups/q/redrive", &discard)["discarded"],
+        1
+    );
+    copy(2);
+    let counted = world.admin("POST", "/v1/groups/q/redrive", &json!({"dry_run": true}));
+    assert_eq!(
+        (&counted["redriven"], &counted["passed_over"]),
+        (&json!(2), &json!(2))
+    );
+    assert_eq!(redrive_all(&world), (Some(2), Some(2)));
+    assert_eq!(deliver(&world), [0, 1]);
+    // One that dies again counts again.
+    settle(&world, &[1], &[0]);
+    copy(1);
+    assert_eq!(redrive_all(&world), (Some(1), Some(3)));
+    assert_eq!(deliver(&world), [0]);
+    settle(&world, &[0], &[]);
+    let world = world.restart();
+    assert_eq!(redrive_all(&world), (Some(0), Some(3)));
+    assert_eq!(deliver(&world), [] as [u64; 0]);
+    // Whoever may write to the topic of origin, and says which, may give it back all the same.
+    let chosen = json!({"dead_letter_topic": "jobs.dlq", "offsets": [{"partition": 0, "offset": 3}]});
+    assert_eq!(
+        world.admin("POST", "/v1/groups/q/redrive", &chosen)["redriven"],
+        1
+    );
+    assert_eq!(deliver(&world), [0]);
+}
+
+#[test]
+fn copies_of_a_dead_letter_in_other_partitions_of_its_topic_count_once_with_it() {
+    const PARTITIONS: u32 = 4;
+    let world = World::new();
+    world.topic("jobs", 3);
+    world.admin("PUT", "/v1/topics/jobs.dlq", &json!({"partitions": PARTITIONS}));
+    assert_eq!(deliver(&world), [0, 1, 2]);
+    settle(&world, &[], &[0, 1, 2]);
+    let token = world.token("t", json!([rule("read write", "jobs.dlq", "")]));
+    let copy_everywhere = |letters: &[String]| {
+        for letter in letters {
+            let (_, behind) = letter.split_once(',').unwrap();
+            for partition in 0..PARTITIONS {
+                let line = format!("{{\"partition\":{partition},{behind}");
+                produce_letter(&world, &token, &line);
+            }
+        }
+    };
+    let letters = letters_of(&world, &token, PARTITIONS);
+    assert_eq!(letters.len(), 3);
+    copy_everywhere(&letters[..2]);
+    assert_eq!(redrive_all(&world), (Some(3), Some(8)));
+    assert_eq!(deliver(&world), [0, 1, 2]);
+    settle(&world, &[0, 1, 2], &[]);
+    copy_everywhere(&letters);
+    assert_eq!(redrive_all(&world), (Some(0), Some(20)));
+    assert_eq!(deliver(&world), [] as [u64; 0]);
 }

@@ -11,6 +11,7 @@ use super::settle::is_ordered;
 use super::shared::codec::{self, Letter, Unsettled};
 use super::shared::dead_letter::DeadLetter;
 use super::shared::letters::{self, Fate, Fates, Mailbox};
+use super::shared::seal::Spent;
 use super::shared::settings::{GroupValue, Settings};
 use super::{Groups, audited};
 use crate::broker::blocking::Share;
@@ -55,7 +56,7 @@ pub struct Redriven {
     pub redriven: u64,
     /// Discarded.
     pub discarded: u64,
-    /// Not given back: this server has not made them, see [`Groups::redrive`].
+    /// Not given back: this server has not made them, or they are copies, see [`Groups::redrive`].
     pub passed_over: u64,
     /// All that were asked for were found; otherwise there are more than `max_records`.
     pub at_end: bool,
@@ -181,8 +182,10 @@ impl Groups {
     /// first in each partition. A second call finds nothing twice.
     ///
     /// Those that this server has not made, but a client or another server, are given back only if they are chosen one by
-    /// one and the caller may write to the topic that they name as their origin; else they are passed over. If nobody has to
-    /// sign in, all are given back.
+    /// one and the caller may write to the topic that they name as their origin; else they are passed over. So are copies of
+    /// those that it has made, as long as what they are copies of lies in the same topic: of dead letters that are the same to
+    /// the byte, only one is given back, and none once one of them was given back or discarded. (If more than 2,500,000 in a topic were, none
+    /// there counts as made by this server; a `reason` leaves those with other reasons out.) If nobody has to sign in, all are given back.
     ///
     /// # Errors
     /// [`Reason::UnknownGroup`]; [`Reason::GroupTypeMismatch`]: the group is ordered. The member `redriven` counts the
@@ -216,6 +219,7 @@ impl Groups {
                 settings: &settings,
                 redrive: &redrive,
                 done: Redriven::default(),
+                spent: Spent::default(),
                 touched: BTreeSet::new(),
                 entry: Some(entry),
             };
@@ -423,6 +427,8 @@ struct Run<'a> {
     settings: &'a Settings,
     redrive: &'a Redrive,
     done: Redriven,
+    /// In the topic of dead letters that it is in.
+    spent: Spent,
     /// Topics with entries that were written.
     touched: BTreeSet<TopicId>,
     /// Of the audit log, until the first append.
@@ -439,6 +445,7 @@ impl Run<'_> {
                 .readable_mailboxes(self.caller, self.group, self.settings),
         };
         for topic in topics {
+            self.spent = self.spent_in(&topic)?;
             for partition in &*topic.partitions() {
                 if !self.partition(partition)? {
                     return Ok(false);
@@ -446,6 +453,31 @@ impl Run<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// The seals of the dead letters in a topic that do not wait any longer, as far as a copy of one could be chosen. A copy may lie
+    /// in another partition.
+    fn spent_in(&self, topic: &Topic) -> Result<Spent, Refusal> {
+        let mut spent = Spent::default();
+        if self.redrive.discard || matches!(self.caller.who, Who::Anyone) {
+            return Ok(spent);
+        }
+        for partition in &*topic.partitions() {
+            let fates = Fates::load(&self.groups.log, self.group, partition.id())?;
+            if fates.is_empty() {
+                continue;
+            }
+            let mailbox = self.groups.mailbox(self.group, self.settings, partition);
+            mailbox.walk(Offset::ZERO, |record, letter| {
+                let is_chosen = has_reason(&letter, self.redrive.reason.as_deref());
+                if !is_chosen || fates.of(record.offset) == Fate::Waiting {
+                    return Ok(true);
+                }
+                let seal = self.groups.seals.seal_of(topic.id(), record);
+                Ok(seal.is_none_or(|seal| spent.add(seal)))
+            })?;
+        }
+        Ok(spent)
     }
 
     fn left(&self) -> u64 {
@@ -478,7 +510,7 @@ impl Run<'_> {
     /// Collects what the next append takes. Returns the error of the record behind it, whether there is more, and how many
     /// were passed over before the last one that was collected, or before the end.
     fn choose(
-        &self,
+        &mut self,
         partition: &Partition,
         fates: &Fates,
         from: Offset,
@@ -488,12 +520,12 @@ impl Run<'_> {
         let mut is_more = false;
         let (mut passed_over, mut since_last) = (0, 0);
         let mailbox = self.groups.mailbox(self.group, self.settings, partition);
+        let (groups, caller, redrive, spent) = (self.groups, self.caller, self.redrive, &mut self.spent);
         let found = mailbox.walk(from, |record, letter| {
             let place = (partition.id().index, record.offset);
             let is_wanted = fates.of(record.offset) == Fate::Waiting
-                && has_reason(&letter, self.redrive.reason.as_deref())
-                && self
-                    .redrive
+                && has_reason(&letter, redrive.reason.as_deref())
+                && redrive
                     .offsets
                     .as_ref()
                     .is_none_or(|offsets| offsets.contains(&place));
@@ -504,12 +536,13 @@ impl Run<'_> {
                 is_more = true;
                 return Ok(false);
             }
-            let origin = match self.redrive.discard {
+            let origin = match redrive.discard {
                 true => None,
                 false => {
-                    let topic = letters::origin_of(&self.groups.log, &letter);
-                    let is_own = self.groups.seals.is_sealed(partition.id().topic, record);
-                    if !is_own && !self.may_write_back(topic.as_deref(), letter.partition) {
+                    let topic = letters::origin_of(&groups.log, &letter);
+                    let seal = groups.seals.seal_of(partition.id().topic, record);
+                    let is_own = seal.is_some_and(|seal| spent.take(seal));
+                    if !is_own && !may_write_back(caller, redrive, topic.as_deref(), letter.partition) {
                         since_last += 1;
                         return Ok(true);
                     }
@@ -529,19 +562,6 @@ impl Run<'_> {
             passed_over += since_last;
         }
         (found, is_more, passed_over)
-    }
-
-    /// Whether a dead letter that somebody else has made may be given back as a record of this topic: if the caller could
-    /// write that record itself, and has chosen this dead letter.
-    fn may_write_back(&self, origin: Option<&Topic>, partition: u32) -> bool {
-        let caller = self.caller;
-        let may_write = |topic: &Topic| {
-            partition < topic.partition_count() && caller.may_topic(Right::Write, topic.name())
-        };
-        match &caller.who {
-            Who::Anyone => origin.is_none_or(may_write),
-            _ => self.redrive.offsets.is_some() && origin.is_some_and(may_write),
-        }
     }
 
     /// Writes the fates of dead letters with the entries of their records: both or neither.
@@ -614,6 +634,17 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a dead letter that somebody else has made may be given back as a record of this topic: if the caller could
+/// write that record itself, and has chosen this dead letter.
+fn may_write_back(caller: &Caller, redrive: &Redrive, origin: Option<&Topic>, partition: u32) -> bool {
+    let may_write =
+        |topic: &Topic| partition < topic.partition_count() && caller.may_topic(Right::Write, topic.name());
+    match &caller.who {
+        Who::Anyone => origin.is_none_or(may_write),
+        _ => redrive.offsets.is_some() && origin.is_some_and(may_write),
     }
 }
 

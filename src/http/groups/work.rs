@@ -198,7 +198,7 @@ struct RedrivenBody {
     redriven: u64,
     /// Dead letters that were discarded, durably.
     discarded: u64,
-    /// Dead letters that were not given back because this server has not made them; left out if there are none.
+    /// Dead letters that were not given back because this server has not made them, or because they are copies; left out if there are none.
     #[serde(skip_serializing_if = "is_zero")]
     passed_over: u64,
     /// All that were asked for were found; otherwise there are more than `max_records`.

@@ -136,6 +136,11 @@ impl Fates {
         Some(())
     }
 
+    /// Whether all dead letters wait.
+    pub fn is_empty(&self) -> bool {
+        self.redriven_below == Offset::ZERO && self.blocks.is_empty()
+    }
+
     /// What became of a dead letter.
     pub fn of(&self, offset: Offset) -> Fate {
         if offset < self.redriven_below {

@@ -10,7 +10,11 @@
 //! ```
 //!
 //! The timestamp is not in it, since a topic may set its own. The key is stored in the first append that needs it.
+//!
+//! The seal does not say at which offset the dead letter lies: that is known only when it is appended. Whoever may read and write
+//! the topic can put a copy there, so each seal counts once: [`Spent`].
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -70,16 +74,49 @@ impl Seals {
         letter.headers.push((SEAL.as_bytes().into(), seal));
     }
 
-    /// Whether this server has made the dead letter, for this topic.
-    pub fn is_sealed(&self, mailbox: TopicId, letter: &Record<'_>) -> bool {
-        let Some(key) = &self.key else { return false };
+    /// The seal of a dead letter that this server has made for this topic; `None` for any other record.
+    pub fn seal_of(&self, mailbox: TopicId, letter: &Record<'_>) -> Option<Seal> {
         let headers: Vec<(&[u8], Option<&[u8]>)> = letter.headers.into_iter().collect();
         // It comes last.
-        let Some(((name, Some(seal)), headers)) = headers.split_last() else {
-            return false;
-        };
+        let ((name, seal), headers) = headers.split_last()?;
+        let seal = seal.filter(|_| *name == SEAL.as_bytes())?;
+        let key = self.key.as_ref()?;
         let of = Sealed::new(key, mailbox, letter.key, letter.value, headers.iter().copied());
-        *name == SEAL.as_bytes() && is_same(hex(of.0.sign().as_ref()).as_bytes(), seal)
+        let tag = of.0.sign();
+        let first = tag.as_ref().first_chunk::<8>()?;
+        is_same(hex(tag.as_ref()).as_bytes(), seal).then(|| Seal(u64::from_be_bytes(*first)))
+    }
+}
+
+/// Names a seal: its first 8 bytes. Should two of a topic be the same, one dead letter is taken for a copy of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Seal(u64);
+
+/// The most seals that are remembered as spent before a redrive, which adds those that it takes: 40 MB of memory in all.
+const MAX_SPENT: usize = 2_500_000;
+
+/// The seals in a topic of dead letters that count no more: those of dead letters that do not wait any longer, and
+/// those that a redrive has taken.
+#[derive(Debug, Default)]
+pub struct Spent {
+    seals: HashSet<Seal>,
+    /// There are more than [`MAX_SPENT`], so none counts.
+    is_full: bool,
+}
+
+impl Spent {
+    /// Adds the seal of a dead letter that does not wait any longer. `false`: there are too many, and no seal counts.
+    pub fn add(&mut self, seal: Seal) -> bool {
+        self.is_full |= self.seals.len() >= MAX_SPENT;
+        if !self.is_full {
+            self.seals.insert(seal);
+        }
+        !self.is_full
+    }
+
+    /// Takes the seal of a dead letter that waits: whether it still counts. It does not a second time.
+    pub fn take(&mut self, seal: Seal) -> bool {
+        !self.is_full && self.seals.insert(seal)
     }
 }
 
