@@ -173,6 +173,17 @@ impl Coordinator {
         self.said_bytes.load(Relaxed) < MAX_SAID_BYTES
     }
 
+    /// Whether those that are there already may say more than before, and be assigned more.
+    pub(crate) fn has_memory_for_members(&self) -> bool {
+        self.said_bytes.load(Relaxed) < 2 * MAX_SAID_BYTES
+    }
+
+    /// Lets others have said so much.
+    #[cfg(test)]
+    pub(crate) fn fill(&self, bytes: usize) {
+        self.said_bytes.fetch_add(bytes, Relaxed);
+    }
+
     /// Whether another id may be promised to a member that is to join with it.
     pub(crate) fn may_promise(&self) -> bool {
         self.promised.load(Relaxed) < MAX_PROMISED

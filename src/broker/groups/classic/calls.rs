@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::rebalance::Classic;
+use super::roster::Member;
 use super::{
     Answer, CallNumber, Denied, Identity, Joined, Joining, MAX_MEMBER_BYTES, Synced, Syncing, stored,
 };
@@ -108,7 +109,7 @@ impl Drop for Waiting {
     }
 }
 
-/// By how much a member may say more than before in a server that is full, in bytes.
+/// By how much members may say more than before, or be assigned more, in a server that is full, in bytes.
 const LITTLE_BYTES: usize = 1 << 10;
 
 /// Refuses what only groups without classic members allow.
@@ -159,7 +160,7 @@ impl Groups {
         caller.check_group(&[Right::Read], group)?;
         joining.check_size()?;
         let has_room = self.coordinator.has_room() && self.coordinator.has_memory();
-        if !has_room && !self.says_no_more(group, joining) {
+        if !has_room && !self.says_hardly_more(group, joining) {
             return Err(server_is_full());
         }
         let (cell, call, answer) = loop {
@@ -201,9 +202,9 @@ impl Groups {
         }
     }
 
-    /// Whether a member of the group joins again that takes no more memory than before. It finds room in any case: others
-    /// must not keep a group from its rebalances.
-    fn says_no_more(&self, group: &str, joining: &Joining) -> bool {
+    /// Whether a member of the group joins again that says hardly more than before. It finds room in any case: others must not
+    /// keep a group from its rebalances. What it says may have what it is assigned in it, as of cooperative consumers.
+    fn says_hardly_more(&self, group: &str, joining: &Joining) -> bool {
         let Some(cell) = self.coordinator.find(group) else {
             return false;
         };
@@ -212,8 +213,19 @@ impl Groups {
             let of_instance = || classic.member_of(joining.instance.as_deref()?);
             let member = joining.member.as_ref().or_else(of_instance);
             let before = member.and_then(|member| classic.members().get(member));
-            before.is_some_and(|before| joining.said_bytes() <= before.said_bytes() + LITTLE_BYTES)
+            before.is_some_and(|before| {
+                let said = before.own_bytes();
+                joining.own_bytes() <= self.most_bytes(said, before.assignment.len())
+            })
         })
+    }
+
+    /// How much may be in the place of what takes so many bytes when the server is full, if something like it takes `other` bytes.
+    fn most_bytes(&self, before: usize, other: usize) -> usize {
+        match self.coordinator.has_memory_for_members() {
+            true => before.max(other) + LITTLE_BYTES,
+            false => before,
+        }
     }
 
     /// Joins, and waits for the answer.
@@ -331,8 +343,15 @@ impl Groups {
             let classic = core.classic().ok_or(Denied::UnknownMember)?;
             classic.check_assigned(syncing, self.log.max_request_bytes())?;
             // A group that has its members already shares its partitions among them all the same.
-            if assigned > classic.said_bytes() + LITTLE_BYTES && !self.coordinator.has_memory() {
-                return Err(server_is_full());
+            if !self.coordinator.has_memory() {
+                let members = classic.members().iter();
+                let before = members
+                    .map(|(id, member)| id.len() + member.assignment.len())
+                    .sum();
+                let said = classic.members().values().map(Member::own_bytes).sum();
+                if assigned > self.most_bytes(before, said) {
+                    return Err(server_is_full());
+                }
             }
             let call = classic.sync(syncing, now)?;
             core.has_said_more = true;

@@ -50,7 +50,8 @@ pub const MAX_PROTOCOLS: usize = 20;
 pub const MAX_MEMBER_BYTES: usize = 4 << 20;
 /// The most members of a classic or ordered group: a join looks at all of them.
 pub const MAX_GROUP_MEMBERS: usize = 5_000;
-/// The most bytes that members of all groups say of themselves and are assigned, in memory.
+/// The most bytes that members of all groups say of themselves and are assigned, in memory. Members that are there already find
+/// room for hardly more than before, up to twice as much.
 pub const MAX_SAID_BYTES: usize = 64 << 20;
 
 /// Why a call of a member is denied, by either of Kafka's protocols.
@@ -160,16 +161,13 @@ impl Joining {
 
     /// What it says of itself, in bytes.
     pub(super) fn said_bytes(&self) -> usize {
-        let of_protocols = self.protocols.iter();
-        let of_protocols: usize = of_protocols
-            .map(|(name, metadata)| name.len() + metadata.len())
-            .sum();
-        let names = [
-            self.instance.as_deref(),
-            self.client_id.as_deref(),
-            Some(&*self.protocol_type),
-        ];
-        of_protocols + names.into_iter().flatten().map(str::len).sum::<usize>()
+        self.own_bytes() + self.protocol_type.len()
+    }
+
+    /// The same without what all members say.
+    fn own_bytes(&self) -> usize {
+        let names = [self.instance.as_deref(), self.client_id.as_deref()];
+        roster::own_bytes(&self.protocols, names)
     }
 }
 

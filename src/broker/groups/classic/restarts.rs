@@ -723,3 +723,63 @@ async fn what_cannot_be_stored_is_refused_to_whoever_says_it() {
     let denied = world.broker.groups.join_classic(&nobody, "g", &larger).await;
     assert!(matches!(denied, Err(Denied::TooLarge)), "{denied:?}");
 }
+
+#[tokio::test]
+async fn a_member_of_a_full_server_takes_no_more_and_more_memory_with_each_rebalance() {
+    const FIRST: usize = 64 << 10;
+    let world = World::new(13);
+    let groups = &world.broker.groups;
+    let joins = async |member: Option<&Arc<str>>, bytes: usize| {
+        let joining = Joining {
+            member: member.cloned(),
+            protocols: vec![("range".into(), vec![0; bytes].into())],
+            ..joining("a", None)
+        };
+        world.join(vec![joining]).await.remove(0)
+    };
+    let syncs = async |joined: &Joined, bytes: usize| {
+        let syncing = Syncing {
+            who: who(joined),
+            protocol_type: None,
+            protocol: None,
+            assignments: vec![(Arc::clone(&joined.member), vec![0; bytes].into())],
+        };
+        groups.sync_classic(&Caller::default(), "g", &syncing).await
+    };
+    let said = || {
+        let cell = groups.coordinator.find("g").unwrap();
+        let (_, mut core) = groups.lock(&cell);
+        core.classic().unwrap().said_bytes()
+    };
+    let mut joined = joins(None, FIRST).await.unwrap();
+    syncs(&joined, FIRST).await.unwrap();
+    let member = Arc::clone(&joined.member);
+    let first = said();
+    groups.coordinator.fill(MAX_SAID_BYTES);
+    let (mut metadata, mut assignment) = (FIRST, FIRST);
+    for _ in 0..8 {
+        // As much as it can, and else a little more than before.
+        for more in [metadata + assignment + 1000, metadata.max(assignment) + 500] {
+            if let Ok(again) = joins(Some(&member), more).await {
+                (joined, metadata) = (again, more);
+                break;
+            }
+        }
+        for more in [metadata + assignment + 1000, metadata.max(assignment) + 500] {
+            if syncs(&joined, more).await.is_ok() {
+                assignment = more;
+                break;
+            }
+        }
+        assert!(metadata > FIRST && assignment > FIRST, "it is not kept out");
+        assert!(said() < 2 * first, "{} bytes, at first {first}", said());
+    }
+    // At twice as much in all it may say what it has said, and nothing more.
+    groups.coordinator.fill(MAX_SAID_BYTES);
+    let denied = joins(Some(&member), metadata + 1).await;
+    assert!(matches!(denied, Err(Denied::Refused(_))), "{denied:?}");
+    joined = joins(Some(&member), metadata).await.unwrap();
+    let denied = syncs(&joined, assignment + 1).await;
+    assert!(matches!(denied, Err(Denied::Refused(_))), "{denied:?}");
+    syncs(&joined, assignment).await.unwrap();
+}

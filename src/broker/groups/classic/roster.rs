@@ -69,13 +69,13 @@ impl Member {
 
     /// What it has said of itself and is assigned, in bytes.
     pub(in crate::broker::groups) fn said_bytes(&self) -> usize {
-        let protocols = self.protocols.iter();
-        let protocols: usize = protocols
-            .map(|(name, metadata)| name.len() + metadata.len())
-            .sum();
+        self.own_bytes() + self.assignment.len()
+    }
+
+    /// What it has said of itself, in bytes; compare [`Joining::own_bytes`].
+    pub(super) fn own_bytes(&self) -> usize {
         let names = [self.instance.as_deref(), self.client_id.as_deref()];
-        let names: usize = names.into_iter().flatten().map(str::len).sum();
-        protocols + names + self.assignment.len()
+        own_bytes(&self.protocols, names)
     }
 
     /// What it takes at most while its generation is stored, in bytes, whichever protocol the members choose.
@@ -112,6 +112,15 @@ impl Member {
     fn supports(&self, protocol: &str) -> bool {
         self.protocols.iter().any(|(name, _)| **name == *protocol)
     }
+}
+
+/// What a member says of itself, in bytes: its protocols, and its names.
+pub(super) fn own_bytes(protocols: &[(Arc<str>, Bytes)], names: [Option<&str>; 2]) -> usize {
+    let protocols = protocols.iter();
+    let protocols: usize = protocols
+        .map(|(name, metadata)| name.len() + metadata.len())
+        .sum();
+    protocols + names.into_iter().flatten().map(str::len).sum::<usize>()
 }
 
 /// The protocols that all members support.
