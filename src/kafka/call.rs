@@ -265,11 +265,6 @@ impl<'a> Room<'a> {
         }
     }
 
-    /// How many bytes the answer may still take.
-    pub(crate) fn left(&self) -> usize {
-        self.left
-    }
-
     /// Takes so many bytes for the next piece, and waits until there is memory for them. `false`: so many are not left.
     ///
     /// # Errors

@@ -3,8 +3,6 @@
 //! A commit without a member is taken only if the group has no members. A commit of a member needs its generation, or from
 //! version 9 on its epoch.
 
-use std::cell::Cell;
-
 use super::admin::repeated;
 use super::call::{Call, Hangup, Room};
 use super::errors::ErrorCode;
@@ -20,6 +18,7 @@ use crate::broker::engine::{PartitionId, Topic};
 use crate::broker::groups::Groups;
 use crate::broker::groups::classic::commits::CommitRow;
 use crate::broker::groups::classic::{Denied, Identity};
+use crate::broker::groups::offsets::Committed;
 use crate::broker::refusal::Reason;
 use crate::broker::rights::Right;
 
@@ -131,9 +130,7 @@ pub(crate) async fn fetch(call: &Call, request: OffsetFetchRequest) -> Result<Of
                 groups.push(failed(call, group.group_id, ErrorCode::InvalidRequest));
                 continue;
             }
-            let (row, bytes) = of_group(call, group, room.left());
-            room.take(bytes).await?;
-            groups.push(row);
+            groups.push(of_group(call, group, &mut room).await?);
         }
         return Ok(OffsetFetchResponse {
             groups,
@@ -155,8 +152,7 @@ pub(crate) async fn fetch(call: &Call, request: OffsetFetchRequest) -> Result<Of
         topics,
         ..OffsetFetchGroup::default()
     };
-    let (group, bytes) = of_group(call, asked_for, room.left());
-    room.take(bytes).await?;
+    let group = of_group(call, asked_for, &mut room).await?;
     if call.version < SAYS_ERROR && group.error_code != 0 {
         return Ok(OffsetFetchResponse {
             topics: failed_rows(asked, group.error_code),
@@ -197,99 +193,136 @@ fn failed(call: &Call, group_id: Text, code: ErrorCode) -> OffsetFetchGroupRespo
     }
 }
 
-/// The offsets of a group, and what they take in memory; refused if that is more than the answer has room for.
-fn of_group(call: &Call, asked: OffsetFetchGroup, room: usize) -> (OffsetFetchGroupResponse, usize) {
-    if let Err(refusal) = call
-        .caller
-        .check_group(&[Right::Describe, Right::Read], &asked.group_id)
-    {
-        return (
-            failed(call, asked.group_id, ErrorCode::of_group(refusal.reason)),
-            0,
-        );
+/// The offsets of a group; refused if the answer has no room for them.
+async fn of_group(
+    call: &Call,
+    asked: OffsetFetchGroup,
+    room: &mut Room<'_>,
+) -> Result<OffsetFetchGroupResponse, Hangup> {
+    if let Err(code) = check(call, &asked) {
+        return Ok(failed(call, asked.group_id, code));
     }
-    // Administrators, and clients that do not say who they are, name no member.
-    let member = asked.member_id.as_deref().unwrap_or_default();
-    if call.version >= HAS_EPOCHS && (asked.member_epoch >= 0 || !member.is_empty()) {
-        let checked = call
-            .broker
-            .groups
-            .check_epoch(&asked.group_id, member, asked.member_epoch);
-        if let Err(denied) = checked {
-            return (failed(call, asked.group_id, ErrorCode::of_denied(&denied)), 0);
+    // Before anything is copied. More may be committed while it waits for memory.
+    let mut taken = 0;
+    loop {
+        let bytes = bytes_of(call, &asked);
+        if bytes <= taken {
+            break;
         }
+        if !room.take(bytes - taken).await? {
+            return Ok(failed(call, asked.group_id, ErrorCode::InvalidRequest));
+        }
+        taken = bytes;
     }
-    let left = Cell::new(Some(room));
-    let committed = call.broker.groups.committed(&asked.group_id);
-    let row = |index: i32, topic: Option<&Topic>| {
-        let number = u32::try_from(index).ok();
-        let id = topic
-            .zip(number)
-            .map(|(topic, number)| PartitionId::new(topic.id(), number));
-        let found = id.and_then(|id| committed.get(&id));
-        let epoch = found.and_then(|found| i32::try_from(found.leader_epoch?).ok());
-        let metadata = found.and_then(|found| found.metadata.as_deref());
-        let bytes = ROW_BYTES + metadata.map_or(0, str::len);
-        left.set(left.get().and_then(|left| left.checked_sub(bytes)));
-        let metadata = metadata.filter(|_| left.get().is_some());
-        OffsetFetchPartitionResponse {
-            partition_index: index,
-            committed_offset: found.map_or(-1, |found| found.offset.get() as i64),
-            committed_leader_epoch: epoch.unwrap_or(-1),
-            metadata: Some(metadata.unwrap_or_default().into()),
-            error_code: 0,
-        }
+    let topics = match &asked.topics {
+        Some(topics) => topics
+            .iter()
+            .map(|topic| of_topic(call, &asked.group_id, topic))
+            .collect(),
+        None => all_topics(call, &asked.group_id),
     };
-    let topics = match asked.topics {
-        Some(topics) => {
-            let topic = |topic: OffsetFetchGroupTopic| {
-                let found = call.topic_of(Right::Describe, &topic.name, topic.topic_id);
-                // By its name a topic that does not exist has no offsets, which is no error.
-                let is_named = !topic.name.is_empty();
-                let partition = |index: &i32| match found {
-                    Err(code) if !is_named || code == ErrorCode::TopicAuthorizationFailed => {
-                        OffsetFetchPartitionResponse {
-                            error_code: call.failed(code),
-                            ..row(*index, None)
-                        }
-                    }
-                    _ => row(*index, found.as_deref().ok()),
-                };
-                OffsetFetchGroupTopicResponse {
-                    partitions: topic.partition_indexes.iter().map(partition).collect(),
-                    name: topic.name.clone(),
-                    topic_id: topic.topic_id,
-                }
-            };
-            topics.into_iter().map(topic).collect()
-        }
-        None => {
-            let mut topics: Vec<OffsetFetchGroupTopicResponse> = Vec::new();
-            for id in committed.keys() {
-                let topic = call.broker.log.topic_by_id(id.topic);
-                let Some(topic) = topic.filter(|topic| call.caller.sees_topic(topic.name())) else {
-                    continue;
-                };
-                let partition = row(id.index as i32, Some(&topic));
-                match topics.last_mut().filter(|last| *last.name == *topic.name()) {
-                    Some(last) => last.partitions.push(partition),
-                    None => topics.push(OffsetFetchGroupTopicResponse {
-                        topic_id: call.topic_id(&topic),
-                        name: Text::from(topic.name()),
-                        partitions: vec![partition],
-                    }),
-                }
-            }
-            topics
-        }
-    };
-    let Some(left) = left.get() else {
-        return (failed(call, asked.group_id, ErrorCode::InvalidRequest), 0);
-    };
-    let group = OffsetFetchGroupResponse {
+    Ok(OffsetFetchGroupResponse {
         group_id: asked.group_id,
         topics,
         error_code: 0,
+    })
+}
+
+/// Whether the group's offsets may be told.
+fn check(call: &Call, asked: &OffsetFetchGroup) -> Result<(), ErrorCode> {
+    call.caller
+        .check_group(&[Right::Describe, Right::Read], &asked.group_id)
+        .map_err(|refusal| ErrorCode::of_group(refusal.reason))?;
+    // Administrators, and clients that do not say who they are, name no member.
+    let member = asked.member_id.as_deref().unwrap_or_default();
+    if call.version >= HAS_EPOCHS && (asked.member_epoch >= 0 || !member.is_empty()) {
+        call.broker
+            .groups
+            .check_epoch(&asked.group_id, member, asked.member_epoch)
+            .map_err(|denied| ErrorCode::of_denied(&denied))?;
+    }
+    Ok(())
+}
+
+/// What the rows take in memory at most.
+fn bytes_of(call: &Call, asked: &OffsetFetchGroup) -> usize {
+    let groups = &call.broker.groups;
+    let Some(topics) = &asked.topics else {
+        let (rows, bytes) = groups.metadata_bytes(&asked.group_id);
+        return ROW_BYTES * rows + bytes;
     };
-    (group, room - left)
+    let of_topic = |topic: &OffsetFetchGroupTopic| {
+        let found = call.topic_of(Right::Describe, &topic.name, topic.topic_id).ok();
+        let of_partition = |index: &i32| {
+            let id = found.as_deref().and_then(|topic| place(topic, *index));
+            ROW_BYTES + id.map_or(0, |id| groups.metadata_bytes_in(&asked.group_id, id))
+        };
+        topic.partition_indexes.iter().map(of_partition).sum::<usize>()
+    };
+    topics.iter().map(of_topic).sum()
+}
+
+fn place(topic: &Topic, index: i32) -> Option<PartitionId> {
+    Some(PartitionId::new(topic.id(), u32::try_from(index).ok()?))
+}
+
+fn row(index: i32, found: Option<Committed>) -> OffsetFetchPartitionResponse {
+    let epoch = found
+        .as_ref()
+        .and_then(|found| i32::try_from(found.leader_epoch?).ok());
+    OffsetFetchPartitionResponse {
+        partition_index: index,
+        committed_offset: found.as_ref().map_or(-1, |found| found.offset.get() as i64),
+        committed_leader_epoch: epoch.unwrap_or(-1),
+        metadata: Some(found.and_then(|found| found.metadata).unwrap_or_default().into()),
+        error_code: 0,
+    }
+}
+
+/// The offsets of a group in those partitions of a topic that are asked for.
+fn of_topic(call: &Call, group: &str, topic: &OffsetFetchGroupTopic) -> OffsetFetchGroupTopicResponse {
+    let found = call.topic_of(Right::Describe, &topic.name, topic.topic_id);
+    // By its name a topic that does not exist has no offsets, which is no error.
+    let is_named = !topic.name.is_empty();
+    let partition = |index: &i32| match &found {
+        Err(code) if !is_named || *code == ErrorCode::TopicAuthorizationFailed => {
+            OffsetFetchPartitionResponse {
+                error_code: call.failed(*code),
+                ..row(*index, None)
+            }
+        }
+        found => {
+            let id = found.as_deref().ok().and_then(|topic| place(topic, *index));
+            row(
+                *index,
+                id.and_then(|id| call.broker.groups.committed_in(group, id)),
+            )
+        }
+    };
+    OffsetFetchGroupTopicResponse {
+        partitions: topic.partition_indexes.iter().map(partition).collect(),
+        name: topic.name.clone(),
+        topic_id: topic.topic_id,
+    }
+}
+
+/// All offsets of a group, in topics that the caller may see.
+fn all_topics(call: &Call, group: &str) -> Vec<OffsetFetchGroupTopicResponse> {
+    let mut topics: Vec<OffsetFetchGroupTopicResponse> = Vec::new();
+    for (id, committed) in call.broker.groups.committed(group) {
+        let topic = call.broker.log.topic_by_id(id.topic);
+        let Some(topic) = topic.filter(|topic| call.caller.sees_topic(topic.name())) else {
+            continue;
+        };
+        let partition = row(id.index as i32, Some(committed));
+        match topics.last_mut().filter(|last| *last.name == *topic.name()) {
+            Some(last) => last.partitions.push(partition),
+            None => topics.push(OffsetFetchGroupTopicResponse {
+                topic_id: call.topic_id(&topic),
+                name: Text::from(topic.name()),
+                partitions: vec![partition],
+            }),
+        }
+    }
+    topics
 }

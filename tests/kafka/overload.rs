@@ -140,6 +140,46 @@ fn what_an_answer_has_no_room_for_is_refused() {
 }
 
 #[test]
+fn whoever_asks_for_large_offsets_and_does_not_read_costs_little() {
+    const PARTITIONS: i32 = 3000;
+    // Not closed for its silence alone.
+    let fixture = Fixture::with(&[("QUIPU_WRITE_IDLE_TIMEOUT_MS", "3600000")]);
+    fixture.server.create_topic("t", PARTITIONS as u32);
+    let note = "n".repeat(4096);
+    let mut body = Out::new().text("g").i32(-1).text("").i64(-1);
+    body = body.i32(1).text("t").i32(PARTITIONS);
+    for partition in 0..PARTITIONS {
+        body = body.i32(partition).i64(0).text(&note);
+    }
+    let mut other = fixture.client();
+    let mut answer = other.ask(8, 2, body);
+    answer.bytes(4 + 3 + 4 + 4);
+    assert_eq!(answer.i16(), 0);
+    let all = || Out::new().text("g").i32(-1);
+    let mut answer = other.ask(OFFSET_FETCH, 2, all());
+    assert_eq!((answer.i32(), answer.text()), (1, "t".to_owned()));
+    assert_eq!((answer.i32(), answer.i32()), (PARTITIONS, 0));
+    assert_eq!((answer.i64(), answer.text()), (0, note));
+    let mut clients: Vec<Client> = (0..80).map(|_| fixture.client()).collect();
+    for client in &mut clients {
+        client.send(&all().frame(OFFSET_FETCH, 2, 1));
+    }
+    let begin = Instant::now();
+    loop {
+        let answer = fixture.http("", "GET", "/metrics", &serde_json::Value::Null);
+        let stalled = "quipu_stalled_connections_total{listener=\"kafka\"} ";
+        let count = answer.text().lines().find_map(|line| line.strip_prefix(stalled));
+        let bytes = fixture.server.anonymous_bytes();
+        assert!(bytes < MAX_ANONYMOUS_BYTES, "{bytes}");
+        // By then they all have asked, and those who have an answer do not read it.
+        if count.is_some_and(|count| count != "0") {
+            return;
+        }
+        assert!(begin.elapsed() < support::PATIENCE, "nobody is closed");
+    }
+}
+
+#[test]
 fn a_group_that_is_named_twice_is_described_not_at_all() {
     let fixture = Fixture::new();
     let mut client = fixture.client();

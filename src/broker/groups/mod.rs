@@ -296,6 +296,25 @@ impl Groups {
         committed(&self.log, group)
     }
 
+    /// A group's committed offset in a partition; one that cannot be read is logged and left out.
+    pub fn committed_in(&self, group: &str, partition: PartitionId) -> Option<Committed> {
+        let value = self.log.state_get(&offsets::offset_key(group, partition))?;
+        readable(group, partition, &value)
+    }
+
+    /// The most bytes of the metadata of a group's committed offset in a partition; 0: it has none there. Copies none of it.
+    pub fn metadata_bytes_in(&self, group: &str, partition: PartitionId) -> usize {
+        let value = self.log.state_get(&offsets::offset_key(group, partition));
+        value.map_or(0, |value| value.len())
+    }
+
+    /// How many committed offsets a group has, and the most bytes of their metadata. Copies none of it.
+    pub fn metadata_bytes(&self, group: &str) -> (usize, usize) {
+        let entries = self.log.state_prefix(&offsets::offsets_prefix(group));
+        let bytes = entries.iter().map(|(_, value)| value.len()).sum();
+        (entries.len(), bytes)
+    }
+
     /// The topics that a group has subscribed to or committed in, and its committed offsets.
     pub fn scope(&self, group: &str) -> (BTreeSet<TopicId>, BTreeMap<PartitionId, Committed>) {
         let committed = self.committed(group);
@@ -544,18 +563,19 @@ fn committed(log: &Log, group: &str) -> BTreeMap<PartitionId, Committed> {
         if !is_there {
             return None;
         }
-        match Committed::decode(&value) {
-            Ok(committed) => Some((id, committed)),
-            Err(error) => {
-                tracing::error!(group, partition = %id, %error, "a committed offset is left out");
-                None
-            }
-        }
+        Some((id, readable(group, id, &value)?))
     };
     log.state_prefix(&offsets::offsets_prefix(group))
         .into_iter()
         .filter_map(read)
         .collect()
+}
+
+fn readable(group: &str, partition: PartitionId, value: &[u8]) -> Option<Committed> {
+    let decoded = Committed::decode(value).inspect_err(|error| {
+        tracing::error!(group, %partition, %error, "a committed offset is left out");
+    });
+    decoded.ok()
 }
 
 /// An entry of the audit log for what was done to a group; `part` of it may be empty.
