@@ -525,6 +525,40 @@ mod tests {
     }
 
     #[test]
+    fn a_classic_group_has_no_more_members_with_ids_that_were_promised_before() {
+        let mut classic = Classic::default();
+        for number in 0..MAX_GROUP_MEMBERS - 2 {
+            let joining = ClassicJoining {
+                needs_id: false,
+                ..joining(&number.to_string())
+            };
+            classic.join(&joining, 0).expect("there is room");
+        }
+        let mut promised = Vec::new();
+        for number in 0..3 {
+            let denied = classic.join(&joining(&format!("p{number}")), 0);
+            match denied {
+                Err(Denied::MemberIdRequired(id)) => promised.push(id),
+                denied => assert!(matches!(denied, Err(Denied::Full)), "{denied:?}"),
+            }
+        }
+        // Nobody takes a place that is promised.
+        let at_once = ClassicJoining {
+            needs_id: false,
+            ..joining("late")
+        };
+        assert!(matches!(classic.join(&at_once, 0), Err(Denied::Full)));
+        for id in &promised {
+            let joining = ClassicJoining {
+                member: Some(Arc::clone(id)),
+                ..joining("unused")
+            };
+            classic.join(&joining, 0).expect("its place is promised");
+        }
+        assert_eq!(classic.members().len(), MAX_GROUP_MEMBERS);
+    }
+
+    #[test]
     fn a_group_that_nobody_came_to_is_forgotten() {
         let (_sender, topics) = watch::channel(0);
         let coordinator = Coordinator::new(1, TimestampMs(0), topics, 1000);

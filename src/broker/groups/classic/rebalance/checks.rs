@@ -21,7 +21,8 @@ impl Classic {
         }
         let known = joining.member.as_ref().or(self.instance_of(joining));
         self.check_protocols(joining, known.map(|id| &**id))?;
-        if known.is_none() && self.members.len() >= MAX_GROUP_MEMBERS {
+        // Those to whom an id is promised have their places already.
+        if known.is_none() && self.members.len() + self.promised.len() >= MAX_GROUP_MEMBERS {
             return Err(Denied::Full);
         }
         match &joining.member {
