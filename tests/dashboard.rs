@@ -251,6 +251,11 @@ fn a_refresh_takes_no_focus_and_a_dialog_acts_on_what_it_was_opened_for() {
 }
 
 #[test]
+fn dead_letters_without_a_reason_are_chosen_apart_from_all_others() {
+    run("reasons", "", &[]);
+}
+
+#[test]
 fn a_full_disk_is_said_and_what_is_deleted_on_the_page_makes_room() {
     let Some(browser) = browser() else { return };
     let dir = tempfile::tempdir().expect("a temporary directory");

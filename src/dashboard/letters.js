@@ -21,38 +21,47 @@ export function letters(context) {
   const list = el("ol", { class: "records letters", "aria-label": "Dead letters" });
   const status = el("p", { class: "quiet", role: "status" });
   const selected = new Map();
+  // The reasons by the values of their options, and the chosen one: a reason may be empty, too.
+  let whys = [];
+  let why = null;
   let shown = [];
   let trail = [undefined];
   let next = null;
 
   const read = async (signal) => {
-    const query = { state: state.value, reason: reason.value, limit: LIMIT, after: trail[trail.length - 1], value_limit: VALUE_LIMIT };
+    const query = { state: state.value, reason: why ?? "", limit: LIMIT, after: trail[trail.length - 1], value_limit: VALUE_LIMIT };
     const page = await get(path, query, { records: true, signal });
     next = page.next ?? null;
+    const found = page.dead_letters.filter(isChosen);
     const reasons = Object.entries(page.reasons ?? {});
-    const options = [["", "every reason"], ...reasons.map(([why, number]) => [why, `${why.slice(0, 100)} (${full(number)})`])];
+    const options = reasons.map(([one, number]) => [one, `${nameOf(one).slice(0, 100)} (${full(number)})`]);
     if (JSON.stringify(options) !== reason.dataset.options) {
-      const kept = reason.value;
-      put(reason, options.map(([value, text]) => el("option", { value, selected: value === kept }, text)));
+      whys = options.map(([one]) => one);
+      if (!whys.includes(why)) why = null;
+      put(reason, el("option", { value: "", selected: why === null }, "every reason"),
+        options.map(([one, text], at) => el("option", { value: String(at), selected: one === why }, text)));
       reason.dataset.options = JSON.stringify(options);
     }
-    const keys = page.dead_letters.map(keyOf).join(" ") + state.value;
+    const keys = found.map(keyOf).join(" ") + state.value;
     if (keys !== list.dataset.keys) {
       // What somebody has opened or chosen stays while the list has not changed.
       list.dataset.keys = keys;
-      shown = page.dead_letters;
+      shown = found;
       for (const key of selected.keys()) if (!shown.some((one) => keyOf(one) === key)) selected.delete(key);
       put(list, shown.map(line));
     }
     const others = Number(page.other_reasons ?? 0);
     const total = reasons.reduce((all, [, number]) => all + Number(number), others);
-    say(status, shown.length === 0 ? "None."
+    say(status, shown.length === 0 ? (next === null ? "None." : "None on this page.")
       : `${count(shown.length)} shown${state.value === "waiting" && total > shown.length ? ` of ${full(total)}` : ""}, with ${others > 0 ? "more than " : ""}${counted(reasons.length, "reason")}.`);
     back.disabled = trail.length < 2;
     on.disabled = next === null;
     back.hidden = on.hidden = back.disabled && on.disabled;
     enable();
   };
+  const nameOf = (one) => one || "no reason given";
+  /// The server finds those whose reason begins with the chosen one: with an empty one, that is all of them.
+  const isChosen = (letter) => why !== "" || letter.reason === "";
   const keyOf = (letter) => `${letter.dead_letter_topic}/${letter.partition}/${letter.offset}`;
   const line = (letter) => {
     const made = item({ ...letter.record, topic: letter.dead_letter_topic, partition: letter.partition, offset: letter.offset });
@@ -67,7 +76,7 @@ export function letters(context) {
     const { origin } = letter;
     const about = el("p", { class: "why" },
       state.value === "waiting" ? box : null,
-      el("strong", {}, letter.reason || "no reason given"), ` · delivered ${letter.deliveries === 1 ? "once" : `${count(letter.deliveries)} times`} · died `,
+      el("strong", {}, nameOf(letter.reason)), ` · delivered ${letter.deliveries === 1 ? "once" : `${count(letter.deliveries)} times`} · died `,
       el("span", { title: time(letter.died_at) }, ago(letter.died_at)), " · from ",
       link(`${origin.topic} ${origin.partition}:${origin.offset}`, ["records", origin.topic, String(origin.partition), String(origin.offset)]), " ",
       state.value === "waiting" ? [
@@ -108,16 +117,19 @@ export function letters(context) {
     let chosen = picked;
     let number = picked?.length;
     let more = "";
-    const body = reason.value ? { reason: reason.value } : {};
+    const body = why ? { reason: why } : {};
     try {
       if (picked && !discard && picked.length === 1) {
         await act(picked, false);
         return;
       }
       if (!picked && discard) {
-        const query = { state: "waiting", reason: reason.value, limit: MOST, value_limit: 0 };
-        const page = await get(path, query, { records: true, signal: context.signal });
-        chosen = page.dead_letters;
+        const query = { state: "waiting", reason: why ?? "", limit: MOST, value_limit: 0 };
+        let page = null;
+        do {
+          page = await get(path, { ...query, after: page?.next }, { records: true, signal: context.signal });
+          chosen = page.dead_letters.filter(isChosen);
+        } while (chosen.length === 0 && page.next);
         number = chosen.length;
         more = page.next ? " More wait: do the same again for them." : "";
       } else if (!picked) {
@@ -134,13 +146,13 @@ export function letters(context) {
       return;
     }
     const records = counted(number, "record");
-    const which = reason.value && !picked ? ` whose reason begins with “${reason.value}”` : "";
+    const which = picked || why === null ? "" : why === "" ? " without a reason" : ` whose reason begins with “${why}”`;
     confirm({
       title: discard ? "Discard dead letters?" : "Redrive dead letters?",
       content: [
         el("p", {}, discard ? `${records}${which} are settled: the group never gets them again. They stay readable in the topic of dead letters.${more}`
           : `${records}${which} go back to the group ${name}, and to nobody else, with a delivery count from 1 again.${more}`),
-        chosen && chosen.length > 1 ? el("ul", {}, chosen.slice(0, 10).map((letter) => el("li", {}, `${keyOf(letter)}: ${letter.reason}`)),
+        chosen && chosen.length > 1 ? el("ul", {}, chosen.slice(0, 10).map((letter) => el("li", {}, `${keyOf(letter)}: ${nameOf(letter.reason)}`)),
           chosen.length > 10 ? el("li", {}, `and ${count(chosen.length - 10)} more`) : null) : null],
       confirmText: discard ? `Discard ${records}` : `Redrive ${records}`,
       act: () => (chosen ? act(chosen, discard) : redriveOldest(number, body)),
@@ -152,7 +164,9 @@ export function letters(context) {
   const discardAll = button("Discard all…", () => ask(null, true), { class: "danger" });
   const enable = () => {
     redriveChosen.disabled = discardChosen.disabled = selected.size === 0;
-    redriveAll.disabled = discardAll.disabled = state.value !== "waiting" || shown.length === 0;
+    discardAll.disabled = state.value !== "waiting" || shown.length === 0;
+    // The server cannot be asked for those without a reason alone, and naming each would give back those that it has not made.
+    redriveAll.disabled = discardAll.disabled || why === "";
   };
   const result = el("p", { class: "done", role: "status" });
   const back = button("Previous", () => { trail.pop(); again(); });
@@ -160,11 +174,16 @@ export function letters(context) {
   const place = el("div", {},
     el("div", { class: "controls" }, field("State", state), field("Reason", reason),
       el("div", { class: "actions" }, redriveAll, discardAll, redriveChosen, discardChosen,
-        copyButton("Copy as curl", () => curl("GET", path, { query: { state: state.value, reason: reason.value } })))),
+        copyButton("Copy as curl", () => curl("GET", path, { query: { state: state.value, reason: why ?? "" } })))),
     result, el("div", { class: "pager" }, back, status, on), list);
   context.main.append(place);
   const again = context.live(place, read, 5000, "dead letters");
-  const changed = () => { trail = [undefined]; selected.clear(); again(); };
+  const changed = () => {
+    why = reason.value === "" ? null : whys[Number(reason.value)];
+    trail = [undefined];
+    selected.clear();
+    again();
+  };
   state.addEventListener("change", changed);
   reason.addEventListener("change", changed);
 }

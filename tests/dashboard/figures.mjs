@@ -207,7 +207,7 @@ export default async function run(server) {
   assert.deepEqual([name, lag, of.length], ["workers", group("workers").lag, 1]);
   await queue.getByRole("link", { name: "Dead letters", exact: true }).click();
   await queue.getByText("5 shown, with 2 reasons.").waitFor();
-  await queue.getByLabel("Reason").selectOption("invalid: no such account");
+  await queue.getByLabel("Reason").selectOption({ label: "invalid: no such account (3)" });
   await queue.getByText("3 shown of 5, with 2 reasons.").waitFor();
   const { dead_letters: letters } = await answerOf(await command());
   assert.deepEqual(letters.map(({ state, reason }) => [state, reason]), letters.map(() => ["waiting", "invalid: no such account"]));
