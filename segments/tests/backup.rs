@@ -8,6 +8,8 @@
 #[path = "crash/hook.rs"]
 #[allow(dead_code, reason = "the crash tests use the rest")]
 mod hook;
+#[path = "backup/lost.rs"]
+mod lost;
 #[path = "backup/rot.rs"]
 mod rot;
 mod support;

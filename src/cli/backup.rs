@@ -103,12 +103,12 @@ pub(crate) fn run(args: &Args, connect: &Connect, is_json: bool) -> anyhow::Resu
     output::done(&backup, &text, is_json)
 }
 
-/// What is said about damaged files in a backup.
+/// What is said about damaged and missing files in a backup.
 fn damaged(backup: &Value) -> String {
     match backup["damaged_files"].as_u64() {
         None | Some(0) => String::new(),
         Some(count) => format!(
-            "; {} in the log {} damaged (the server's log says which), and in the backup as well",
+            "; {} in the log {} damaged or missing (the server's log says which), and in the backup as well",
             output::counted(count, "file"),
             if count == 1 { "is" } else { "are" }
         ),

@@ -55,7 +55,8 @@ struct BackupBody {
     bytes: u64,
     /// The bytes that were written for it: the others are shared with the data directory or an earlier backup.
     copied_bytes: u64,
-    /// How many files of the log were found damaged, and are so in the backup. The server's log names them.
+    /// How many files of the log were found damaged, missing or too short, and are so in the backup. The server's log names
+    /// them.
     damaged_files: u64,
     /// When it was begun, in milliseconds since the Unix epoch. It holds all that was acknowledged as durable before.
     started: i64,

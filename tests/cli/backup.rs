@@ -276,7 +276,7 @@ fn a_file_that_has_rotted_in_the_log_is_named_by_every_backup() {
         let text = service.run(&format!("backup {name}")).quiet();
         assert!(
             text.ends_with(
-                "; 1 file in the log is damaged (the server's log says which), and in the backup as well\n"
+                "; 1 file in the log is damaged or missing (the server's log says which), and in the backup as well\n"
             ),
             "{text}"
         );

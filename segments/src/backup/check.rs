@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::files::sum_of;
+use super::holes::{Hole, holes};
 use super::manifest::{Backup, Contents, FileContents, STATE_FILE, Sum, TOPICS_DIR, damaged, place, read};
 use super::progress::Progress;
 use crate::error::{Error, Result};
@@ -86,7 +87,7 @@ pub(super) struct Checked {
     pub(super) state: Option<Vec<u8>>,
     /// The files that are not what they were when the copy was made, each with what is wrong.
     pub(super) damaged: BTreeMap<PathBuf, String>,
-    /// What is wrong with these, and with files that were damaged before they were copied.
+    /// What is wrong with these, and with files that were damaged or missing before they were copied.
     pub(super) findings: Vec<Finding>,
 }
 
@@ -146,6 +147,12 @@ pub(super) fn check(
                     until,
                 };
                 checked.file(disk, &lost, file, part, what);
+            }
+            let is_told = |file: &FileContents| {
+                file.whole_crc32.is_some() || checked.damaged.contains_key(&dir.join(&file.name))
+            };
+            for hole in holes(disk, &dir, partition, is_told)? {
+                checked.hole(&dir, description, index, &hole);
             }
         }
     }
@@ -216,6 +223,21 @@ impl Checked {
         Ok(())
     }
 
+    /// Notes offsets that no file of the copy has.
+    fn hole(&mut self, dir: &Path, description: &TopicBody, index: u32, hole: &Hole) {
+        self.findings.push(Finding {
+            is_damage: true,
+            is_fault: false,
+            path: dir.join(&hole.file),
+            position: None,
+            offsets: Some((hole.from, hole.until)),
+            partition: Some(format!("{}/{index}", description.name)),
+            partition_id: Some(PartitionId::new(description.id, index)),
+            what: "it was missing or too short when the backup was made".to_owned(),
+            advice: EARLIER.to_owned(),
+        });
+    }
+
     /// Notes a file that differs from its checksum (`what` says how), or was damaged when it was copied.
     fn file(
         &mut self,
@@ -242,7 +264,7 @@ impl Checked {
             what: what.clone(),
             advice: match (part.is_log, is_changed) {
                 (true, true) => TAKE,
-                (true, false) => "use a backup from before the damage, if you need what is lost",
+                (true, false) => EARLIER,
                 (false, _) => "nothing is lost: quipu restore --damaged leaves it out, and it is made again from the log",
             }
             .to_owned(),
@@ -298,4 +320,5 @@ impl Checked {
     }
 }
 
+const EARLIER: &str = "use a backup from before the damage, if you need what is lost";
 const TAKE: &str = "restore another backup; or the rest of this one, with quipu restore --damaged";

@@ -8,11 +8,13 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::manifest::{FileContents, Sum};
+use super::holes::end_of;
+use super::manifest::{FileContents, Sum, damaged};
 use super::progress::Progress;
 use crate::error::{At, Error, Result};
+use crate::files::layout::parse_log_name;
 use crate::io::disk::{Disk, DiskFile, OpenMode};
-use crate::types::TimestampMs;
+use crate::types::{Offset, TimestampMs};
 
 const CHUNK_BYTES: u64 = 1 << 20;
 /// A disk fails to read no less than this.
@@ -73,9 +75,7 @@ impl Files<'_> {
                 self.progress.add(made.sum.bytes);
                 return Ok(Some(made.clone()));
             }
-            self.disk.remove_file(&to).at("removing", &to)?;
-            self.done.remove(source.place);
-            self.copied.remove(source.place);
+            self.forget(source.place)?;
         }
         let earlier = self.previous.as_ref().and_then(|(dir, files)| {
             let file = files.get(source.place).filter(is_same)?;
@@ -88,7 +88,9 @@ impl Files<'_> {
         let Some(sum) = self.obtain(source, earlier.as_ref(), &to)? else {
             return Ok(None);
         };
-        let whole = earlier.map(|earlier| earlier.whole).filter(|whole| *whole != sum);
+        // One that has become shorter has lost offsets, which is noted elsewhere.
+        let whole = earlier.map(|earlier| earlier.whole);
+        let whole = whole.filter(|whole| *whole != sum && whole.bytes == sum.bytes);
         if whole.is_some() {
             tracing::error!(
                 file = %source.path.display(),
@@ -105,6 +107,86 @@ impl Files<'_> {
         };
         self.done.insert(source.place.to_path_buf(), made.clone());
         Ok(Some(made))
+    }
+
+    /// Makes a file that the log has lost of the one that the other copy has, if that is whole (and of this length, if one
+    /// is given); otherwise `None`, and what was made at this place before is still there.
+    ///
+    /// # Errors
+    /// Those of the disk; [`Error::Cancelled`].
+    pub(super) fn rescue(&mut self, place: &Path, bytes: Option<u64>) -> Result<Option<FileContents>> {
+        self.progress.check()?;
+        let Some((dir, files)) = &self.previous else {
+            return Ok(None);
+        };
+        let is_whole = |file: &&FileContents| {
+            file.whole_crc32.is_none() && bytes.is_none_or(|bytes| file.sum.bytes == bytes)
+        };
+        let Some(known) = files.get(place).filter(is_whole).cloned() else {
+            return Ok(None);
+        };
+        let (from, to) = (dir.join(place), self.to.join(place));
+        // Compared before it replaces what is there.
+        let before = self.progress.bytes();
+        let found = sum_of(self.disk, &from, self.progress);
+        self.progress.set(before);
+        let what = match found {
+            Ok(sum) if sum == known.sum => None,
+            Ok(_) => Some(CHANGED.to_owned()),
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(what) = what {
+            report(&from, &what);
+            return Ok(None);
+        }
+        if self.done.contains_key(place) {
+            self.forget(place)?;
+        }
+        if self.disk.hard_link(&from, &to).is_ok() {
+            self.progress.add(known.sum.bytes);
+        } else {
+            let copied = copy(self.disk, &from, &to, u64::MAX, self.progress)?;
+            let (_, file) = copied.ok_or_else(|| damaged(&from, "it has vanished"))?;
+            if let Some(modified) = known.modified {
+                file.set_modified(modified);
+            }
+            file.sync_data().at("syncing", &to)?;
+            self.copied.insert(place.to_path_buf());
+        }
+        self.done.insert(place.to_path_buf(), known.clone());
+        Ok(Some(known))
+    }
+
+    /// The whole log files that the other copy has of a partition, in order: where each begins, and its length.
+    pub(super) fn earlier_logs(&self, place: &Path) -> Vec<(Offset, u64)> {
+        let files = self.previous.iter().flat_map(|(_, files)| files);
+        let files = files.filter(|(path, file)| path.parent() == Some(place) && file.whole_crc32.is_none());
+        files
+            .filter_map(|(_, file)| Some((parse_log_name(&file.name)?, file.sum.bytes)))
+            .collect()
+    }
+
+    /// Where the log file at `place` ends in the other copy; `None` if it cannot be read. See [`end_of`].
+    pub(super) fn earlier_end(
+        &self,
+        place: &Path,
+        base: Offset,
+        bytes: u64,
+        expected: Offset,
+    ) -> Option<Offset> {
+        let (dir, _) = self.previous.as_ref()?;
+        let end = end_of(self.disk, &dir.join(place), base, bytes, expected).ok()?;
+        Some(end.0)
+    }
+
+    /// Removes what was made at a place.
+    fn forget(&mut self, place: &Path) -> Result<()> {
+        let path = self.to.join(place);
+        self.disk.remove_file(&path).at("removing", &path)?;
+        self.done.remove(place);
+        self.copied.remove(place);
+        Ok(())
     }
 
     /// Removes the files that are not kept: of segments that were trimmed after they were copied. Returns how many bytes
@@ -166,13 +248,13 @@ impl Files<'_> {
                 }
                 Ok(Some(_)) => {
                     discard()?;
-                    earlier.report(CHANGED);
+                    report(&earlier.path, CHANGED);
                 }
                 Ok(None) => {}
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 Err(error) => {
                     self.progress.set(before);
-                    earlier.report(&error.to_string());
+                    report(&earlier.path, &error.to_string());
                 }
             }
         }
@@ -212,14 +294,12 @@ impl Files<'_> {
     }
 }
 
-impl Earlier {
-    fn report(&self, what: &str) {
-        tracing::error!(
-            file = %self.path.display(),
-            what,
-            "a file of an earlier backup is damaged, and that backup with it: this one does without it"
-        );
-    }
+fn report(earlier: &Path, what: &str) {
+    tracing::error!(
+        file = %earlier.display(),
+        what,
+        "a file of an earlier backup is damaged, and that backup with it: this one does without it"
+    );
 }
 
 /// Copies the first `bytes` of a file, fewer if it is shorter; `None` if there is no such file. The caller syncs.

@@ -55,7 +55,8 @@ pub struct Backup {
     pub copied_bytes: u64,
     /// How many files of segments and indexes it has.
     pub files: u64,
-    /// How many of them are damaged, as the files of the log are that they were made of.
+    /// How many of them are damaged, as the files of the log are that they were made of; and how many ranges of offsets
+    /// are in none of them, because files of the log were missing or too short.
     #[serde(default)]
     pub damaged_files: u64,
     /// For how many microseconds no round of appends could begin.

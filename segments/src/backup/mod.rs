@@ -15,6 +15,8 @@
 //! - Segments that are closed and synced are linked if the file system can do that, and those that are the same in the
 //!   newest other copy of this data directory are linked from there. The rest is copied. Linked files are read, too:
 //!   one that is not what it was in the other copy is damaged, and the better one of the two is used.
+//! - Files that the log has lost are linked from the other copy, too. Where a file of a copy does not begin at the offset
+//!   at which the one before it ends, offsets are lost (`holes`): each such range is counted, and every check reports it.
 //! - Trims during the copy move the log start in it: files that were removed meanwhile are left out. If a topic is
 //!   deleted meanwhile, or the partition of the idempotency keys is trimmed, the copy goes on with a newer moment.
 //! - Left out: memos, which the service can do without, indexes of active segments, and the files that a recovery has
@@ -26,7 +28,9 @@
 pub(crate) mod capture;
 pub(crate) mod check;
 mod files;
+mod holes;
 pub(crate) mod manifest;
+mod partition;
 pub(crate) mod progress;
 pub(crate) mod restore;
 pub(crate) mod write;

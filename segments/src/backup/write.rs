@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
-use super::capture::{Capture, CapturedPartition, CapturedTopic};
-use super::files::{Files, Known, Source};
+use super::capture::{Capture, CapturedTopic};
+use super::files::{Files, Known};
 use super::manifest::{
-    ActiveContents, Backup, BackupState, Contents, PartitionContents, REMOVING, STATE_FILE, Sum, TOPICS_DIR,
-    TopicContents, check_name, list, place, read,
+    Backup, BackupState, Contents, REMOVING, STATE_FILE, Sum, TOPICS_DIR, TopicContents, check_name, list,
+    place, read,
 };
+use super::partition::copy_partition;
 use super::progress::Progress;
 use crate::engine::Engine;
 use crate::error::{At, Error, Result};
@@ -18,7 +19,7 @@ use crate::files::description::TopicBody;
 use crate::files::layout::BACKUP_FILE;
 use crate::files::slots::list_if_exists;
 use crate::files::state;
-use crate::io::disk::{DirEntry, Disk, OpenMode};
+use crate::io::disk::{Disk, OpenMode};
 use crate::recover::identity::sync_ancestors;
 use crate::topic::catalog::KEYS;
 
@@ -134,7 +135,7 @@ fn fill(
         progress,
         copied: BTreeSet::new(),
     };
-    let (taken, topics) = take(capture, &mut files, backup)?;
+    let (taken, topics, missing) = take(capture, &mut files, backup)?;
     let kept = topics
         .iter()
         .flat_map(TopicContents::places)
@@ -159,10 +160,8 @@ fn fill(
 
     let made = contents.topics.iter().flat_map(TopicContents::places);
     backup.files = made.clone().count() as u64;
-    backup.damaged_files = made
-        .clone()
-        .filter(|(_, file)| file.whole_crc32.is_some())
-        .count() as u64;
+    let changed = made.clone().filter(|(_, file)| file.whole_crc32.is_some());
+    backup.damaged_files = changed.count() as u64 + missing;
     backup.bytes = made.map(|(_, file)| file.sum.bytes).sum::<u64>() + framed.len() as u64;
     backup.copied_bytes = copied_bytes + framed.len() as u64;
     Ok(())
@@ -188,23 +187,24 @@ fn previous(disk: &dyn Disk, dir: &Path, directory_id: &str) -> Option<(PathBuf,
 
 /// What ended the copying of one moment.
 enum Ended {
-    Whole(Vec<TopicContents>),
+    /// Also how many ranges of offsets are missing.
+    Whole(Vec<TopicContents>, u64),
     /// A topic was deleted meanwhile, or the keys were trimmed: a newer moment is needed.
     Outdated,
 }
 
-/// Copies the files of a moment that does not change meanwhile.
+/// Copies the files of a moment that does not change meanwhile. Also returns how many ranges of offsets are missing.
 fn take(
     capture: &dyn Fn() -> Capture,
     files: &mut Files<'_>,
     backup: &mut Backup,
-) -> Result<(Capture, Vec<TopicContents>)> {
+) -> Result<(Capture, Vec<TopicContents>, u64)> {
     for _ in 0..MOST_ATTEMPTS {
         let taken = capture();
         backup.held_us = backup.held_us.max(taken.held.as_micros() as u64);
         files.progress.set(0);
-        if let Ended::Whole(topics) = copy_topics(&taken, files)? {
-            return Ok((taken, topics));
+        if let Ended::Whole(topics, missing) = copy_topics(&taken, files)? {
+            return Ok((taken, topics, missing));
         }
     }
     Err(Error::Overloaded {
@@ -216,6 +216,7 @@ fn copy_topics(taken: &Capture, files: &mut Files<'_>) -> Result<Ended> {
     let to = &files.to;
     files.disk.create_dir_all(to).at("making", to)?;
     let mut topics = Vec::with_capacity(taken.topics.len());
+    let mut all_missing = 0;
     for captured in &taken.topics {
         let CapturedTopic {
             topic,
@@ -224,7 +225,7 @@ fn copy_topics(taken: &Capture, files: &mut Files<'_>) -> Result<Ended> {
         } = captured;
         let mut contents = Vec::with_capacity(partitions.len());
         for (index, partition) in partitions.iter().enumerate() {
-            let copied = copy_partition(partition, &place(topic.id().0, index), files)?;
+            let (copied, missing) = copy_partition(partition, &place(topic.id().0, index), files)?;
             // Idempotency keys that are still needed are stored again before their partition is trimmed: behind what
             // this moment has.
             let is_short = topic.name() == KEYS && copied.log_start_offset > partition.log_start_offset;
@@ -234,6 +235,7 @@ fn copy_topics(taken: &Capture, files: &mut Files<'_>) -> Result<Ended> {
                 return Ok(Ended::Outdated);
             }
             contents.push(copied);
+            all_missing += missing;
         }
         topics.push(TopicContents {
             description: TopicBody {
@@ -246,7 +248,7 @@ fn copy_topics(taken: &Capture, files: &mut Files<'_>) -> Result<Ended> {
             partitions: contents,
         });
     }
-    Ok(Ended::Whole(topics))
+    Ok(Ended::Whole(topics, all_missing))
 }
 
 /// Removes the files of a topic from the copy.
@@ -258,90 +260,6 @@ fn forget(files: &mut Files<'_>, topic: u64) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.at("removing", &dir),
     }
-}
-
-fn copy_partition(
-    captured: &CapturedPartition,
-    place: &Path,
-    files: &mut Files<'_>,
-) -> Result<PartitionContents> {
-    let CapturedPartition {
-        partition,
-        log_start_offset,
-        next_offset,
-        active,
-        segments,
-    } = captured;
-    let mut contents = PartitionContents {
-        log_start_offset: *log_start_offset,
-        next_offset: *next_offset,
-        active: active.map(|(base_offset, position, made)| ActiveContents {
-            base_offset,
-            position: position.get(),
-            made,
-        }),
-        files: Vec::new(),
-    };
-    if segments.is_empty() {
-        return Ok(contents);
-    }
-    let from = partition.dir();
-    let listed = list_if_exists(files.disk, from)?;
-    let entry = |name: &str| -> Option<&DirEntry> {
-        let index = listed
-            .binary_search_by(|entry| entry.name.as_str().cmp(name))
-            .ok()?;
-        listed.get(index)
-    };
-    let to = files.to.join(place);
-    files.disk.create_dir_all(&to).at("making", &to)?;
-    for segment in segments {
-        let name = format!("{:020}.log", segment.base);
-        let made = match entry(&name) {
-            Some(entry) => files.make(&Source {
-                path: from.join(&name),
-                place: &place.join(&name),
-                bytes: segment.bytes,
-                modified: entry.modified,
-                may_be_linked: segment.is_closed && segment.is_synced && entry.len == segment.bytes,
-            })?,
-            None => None,
-        };
-        let Some(made) = made else {
-            if partition.positions().log_start_offset >= segment.end {
-                // Trimmed since. The segments before it are, too.
-                contents.log_start_offset = contents.log_start_offset.max(segment.end);
-                contents
-                    .active
-                    .take_if(|active| active.base_offset == segment.base);
-                contents.files.clear();
-            } else {
-                tracing::warn!(
-                    partition = partition.name(),
-                    file = name,
-                    "a segment is missing in a backup, as it is in the log"
-                );
-            }
-            continue;
-        };
-        contents.files.push(made);
-        for extension in ["index", "timeindex"] {
-            let name = format!("{:020}.{extension}", segment.base);
-            // That of an active segment may say more than what is copied of its log.
-            if let Some(entry) = entry(&name).filter(|_| segment.is_closed) {
-                let made = files.make(&Source {
-                    path: from.join(&name),
-                    place: &place.join(&name),
-                    bytes: entry.len,
-                    modified: entry.modified,
-                    // Its name is given to another file when it is made again.
-                    may_be_linked: false,
-                })?;
-                contents.files.extend(made);
-            }
-        }
-    }
-    Ok(contents)
 }
 
 /// Refuses a copy of segments whose sync has failed: what the page cache showed of them may not be what was written.

@@ -5,11 +5,11 @@ use quipu_segments::{VerifiedBackup, verify_backup_on};
 use super::*;
 
 /// Restores what is left.
-fn restore_rest(disk: &SimDisk, copy: &str, data: &str) -> Result<Restored, Error> {
+pub(super) fn restore_rest(disk: &SimDisk, copy: &str, data: &str) -> Result<Restored, Error> {
     restore_if(IfDamaged::Take, disk, copy, data)
 }
 
-fn check(disk: &SimDisk, copy: &str) -> VerifiedBackup {
+pub(super) fn check(disk: &SimDisk, copy: &str) -> VerifiedBackup {
     verify_backup_on(disk, Path::new(copy), &Progress::default()).unwrap()
 }
 
@@ -39,7 +39,7 @@ fn refused(result: Result<Restored, Error>, disk: &SimDisk, data: &str) -> Strin
 }
 
 /// The values of a partition that can be read, whatever is damaged between them.
-fn readable(log: &Log, index: u32) -> Vec<u8> {
+pub(super) fn readable(log: &Log, index: u32) -> Vec<u8> {
     let partition = partition(log, index);
     let (mut at, end) = (
         partition.positions().log_start_offset,
@@ -59,7 +59,7 @@ fn readable(log: &Log, index: u32) -> Vec<u8> {
     found
 }
 
-const ALL: std::ops::Range<u8> = 0..20;
+pub(super) const ALL: std::ops::Range<u8> = 0..20;
 
 #[test]
 fn a_file_that_rots_in_a_backup_is_copied_anew_from_the_log() {

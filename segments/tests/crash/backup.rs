@@ -158,6 +158,8 @@ impl Driver {
             Ok(restored) => {
                 self.tally.restored += 1;
                 say!(self, "restored {}: {restored:?}", taken.name);
+                // What a crash takes was never acknowledged, and is no damage.
+                assert_eq!(restored.findings, [], "{}", taken.name);
                 let log = self.open_restored(&data);
                 if !self.disk.is_off() {
                     let log = log.unwrap_or_else(|error| panic!("{} cannot be opened: {error}", taken.name));
