@@ -346,6 +346,50 @@ fn a_directory_that_is_no_backup_is_left_alone() {
 }
 
 #[test]
+fn the_files_of_another_tool_in_the_place_of_backups_are_left_alone() {
+    // The last is what is left of a backup that was cut short as it began; others may have more beside it.
+    for name in [
+        "backup.sql.gz",
+        "backup.json.gz",
+        "backup.new/",
+        "backup.new+dump",
+    ] {
+        let (disk, log) = filled(1);
+        let copy = Path::new(FAR).join("2026-02-01");
+        disk.create_dir_all(&copy).unwrap();
+        for part in name.split('+') {
+            match part.strip_suffix('/') {
+                Some(dir) => disk.create_dir_all(&copy.join(dir)).unwrap(),
+                None => {
+                    let file = disk.open(&copy.join(part), quipu_segments::OpenMode::Create);
+                    file.unwrap();
+                }
+            }
+        }
+        let before = disk.list(&copy).unwrap();
+        let refused = backup(&log, FAR, "2026-02-01");
+        assert!(matches!(refused, Err(Error::Directory(_))), "{name}: {refused:?}");
+        let refused = log.remove_backup(Path::new(FAR), "2026-02-01");
+        assert!(matches!(refused, Err(Error::Directory(_))), "{name}: {refused:?}");
+        assert_eq!(disk.list(&copy).unwrap(), before, "{name}");
+    }
+}
+
+#[test]
+fn what_a_backup_leaves_that_was_cut_short_as_it_began_is_removed() {
+    for names in [&[][..], &["backup.new"]] {
+        let (disk, log) = filled(1);
+        let copy = Path::new(FAR).join("a");
+        disk.create_dir_all(&copy).unwrap();
+        for name in names {
+            disk.open(&copy.join(name), quipu_segments::OpenMode::Create)
+                .unwrap();
+        }
+        assert_eq!(backup(&log, FAR, "a").unwrap().state, BackupState::Done);
+    }
+}
+
+#[test]
 fn a_disk_that_is_full_for_the_backup_stops_no_append() {
     let (disk, log) = filled(1);
     disk.fail(

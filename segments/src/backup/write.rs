@@ -17,9 +17,10 @@ use crate::error::{At, Error, Result};
 use crate::files::codec::frame;
 use crate::files::description::TopicBody;
 use crate::files::layout::BACKUP_FILE;
+use crate::files::sealed::being_replaced;
 use crate::files::slots::list_if_exists;
 use crate::files::state;
-use crate::io::disk::{Disk, OpenMode};
+use crate::io::disk::{DirEntry, Disk, OpenMode};
 use crate::recover::identity::sync_ancestors;
 use crate::topic::catalog::KEYS;
 
@@ -73,8 +74,7 @@ fn make_room(disk: &dyn Disk, dir: &Path, copy: &Path, name: &str) -> Result<()>
         Some(_) => remove(disk, dir, name),
         None => {
             let entries = list_if_exists(disk, copy)?;
-            let is_begun = entries.iter().all(|entry| entry.name.starts_with("backup."));
-            match is_begun {
+            match entries.iter().all(is_of_a_begin) {
                 true => remove(disk, dir, name),
                 false => Err(Error::Directory(format!(
                     "{} is there and is not a backup: move it away first",
@@ -83,6 +83,12 @@ fn make_room(disk: &dyn Disk, dir: &Path, copy: &Path, name: &str) -> Result<()>
             }
         }
     }
+}
+
+/// Whether something may lie in a directory that was made for a copy and has no `backup.json` yet: what becomes that file.
+/// Others may keep files of theirs in the same place, and nothing of them is ever removed.
+fn is_of_a_begin(entry: &DirEntry) -> bool {
+    !entry.is_dir && Path::new(&entry.name) == being_replaced(Path::new(BACKUP_FILE))
 }
 
 /// Makes the directory, with a `backup.json` that says that the copy is not whole.
@@ -310,9 +316,10 @@ pub(crate) fn remove(disk: &dyn Disk, dir: &Path, name: &str) -> Result<()> {
         return Err(Error::NotFound(format!("the backup {name}")));
     }
     let entries = list_if_exists(disk, &copy)?;
-    if !entries.is_empty() && !entries.iter().any(|entry| entry.name.starts_with("backup.")) {
+    let is_named = entries.iter().any(|entry| entry.name == BACKUP_FILE);
+    if !is_named && !entries.iter().all(is_of_a_begin) {
         return Err(Error::Directory(format!(
-            "{} has no {BACKUP_FILE}",
+            "{} is not a backup: it has no {BACKUP_FILE}",
             copy.display()
         )));
     }

@@ -15,7 +15,7 @@
 //! Crash: a file is written beside the old one, synced and renamed, so either the old or the new one is there.
 
 use std::io::IoSlice;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -79,9 +79,14 @@ pub(crate) fn unseal_json<T: DeserializeOwned>(magic: &str, bytes: &[u8]) -> Res
     serde_json::from_str(sealed.body.get()).map_err(|error| damaged(error.to_string()))
 }
 
+/// The other name under which [`replace_file`] writes a file.
+pub(crate) fn being_replaced(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
 /// Writes a small file under another name, syncs it and renames it to `path`; the caller must sync the directory.
 pub(crate) fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let beside = path.with_extension("new");
+    let beside = being_replaced(path);
     let file = disk.open(&beside, OpenMode::Create)?;
     file.set_len(0)?;
     file.write_all_at(&[IoSlice::new(bytes)], 0)?;
