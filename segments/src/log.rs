@@ -117,7 +117,7 @@ impl Log {
     ) -> Result<Self> {
         options.check()?;
         let layout = Layout::new(dir);
-        disk.create_dir_all(dir).at("making", dir)?;
+        disk.create_private_dir(dir).at("making", dir)?;
         let lock = disk.lock(&layout.lock()).map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => {
                 Error::Directory(format!("{} is in use by another process", dir.display()))

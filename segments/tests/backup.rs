@@ -390,6 +390,32 @@ fn what_a_backup_leaves_that_was_cut_short_as_it_began_is_removed() {
 }
 
 #[test]
+fn only_their_owner_reads_the_directories_that_are_made() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let dir = tempfile::tempdir().unwrap();
+    let [data, backups, new] = ["data", "backups", "new"].map(|name| dir.path().join(name));
+    let log = Log::open(&data, Options::default()).unwrap();
+    log.backup(&backups, "a", &Progress::default()).unwrap();
+    restore(&backups.join("a"), &new, IfDamaged::Refuse, &Progress::default()).unwrap();
+    for made in [&data, &backups.join("a"), &new] {
+        assert_eq!(mode(made), 0o700, "{}", made.display());
+    }
+    // One that somebody else has made stays as it is.
+    let theirs = dir.path().join("theirs");
+    std::fs::create_dir(&theirs).unwrap();
+    std::fs::set_permissions(&theirs, PermissionsExt::from_mode(0o750)).unwrap();
+    restore(
+        &backups.join("a"),
+        &theirs,
+        IfDamaged::Refuse,
+        &Progress::default(),
+    )
+    .unwrap();
+    assert_eq!(mode(&theirs), 0o750);
+}
+
+#[test]
 fn a_disk_that_is_full_for_the_backup_stops_no_append() {
     let (disk, log) = filled(1);
     disk.fail(

@@ -103,7 +103,7 @@ pub fn restore_on(
     if is_there {
         check_empty(&*disk, data)?;
     }
-    disk.create_dir_all(data).at("making", data)?;
+    disk.create_private_dir(data).at("making", data)?;
     let lock = disk.lock(&layout.lock()).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => {
             Error::Directory(format!("{} is in use by another process", data.display()))

@@ -93,7 +93,7 @@ fn is_of_a_begin(entry: &DirEntry) -> bool {
 
 /// Makes the directory, with a `backup.json` that says that the copy is not whole.
 fn begin(disk: &dyn Disk, dir: &Path, copy: &Path, backup: &Backup) -> Result<()> {
-    disk.create_dir_all(copy).at("making", copy)?;
+    disk.create_private_dir(copy).at("making", copy)?;
     backup.write(disk, copy)?;
     disk.sync_dir(copy).at("syncing", copy)?;
     disk.sync_dir(dir).at("syncing", dir)?;

@@ -53,6 +53,11 @@ pub trait Disk: Send + Sync + 'static {
     fn exists(&self, path: &Path) -> io::Result<bool>;
     /// Makes a directory and its missing parents; fine if it exists.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// The same, but only its owner can look into it if it is made here; one that exists, and parents that are made, are as
+    /// they are.
+    fn create_private_dir(&self, dir: &Path) -> io::Result<()> {
+        self.create_dir_all(dir)
+    }
     /// Renames a file or a directory; a file at `to` is replaced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Gives a file a second name. Both are the same file from then on.

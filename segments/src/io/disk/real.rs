@@ -2,9 +2,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "this is the seam to the file system")]
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -96,6 +96,20 @@ impl Disk for RealDisk {
 
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         fs::create_dir_all(dir)
+    }
+
+    fn create_private_dir(&self, dir: &Path) -> io::Result<()> {
+        if dir.is_dir() {
+            return Ok(());
+        }
+        if let Some(parent) = dir.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(dir) {
+            // Another process was faster.
+            Err(_) if dir.is_dir() => Ok(()),
+            made => made,
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
