@@ -244,8 +244,18 @@ fn only_an_empty_directory_is_restored_into() {
     }
     disk.create_dir_all(Path::new("/empty")).unwrap();
     restore_at(&disk, "/quipu/backups/a", "/empty").unwrap();
-    let refused = restore_at(&disk, "/quipu/backups/a", "/empty");
+    // Before the backup is read.
+    let progress = Progress::default();
+    let refused = restore_on(
+        Arc::new(disk.clone()),
+        &SimClock::new(NOW),
+        Path::new("/quipu/backups/a"),
+        Path::new("/empty"),
+        IfDamaged::Refuse,
+        &progress,
+    );
     assert!(matches!(refused, Err(Error::Directory(_))), "{refused:?}");
+    assert_eq!(progress.bytes(), 0);
 }
 
 #[test]

@@ -94,14 +94,12 @@ pub fn restore_on(
     progress: &Progress,
 ) -> Result<Restored> {
     let (said, contents) = open(&*disk, backup)?;
+    let layout = Layout::new(data);
+    // Before the backup is read, which may take hours.
+    check_empty(&*disk, data)?;
     let checked = check(&*disk, backup, &contents, progress)?;
     if if_damaged == IfDamaged::Refuse && !checked.damaged.is_empty() {
         return Err(refusal(backup, &checked));
-    }
-    let layout = Layout::new(data);
-    let is_there = disk.exists(data).at("looking for", data)?;
-    if is_there {
-        check_empty(&*disk, data)?;
     }
     disk.create_private_dir(data).at("making", data)?;
     let lock = disk.lock(&layout.lock()).map_err(|error| match error.kind() {
