@@ -49,7 +49,10 @@ export function tail(context, place, source) {
   };
   const heard = (event) => {
     if (event.id) cursor = event.id;
-    if (event.event === "error") throw new Problem(500, read(event.data));
+    if (event.event === "error") {
+      const fields = read(event.data);
+      throw new Problem(Number(fields.status ?? 500), fields);
+    }
     if (event.event !== "record") return;
     waiting.push(event);
     if (waiting.length > 2 * KEPT) {
@@ -79,7 +82,8 @@ export function tail(context, place, source) {
       if (stream === mine) close("The stream ended.");
     } catch (error) {
       if (stream !== mine) return;
-      const isRefused = error instanceof Problem && error.status >= 400 && error.status < 500;
+      // Damage, too, is not gone when the same is asked again.
+      const isRefused = error instanceof Problem && (error.status < 500 || error.fields.retryable === false);
       close(isRefused ? error.message : "The connection broke; it is made again.");
       mine.abort();
       if (error.status === 410) cursor = null;

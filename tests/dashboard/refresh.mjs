@@ -138,6 +138,16 @@ export default async function run(server) {
   isWell(tail);
   await tail.close();
 
+  // Damage is still there when the same is asked again: the tail says what it is, and does not ask.
+  const damaged = await tools.open();
+  const problem = { status: 500, code: "corrupt-data", detail: "offset 3 cannot be read", retryable: false };
+  await damaged.route((url) => url.searchParams.has("follow"), (route) => route.fulfill({
+    contentType: "text/event-stream", body: `event: error\ndata: ${JSON.stringify(problem)}\n\n`,
+  }));
+  await damaged.goto(`${tools.base}#/records/t3?live=1`);
+  await damaged.getByText("offset 3 cannot be read").waitFor();
+  await damaged.close();
+
   // A server that takes a call and never answers it.
   const hung = await tools.open();
   await hung.clock.install();
