@@ -4,8 +4,8 @@
 //! are passed over, above all symmetric ones: a public file has no secrets, and a token that claims to be signed by one
 //! must not be believed because the file's text is known.
 //!
-//! A set that cannot be had, or has no key of use, leaves the former in force. What a key has signed that a new set does not
-//! have any more ends with it ([`SigningKey`]).
+//! A set that cannot be had leaves the former in force. One without a key of use withdraws all keys. What a key has signed
+//! that a new set does not have any more ends with it ([`SigningKey`]).
 
 use std::fmt;
 use std::sync::Arc;
