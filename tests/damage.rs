@@ -96,6 +96,21 @@ async fn unskip(service: &Service, from: u64, until: u64) -> Answer {
     service.delete(&format!("{PARTITION}/damage/skip?{query}")).await
 }
 
+/// How many places are damaged and not skipped, how many are skipped, and how many there are in the partition.
+async fn damage_metrics(service: &Service) -> [String; 3] {
+    let metrics = service.get("/metrics").await.text().to_owned();
+    let names = [
+        "quipu_damage",
+        "quipu_skipped_damage",
+        "quipu_damaged_ranges{topic=\"t\",partition=\"0\"}",
+    ];
+    names.map(|name| {
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("{name}: {metrics}")).to_owned()
+    })
+}
+
 #[tokio::test]
 async fn the_damage_of_all_topics_is_listed_in_parts() {
     let service = damaged(2, 2).await;
@@ -181,6 +196,13 @@ async fn damage_met_by_a_read_is_listed_counted_and_on_health_until_it_is_gone()
         assert_eq!(topic["partitions"][0]["damaged_until_offset"], 5);
         corrupt(&service, 4).await;
     }
+    // Consumers stop no longer at what is skipped; what can not be read is still counted.
+    skip(&service, 3, 4).await.ok();
+    assert_eq!(damage_metrics(&service).await, ["1", "0", "1"], "a part is left");
+    skip(&service, 4, 5).await.ok();
+    assert_eq!(damage_metrics(&service).await, ["0", "1", "1"]);
+    unskip(&service, 3, 5).await.ok();
+    assert_eq!(damage_metrics(&service).await, ["1", "0", "1"]);
     // The log start moves past it: nothing is damaged any more.
     trim(&service, 5).await;
     assert_eq!(known(&service).await, []);

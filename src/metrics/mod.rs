@@ -24,6 +24,7 @@ use std::time::Duration;
 use crate::broker::counters::Counters;
 use crate::broker::engine::{JOURNAL_SYNC_BOUNDS_US, Log};
 use crate::broker::lag::report::Lags;
+use crate::broker::topics::skips::{Gap, Skips};
 pub use kafka::KafkaCounters;
 use lag::LagRows;
 pub(crate) use requests::Requests;
@@ -154,7 +155,11 @@ fn engine(out: &mut Text, log: &Log) {
     let counters = log.counters();
     let health = log.health();
     let flag = |is_set: bool| u64::from(is_set);
-    let damaged = health.damage.len() + health.damaged_ranges.len();
+    let ranges = health.damaged_ranges.iter();
+    let skipped = ranges
+        .filter(|range| Skips::of(log, range.partition).covers(Gap::of(range)))
+        .count();
+    let damaged = health.damage.len() + health.damaged_ranges.len() - skipped;
     let sync_seconds = counters.journal_sync_time.as_secs_f64();
     families! { out:
         counter "quipu_log_append_requests", counters.appended_requests, "Appends to the log";
@@ -186,7 +191,9 @@ fn engine(out: &mut Text, log: &Log) {
         gauge "quipu_storage_full", flag(health.storage_full), "1 when the last append met a full disk, or the disk has less than 1 MiB free";
         gauge "quipu_failed_partitions", health.failed_partitions.len() as u64,
             "Partitions whose appends stopped after a failed write";
-        gauge "quipu_damage", damaged as u64, "Damaged places: ranges of records, and other damage found at the start";
+        gauge "quipu_damage", damaged as u64,
+            "Damaged places: ranges of records that are not skipped, and other damage found at the start";
+        gauge "quipu_skipped_damage", skipped as u64, "Damaged ranges of records that an operator has skipped";
     }
     topics::damage(out, &health.damaged_ranges);
 }

@@ -14,8 +14,8 @@
 use std::sync::Arc;
 
 use crate::broker::engine::{
-    AppendRequest, Error, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, StateEntry,
-    TimestampMs, Topic, TopicId,
+    AppendRequest, DamagedRange, Error, Log, Offset, Partition, PartitionId, ReadRequest, StateChange,
+    StateEntry, TimestampMs, Topic, TopicId,
 };
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::state_keys::{SKIP, removals_of_topic};
@@ -29,6 +29,16 @@ pub struct Gap {
     pub from: Offset,
     /// One past the last.
     pub until: Offset,
+}
+
+impl Gap {
+    /// The offsets of a damaged range.
+    pub fn of(range: &DamagedRange) -> Self {
+        Self {
+            from: range.from,
+            until: range.until,
+        }
+    }
 }
 
 /// A damaged range, for operators.
@@ -123,10 +133,7 @@ pub fn known(log: &Log, partition: &Partition) -> Vec<Row> {
         return Vec::new();
     }
     let skips = Skips::of(log, partition.id());
-    let ranges = ranges.iter().map(|range| Gap {
-        from: range.from,
-        until: range.until,
-    });
+    let ranges = ranges.iter().map(Gap::of);
     ranges.flat_map(|range| skips.split(range)).collect()
 }
 
