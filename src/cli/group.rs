@@ -59,7 +59,7 @@ pub(crate) enum Action {
     },
     /// Gives the dead letters of a work queue back to it, or discards them
     #[command(
-        after_help = "Examples:\n  quipu group redrive billing\n  quipu group redrive billing --reason 'bad date' --discard --dry-run"
+        after_help = "Examples:\n  quipu group redrive billing\n  quipu group redrive billing --reason 'bad date' --discard --dry-run\n  quipu group redrive billing --topic orders.dlq --offset 0:17 --offset 2:5"
     )]
     Redrive {
         #[command(flatten)]

@@ -117,6 +117,9 @@ pub(crate) struct RedriveArgs {
     /// Take only the dead letters in this topic, as orders.dlq [default: all of the group]
     #[arg(long, value_name = "TOPIC", value_parser = NonEmptyStringValueParser::new())]
     topic: Option<String>,
+    /// Take only the dead letter at this place in --topic, as 0:17; may be repeated [default: all]
+    #[arg(long, value_name = "PARTITION:OFFSET", value_parser = parse_place, requires = "topic")]
+    offset: Vec<(u32, u64)>,
     /// Take at most this many dead letters [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max: Option<u64>,
@@ -129,6 +132,13 @@ pub(crate) struct RedriveArgs {
     /// Only say how many there are
     #[arg(long)]
     dry_run: bool,
+}
+
+fn parse_place(text: &str) -> Result<(u32, u64), String> {
+    let place = text
+        .split_once(':')
+        .and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)));
+    place.ok_or_else(|| "a dead letter is named by its partition and its offset, as 0:17".to_owned())
 }
 
 /// Gives dead letters back to their group or discards them, in several requests so that others need not wait long.
@@ -153,6 +163,10 @@ pub(crate) fn redrive(
             if let Some(value) = value {
                 body[name] = value.as_str().into();
             }
+        }
+        if !wanted.offset.is_empty() {
+            let place = |(partition, offset): &(u32, u64)| json!({"partition": partition, "offset": offset});
+            body["offsets"] = wanted.offset.iter().map(place).collect();
         }
         let answer = client.send(&Method::POST, &group_route(group, &["redrive"]), Some(&body));
         let answer = answer.map_err(|failure| match taken {

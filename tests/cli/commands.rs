@@ -157,6 +157,14 @@ fn dead_letters_are_given_back_or_discarded() {
     let redrive = "group redrive q --topic t.dlq";
     let dry = "group redrive q --reason rej --dry-run";
     assert_eq!(service.ok(dry), "3 dead letters would be given back to q\n");
+    let chosen = format!("{redrive} --offset 0:0 --offset 0:2 --offset 0:9 --dry-run");
+    assert_eq!(service.ok(&chosen), "2 dead letters would be given back to q\n");
+    for wrong in [
+        "group redrive q --offset 0:1",
+        "group redrive q --topic t.dlq --offset 1",
+    ] {
+        assert_eq!(service.run(wrong).code, Some(2), "{wrong}");
+    }
     assert_eq!(service.json(&format!("{redrive} --max 1"))["redriven"], 1);
     let one = "1 dead letter discarded; there may be more\n";
     assert_eq!(service.ok("group redrive q --discard --max 1"), one);
