@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::{BoxFuture, ready};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::call::{Answer, Call, Hangup, request_id};
@@ -54,10 +55,12 @@ macro_rules! apis {
             $(Api { key: $key, name: stringify!($name), versions: $versions, is_open: open!($($open)?) },)*
         ];
 
-        async fn handle(call: Call, header: &RequestHeader, reader: Reader) -> Result<Answer, Hangup> {
+        /// Handles a request. What that takes is on the heap, and as much as its API needs: in the task of the connection
+        /// every request would take as much as the largest.
+        fn handle(call: Call, header: &RequestHeader, reader: Reader) -> BoxFuture<'_, Result<Answer, Hangup>> {
             match header.key {
-                $($key => $kind(call, header, reader, $handler).await,)*
-                _ => Err(Hangup::UnknownApi),
+                $($key => Box::pin($kind(call, header, reader, $handler)),)*
+                _ => Box::pin(ready(Err(Hangup::UnknownApi))),
             }
         }
     };
