@@ -162,13 +162,10 @@ impl Window {
     /// The rates and status of the window and the current positions.
     pub fn judge(&self, now: &Sample) -> Verdict {
         let until = Packed::of(now).at_ms;
-        let samples: Vec<Sample> = self
-            .samples
-            .iter()
-            .filter(|sample| sample.at_ms < until)
-            .map(Packed::unpack)
-            .chain([*now])
-            .collect();
+        let before = self.samples.iter().filter(|sample| sample.at_ms < until);
+        // At once: as it grew it would be copied, for each of many partitions.
+        let mut samples = Vec::with_capacity(self.samples.len() + 1);
+        samples.extend(before.map(Packed::unpack).chain([*now]));
         Verdict {
             rates: rates(&samples),
             status: status(&samples),
