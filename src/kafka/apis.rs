@@ -122,6 +122,8 @@ apis! {
 
 /// A request that was handled.
 pub(crate) struct Answered {
+    /// The name of its API.
+    pub(crate) api: &'static str,
     pub(crate) answer: Answer,
     /// The count of the request by a quota.
     pub(crate) in_flight: Option<InFlight>,
@@ -131,8 +133,9 @@ pub(crate) struct Answered {
 
 impl Answered {
     /// An answer that takes little and is not limited.
-    fn small(answer: Answer) -> Self {
+    fn small(api: &'static str, answer: Answer) -> Self {
         Self {
+            api,
             answer,
             in_flight: None,
             share: None,
@@ -173,8 +176,9 @@ pub(crate) async fn answer(
         client_id: header.and_then(|header| header.client_id.clone()),
     };
     if session.expects_bare() {
-        let answer = sasl::bare(&call("SaslAuthenticate", None), &frame).await?;
-        return Ok(Answered::small(Answer::Now(vec![answer])));
+        let api = "SaslAuthenticate";
+        let answer = sasl::bare(&call(api, None), &frame).await?;
+        return Ok(Answered::small(api, Answer::Now(vec![answer])));
     }
     let mut reader = Reader::new(frame);
     let mut header = RequestHeader::read(&mut reader)?;
@@ -193,12 +197,13 @@ pub(crate) async fn answer(
     let call = call(api.name, Some(&header));
     if !api.versions.contains(&header.version) {
         return match api.key {
-            API_VERSIONS => Ok(Answered::small(api_versions::too_new(&call, &header))),
+            API_VERSIONS => Ok(Answered::small(api.name, api_versions::too_new(&call, &header))),
             _ => Err(Hangup::UnknownVersion),
         };
     }
     let answer = handle(call, &header, reader).await?;
     Ok(Answered {
+        api: api.name,
         answer,
         in_flight: begun.ok().flatten(),
         share: session.take_answer(),

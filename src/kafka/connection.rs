@@ -39,6 +39,7 @@ use super::quotas::{self, InFlight, Slowed};
 use super::session::Session;
 use super::{Kafka, Mistake, TO_HTTP};
 use crate::broker::budget::{Pace, SMALL_BYTES};
+use crate::broker::engine::Monotonic;
 
 /// The largest frame, as in Kafka (`socket.request.max.bytes`).
 const MAX_FRAME_BYTES: usize = 100 << 20;
@@ -91,6 +92,8 @@ impl Over {
 
 /// An answer in its place.
 struct Queued {
+    /// When all of its request was there.
+    since: Monotonic,
     answered: Answered,
     /// What its request takes, until the answer is there.
     of_request: Held,
@@ -139,6 +142,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
                 next = next => next.map_err(|end| Over::without_frame(end, number))?,
                 _ = stopping.wait_for(|stopping| *stopping) => return Err(Over::Stopping),
             };
+            let since = kafka.broker.clock.monotonic();
             number += 1;
             let frame_bytes = frame.bytes.len();
             let waits = apis::waits_for_others(key);
@@ -174,6 +178,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
                 continue;
             }
             let queued = Queued {
+                since,
                 of_request: backlog.hold_request(of_request, frame_bytes),
                 of_answer: backlog.hold_answer(answered.share.take()),
                 unread: answered.answer.bytes().map(|bytes| backlog.count(bytes)),
@@ -359,12 +364,20 @@ impl Sending {
     /// Adds an answer, once it is there.
     async fn add(&mut self, kafka: &Kafka, queued: Queued) {
         let Answered {
-            answer, in_flight, ..
+            api,
+            answer,
+            in_flight,
+            ..
         } = queued.answered;
         let pieces = match answer {
-            Answer::Now(pieces) => pieces,
-            Answer::Later(answer) => answer.await,
-            Answer::Never => return,
+            Answer::Now(pieces) => Some(pieces),
+            Answer::Later(answer) => Some(answer.await),
+            Answer::Never => None,
+        };
+        let took = kafka.broker.clock.monotonic().since(queued.since);
+        kafka.metrics.kafka.observe(api, took);
+        let Some(pieces) = pieces else {
+            return;
         };
         drop(queued.of_request);
         let bytes = self.pieces.add(pieces);

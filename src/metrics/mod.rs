@@ -9,6 +9,7 @@
 //! rest. Every group has its totals.
 
 mod bounded;
+mod histogram;
 mod kafka;
 mod lag;
 mod process;
@@ -176,7 +177,7 @@ fn engine(out: &mut Text, log: &Log) {
         "Time of a sync of the journal, which every durable append waits for",
     );
     let buckets = counters.journal_sync_buckets;
-    requests::histogram(out, name, &[], &JOURNAL_SYNC_BOUNDS_US, &buckets, sync_seconds);
+    histogram::rows(out, name, &[], &JOURNAL_SYNC_BOUNDS_US, &buckets, sync_seconds);
     families! { out:
         counter "quipu_segment_syncs", counters.segment_syncs, "Syncs of segments";
         gauge "quipu_queued_bytes", counters.queued_bytes, "Appends waiting for the disk";

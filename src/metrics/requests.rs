@@ -1,22 +1,15 @@
 //! Requests by route, method and class of status, each a histogram of durations.
 //!
-//! A request raises two atomics: one bucket and one sum. Its histogram is made when it is first needed, so routes and
-//! statuses that never occur cost nothing and are not listed.
+//! A histogram is made when it is first needed, so routes and statuses that never occur cost nothing and are not listed.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::StatusCode;
 
+use super::histogram::Histogram;
 use super::routes::{RouteTable, Slot};
 use super::text::{Pair, Text};
-
-/// The upper bounds of the buckets in microseconds; one more bucket takes the rest.
-const BOUNDS_US: [u64; 16] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 5_000_000, 10_000_000,
-];
 
 /// The classes of statuses, by their first digit from 1.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -26,12 +19,6 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 pub(crate) struct Requests {
     table: RouteTable,
     rows: Box<[[OnceLock<Box<Histogram>>; CLASSES.len()]]>,
-}
-
-#[derive(Debug, Default)]
-struct Histogram {
-    buckets: [AtomicU64; BOUNDS_US.len() + 1],
-    total_ns: AtomicU64,
 }
 
 impl Requests {
@@ -63,11 +50,9 @@ impl Requests {
     /// Counts an answer whose head was ready after `duration`.
     pub(crate) fn observe(&self, slot: Slot, status: StatusCode, duration: Duration) {
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
-        let histogram = self.rows[slot.0][class].get_or_init(Box::default);
-        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS_US.iter().position(|bound| ns <= bound * 1000);
-        histogram.buckets[bucket.unwrap_or(BOUNDS_US.len())].fetch_add(1, Relaxed);
-        histogram.total_ns.fetch_add(ns, Relaxed);
+        self.rows[slot.0][class]
+            .get_or_init(Box::default)
+            .observe(duration);
     }
 
     pub(super) fn encode(&self, out: &mut Text) {
@@ -78,53 +63,26 @@ impl Requests {
                 let Some(histogram) = histogram.get() else {
                     continue;
                 };
-                let buckets = histogram.buckets.each_ref().map(|bucket| bucket.load(Relaxed));
-                let seconds = histogram.total_ns.load(Relaxed) as f64 / 1e9;
                 let labels: [Pair<'_>; 3] = [
                     ("route", route.into()),
                     ("method", method.into()),
                     ("status", class.into()),
                 ];
-                read.push((labels, buckets, seconds));
+                read.push((labels, histogram.read()));
             }
         }
-        let counts = read
-            .iter()
-            .map(|(labels, buckets, _)| (*labels, buckets.iter().sum::<u64>()));
+        let counts = read.iter().map(|(labels, counted)| (*labels, counted.count()));
         out.counters("quipu_http_requests", "Requests answered", counts);
-        let help = "Time from the head of a request to the head of its answer";
-        out.head("histogram", "quipu_http_request_duration_seconds", help);
-        for (labels, buckets, seconds) in &read {
-            histogram(
-                out,
-                "quipu_http_request_duration_seconds",
-                labels,
-                &BOUNDS_US,
-                buckets,
-                *seconds,
-            );
+        let name = "quipu_http_request_duration_seconds";
+        out.head(
+            "histogram",
+            name,
+            "Time from the head of a request to the head of its answer",
+        );
+        for (labels, counted) in &read {
+            counted.encode(out, name, labels);
         }
     }
-}
-
-/// The rows of one histogram; `counts` has one more entry than `bounds_us`.
-pub(super) fn histogram(
-    out: &mut Text,
-    name: &str,
-    labels: &[Pair<'_>],
-    bounds_us: &[u64],
-    counts: &[u64],
-    total_seconds: f64,
-) {
-    let mut sum = 0;
-    let bounds = bounds_us.iter().map(|us| (*us as f64 / 1e6).to_string());
-    for (bound, count) in bounds.chain(["+Inf".to_owned()]).zip(counts) {
-        sum += count;
-        let with_bound = [labels, &[("le", bound.as_str().into())]].concat();
-        out.row(name, "_bucket", &with_bound, sum);
-    }
-    out.row(name, "_sum", labels, total_seconds);
-    out.row(name, "_count", labels, sum);
 }
 
 #[cfg(test)]

@@ -574,6 +574,28 @@ fn a_stop_ends_waiting_fetches_with_an_answer() {
 }
 
 #[test]
+fn how_long_requests_take_is_counted_by_api() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let mut client = fixture.client();
+    client.ask(API_VERSIONS, 0, Out::new());
+    client.ask(FETCH, 4, fetch_request("t", 0, (200, 1, 1 << 20)));
+    let value = |name: &str| {
+        let line = fixture.metric(&format!("quipu_kafka_request_duration_seconds{name}"));
+        let value: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+        value
+    };
+    assert_eq!(value("_count{api=\"ApiVersions\"}"), 1.0);
+    assert_eq!(value("_count{api=\"Fetch\"}"), 1.0);
+    assert_eq!(
+        value("_bucket{api=\"Fetch\",le=\"0.1\"}"),
+        0.0,
+        "it has waited for records"
+    );
+    assert!(value("_sum{api=\"Fetch\"}") >= 0.2);
+}
+
+#[test]
 fn nobody_who_has_not_signed_in_does_anything() {
     let settings = [
         ("QUIPU_AUTH", "tokens"),

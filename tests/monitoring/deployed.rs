@@ -194,7 +194,11 @@ fn the_dashboard_and_the_alerts_show_kafka_clients() {
         read("deploy/grafana/quipu.json"),
         read("deploy/prometheus/alerts.yml"),
     );
-    for metric in ["quipu_kafka_requests_total", "quipu_kafka_errors_total"] {
+    for metric in [
+        "quipu_kafka_requests_total",
+        "quipu_kafka_request_duration_seconds_bucket",
+        "quipu_kafka_errors_total",
+    ] {
         assert!(dashboard.contains(metric), "{metric}");
     }
     assert!(dashboard.contains(r#"listener=\"kafka\""#) && alerts.contains("quipu_kafka_errors_total"));
