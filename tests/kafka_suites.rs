@@ -4,7 +4,8 @@
 //! `QUIPU_TEST_KAFKA_SUITES` names it, among words that are separated by blanks; `.ci/run` builds those of this file and sets
 //! the variable. A suite that is not named is skipped, by name. So is librdkafka's own, which takes too long for every change.
 //!
-//! A suite runs in a network of its own: nothing comes from outside, and the port that rdkafka's insists on is free.
+//! A suite runs in a network of its own: nothing comes from outside, and the port that rdkafka's insists on is free. Most of
+//! its time it waits, so that several at once take no longer than the longest.
 #![allow(
     clippy::disallowed_methods,
     reason = "it runs real programs against the real binary"
@@ -15,12 +16,8 @@ mod skipped;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 
 use skipped::skipped;
-
-/// Their tests wait for a server for a limited time: one suite at once.
-static ONE: Mutex<()> = Mutex::new(());
 
 #[test]
 fn kafka_python_3_passes_its_own_suite() {
@@ -71,7 +68,6 @@ fn passes(suite: &str) {
         ));
         return;
     }
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let output = in_a_network_of_its_own("exec scripts/kafka-suites --built \"$@\"")
         .args([suite, env!("CARGO_BIN_EXE_quipu")])
         .output()
