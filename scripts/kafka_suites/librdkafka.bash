@@ -68,7 +68,7 @@ run_number() {
   # The outer redirection is for what the shell says about a runner that aborts.
   {
     TEST_SOCKEM=$delay KAFKA_PATH=$built/kafka BROKERS=$kafka TESTS=$number TEST_REPORT=$dir/report.json TEST_KAFKA_VERSION=4.1.0 LD_LIBRARY_PATH=$libraries \
-      timeout --kill-after=5 900 "$runner" -p1 -L -r -s "$scenario" >"$dir/log" 2>&1 || true
+      timeout --kill-after=5 1800 "$runner" -p1 -L -r -s "$scenario" >"$dir/log" 2>&1 || true
   } 2>/dev/null
   local name state
   while read -r name; do
