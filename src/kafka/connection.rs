@@ -208,6 +208,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
         served = serving => served,
         () = stays_a_stranger(kafka, session) => Err(Over::Stranger),
     };
+    // Records that nobody waits for may still be on their way to the disk, and keep the session: not what its last request held.
+    drop((session.take_request(), session.take_answer()));
     let over = match over {
         Ok(()) | Err(Over::End(End::Closed | End::Idle) | Over::Stopping | Over::Stranger) => return None,
         Err(over) => over,
@@ -467,6 +469,24 @@ mod tests {
 
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_ends_its_connection_holds_no_memory_then() {
+        // The session is kept, as by records that are still on their way to the disk.
+        let call = testing::call("ApiVersions", 0, &[]);
+        // No header; more topics than there are bytes for.
+        for frame in [&[0][..], &[0, 3, 0, 1, 0, 0, 0, 1, 0xff, 0xff, 0, 0, 0, 9]] {
+            let (mut client, server) = tokio::io::duplex(1 << 20);
+            let length = u32::try_from(frame.len()).unwrap();
+            client
+                .write_all(&[&length.to_be_bytes(), frame].concat())
+                .await
+                .unwrap();
+            serve(&call.kafka, server, &call.session, (1, 1)).await;
+            assert_eq!(call.broker.bodies.held_bytes(), 0, "{frame:?}");
+            assert_eq!(call.answers.held_bytes(), 0, "{frame:?}");
         }
     }
 
