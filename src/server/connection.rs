@@ -66,6 +66,7 @@ use super::observe::{self, Noted};
 use super::pacing::{Pacing, Slowed};
 use super::socket::{Socket, say_and_close};
 use super::tls::{self, Tls};
+use crate::broker::access::again::Again;
 use crate::broker::budget::relieved;
 use crate::broker::caller::{Caller, RequestId};
 use crate::broker::refusal::{Outcome, Reason};
@@ -174,6 +175,8 @@ struct Connection {
     is_unread: AtomicBool,
     /// What the request that is being answered was signed in with; only while everybody has to sign in.
     grant: Mutex<Option<Arc<Grant>>>,
+    /// The token that was presented last.
+    again: Again,
     /// That is over: the request ends.
     is_over: AtomicBool,
     /// The quota of the grant counts the request's body.
@@ -255,6 +258,7 @@ impl Connections {
             is_late: AtomicBool::new(false),
             is_unread: AtomicBool::new(false),
             grant: Mutex::default(),
+            again: Again::default(),
             is_over: AtomicBool::new(false),
             counts_body: AtomicBool::new(false),
             slows_body: AtomicBool::new(false),
@@ -666,7 +670,10 @@ async fn admit(
     let mut in_flight = None;
     if shared.app.access.is_on() {
         let head = (request.uri().path(), request.headers());
-        let entered = shared.door.enter(slot, head, &mut caller).await;
+        let entered = shared
+            .door
+            .enter(slot, head, &mut caller, &connection.again)
+            .await;
         // Before anything else happens, so that nothing runs with a grant that nobody watches.
         *connection.grant.lock() = caller.grant().cloned();
         connection.is_over.store(false, SeqCst);

@@ -125,6 +125,51 @@ fn a_rotated_tokens_former_secret_works_during_the_overlap_and_not_longer() {
 }
 
 #[test]
+fn what_becomes_of_a_token_counts_on_connections_that_have_used_it() {
+    let world = World::new();
+    world.topic("orders", 1);
+    let mut connection = world.server.connect();
+    let mut status = |token: &str| {
+        let answer = connection.request_with("GET", "/v1/topics/orders", "", &bearer(token), b"");
+        answer.expect("the connection stays open").status
+    };
+    let (one, two) = (world.token("one", reader()), world.token("two", reader()));
+    assert_eq!([&one, &one, &two, &one].map(|token| status(token)), [200; 4]);
+    let other = if one.ends_with('a') { "b" } else { "a" };
+    let wrong = format!("{}{other}", &one[..one.len() - 1]);
+    for wrong in [
+        &wrong,
+        &one[1..],
+        &one[..one.len() - 1],
+        &format!("{one}{one}"),
+        "",
+    ] {
+        assert_eq!([status(wrong), status(&one)], [401, 200], "{wrong}");
+    }
+    let with_rules = |rules: Value| world.admin("PATCH", "/v1/tokens/one", &json!({"rules": rules}));
+    with_rules(json!([rule("describe", "others", "")]));
+    assert_eq!([&one, &one].map(|token| status(token)), [403; 2]);
+    with_rules(reader());
+    assert_eq!(status(&one), 200);
+    let rotate = |body: &Value| {
+        let rotated = world.admin("POST", "/v1/tokens/one/rotate", body);
+        rotated["token"].as_str().expect("a secret").to_owned()
+    };
+    let second = rotate(&json!({"overlap_ms": 3_600_000}));
+    assert_eq!([&one, &second, &one].map(|token| status(token)), [200; 3]);
+    let third = rotate(&Value::Null);
+    assert_eq!(
+        [&one, &second, &third].map(|token| status(token)),
+        [401, 401, 200]
+    );
+    assert_eq!([&third, &third].map(|token| status(token)), [200; 2]);
+    let fourth = rotate(&Value::Null);
+    assert_eq!([&third, &fourth].map(|token| status(token)), [401, 200]);
+    world.admin("DELETE", "/v1/tokens/one", &Value::Null);
+    assert_eq!([&fourth, &two].map(|token| status(token)), [401, 200]);
+}
+
+#[test]
 fn a_session_dies_with_its_token() {
     let world = World::new();
     world.topic("orders", 1);

@@ -9,13 +9,14 @@
 //! - [`secret`]: how secrets are made and kept. [`records`]: tokens and principals in the durable state.
 //! - [`scram`]: signing in without sending the secret.
 //! - [`tokens`], [`principals`]: their changes. [`sessions`]: those of browsers, in memory.
-//! - [`verify`]: the seam for JWTs. `failures`: sign-ins that fail, in the log and counted.
+//! - [`again`]: a token that comes again. [`verify`]: the seam for JWTs. `failures`: sign-ins that fail, in the log and counted.
 //!
 //! A change is durable, and then in force, before it is answered; one runs at a time. A crash leaves it made or not made.
 //!
 //! Secrets are found by their digests, which are compared in constant time: what a stranger can learn by timing is about
 //! digests of what he sends, and no secret follows from that.
 
+pub mod again;
 mod failures;
 pub mod principals;
 pub mod records;
@@ -379,16 +380,17 @@ impl Table {
     }
 
     /// Puts a token's new secrets in force. What runs with a former one goes on until that ends.
-    fn rotate_token(&mut self, name: &str, record: Token, now: TimestampMs) {
+    fn rotate_token(&mut self, name: &str, record: Token) {
         let Some(known) = self.tokens.get_mut(name) else {
             return;
         };
         for secret in &known.record.secrets {
             let Some(digest) = secret.digest() else { continue };
             let kept = record.secrets.iter().find(|kept| kept.sha256 == secret.sha256);
-            let ends = kept.map_or(now, |kept| TimestampMs(kept.expires.unwrap_or(i64::MAX)));
+            // One that is gone is over whatever the clock says later.
+            let ends = kept.map_or(i64::MIN, |kept| kept.expires.unwrap_or(i64::MAX));
             if let Some(grant) = self.grants.get(&digest) {
-                grant.end_at(ends);
+                grant.end_at(TimestampMs(ends));
             }
             if kept.is_none() {
                 self.grants.remove(&digest);

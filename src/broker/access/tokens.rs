@@ -179,13 +179,12 @@ impl Access {
             token.secrets.insert(0, kept);
             Ok((set_token(&name, &token), (token, secret)))
         };
-        let now = self.now();
         self.change(
             caller,
             ("token.rotate", format!("tokens/{stored}")),
             decide,
             move |table, (token, secret)| {
-                table.rotate_token(&stored, token, now);
+                table.rotate_token(&stored, token);
                 secret
             },
         )

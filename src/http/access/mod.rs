@@ -24,6 +24,7 @@ use super::openapi::{self, shapes};
 use super::params::values_of;
 use super::problem::Problem;
 use crate::broker::access::Failure;
+use crate::broker::access::again::Again;
 use crate::broker::caller::{Caller, Who};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::rights::Rule;
@@ -128,9 +129,10 @@ impl Door {
         slot: Slot,
         (path, headers): (&str, &HeaderMap),
         caller: &mut Caller,
+        again: &Again,
     ) -> Result<Option<InFlight>, Problem> {
         let entry = &self.entries[slot.0];
-        caller.who = match self.sign_in(headers, caller).await {
+        caller.who = match self.sign_in(headers, caller, again).await {
             Ok(Some(grant)) => Who::SignedIn(grant),
             Ok(None) => Who::Nobody,
             Err(_) if entry.need == Open => Who::Nobody,
@@ -175,7 +177,12 @@ impl Door {
     }
 
     /// Who presents what: a bearer token or JWT, else a session's cookie, else a certificate. `None`: nothing.
-    async fn sign_in(&self, headers: &HeaderMap, caller: &Caller) -> Result<Option<Arc<Grant>>, Failure> {
+    async fn sign_in(
+        &self,
+        headers: &HeaderMap,
+        caller: &Caller,
+        again: &Again,
+    ) -> Result<Option<Arc<Grant>>, Failure> {
         let access = &self.app.access;
         let mut given = values_of(headers, &header::AUTHORIZATION);
         if let Some(first) = given.next() {
@@ -183,7 +190,7 @@ impl Door {
             let (Some(bearer), None) = (bearer, given.next()) else {
                 return Err(Failure::Wrong);
             };
-            return access.bearer(bearer).await.map(Some);
+            return access.bearer_again(bearer, again).await.map(Some);
         }
         // What a browser sends by itself counts only for trusted pages: a page of another origin could read what it was not
         // meant to, in the name of who has signed in.
@@ -221,8 +228,8 @@ fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 /// A segment of a path, decoded as the router does it.
 fn segment(path: &str, index: usize) -> Cow<'_, str> {
-    let raw = path.split('/').nth(index).unwrap_or_default();
-    percent_encoding::percent_decode_str(raw).decode_utf8_lossy()
+    let raw = path.as_bytes().split(|byte| *byte == b'/').nth(index);
+    percent_encoding::percent_decode(raw.unwrap_or_default()).decode_utf8_lossy()
 }
 
 /// A rule of what a token or principal may do.
