@@ -28,9 +28,10 @@ impl Access {
             return Ok(Arc::clone(grant));
         }
         let grant = self.bearer(text).await?;
-        if grant.matched.is_none() {
-            *again.0.lock() = Some((text.into(), Arc::clone(&grant)));
-        }
-        Ok(grant)
+        let Some(own) = grant.apart() else {
+            return Ok(grant);
+        };
+        *again.0.lock() = Some((text.into(), Arc::clone(&own)));
+        Ok(own)
     }
 }

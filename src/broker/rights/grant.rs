@@ -51,7 +51,7 @@ pub struct Grant {
     /// Whose it is.
     pub principal: Arc<Principal>,
     /// When it ends; the largest number: never.
-    expires: AtomicI64,
+    expires: Arc<AtomicI64>,
     /// What was matched with the principals; `None`: a token, which has its own rules.
     pub(in crate::broker) matched: Option<Matched>,
 }
@@ -131,8 +131,20 @@ impl Grant {
     fn of(principal: &Arc<Principal>, expires: Option<TimestampMs>, matched: Option<Matched>) -> Arc<Self> {
         Arc::new(Self {
             principal: Arc::clone(principal),
-            expires: AtomicI64::new(expires.map_or(i64::MAX, TimestampMs::get)),
+            expires: Arc::new(AtomicI64::new(expires.map_or(i64::MAX, TimestampMs::get))),
             matched,
+        })
+    }
+
+    /// The same for a connection alone: its requests count references to that, and not to one that all connections of a
+    /// token share, which would pass from core to core with every request. `None`: it was matched, not looked up.
+    pub(in crate::broker) fn apart(&self) -> Option<Arc<Self>> {
+        self.matched.is_none().then(|| {
+            Arc::new(Self {
+                principal: Arc::clone(&self.principal),
+                expires: Arc::clone(&self.expires),
+                matched: None,
+            })
         })
     }
 
