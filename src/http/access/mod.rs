@@ -186,11 +186,15 @@ impl Door {
         let access = &self.app.access;
         let mut given = values_of(headers, &header::AUTHORIZATION);
         if let Some(first) = given.next() {
-            let bearer = first.to_str().ok().and_then(bearer);
-            let (Some(bearer), None) = (bearer, given.next()) else {
+            if given.next().is_some() {
                 return Err(Failure::Wrong);
-            };
-            return access.bearer_again(bearer, again).await.map(Some);
+            }
+            if let Some(grant) = again.grant(first.as_bytes(), self.app.clock.now()) {
+                return Ok(Some(grant));
+            }
+            let bearer = first.to_str().ok().and_then(bearer);
+            let grant = access.bearer(bearer.ok_or(Failure::Wrong)?).await?;
+            return Ok(Some(again.keep(first.as_bytes(), grant)));
         }
         // What a browser sends by itself counts only for trusted pages: a page of another origin could read what it was not
         // meant to, in the name of who has signed in.
