@@ -14,7 +14,6 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
 
 use http::Method;
 use support::{Server, Service};
@@ -24,8 +23,6 @@ const SIGNED_IN: &[(&str, &str)] = &[
     ("QUIPU_AUTH", "tokens"),
     ("QUIPU_ADMIN_TOKEN", "the-administrators-token"),
 ];
-/// Browsers are large: one at a time, and beside it that of a day, which waits for an alert for a minute.
-static ONE: Mutex<()> = Mutex::new(());
 const POLICY: &str = "default-src 'self'; frame-ancestors 'none'";
 
 #[tokio::test]
@@ -141,7 +138,6 @@ fn run(script: &str, flags: &str, settings: &[(&str, &str)]) {
 
 #[track_caller]
 fn run_against(browser: &Browser, server: &Server, script: &str) {
-    let _one = (script != "day").then(|| ONE.lock().unwrap_or_else(PoisonError::into_inner));
     let screenshots = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("screenshots");
     std::fs::create_dir_all(&screenshots).expect("a directory for screenshots");
     let output = Command::new(&browser.node)
