@@ -175,7 +175,7 @@ struct Connection {
     is_unread: AtomicBool,
     /// What the request that is being answered was signed in with; only while everybody has to sign in.
     grant: Mutex<Option<Arc<Grant>>>,
-    /// The token that was presented last.
+    /// The token that was valid last.
     again: Again,
     /// That is over: the request ends.
     is_over: AtomicBool,

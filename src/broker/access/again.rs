@@ -12,6 +12,9 @@ use super::secret;
 use crate::broker::engine::TimestampMs;
 use crate::broker::rights::grant::Grant;
 
+/// A longer one is not remembered: so many bytes are kept for each connection.
+const MOST_BYTES: usize = 512;
+
 /// What a connection has presented last, as it was sent, and what that gave. The default is nothing.
 #[derive(Default)]
 pub struct Again(Mutex<Option<(Box<[u8]>, Arc<Grant>)>>);
@@ -27,10 +30,99 @@ impl Again {
 
     /// Remembers what a token gave; returns it as the connection's own.
     pub fn keep(&self, presented: &[u8], grant: Arc<Grant>) -> Arc<Grant> {
-        let Some(own) = grant.apart() else {
+        let own = grant.apart().filter(|_| presented.len() <= MOST_BYTES);
+        let Some(own) = own else {
             return grant;
         };
         *self.0.lock() = Some((presented.into(), Arc::clone(&own)));
         own
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broker::access::Access;
+    use crate::broker::access::tokens::NewToken;
+    use crate::broker::caller::Caller;
+    use crate::broker::engine::sim::{SimClock, SimDisk};
+    use crate::broker::engine::{Clock, Log, Options};
+    use crate::broker::rights::quota::Limits;
+
+    fn access(clock: &Arc<SimClock>) -> Access {
+        let options = Options {
+            journal_file_bytes: 1 << 20,
+            max_request_bytes: 256 << 10,
+            ..Options::default()
+        };
+        let disk = Arc::new(SimDisk::new(1));
+        let log = Log::open_with(disk, clock.clone(), Path::new("/data"), options).unwrap();
+        Access::new(log, clock.clone())
+    }
+
+    /// Makes a token, and presents it on a connection.
+    async fn presented(access: &Access, name: &str) -> (String, Again) {
+        let new = NewToken {
+            name: name.to_owned(),
+            rules: Vec::new(),
+            expires: None,
+            quotas: Limits::default(),
+        };
+        let token = access.create_token(&Caller::default(), new).await.unwrap();
+        let again = Again::default();
+        again.keep(token.as_bytes(), access.bearer(&token).await.unwrap());
+        (token, again)
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_was_replaced_is_over_whatever_the_clock_says() {
+        let clock = Arc::new(SimClock::new(TimestampMs(1_700_000_000_000)));
+        let access = access(&clock);
+        let (token, again) = presented(&access, "one").await;
+        assert!(again.grant(token.as_bytes(), clock.now()).is_some());
+        let rotated = access
+            .rotate_token(&Caller::default(), "one", Duration::ZERO)
+            .await;
+        rotated.unwrap();
+        let stepped_back = TimestampMs(1_600_000_000_000);
+        assert!(again.grant(token.as_bytes(), stepped_back).is_none());
+    }
+
+    #[tokio::test]
+    async fn the_administrators_token_and_a_tokens_equal_secret_do_not_end_each_other() {
+        let clock = Arc::new(SimClock::new(TimestampMs(1_700_000_000_000)));
+        let access = access(&clock);
+        let caller = Caller::default();
+        let (token, as_one) = presented(&access, "one").await;
+        access.set_admin_token(Some(&token));
+        let as_admin = Again::default();
+        let grant = as_admin.keep(token.as_bytes(), access.bearer(&token).await.unwrap());
+        assert_eq!(&*grant.principal.name, "admin");
+        access.revoke_token(&caller, "one").await.unwrap();
+        assert!(as_one.grant(token.as_bytes(), clock.now()).is_none());
+        assert!(as_admin.grant(token.as_bytes(), clock.now()).is_some());
+        let (other, as_two) = presented(&access, "two").await;
+        access.set_admin_token(Some(&other));
+        assert!(as_admin.grant(token.as_bytes(), clock.now()).is_none());
+        access.set_admin_token(None);
+        assert!(as_two.grant(other.as_bytes(), clock.now()).is_some());
+        assert_eq!(&*access.bearer(&other).await.unwrap().principal.name, "two");
+    }
+
+    #[tokio::test]
+    async fn what_is_long_is_not_remembered() {
+        let clock = Arc::new(SimClock::new(TimestampMs(1_700_000_000_000)));
+        let access = access(&clock);
+        for (count, is_remembered) in [(MOST_BYTES, true), (MOST_BYTES + 1, false)] {
+            let token = "t".repeat(count);
+            access.set_admin_token(Some(&token));
+            let again = Again::default();
+            again.keep(token.as_bytes(), access.bearer(&token).await.unwrap());
+            let grant = again.grant(token.as_bytes(), clock.now());
+            assert_eq!(grant.is_some(), is_remembered, "{count}");
+        }
     }
 }

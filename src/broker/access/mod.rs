@@ -14,7 +14,8 @@
 //! A change is durable, and then in force, before it is answered; one runs at a time. A crash leaves it made or not made.
 //!
 //! Secrets are found by their digests, which are compared in constant time: what a stranger can learn by timing is about
-//! digests of what he sends, and no secret follows from that.
+//! digests of what he sends, and no secret follows from that. What a connection has presented last is compared in constant
+//! time, too.
 
 pub mod again;
 mod failures;
@@ -74,16 +75,23 @@ struct Parts {
 /// Everything that is known, in memory.
 #[derive(Default)]
 struct Table {
-    /// By the digest of a secret, the first administrator's too.
+    /// By the digest of a token's secret.
     grants: HashMap<Digest, Arc<Grant>>,
-    /// The digest of the first administrator's token, and what is kept of it.
-    admin: Option<(Digest, Vec<secret::Kept>)>,
+    admin: Option<Admin>,
     tokens: BTreeMap<String, Known<Token>>,
     principals: BTreeMap<String, Known<Ruled>>,
     /// How often the principals have changed.
     change: u64,
     /// JWTs that were verified, by their digests.
     verified: HashMap<Digest, (Arc<Grant>, Monotonic)>,
+}
+
+/// The first administrator. His token may be another token's secret too, and is his then: apart from the others, so that
+/// neither ends the other.
+struct Admin {
+    digest: Digest,
+    kept: Vec<secret::Kept>,
+    grant: Arc<Grant>,
 }
 
 /// A token or a principal, with whose it is.
@@ -165,23 +173,22 @@ impl Access {
     /// Takes some milliseconds of one core.
     pub fn set_admin_token(&self, token: Option<&str>) {
         let digest = token.map(|token| digest(token.as_bytes()));
-        let current = || self.0.table.read().admin.as_ref().map(|(digest, _)| *digest);
+        let current = || self.0.table.read().admin.as_ref().map(|admin| admin.digest);
         if current() == digest {
             return;
         }
         let kept = token.map(|token| self.kept(ADMIN, token));
         let mut table = self.0.table.write();
-        if let Some((before, _)) = table.admin.take()
-            && let Some(grant) = table.grants.remove(&before)
-        {
-            grant.principal.end();
+        if let Some(before) = table.admin.take() {
+            before.grant.principal.end();
         }
-        if let Some(digest) = digest {
-            let rules = Rules::new(vec![Rule::admin()]);
-            let principal = Principal::new(ADMIN, rules, Arc::default());
-            table.grants.insert(digest, Grant::new(&principal, None));
-        }
-        table.admin = digest.map(|digest| (digest, kept.into_iter().collect()));
+        let rules = Rules::new(vec![Rule::admin()]);
+        let principal = Principal::new(ADMIN, rules, Arc::default());
+        table.admin = digest.map(|digest| Admin {
+            digest,
+            kept: kept.into_iter().collect(),
+            grant: Grant::new(&principal, None),
+        });
     }
 
     /// Sets who checks JWTs. Without one, no JWT is valid.
@@ -198,7 +205,8 @@ impl Access {
         let has_jwt = self.0.verifier.read().is_some();
         let table = self.0.table.read();
         let mut principals = table.principals.values();
-        table.grants.values().any(|grant| !grant.is_over(now))
+        table.admin.is_some()
+            || table.grants.values().any(|grant| !grant.is_over(now))
             || principals.any(|known| match known.record.r#match {
                 Match::Jwt(_) => has_jwt,
                 Match::Cert(_) => has_certificates,
@@ -223,9 +231,18 @@ impl Access {
     /// What a secret of this digest gives now.
     fn known(&self, digest: &Digest) -> Option<Arc<Grant>> {
         let table = self.0.table.read();
-        let (found, grant) = table.grants.get_key_value(digest)?;
-        let is_it = secret::is_equal(found, digest);
-        (is_it && !grant.is_over(self.0.clock.now())).then(|| Arc::clone(grant))
+        let admin = table
+            .admin
+            .as_ref()
+            .filter(|admin| secret::is_equal(&admin.digest, digest));
+        let grant = match admin {
+            Some(admin) => &admin.grant,
+            None => {
+                let (found, grant) = table.grants.get_key_value(digest)?;
+                secret::is_equal(found, digest).then_some(grant)?
+            }
+        };
+        (!grant.is_over(self.0.clock.now())).then(|| Arc::clone(grant))
     }
 
     /// What a JWT gives, and nothing else.
@@ -388,7 +405,7 @@ impl Table {
             let Some(digest) = secret.digest() else { continue };
             let kept = record.secrets.iter().find(|kept| kept.sha256 == secret.sha256);
             // One that is gone is over whatever the clock says later.
-            let ends = kept.map_or(i64::MIN, |kept| kept.expires.unwrap_or(i64::MAX));
+            let ends = kept.map_or(0, |kept| kept.expires.unwrap_or(i64::MAX));
             if let Some(grant) = self.grants.get(&digest) {
                 grant.end_at(TimestampMs(ends));
             }

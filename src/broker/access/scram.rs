@@ -135,8 +135,10 @@ impl Access {
             if !is_asked || !hash.proves(&keys.stored_key.0, message, proof) {
                 continue;
             }
-            let grant = secret.digest().and_then(|digest| table.grants.get(&digest));
-            let grant = grant.filter(|grant| !grant.is_over(now)).ok_or(Failure::Wrong)?;
+            let grant = table
+                .grant_of(name, secret)
+                .filter(|grant| !grant.is_over(now))
+                .ok_or(Failure::Wrong)?;
             let signature = hmac::sign(&hmac::Key::new(hash.hmac(), &keys.server_key.0), message);
             return Ok(Proven {
                 grant: Arc::clone(grant),
@@ -151,8 +153,16 @@ impl Table {
     /// The secrets of a token, or of the first administrator, the newest first.
     fn secrets_of(&self, name: &str) -> &[Kept] {
         match &self.admin {
-            Some((_, kept)) if name == ADMIN => kept.as_slice(),
+            Some(admin) if name == ADMIN => admin.kept.as_slice(),
             _ => self.tokens.get(name).map_or(&[], |known| &known.record.secrets),
+        }
+    }
+
+    /// What a secret of those gives.
+    fn grant_of(&self, name: &str, secret: &Kept) -> Option<&Arc<Grant>> {
+        match &self.admin {
+            Some(admin) if name == ADMIN => Some(&admin.grant),
+            _ => self.grants.get(&secret.digest()?),
         }
     }
 }
