@@ -196,6 +196,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
             biased;
             written = writing.as_mut() => written,
             read = reading => {
+                give_back(session);
                 // What was begun is answered.
                 let written = writing.await;
                 read.and(written)
@@ -208,8 +209,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
         served = serving => served,
         () = stays_a_stranger(kafka, session) => Err(Over::Stranger),
     };
-    // Records that nobody waits for may still be on their way to the disk, and keep the session: not what its last request held.
-    drop((session.take_request(), session.take_answer()));
+    give_back(session);
     let over = match over {
         Ok(()) | Err(Over::End(End::Closed | End::Idle) | Over::Stopping | Over::Stranger) => return None,
         Err(over) => over,
@@ -234,6 +234,12 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
         Over::Hangup(Hangup::NotSignedIn) => Some(Mistake::NotSignedIn),
         _ => None,
     }
+}
+
+/// Gives back what a request holds that ends its connection. The session itself may stay for a while: answers to requests
+/// before it, and records that nobody waits for, may still wait for the disk.
+fn give_back(session: &Session) {
+    drop((session.take_request(), session.take_answer()));
 }
 
 /// Waits until a request that begins like this may go on, as its client's quota says. A client that is gone by then ends
@@ -443,6 +449,7 @@ mod tests {
     use tokio::io::{DuplexStream, ReadBuf};
 
     use super::*;
+    use crate::broker::budget::Budget;
     use crate::kafka::call::testing;
 
     /// A stream that takes all that is written, as TLS does, and whose client reads nothing of it.
@@ -484,6 +491,9 @@ mod tests {
                 .write_all(&[&length.to_be_bytes(), frame].concat())
                 .await
                 .unwrap();
+            let mut answer = Budget::new(&call.answers);
+            assert!(answer.try_cover(1));
+            call.session.hold_answer(answer.take());
             serve(&call.kafka, server, &call.session, (1, 1)).await;
             assert_eq!(call.broker.bodies.held_bytes(), 0, "{frame:?}");
             assert_eq!(call.answers.held_bytes(), 0, "{frame:?}");
