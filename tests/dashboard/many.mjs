@@ -81,6 +81,7 @@ async function isBounded(tools, [hash, rows, elements, calls, bytes, anew]) {
     one.on("requestfailed", (request) => running.delete(request));
     await one.clock.install();
   });
+  await until(page, "all answers", () => running.size === 0);
   await page.clock.pauseAt(await page.evaluate(() => Date.now() + 1000));
   // In small steps: what waits for its answer while the clock goes on is for the page a call that takes that long, and such
   // calls it makes less often.
@@ -93,6 +94,9 @@ async function isBounded(tools, [hash, rows, elements, calls, bytes, anew]) {
   await page.locator("tbody tr").first().waitFor();
   // Once all that refreshes itself has been there.
   for (let at = 0; at < 4; at += 1) await second();
+  // So have calls that follow on the answers of others.
+  await page.waitForTimeout(200);
+  await until(page, "all answers", () => running.size === 0);
   await page.evaluate(() => {
     globalThis.made = 0;
     const seen = (all) => all.forEach(({ addedNodes }) => addedNodes.forEach((node) => {
