@@ -17,15 +17,20 @@ const MOST_BYTES: usize = 512;
 
 /// What a connection has presented last, as it was sent, and what that gave. The default is nothing.
 #[derive(Default)]
-pub struct Again(Mutex<Option<(Box<[u8]>, Arc<Grant>)>>);
+pub struct Again(Mutex<Option<Last>>);
+
+struct Last {
+    presented: Box<[u8]>,
+    grant: Arc<Grant>,
+}
 
 impl Again {
     /// What it gave, if it comes again and is not over.
     pub fn grant(&self, presented: &[u8], now: TimestampMs) -> Option<Arc<Grant>> {
         let last = self.0.lock();
-        let (known, grant) = last.as_ref()?;
-        let comes_again = secret::is_same(known, presented) && !grant.is_over(now);
-        comes_again.then(|| Arc::clone(grant))
+        let last = last.as_ref()?;
+        let comes_again = secret::is_same(&last.presented, presented) && !last.grant.is_over(now);
+        comes_again.then(|| Arc::clone(&last.grant))
     }
 
     /// Remembers what a token gave; returns it as the connection's own.
@@ -34,7 +39,10 @@ impl Again {
         let Some(own) = own else {
             return grant;
         };
-        *self.0.lock() = Some((presented.into(), Arc::clone(&own)));
+        *self.0.lock() = Some(Last {
+            presented: presented.into(),
+            grant: Arc::clone(&own),
+        });
         own
     }
 }
