@@ -1,4 +1,4 @@
-//! The token that a connection has presented last. Clients send the same one with every request, and to compare it costs less
+//! The token that was valid last on a connection. Clients send the same one with every request, and to compare it costs less
 //! than to read it, to hash it and to look it up in what all connections share.
 //!
 //! A grant says itself when it is over, so whatever ends a token (or its secret) ends what is remembered of it. JWTs are not
@@ -15,7 +15,7 @@ use crate::broker::rights::grant::Grant;
 /// A longer one is not remembered: so many bytes are kept for each connection.
 const MOST_BYTES: usize = 512;
 
-/// What a connection has presented last, as it was sent, and what that gave. The default is nothing.
+/// What was valid last on a connection, as it was sent, and what that gave. The default is nothing.
 #[derive(Default)]
 pub struct Again(Mutex<Option<Last>>);
 
@@ -49,37 +49,21 @@ impl Again {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::time::Duration;
 
     use super::*;
     use crate::broker::access::Access;
-    use crate::broker::access::tokens::NewToken;
+    use crate::broker::access::testing::{access, token};
     use crate::broker::caller::Caller;
-    use crate::broker::engine::sim::{SimClock, SimDisk};
-    use crate::broker::engine::{Clock, Log, Options};
-    use crate::broker::rights::quota::Limits;
-
-    fn access(clock: &Arc<SimClock>) -> Access {
-        let options = Options {
-            journal_file_bytes: 1 << 20,
-            max_request_bytes: 256 << 10,
-            ..Options::default()
-        };
-        let disk = Arc::new(SimDisk::new(1));
-        let log = Log::open_with(disk, clock.clone(), Path::new("/data"), options).unwrap();
-        Access::new(log, clock.clone())
-    }
+    use crate::broker::engine::Clock;
+    use crate::broker::engine::sim::SimClock;
 
     /// Makes a token, and presents it on a connection.
     async fn presented(access: &Access, name: &str) -> (String, Again) {
-        let new = NewToken {
-            name: name.to_owned(),
-            rules: Vec::new(),
-            expires: None,
-            quotas: Limits::default(),
-        };
-        let token = access.create_token(&Caller::default(), new).await.unwrap();
+        let token = access
+            .create_token(&Caller::default(), token(name))
+            .await
+            .unwrap();
         let again = Again::default();
         again.keep(token.as_bytes(), access.bearer(&token).await.unwrap());
         (token, again)

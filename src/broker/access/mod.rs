@@ -457,3 +457,35 @@ fn quota_of(before: Option<&Arc<Principal>>, limits: Limits) -> Arc<Quota> {
         _ => Arc::new(Quota::new(limits)),
     }
 }
+
+#[cfg(test)]
+mod testing {
+    use std::path::Path;
+
+    use super::tokens::NewToken;
+    use super::*;
+    use crate::broker::engine::Options;
+    use crate::broker::engine::sim::{SimClock, SimDisk};
+
+    /// Over a simulated disk.
+    pub(super) fn access(clock: &Arc<SimClock>) -> Access {
+        let options = Options {
+            journal_file_bytes: 1 << 20,
+            max_request_bytes: 256 << 10,
+            ..Options::default()
+        };
+        let disk = Arc::new(SimDisk::new(1));
+        let log = Log::open_with(disk, clock.clone(), Path::new("/data"), options).unwrap();
+        Access::new(log, clock.clone())
+    }
+
+    /// A token that allows nothing.
+    pub(super) fn token(name: &str) -> NewToken {
+        NewToken {
+            name: name.to_owned(),
+            rules: Vec::new(),
+            expires: None,
+            quotas: Limits::default(),
+        }
+    }
+}

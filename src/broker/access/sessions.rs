@@ -88,35 +88,23 @@ impl Access {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::time::Duration;
 
     use super::*;
-    use crate::broker::access::tokens::NewToken;
+    use crate::broker::access::testing::{access, token};
     use crate::broker::caller::Caller;
-    use crate::broker::engine::sim::{SimClock, SimDisk};
-    use crate::broker::engine::{Log, Options, TimestampMs};
-    use crate::broker::rights::quota::Limits;
+    use crate::broker::engine::TimestampMs;
+    use crate::broker::engine::sim::SimClock;
 
     #[tokio::test]
     async fn whoever_signs_in_again_and_again_ends_sessions_of_his_own() {
         let clock = Arc::new(SimClock::new(TimestampMs(1_700_000_000_000)));
-        let options = Options {
-            journal_file_bytes: 1 << 20,
-            max_request_bytes: 256 << 10,
-            ..Options::default()
-        };
-        let disk = Arc::new(SimDisk::new(1));
-        let log = Log::open_with(disk, clock.clone(), Path::new("/data"), options).unwrap();
-        let access = Access::new(log, clock.clone());
+        let access = access(&clock);
         access.set_admin_token(Some("the-administrators-token"));
-        let new = NewToken {
-            name: "often".to_owned(),
-            rules: Vec::new(),
-            expires: None,
-            quotas: Limits::default(),
-        };
-        let token = access.create_token(&Caller::default(), new).await.unwrap();
+        let token = access
+            .create_token(&Caller::default(), token("often"))
+            .await
+            .unwrap();
         let (other, _) = access.begin_session("the-administrators-token").await.unwrap();
         let mut own = Vec::new();
         for _ in 0..=MAX_OF_ONE {
