@@ -12,6 +12,11 @@ export class Problem extends Error {
     this.fields = fields;
   }
 
+  /// The same call may be answered later: there was no answer, the server could not, or it said so.
+  get isPassing() {
+    return this.fields.retryable ?? (this.status === 0 || this.status >= 500);
+  }
+
   /// The server is too old for this call or this parameter.
   get isMissing() {
     return this.status === 501 || this.status === 406 || this.code === "not-found" || this.code === "method-not-allowed";

@@ -1,7 +1,8 @@
 // Navigation: which view an address shows, and what every view gets.
 //
 // A view is a function of a context: `path` and `query` of its address, `main` to fill, `signal` that is aborted when the
-// view is left, `title(text)`, and `live(place, load, ms)`, which calls `load` now and again while the page is visible.
+// view is left, `title(text)`, `live(place, load, ms)`, which calls `load` now and again while the page is visible, and
+// `seesAll(kind)`, whether an empty list of topics or groups means that there are none.
 
 import { Problem, onSignedOut } from "./api.js";
 import { watch } from "./banners.js";
@@ -14,12 +15,14 @@ import { overview } from "./overview.js";
 import { one } from "./record.js";
 import { records } from "./records.js";
 import { reset } from "./reset.js";
-import { signIn, who } from "./session.js";
+import { seesAll, signIn, who } from "./session.js";
 import { topic } from "./topic.js";
 import { topics } from "./topics.js";
 
 const main = document.getElementById("main");
 let leaving = new AbortController();
+/// What the server says about sign-in; null if it could not be asked.
+let me = null;
 
 function viewOf([section, name, part, offset]) {
   if (!section) return overview;
@@ -64,6 +67,7 @@ function show() {
       document.title = text ? `${text} – quipu` : "quipu";
     },
     live: (place, load, ms, what) => repeat(place, load, ms, signal, what),
+    seesAll: (kind) => seesAll(me, kind),
   };
   context.title("quipu");
   const view = viewOf(path);
@@ -95,18 +99,17 @@ onSignedOut(() => {
 });
 
 async function start() {
+  // Who signs out hears nothing more.
+  leaving.abort();
+  me = null;
   try {
-    const me = await who(start);
-    watch(me);
-    if (me.auth === "tokens" && me.principal === null) {
-      signIn(main, start);
-      return;
-    }
+    me = await who(start);
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
-    watch(null);
   }
-  show();
+  watch(me);
+  if (me?.auth === "tokens" && me.principal === null) signIn(main, start, me.why);
+  else show();
 }
 
 window.addEventListener("hashchange", show);

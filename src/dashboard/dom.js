@@ -198,6 +198,39 @@ export function dialog(title, content, actions) {
   return made;
 }
 
+/// Runs what a button asks for, and says on the page if it cannot even begin.
+export async function attempt(run) {
+  try {
+    await run();
+  } catch (error) {
+    const made = dialog("That did not work", [el("p", { class: "error" }, error.message)], [button("Close", () => made.close())]);
+  }
+}
+
+/// A form before a question: `look()` finds out what would go, and returns what [`confirm`] asks then. What is typed
+/// meanwhile changes nothing of it, and a dialog that was closed asks nothing.
+export function preview(title, content, look) {
+  const status = el("p", { class: "error", role: "alert" });
+  let isLooking = false;
+  const run = async () => {
+    if (isLooking) return;
+    isLooking = true;
+    status.textContent = "";
+    try {
+      const question = await look();
+      if (!made.open) return;
+      made.close();
+      confirm(question);
+    } catch (error) {
+      status.textContent = error.message;
+    } finally {
+      isLooking = false;
+    }
+  };
+  const made = dialog(title, [...content, status],
+    [button("Cancel", () => made.close()), button("Preview", run, { class: "primary" })]);
+}
+
 /// Shows what would go and asks. `act` runs when it is confirmed; if it fails, the dialog stays and says why. Names that
 /// must be typed protect what cannot be had back.
 export function confirm({ title, content, confirmText, typed, act }) {

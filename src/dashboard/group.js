@@ -1,8 +1,8 @@
 // One group: its lag now and before, partitions, members, leases, settings, and what can be done with it.
 
-import { at, call, curl, get, Problem } from "./api.js";
+import { at, call, curl, get } from "./api.js";
 import { chart } from "./chart.js";
-import { button, confirm, copyButton, el, go, keep, link, nextButton, say, select, table } from "./dom.js";
+import { attempt, button, confirm, copyButton, el, go, keep, link, nextButton, say, select, table } from "./dom.js";
 import { ago, bytes, count, counted, duration, full, rate, time } from "./format.js";
 import { chip, drain, expiry, figures, meaning, number, queueWords, tiles, trend } from "./lag.js";
 
@@ -32,7 +32,7 @@ export function group(context) {
   const place = el("div", {},
     el("div", { class: "actions" },
       link("Reset…", ["groups", name, "reset"], {}, { class: "button" }),
-      dead, button("Delete…", () => deleteGroup(name, path), { class: "danger" }),
+      dead, button("Delete…", () => attempt(() => deleteGroup(name, path)), { class: "danger" }),
       copyButton("Copy as curl", () => curl("GET", `${path}/lag`))),
     why, summary, queue, past,
     el("section", { "aria-label": "Partitions" }, el("h2", {}, "Partitions"), rows.element),
@@ -199,13 +199,7 @@ function showLeases(context, place, path, isQueue) {
 }
 
 async function deleteGroup(name, path) {
-  let offsets = [];
-  let queue = null;
-  try {
-    [{ offsets }, { queue = null }] = await Promise.all([get(`${path}/offsets`), get(path)]);
-  } catch (error) {
-    if (!(error instanceof Problem)) throw error;
-  }
+  const [{ offsets }, { queue = null }] = await Promise.all([get(`${path}/offsets`), get(path)]);
   const topics = new Set(offsets.map(({ topic }) => topic));
   confirm({
     title: `Delete the group ${name}?`,

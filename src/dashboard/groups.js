@@ -2,7 +2,7 @@
 
 import { at, get } from "./api.js";
 import { el } from "./dom.js";
-import { lagColumns, loadSparks } from "./lag.js";
+import { lagColumns, loadSparks, noGroups } from "./lag.js";
 import { pagedList } from "./list.js";
 
 export function groups(context) {
@@ -18,7 +18,7 @@ export function groups(context) {
       const page = await get(at("v1", "lag"), { q, sort: sort === "name" ? "" : sort, after, limit }, { signal });
       return { items: page.groups, next: page.next };
     },
-    nothing: "No group has read anything yet. A group is made by its first poll or commit.",
+    nothing: `${noGroups(context)} A group is made by its first poll or commit.`,
     what: "list of lags that is sorted or filtered",
   });
   const past = el("div");

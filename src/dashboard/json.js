@@ -41,18 +41,18 @@ class Reader {
     return found[0];
   }
 
-  // `inHeaders`: the names of headers are data, so none of them is a record's value.
-  value(inHeaders = false) {
+  // `isData`: the names in an object are data (of headers, reasons), so none of them is a record's value.
+  value(isData = false) {
     this.space();
     const char = this.text[this.at];
-    if (char === "{") return this.object(inHeaders);
+    if (char === "{") return this.object(isData);
     if (char === "[") return this.array();
     if (char === '"') return this.string();
     if (char === "t" || char === "f" || char === "n") return WORDS.get(this.match(WORD));
     return this.number();
   }
 
-  object(inHeaders) {
+  object(isData) {
     const object = Object.create(null);
     this.at += 1;
     this.space();
@@ -63,12 +63,12 @@ class Reader {
       const name = this.string();
       this.space();
       if (!this.take(":")) this.fail();
-      if (this.rawValues && !inHeaders && name === "value") {
+      if (this.rawValues && !isData && name === "value") {
         const text = this.skipped();
         // A tombstone has no value.
         object[name] = text === "null" ? null : new Raw(text);
       } else {
-        object[name] = this.value(name === "headers");
+        object[name] = this.value(DATA.has(name));
       }
       this.space();
     } while (this.take(","));
@@ -119,6 +119,7 @@ class Reader {
   }
 }
 
+const DATA = new Set(["headers", "reasons"]);
 const WORDS = new Map([["true", true], ["false", false], ["null", null]]);
 const WORD = /true|false|null/y;
 // Written so that a long text needs no stack.
@@ -133,7 +134,7 @@ function unescape(_, code, char) {
   return code ? String.fromCharCode(Number.parseInt(code, 16)) : ESCAPED.get(char) ?? char;
 }
 
-/// Reads an answer. With `rawValues`, fields `value` outside of headers are [`Raw`].
+/// Reads an answer. With `rawValues`, fields `value` outside of headers and reasons are [`Raw`].
 export function read(text, rawValues = false) {
   const reader = new Reader(text, rawValues);
   const value = reader.value();

@@ -66,6 +66,11 @@ export function queueWords(row) {
   return [words.join(", "), words.length > 0 && dead ? ", " : "", dead].filter(Boolean);
 }
 
+/// What stands in the place of a list of groups that is empty.
+export function noGroups(context) {
+  return context.seesAll("groups") ? "No group has read anything yet." : "No group that you may see has read anything yet.";
+}
+
 /// The columns of a table of groups. `sparks` maps a group to its past lag.
 export function lagColumns(sparks) {
   return [

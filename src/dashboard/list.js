@@ -34,6 +34,7 @@ export function pagedList(context, { caption, columns, keyOf, sorts, sort, load,
   };
   const again = context.live(place, read, every, what);
   let typing = null;
+  context.signal.addEventListener("abort", () => clearTimeout(typing));
   const changed = () => {
     state.q = filter.value;
     state.sort = order.value;

@@ -3,8 +3,8 @@
 import { at, get } from "./api.js";
 import { el, keep, link, put, table } from "./dom.js";
 import { firstSteps } from "./first.js";
-import { lagColumns, loadSparks } from "./lag.js";
-import { topicColumns } from "./topics.js";
+import { lagColumns, loadSparks, noGroups } from "./lag.js";
+import { noTopics, topicColumns } from "./topics.js";
 
 const SHOWN = 20;
 
@@ -21,7 +21,7 @@ export function overview(context) {
   context.main.append(first, groupSection, topicSection);
 
   let furthest = null;
-  const draw = () => furthest && lags.update(furthest, "No group has read anything yet.");
+  const draw = () => furthest && lags.update(furthest, noGroups(context));
   context.live(groupSection, async (signal) => {
     const { groups, next } = await get(at("v1", "lag"), { sort: "lag", limit: SHOWN }, { signal });
     furthest = groups;
@@ -32,9 +32,9 @@ export function overview(context) {
 
   context.live(topicSection, async (signal) => {
     const { topics, next } = await get(at("v1", "topics"), { sort: "rate", limit: SHOWN, config: "false" }, { signal });
-    names.update(topics, "There is no topic yet.");
+    names.update(topics, noTopics(context));
     keep(moreTopics, next ? link("All topics", ["topics"]) : null);
-    const isEmpty = topics.length === 0;
+    const isEmpty = topics.length === 0 && context.seesAll("topics");
     if (isEmpty && !first.hasChildNodes()) first.append(firstSteps());
     if (!isEmpty) put(first);
     groupSection.hidden = topicSection.hidden = isEmpty;

@@ -71,25 +71,31 @@ export async function reset(context) {
     return body;
   };
   const preview = async (isMoving = false) => {
-    put(out, el("p", { class: "quiet" }, "Looking…"));
+    // Whatever is shown later, of another target too, takes its place, and it says nothing then.
+    const looking = el("p", { class: "quiet" }, "Looking…");
+    put(out, looking);
     try {
-      await look();
       const body = request();
+      await look();
       const answer = await call("POST", path, { body: { ...body, dry_run: true }, signal: context.signal });
-      show(body, answer, isMoving);
+      if (looking.isConnected) show(body, answer, isMoving);
     } catch (error) {
-      if (!context.signal.aborted) put(out, el("p", { class: "error", role: "alert" }, wordsOf(error)));
+      if (looking.isConnected) put(out, el("p", { class: "error", role: "alert" }, wordsOf(error)));
     }
   };
   // `isMoving`: rows have changed between a look and the reset, as those of a busy group always do.
   const show = (body, answer, isMoving) => {
     const rows = answer.offsets;
     const moved = rows.filter(({ old_offset: old, new_offset: now }) => old !== now);
-    const sum = (of) => rows.reduce((all, row) => all + Number(row[of] ?? 0), 0);
-    const [before, after] = [sum("old_lag"), sum("new_lag")];
-    const words = after >= before
-      ? `Lag goes from ${full(before)} to ${full(after)}: ${full(after - before)} records are read again.`
-      : `Lag goes from ${full(before)} to ${full(after)}: ${full(before - after)} records are skipped, the group never reads them.`;
+    const sum = (of) => rows.reduce((all, row) => all + Number(of(row)), 0);
+    const before = ({ old_lag: lag }) => Number(lag ?? 0);
+    const after = ({ new_lag: lag }) => Number(lag ?? 0);
+    // Each by itself: what one partition reads again does not make up for what another skips.
+    const again = sum((row) => Math.max(0, after(row) - before(row)));
+    const skipped = sum((row) => Math.max(0, before(row) - after(row)));
+    const words = [`Lag goes from ${full(sum(before))} to ${full(sum(after))}:`,
+      [again > 0 || skipped === 0 ? `${full(again)} records are read again` : "",
+        skipped > 0 ? `${full(skipped)} records are skipped, the group never reads them` : ""].filter(Boolean).join(", and ")].join(" ") + ".";
     const shown = table("What would change", columns, ({ topic, partition }) => `${topic}/${partition}`);
     shown.update([...moved, ...rows.filter((row) => !moved.includes(row))].slice(0, SHOWN), "Nothing would change.");
     const act = async (isCompared) => {
@@ -115,7 +121,7 @@ export async function reset(context) {
         isCompared ? null : el("p", { class: "warn-text" }, "These figures may be others by then: the same rule is applied to whatever is there at that moment.")],
       confirmText: "Reset", act: () => act(isCompared),
     });
-    put(out, el("h2", {}, "Preview"), el("p", { class: after < before ? "note warn" : "note" }, words), shown.element,
+    put(out, el("h2", {}, "Preview"), el("p", { class: skipped > 0 ? "note warn" : "note" }, words), shown.element,
       rows.length > SHOWN ? el("p", { class: "quiet" }, `${count(rows.length - SHOWN)} more partitions are in the sums.`) : null,
       el("div", { class: "actions" },
         ...(isHeld ? [el("p", {}, "It cannot be done while members of Kafka's classic protocol are live. When they have stopped, preview again.")] : [

@@ -12,8 +12,10 @@ export async function who(restart) {
   try {
     me = await get(ME);
   } catch (error) {
-    if (!(error instanceof Problem && (error.isMissing || error.status === 401))) throw error;
-    if (error.status === 401) me = { auth: "tokens", principal: null };
+    // A certificate that the browser presents may have no rules; a token still has.
+    const isStranger = error instanceof Problem && (error.status === 401 || error.code === "forbidden");
+    if (!(isStranger || (error instanceof Problem && error.isMissing))) throw error;
+    if (isStranger) me = { auth: "tokens", principal: null, why: error.status === 401 ? "" : error.message };
   }
   setNeedsToken(me.auth === "tokens");
   const place = document.getElementById("who");
@@ -29,11 +31,17 @@ export async function who(restart) {
   return me;
 }
 
-/// Asks for a token; `done` runs when a session has begun.
-export function signIn(main, done) {
+/// Whether somebody sees all `kind` (`topics`, `groups`), so that an empty list means that there are none.
+export function seesAll(me, kind) {
+  return me?.auth !== "tokens" || me.rules.some(({ allow, [kind]: names }) =>
+    allow.includes("admin") || (allow.includes("describe") && names?.includes("*")));
+}
+
+/// Asks for a token; `done` runs when a session has begun. `why`: what is wrong with what was presented.
+export function signIn(main, done, why = "") {
   document.title = "Sign in – quipu";
   const input = el("input", { type: "password", autocomplete: "current-password", required: true, spellcheck: "false" });
-  const status = el("p", { class: "error", role: "alert" });
+  const status = el("p", { class: "error", role: "alert" }, why);
   const submit = async (event) => {
     event.preventDefault();
     status.textContent = "";

@@ -2,7 +2,7 @@
 
 import { curl, events, get, Problem } from "./api.js";
 import { announce, button, copyButton, el, put, say } from "./dom.js";
-import { count } from "./format.js";
+import { count, full } from "./format.js";
 import { read } from "./json.js";
 import { VALUE_LIMIT, item } from "./record.js";
 
@@ -10,6 +10,9 @@ import { VALUE_LIMIT, item } from "./record.js";
 const KEPT = 500;
 /// How long a broken stream waits.
 const AGAIN_MS = 2000;
+
+/// Why records are not there that a tail should have had.
+const GAPS = { trimmed: "they were deleted before they were read here", skipped: "they are damaged, and are skipped" };
 
 /// Follows `source` from its end on.
 export function tail(context, place, source) {
@@ -41,7 +44,7 @@ export function tail(context, place, source) {
     const shown = waiting.slice(-KEPT).reverse();
     total += waiting.length;
     waiting = [];
-    list.prepend(...shown.map(({ data }) => item(read(data, true), source.shown)));
+    list.prepend(...shown.map(({ event, data }) => (event === "gap" ? gap(read(data)) : item(read(data, true), source.shown))));
     // What somebody reads stays, with all that is newer.
     while (list.children.length > KEPT && !list.lastChild.contains(document.activeElement)) list.lastChild.remove();
     if (stream) say(status, "Live.");
@@ -53,7 +56,7 @@ export function tail(context, place, source) {
       const fields = read(event.data);
       throw new Problem(Number(fields.status ?? 500), fields);
     }
-    if (event.event !== "record") return;
+    if (event.event !== "record" && event.event !== "gap") return;
     waiting.push(event);
     if (waiting.length > 2 * KEPT) {
       total += KEPT;
@@ -61,6 +64,8 @@ export function tail(context, place, source) {
     }
     frame ??= requestAnimationFrame(draw);
   };
+  const gap = ({ topic, partition, from_offset: from, until_offset: until, reason }) => el("li", { class: "warn-text" },
+    `${topic} ${partition}: offsets ${full(from)} to ${full(until)} (exclusive) are missing: ${GAPS[reason] ?? reason}.`);
   function close(words) {
     clearTimeout(again);
     stream?.abort();
@@ -82,8 +87,8 @@ export function tail(context, place, source) {
       if (stream === mine) close("The stream ended.");
     } catch (error) {
       if (stream !== mine) return;
-      // Damage, too, is not gone when the same is asked again.
-      const isRefused = error instanceof Problem && (error.status < 500 || error.fields.retryable === false);
+      // Damage is not gone when the same is asked again; a server that is away, or a quota, is.
+      const isRefused = error instanceof Problem && !error.isPassing;
       close(isRefused ? error.message : "The connection broke; it is made again.");
       mine.abort();
       if (error.status === 410) cursor = null;

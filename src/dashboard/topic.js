@@ -1,7 +1,7 @@
 // One topic: partitions, rates, settings, the groups that read it, and what can be done with it.
 
 import { at, call, curl, get, Problem } from "./api.js";
-import { button, confirm, copyButton, dialog, el, field, go, keep, link, say, table } from "./dom.js";
+import { attempt, button, confirm, copyButton, el, field, go, keep, link, preview, say, table } from "./dom.js";
 import { ago, byteRate, bytes, count, duration, full, rate, time } from "./format.js";
 import { write } from "./json.js";
 import { lagColumns, number, tiles } from "./lag.js";
@@ -103,18 +103,6 @@ export function topic(context) {
     : [el("p", {}, el("strong", {}, `${full(gone.records)} records (${bytes(gone.size)}) would go.`)),
       gone.readers?.length > 0 ? el("p", {}, `Groups that read it: ${gone.readers.slice(0, 20).join(", ")}${gone.readers.length > 20 ? ` and ${count(gone.readers.length - 20)} more` : ""}.`) : null]);
 
-  /// Runs what a button asks for, and says on the page if it cannot even begin.
-  async function attempt(run) {
-    try {
-      await run();
-    } catch (error) {
-      dialogOf(error);
-    }
-  }
-  function dialogOf(error) {
-    const made = dialog("That did not work", [el("p", { class: "error" }, error.message)], [button("Close", () => made.close())]);
-  }
-
   function remove() {
     return attempt(async () => {
       const query = asShown();
@@ -134,28 +122,21 @@ export function topic(context) {
     const row = described.partitions.find((one) => one.partition === partition);
     const shown = asShown();
     const before = el("input", { inputmode: "numeric", pattern: "[0-9]+", value: String(row.end_offset), required: true });
-    const status = el("p", { class: "error", role: "alert" });
     const of = `${path}/partitions/${partition}/records`;
-    const look = async () => {
-      try {
-        const query = { before: before.value, ...shown };
-        const gone = await wouldGo("DELETE", of, { query });
-        made.close();
-        confirm({
-          title: `Delete records of ${name} ${partition}?`, confirmText: "Delete records",
-          content: [el("p", {}, `All records of partition ${partition} before offset ${full(BigInt(before.value))} go. This cannot be undone.`), lost(gone)],
-          act: async () => {
-            await call("DELETE", of, { query });
-            await again();
-          },
-        });
-      } catch (error) {
-        status.textContent = error.message;
-      }
-    };
-    const made = dialog(`Delete records of ${name} ${partition}`, [
-      field("Before offset", before, `It has offsets ${full(row.log_start_offset)} to ${full(row.end_offset)} (exclusive).`), status,
-    ], [button("Cancel", () => made.close()), button("Preview", look, { class: "primary" })]);
+    preview(`Delete records of ${name} ${partition}`, [
+      field("Before offset", before, `It has offsets ${full(row.log_start_offset)} to ${full(row.end_offset)} (exclusive).`),
+    ], async () => {
+      const query = { before: before.value, ...shown };
+      const gone = await wouldGo("DELETE", of, { query });
+      return {
+        title: `Delete records of ${name} ${partition}?`, confirmText: "Delete records",
+        content: [el("p", {}, `All records of partition ${partition} before offset ${full(BigInt(query.before))} go. This cannot be undone.`), lost(gone)],
+        act: async () => {
+          await call("DELETE", of, { query });
+          await again();
+        },
+      };
+    });
   }
 
   function grow() {
@@ -177,30 +158,22 @@ export function topic(context) {
     const setting = described.config[key];
     const query = asShown();
     const value = el("input", { value: write(setting.value), autocomplete: "off", spellcheck: "false", class: "code" });
-    const status = el("p", { class: "error", role: "alert" });
-    const next = async () => {
-      try {
-        // A word without quotes is a text.
-        let wanted = value.value.trim();
-        if (wanted === "") wanted = "null";
-        if (!/^(-?\d+(\.\d+)?|true|false|null|".*")$/.test(wanted)) wanted = JSON.stringify(wanted);
-        const body = `{"config":{${JSON.stringify(key)}:${wanted}}}`;
-        const gone = await wouldGo("PATCH", path, { query, body });
-        made.close();
-        confirm({
-          title: `Change ${key} of ${name}?`, confirmText: "Change",
-          content: [el("p", {}, `From ${words(key, setting.value)} to ${value.value.trim() || "the default"}.`), gone === null || gone.records > 0 ? lost(gone) : el("p", {}, "No records would go.")],
-          act: async () => {
-            await call("PATCH", path, { query, body });
-            await again();
-          },
-        });
-      } catch (error) {
-        status.textContent = error.message;
-      }
-    };
-    const made = dialog(`Change ${key}`, [field("Value", value, `null means the default, ${words(key, setting.default)}`), status],
-      [button("Cancel", () => made.close()), button("Preview", next, { class: "primary" })]);
+    preview(`Change ${key}`, [field("Value", value, `null means the default, ${words(key, setting.default)}`)], async () => {
+      const typed = value.value.trim();
+      // A word without quotes is a text.
+      let wanted = typed === "" ? "null" : typed;
+      if (!/^(-?\d+(\.\d+)?|true|false|null|".*")$/.test(wanted)) wanted = JSON.stringify(wanted);
+      const body = `{"config":{${JSON.stringify(key)}:${wanted}}}`;
+      const gone = await wouldGo("PATCH", path, { query, body });
+      return {
+        title: `Change ${key} of ${name}?`, confirmText: "Change",
+        content: [el("p", {}, `From ${words(key, setting.value)} to ${typed || "the default"}.`), gone === null || gone.records > 0 ? lost(gone) : el("p", {}, "No records would go.")],
+        act: async () => {
+          await call("PATCH", path, { query, body });
+          await again();
+        },
+      };
+    });
   }
 }
 

@@ -23,6 +23,11 @@ export function topicColumns() {
   ];
 }
 
+/// What stands in the place of a list of topics that is empty.
+export function noTopics(context) {
+  return context.seesAll("topics") ? "There is no topic yet." : "There is no topic that you may see.";
+}
+
 export function topics(context) {
   context.title("Topics");
   const list = pagedList(context, {
@@ -35,7 +40,7 @@ export function topics(context) {
       const page = await get(at("v1", "topics"), { q, sort: sort === "name" ? "" : sort, after, limit, config: "false" }, { signal });
       return { items: page.topics, next: page.next };
     },
-    nothing: "There is no topic yet.",
+    nothing: noTopics(context),
     what: "list of topics that is sorted or filtered",
   });
   context.main.append(el("div", { class: "actions" }, button("Create a topic", () => createTopic())), list.element);

@@ -81,8 +81,34 @@ async function settings(api, tools, page) {
   await page.getByRole("button", { name: "Delete records of partition 1" }).click();
   assert.equal(await dialog.getByLabel("Before offset").inputValue(), String(last), "all of them, unless another is chosen");
   await dialog.getByLabel("Before offset").fill(String(last - 10));
+  // What is typed after that, another press, and a dialog that was closed, ask for nothing else.
+  const looks = (url) => url.pathname.endsWith("/partitions/1/records") && url.searchParams.has("dry_run");
+  await page.route(looks, async (route) => {
+    await dialog.getByLabel("Before offset").fill("1");
+    await dialog.getByRole("button", { name: "Preview" }).click();
+    await route.continue();
+  });
   await dialog.getByRole("button", { name: "Preview" }).click();
+  await dialog.getByText(`All records of partition 1 before offset ${last - 10} go.`).waitFor();
   await dialog.getByText(`${last - 10 - before[1].log_start_offset} records (`).waitFor();
+  assert.equal(await dialog.count(), 1);
+  await dialog.getByRole("button", { name: "Cancel" }).click();
+  await page.unroute(looks);
+  await page.route(looks, async (route) => {
+    await dialog.getByRole("button", { name: "Cancel" }).click();
+    await route.continue();
+  });
+  await page.getByRole("button", { name: "Delete records of partition 1" }).click();
+  const looked = page.waitForResponse((answer) => looks(new URL(answer.url())));
+  await dialog.getByRole("button", { name: "Preview" }).click();
+  await (await looked).finished();
+  await page.waitForTimeout(200);
+  assert.equal(await dialog.count(), 0);
+  await page.unroute(looks);
+  await page.getByRole("button", { name: "Delete records of partition 1" }).click();
+  await dialog.getByLabel("Before offset").fill(String(last - 10));
+  await dialog.getByRole("button", { name: "Preview" }).click();
+  await dialog.getByText(`All records of partition 1 before offset ${last - 10} go.`).waitFor();
   assert.equal((await topic()).partitions[1].log_start_offset, before[1].log_start_offset, "a preview deletes nothing");
   await dialog.getByRole("button", { name: "Delete records" }).click();
   await dialog.waitFor({ state: "detached" });
@@ -147,6 +173,37 @@ async function resets(api, tools, page) {
   await page.getByRole("dialog").getByRole("button", { name: "Reset" }).click();
   await page.getByText("Done: 1 partition is reset.").waitFor();
   assert.equal((await offsetsOf(api, "reports"))["a 1"], 19);
+
+  // What one partition reads again does not make up for what another skips.
+  await page.getByLabel("Partitions", { exact: true }).fill("");
+  await form.getByLabel("Offset or shift").fill("12");
+  await form.getByRole("button", { name: "Preview" }).click();
+  await page.locator(".note.warn").getByText("Lag goes from 16 to 16: 7 records are read again, and 7 records are skipped, the group never reads them.").waitFor();
+  // A preview that comes when the form says something else is not shown.
+  const looks = (url) => url.pathname.endsWith("/offsets/reset");
+  await page.route(looks, async (route) => {
+    await form.getByLabel("Move to").selectOption("earliest");
+    await route.continue();
+  });
+  const looked = page.waitForResponse((answer) => looks(new URL(answer.url())));
+  await form.getByRole("button", { name: "Preview" }).click();
+  await (await looked).finished();
+  await page.waitForTimeout(200);
+  assert.equal(await page.getByRole("heading", { name: "Preview" }).count(), 0);
+  await page.unroute(looks);
+
+  // Nobody deletes a group who could not be told what goes with it.
+  const committed = (url) => url.pathname.endsWith("/v1/groups/reports/offsets");
+  await page.route(committed, (route) => route.fulfill({ status: 429, contentType: "application/problem+json", body: JSON.stringify({ status: 429, code: "quota-exceeded", detail: "the quota is used up", retryable: true }) }));
+  await page.goto(`${tools.base}#/groups/reports`);
+  await page.getByRole("button", { name: "Delete…" }).click();
+  await page.getByRole("dialog").getByText("the quota is used up").waitFor();
+  assert.equal(await page.getByRole("dialog").getByRole("button", { name: "Delete" }).count(), 0);
+  await page.getByRole("dialog").getByRole("button", { name: "Close" }).click();
+  await page.unroute(committed);
+  await page.getByRole("button", { name: "Delete…" }).click();
+  await page.getByRole("dialog").getByText("Its 6 committed offsets in 3 topics go").waitFor();
+  await page.getByRole("dialog").getByRole("button", { name: "Cancel" }).click();
 }
 
 async function members(api, tools, page) {

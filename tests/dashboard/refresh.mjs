@@ -148,16 +148,63 @@ export default async function run(server) {
   await damaged.getByText("offset 3 cannot be read").waitFor();
   await damaged.close();
 
+  // A server that is away, or whose quota is used up, is asked again; what was deleted meanwhile is said.
+  const follow = (url) => url.searchParams.has("follow");
+  const away = await tools.open();
+  let asked = 0;
+  await away.route(follow, (route) => {
+    asked += 1;
+    if (asked === 1) return route.abort();
+    return route.fulfill({ status: 429, contentType: "application/problem+json", body: JSON.stringify({ status: 429, code: "quota-exceeded", detail: "used up", retryable: true }) });
+  });
+  await away.goto(`${tools.base}#/records/t4?live=1`);
+  await until(away, "it asks again", () => asked > 1);
+  await away.getByText("The connection broke; it is made again.").waitFor();
+  await away.unroute(follow);
+  await away.getByText("Live: waiting for records.").waitFor();
+  await away.getByRole("button", { name: "Pause" }).click();
+  await send("t4", 5);
+  await api("DELETE", "/v1/topics/t4/partitions/0/records?before=29");
+  await away.getByRole("button", { name: "Resume" }).click();
+  const seen = away.getByRole("list", { name: "Live records, the newest first" }).locator("> li");
+  await until(away, "what is left, and what is missing", async () => (await seen.count()) === 3);
+  assert.equal(await seen.last().innerText(), "t4 0: offsets 26 to 29 (exclusive) are missing: they were deleted before they were read here.");
+  isWell(away);
+  await away.close();
+
+  // The newest question is answered, whatever becomes of the one before; and a filter ends with its view.
+  const quick = await tools.open("#/groups");
+  const first = quick.locator("tbody tr").first();
+  await first.waitFor();
+  const held = (url) => url.searchParams.get("q") === "g1";
+  let holds = 0;
+  await quick.route(held, () => { holds += 1; });
+  const filter = quick.getByLabel("Name contains");
+  await filter.fill("g1");
+  await until(quick, "a call that is held", () => holds > 0);
+  await filter.fill("g07");
+  await until(quick, "one group", async () => (await quick.locator("tbody tr").count()) === 1 && (await first.innerText()).startsWith("g07"));
+  await filter.evaluate((input) => {
+    input.value = "g0";
+    input.dispatchEvent(new Event("input"));
+    location.hash = "#/topics/t3";
+  });
+  await quick.getByRole("heading", { name: "t3", exact: true }).waitFor();
+  await quick.waitForTimeout(400);
+  assert.ok(quick.url().endsWith("#/topics/t3"), quick.url());
+  isWell(quick);
+  await quick.close();
+
   // A server that takes a call and never answers it.
   const hung = await tools.open();
   await hung.clock.install();
   await hung.goto(tools.base);
   await hung.getByRole("link", { name: "g05", exact: true }).waitFor();
-  let asked = 0;
-  await hung.route("**/v1/lag?**", () => { asked += 1; });
+  let calls = 0;
+  await hung.route("**/v1/lag?**", () => { calls += 1; });
   await until(hung, "a call that hangs", async () => {
     await hung.clock.fastForward(1000);
-    return asked > 0;
+    return calls > 0;
   });
   await hung.clock.fastForward(40000);
   await hung.getByRole("region", { name: "Lag" }).getByText("the server does not answer").waitFor();

@@ -1,7 +1,7 @@
 // A server where one has to sign in: a form, a session in a cookie, a stream through it, and out again.
 
 import path from "node:path";
-import { answerOf, assert, begin, copied, isAccessible, isWell } from "./harness.mjs";
+import { answerOf, assert, begin, copied, isAccessible, isWell, until } from "./harness.mjs";
 
 const TOKEN = "the-administrators-token";
 
@@ -35,8 +35,31 @@ export default async function run(server, screenshots) {
   assert.ok(command.includes("$QUIPU_TOKEN") && !command.includes(TOKEN), command);
   assert.equal((await answerOf(command, { QUIPU_TOKEN: TOKEN })).name, "orders");
   assert.equal((await answerOf(command, { QUIPU_TOKEN: "not-the-token" })).code, "unauthenticated");
+  // Who has signed out hears nothing more.
+  await page.goto(`${tools.base}#/records/orders?live=1`);
+  await page.getByText("Live: waiting for records.").waitFor();
   await page.getByRole("button", { name: "Sign out" }).click();
   await token.waitFor();
+  await until(page, "no stream", () => tools.proxy.streams === 0);
+  // To whom nothing is shown, an empty list does not mean an empty server.
+  const { token: writer } = await api("POST", "/v1/tokens", { name: "writer", rules: [{ allow: ["write"], topics: ["orders"] }] });
+  await page.goto(tools.base);
+  await token.fill(writer);
+  await page.keyboard.press("Enter");
+  await page.getByText("There is no topic that you may see.").waitFor();
+  await page.getByText("No group that you may see has read anything yet.").waitFor();
+  assert.equal(await page.getByRole("button", { name: "Create" }).count(), 0);
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await token.waitFor();
+  // A browser may present a certificate that has no rules: a token still signs in.
+  const me = (url) => url.pathname.endsWith("/v1/me");
+  await page.route(me, (route) => route.fulfill({ status: 403, contentType: "application/problem+json", body: JSON.stringify({ status: 403, code: "forbidden", detail: "no rules are for this identity" }) }));
+  await page.reload();
+  await page.getByText("no rules are for this identity").waitFor();
+  await page.unroute(me);
+  await token.fill(TOKEN);
+  await page.keyboard.press("Enter");
+  await page.getByRole("link", { name: "orders", exact: true }).waitFor();
   isWell(page);
   await tools.close();
 }
