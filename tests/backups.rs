@@ -370,6 +370,12 @@ async fn the_metrics_know_the_newest_backup_over_restarts_and_count_those_that_f
     service.app.backups.look_back();
     let restarted = (metric(&service, newest).await, metric(&service, failed).await);
     assert_eq!(restarted, (Some(seconds(&second)), Some(0.0)));
+    // Who removes backups must hear that they are missing.
+    for (name, left) in [("b", Some(seconds(&first))), ("a", None)] {
+        let path = format!("/v1/backups/{name}");
+        assert_eq!(service.delete(&path).await.status, 204);
+        assert_eq!(metric(&service, newest).await, left);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! What a finished backup is lies beside it on disk, so it outlives restarts. Only how far a running one has come, and why the
 //! last one failed, are in memory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -193,18 +193,25 @@ impl Backups {
             audit::entry(log, caller, "backup.delete", &format!("backups/{name}"), ""),
         )?;
         log.remove_backup(dir, name)
-            .map_err(|error| refusal(error, "name"))
+            .map_err(|error| refusal(error, "name"))?;
+        self.note_newest(dir);
+        Ok(())
     }
 
     /// Notes when the newest whole backup was taken, for the metric. Blocks on the disk.
     pub fn look_back(&self) {
         let Some(dir) = self.0.dir.get() else { return };
+        // None ends, and none is removed, meanwhile.
+        let _now = self.0.now.lock();
+        self.note_newest(dir);
+    }
+
+    fn note_newest(&self, dir: &Path) {
         match self.0.log.backups(dir) {
             Ok(all) => {
                 let done = all.iter().filter(|backup| backup.state == BackupState::Done);
-                if let Some(newest) = done.map(|backup| backup.started.get()).max() {
-                    self.0.counters.last_backup_ms.fetch_max(newest, Relaxed);
-                }
+                let newest = done.map(|backup| backup.started.get()).max();
+                self.0.counters.last_backup_ms.store(newest.unwrap_or(0), Relaxed);
             }
             Err(error) => tracing::warn!(%error, "the backups cannot be listed"),
         }

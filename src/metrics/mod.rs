@@ -230,7 +230,7 @@ fn protection(out: &mut Text, from: &Sources) {
         counter "quipu_failed_handshakes", count(&from.metrics.failed_handshakes),
             "TLS handshakes that failed or were not finished in time";
         gauges "quipu_last_backup_timestamp_seconds", time(&from.counters.last_backup_ms),
-            "When the newest complete backup was begun, in seconds since the Unix epoch; no row before the first";
+            "When the newest complete backup that is there was begun, in seconds since the Unix epoch; no row while there is none";
         counter "quipu_failed_backups", count(&from.counters.failed_backups), "Backups that failed";
         counter "quipu_failed_sign_ins", from.failed_sign_ins, "Requests whose token or certificate was not valid";
     }
