@@ -2,8 +2,8 @@
 //! topics for its state, with the properties of `docs/use/kafka.md`.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 
+use super::phoenix::own_address;
 use super::*;
 use crate::support::Connection;
 
@@ -24,10 +24,7 @@ impl Worker {
     pub(crate) fn start(directory: &Path, properties: &str, name: &str) -> Self {
         // Compiled once for all tests.
         static CLASSES: LazyLock<PathBuf> = LazyLock::new(|| compiled("Counter"));
-        // Free a moment ago; the worker cannot be asked for a port of its own choice.
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address");
-        drop(listener);
+        let address = own_address();
         let properties = format!(
             "{properties}listeners=http://{address}\noffset.storage.partitions=3\nstatus.storage.partitions=2\n\
              offset.flush.interval.ms=200\nplugin.discovery=only_scan\nscheduled.rebalance.max.delay.ms=0\n"

@@ -146,7 +146,7 @@ impl Member {
             out: file("out"),
             err: file("err"),
         };
-        let fast = "-X auto.offset.reset=earliest -X heartbeat.interval.ms=200 -X session.timeout.ms=10000";
+        let fast = "-X auto.offset.reset=earliest -X heartbeat.interval.ms=200 -X session.timeout.ms=45000";
         let address = fixture.kafka;
         let arguments = format!("-b {address} -u -f %p@%o\\n {fast} {settings} -G {topic} {topic}");
         let mut command = bounded(Path::new("kcat"));

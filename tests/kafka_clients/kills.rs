@@ -3,10 +3,10 @@
 //!
 //! The torture test does the same with a producer of its own, and looks into more; here the clients' own retries run.
 
-use std::net::TcpListener;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use super::phoenix::Phoenix;
 use super::*;
 use crate::support::Connection;
 
@@ -14,52 +14,7 @@ const KILLS: usize = 4;
 /// The records that each producer must have stored between two kills.
 const PROGRESS: u64 = 100;
 
-/// A server that comes back at the address that Kafka's clients know.
-struct Phoenix {
-    directory: TempDir,
-    kafka: SocketAddr,
-    server: Option<Server>,
-}
-
 impl Phoenix {
-    fn new() -> Self {
-        // An address of the loopback that only this process takes, and a port that no outgoing connection gets: while the
-        // server is down nobody else must have it.
-        let pid = std::process::id();
-        let host = [127, 77, (pid >> 8) as u8, pid as u8];
-        let mut ports = (20_000..30_000)
-            .filter(|port| TcpListener::bind((std::net::Ipv4Addr::from(host), *port)).is_ok());
-        let kafka = SocketAddr::from((host, ports.next().expect("a free port")));
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut phoenix = Self {
-            directory,
-            kafka,
-            server: None,
-        };
-        phoenix.rise();
-        phoenix
-    }
-
-    fn rise(&mut self) {
-        let address = self.kafka.to_string();
-        let settings = [
-            ("QUIPU_KAFKA_LISTEN", address.as_str()),
-            ("QUIPU_JOURNAL_FILE_BYTES", "37748736"),
-        ];
-        self.server = Some(Server::start_with_settings(
-            &self.directory.path().join("data"),
-            &settings,
-        ));
-    }
-
-    fn server(&self) -> &Server {
-        self.server.as_ref().expect("it runs")
-    }
-
-    fn kill(&mut self) {
-        self.server.take().expect("it runs").kill();
-    }
-
     /// The records of a topic with one partition; 0, if it is not there yet.
     fn count(&self, topic: &str) -> u64 {
         let answer = self.server().connect().get(&format!("/v1/topics/{topic}"));

@@ -21,6 +21,8 @@
 //! - `topics`: create, list, describe, configure, grow, trim, delete. `list_groups`: list, describe, delete groups.
 //! - `sign_in`, `refused`: with a secret and with a wrong one ([`sign_in`]). Where Java's signs in, all its parts do.
 //! - `kills`: an idempotent producer that sends until it is told to end, while the server is killed ([`kills`]).
+//! - `readers`, `server_side_readers`: two members that read and commit until they are told to end, while the server is
+//!   killed ([`restarts`]).
 #![allow(
     clippy::disallowed_methods,
     reason = "it runs real programs against the real binary"
@@ -38,6 +40,8 @@ mod issuer;
 mod kcat;
 mod kills;
 mod page;
+mod phoenix;
+mod restarts;
 mod sign_in;
 mod spark;
 #[path = "../support/mod.rs"]
@@ -281,7 +285,7 @@ fn script(path: &str) -> PathBuf {
 /// A command that ends in any case.
 fn bounded(program: &Path) -> Command {
     let mut command = Command::new("timeout");
-    command.arg("280").arg(program);
+    command.arg("1500").arg(program);
     command
 }
 

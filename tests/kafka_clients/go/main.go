@@ -28,7 +28,7 @@ import (
 const (
 	count      = 100
 	partitions = 4
-	patience   = 60 * time.Second
+	patience   = 240 * time.Second
 )
 
 var (
@@ -44,6 +44,8 @@ func main() {
 	parts := map[string]func(context.Context){
 		"records": records, "idempotent": idempotent, "codecs": compressed, "binary": binary, "times": times, "commits": commits,
 		"seek": seek, "groups": groups, "consumers": consumers, "static": static, "topics": topics, "list_groups": listGroups, "sign_in": signIn, "refused": refused, "kills": kills,
+		"readers":             func(context.Context) { readers(kgo.Balancers(kgo.CooperativeStickyBalancer())) },
+		"server_side_readers": func(context.Context) { readers(kgo.ServerSideBalancer()) },
 	}
 	for _, part := range os.Args[3:] {
 		fmt.Print(part, ": ")
@@ -250,7 +252,7 @@ func join(topic, group string, seen map[string]int, options ...kgo.Opt) *member 
 	}
 	all := append([]kgo.Opt{
 		kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.HeartbeatInterval(200 * time.Millisecond), kgo.DisableAutoCommit(),
-		kgo.SessionTimeout(10 * time.Second), kgo.MetadataMaxAge(time.Second), kgo.MetadataMinAge(100 * time.Millisecond), kgo.BlockRebalanceOnPoll(),
+		kgo.SessionTimeout(45 * time.Second), kgo.MetadataMaxAge(time.Second), kgo.MetadataMinAge(100 * time.Millisecond), kgo.BlockRebalanceOnPoll(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, more map[string][]int32) {
 			for _, p := range more[topic] {
@@ -391,10 +393,7 @@ func kills(context.Context) {
 	sender, ctx := client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MaxBufferedRecords(500)), context.Background()
 	defer sender.Close()
 	sent, stored := 0, int64(0)
-	for {
-		if _, err := os.Stat(os.Getenv("QUIPU_TEST_STOP")); err == nil {
-			break
-		}
+	for !isOver() {
 		sender.Produce(ctx, &kgo.Record{Topic: prefix + "-kills", Value: []byte(fmt.Sprint(sent))}, func(record *kgo.Record, err error) {
 			check(err == nil, err)
 			check(record.Offset == stored, "offset ", record.Offset, ", expected ", stored)
@@ -405,6 +404,34 @@ func kills(context.Context) {
 	check(sender.Flush(ctx) == nil, "records are still waiting")
 	check(stored == int64(sent), stored)
 	fmt.Print(sent, " ")
+}
+
+// Whether the file says that it ends.
+func isOver() bool {
+	_, err := os.Stat(os.Getenv("QUIPU_TEST_STOP"))
+	return err == nil
+}
+
+// Two members that read and commit until the file says that they end; prints what they read.
+func readers(options ...kgo.Opt) {
+	ctx := context.Background()
+	both := []*member{join("read", prefix+"-readers", nil, options...), join("read", prefix+"-readers", nil, options...)}
+	uncommitted := map[*member]bool{}
+	for !isOver() {
+		for _, each := range both {
+			short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+			fetches := each.PollFetches(short)
+			cancel()
+			fetches.EachRecord(func(record *kgo.Record) { fmt.Printf("%d@%d\n", record.Partition, record.Offset) })
+			uncommitted[each] = uncommitted[each] || fetches.NumRecords() > 0
+			// What fails is committed the next time, or read again.
+			uncommitted[each] = uncommitted[each] && each.CommitUncommittedOffsets(ctx) != nil
+			each.AllowRebalance()
+		}
+	}
+	for _, each := range both {
+		each.CloseAllowingRebalance()
+	}
 }
 
 // Creates, lists, describes, grows and deletes topics; deletes records; reads and changes a configuration.

@@ -30,7 +30,7 @@ import org.apache.kafka.streams.kstream.*;
 public class Clients {
     static final int COUNT = 100;
     static final int PARTITIONS = 4;
-    static final Duration PATIENCE = Duration.ofSeconds(60);
+    static final Duration PATIENCE = Duration.ofSeconds(240);
     static final List<String> CODECS = List.of("gzip", "snappy", "lz4", "zstd");
     static String kafka, prefix;
 
@@ -44,7 +44,8 @@ public class Clients {
             Map.entry("consumers", Clients::consumers), Map.entry("static_consumers", Clients::staticConsumers),
             Map.entry("expressions", Clients::expressions), Map.entry("beside_http", Clients::besideHttp), Map.entry("topics", Clients::topics),
             Map.entry("list_groups", Clients::listGroups), Map.entry("sign_in", Clients::signIn), Map.entry("refused", Clients::refused),
-            Map.entry("kills", Clients::kills), Map.entry("streams", Clients::streams), Map.entry("first_counts", Clients::firstCounts));
+            Map.entry("kills", Clients::kills), Map.entry("readers", Clients::readers),
+            Map.entry("server_side_readers", Clients::serverSideReaders), Map.entry("streams", Clients::streams), Map.entry("first_counts", Clients::firstCounts));
         for (String part : Arrays.asList(arguments).subList(2, arguments.length)) {
             System.out.print(part + ": ");
             System.out.flush();
@@ -134,7 +135,7 @@ public class Clients {
                 sent.add(producer.send(record));
             }
         }
-        for (var each : sent) each.get(60, TimeUnit.SECONDS);
+        for (var each : sent) each.get(240, TimeUnit.SECONDS);
     }
 
     static List<ConsumerRecord<byte[], byte[]>> readAll(String topic, int count) throws Exception {
@@ -191,7 +192,7 @@ public class Clients {
         byte[][][] sent = {{{0, -1}, {-2, 0}}, {bytes("empty"), {}}, {bytes("tombstone"), null}, {null, bytes("no key")}};
         try (var producer = producer()) {
             for (int i = 0; i < sent.length; i++)
-                same(producer.send(new ProducerRecord<>(topic, 1, sent[i][0], sent[i][1])).get(60, TimeUnit.SECONDS).offset(), (long) i);
+                same(producer.send(new ProducerRecord<>(topic, 1, sent[i][0], sent[i][1])).get(240, TimeUnit.SECONDS).offset(), (long) i);
         }
         var found = readAll(topic, sent.length);
         for (int i = 0; i < sent.length; i++) {
@@ -318,17 +319,27 @@ public class Clients {
             Object[] all = with(pairs, "metadata.max.age.ms", "1000");
             // With the server-side protocol the server says how often there are heartbeats.
             boolean isClassic = !Arrays.asList(pairs).contains("group.protocol");
-            consumer = consumer(isClassic ? with(all, "heartbeat.interval.ms", "200", "session.timeout.ms", "10000") : all);
+            consumer = consumer(isClassic ? with(all, "heartbeat.interval.ms", "200") : all);
             if (topic.contains("[")) consumer.subscribe(new SubscriptionPattern(topic), this);
             else consumer.subscribe(List.of(topic), this);
             start();
         }
 
         @Override void read() {
+            boolean isCommitted = true;
             while (!ends) {
                 var records = consumer.poll(Duration.ofMillis(100));
                 for (var record : records) note(record.partition(), record.offset());
-                if (!records.isEmpty()) consumer.commitSync();
+                isCommitted &= records.isEmpty();
+                try {
+                    if (!isCommitted) consumer.commitSync();
+                    isCommitted = true;
+                } catch (RebalanceInProgressException error) {
+                    // A cooperative member goes on reading meanwhile, and commits after the next poll.
+                } catch (CommitFailedException error) {
+                    lost(error);
+                    isCommitted = true;
+                }
                 assignment = Set.copyOf(consumer.assignment());
             }
             consumer.close();
@@ -336,6 +347,11 @@ public class Clients {
 
         @Override int partitions() {
             return assignment.size();
+        }
+
+        /** What it wanted to commit is read again. */
+        void lost(CommitFailedException error) {
+            throw error;
         }
 
         @Override public void onPartitionsAssigned(Collection<TopicPartition> partitions) {}
@@ -591,10 +607,9 @@ public class Clients {
 
     /** Sends numbers until the file says that it ends; each is stored in the end. */
     static void kills() throws Exception {
-        var stop = java.nio.file.Path.of(System.getenv("QUIPU_TEST_STOP"));
         List<Future<RecordMetadata>> sent = new ArrayList<>();
         try (var producer = producer("delivery.timeout.ms", "600000")) {
-            while (!java.nio.file.Files.exists(stop)) {
+            while (!isOver()) {
                 sent.add(producer.send(new ProducerRecord<>(prefix + "-kills", 0, null, bytes("" + sent.size()))));
                 // A bounded number is under way.
                 sent.get(Math.max(0, sent.size() - 500)).get();
@@ -604,8 +619,40 @@ public class Clients {
         System.out.print(sent.size() + " ");
     }
 
+    static boolean isOver() {
+        return java.nio.file.Files.exists(java.nio.file.Path.of(System.getenv("QUIPU_TEST_STOP")));
+    }
+
+    /** Two members that read and commit until the file says that they end; prints what they read. */
+    static void read(Object... settings) throws Exception {
+        List<Member> both = new ArrayList<>();
+        for (int n = 0; n < 2; n++) both.add(new Member("read", Set.of(), with(settings, "group.id", prefix + "-readers")) {
+            @Override void note(Object partition, Object offset) {
+                System.out.println(partition + "@" + offset);
+            }
+
+            // The server-side protocol does not know its members after a restart.
+            @Override void lost(CommitFailedException error) {
+                if (!Arrays.asList(settings).contains("group.protocol")) super.lost(error);
+            }
+        });
+        while (!isOver()) {
+            for (var each : both) each.has(2);
+            Thread.sleep(50);
+        }
+        for (var each : both) each.end();
+    }
+
+    static void readers() throws Exception {
+        read("partition.assignment.strategy", CooperativeStickyAssignor.class.getName());
+    }
+
+    static void serverSideReaders() throws Exception {
+        read("group.protocol", "consumer");
+    }
+
     static <T> T get(KafkaFuture<T> future) throws Exception {
-        return future.get(60, TimeUnit.SECONDS);
+        return future.get(240, TimeUnit.SECONDS);
     }
 
     static int partitionsOf(Admin admin, String topic) throws Exception {
@@ -691,7 +738,7 @@ public class Clients {
             .toStream().to(out, Produced.with(Serdes.String(), Serdes.Long()));
         KafkaStreams streams = new KafkaStreams(builder.build(), properties(
             "application.id", prefix + "-streams", "commit.interval.ms", "100", "auto.offset.reset", "earliest",
-            "statestore.cache.max.bytes", "0", "session.timeout.ms", "6000", "heartbeat.interval.ms", "200",
+            "statestore.cache.max.bytes", "0", "session.timeout.ms", "15000", "heartbeat.interval.ms", "200",
             "state.dir", java.nio.file.Files.createTempDirectory("streams").toString()));
         streams.start();
         return streams;

@@ -53,7 +53,7 @@ class Member {
     this.seen = seen
     this.topic = topic
     this.consumer = kafka.consumer({
-      groupId: group, heartbeatInterval: 200, sessionTimeout: 10_000, rebalanceTimeout: 10_000, metadataMaxAge: 1000, maxWaitTimeInMs: 100,
+      groupId: group, heartbeatInterval: 200, sessionTimeout: 45_000, rebalanceTimeout: 10_000, metadataMaxAge: 1000, maxWaitTimeInMs: 100,
       retry: { initialRetryTime: 50 }, allowAutoTopicCreation: true,
     })
     this.consumer.on('consumer.group_join', ({ payload }) => (this.assigned = payload.memberAssignment[topic] ?? []))
@@ -277,4 +277,13 @@ async function kills() {
   process.stdout.write(`${sent} `)
 }
 
-parts({ records, idempotent, read, codecs, binary, times, commits, seek, groups, topics, list_groups: listGroups, sign_in: signIn, refused, kills })
+/** Two members that read and commit until the file says that they end; prints what they read. */
+async function readers() {
+  const each = async ({ partition, message }) => process.stdout.write(`${partition}@${message.offset}\n`)
+  const both = [0, 1].map(() => new Member('read', `${PREFIX}-readers`, []))
+  for (const member of both) await member.start({ eachMessage: each })
+  await until('the end', () => existsSync(process.env.QUIPU_TEST_STOP), 1_400_000)
+  for (const member of both) await member.stop()
+}
+
+parts({ records, idempotent, read, codecs, binary, times, commits, seek, groups, topics, list_groups: listGroups, sign_in: signIn, refused, kills, readers })

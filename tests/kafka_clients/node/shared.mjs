@@ -10,7 +10,7 @@ export const PARTITIONS = 4
 export const [KAFKA, PREFIX] = process.argv.slice(2)
 export const CODECS = ['gzip', 'snappy', 'lz4', 'zstd']
 // Ends a script that hangs, and decides nothing else.
-const PATIENCE = 60_000
+const PATIENCE = 240_000
 
 export const key = n => `key-${n}`
 export const value = n => `{"n":${n},"text":"héllo ${'x'.repeat(100)}"}`
@@ -32,8 +32,8 @@ export function check(topic, codec, found) {
 }
 
 /** Waits until `holds` returns something true; returns that. */
-export async function until(what, holds) {
-  const end = Date.now() + PATIENCE
+export async function until(what, holds, patience = PATIENCE) {
+  const end = Date.now() + patience
   for (;;) {
     const found = await holds()
     if (found) return found

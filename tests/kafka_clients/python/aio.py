@@ -128,7 +128,7 @@ async def commits():
 async def member(topic, group, assignor, **settings):
     each = consumer(
         topic, group_id=f"{PREFIX}-{group}", partition_assignment_strategy=[assignor], heartbeat_interval_ms=200,
-        session_timeout_ms=10_000, metadata_max_age_ms=1000, **settings)
+        session_timeout_ms=45_000, metadata_max_age_ms=1000, **settings)
     await each.start()
     return each
 
@@ -292,8 +292,27 @@ async def kills():
         await asyncio.gather(*sent)
 
 
+async def readers():
+    """Two members that read and commit until the file says that they end; prints what they read."""
+    def one():
+        return consumer("read", group_id=f"{PREFIX}-readers", partition_assignment_strategy=[StickyPartitionAssignor],
+                        heartbeat_interval_ms=200)
+    both = [one(), one()]
+    await asyncio.gather(*(each.start() for each in both))
+    while not os.path.exists(os.environ["QUIPU_TEST_STOP"]):
+        for each in both:
+            found = await each.getmany(timeout_ms=50)
+            for partition, records in found.items():
+                for record in records:
+                    print(f"{partition.partition}@{record.offset}", flush=True)
+            if found:
+                await each.commit()
+    for each in both:
+        await each.stop()
+
+
 def blocking(part):
     return lambda: asyncio.run(part())
 
 
-parts({each.__name__: blocking(each) for each in (records, idempotent, codecs, binary, times, commits, groups, static, topics, list_groups, sign_in, refused, kills)})
+parts({each.__name__: blocking(each) for each in (records, idempotent, codecs, binary, times, commits, groups, static, topics, list_groups, sign_in, refused, kills, readers)})

@@ -146,7 +146,7 @@ def commits():
 
 def member(topic, group, strategy, **settings):
     reader = consumer(group, **{
-        "partition.assignment.strategy": strategy, "heartbeat.interval.ms": 200, "session.timeout.ms": 10_000,
+        "partition.assignment.strategy": strategy, "heartbeat.interval.ms": 200, "session.timeout.ms": 45_000,
         "topic.metadata.refresh.interval.ms": 1000, **settings})
     reader.subscribe([topic])
     return reader
@@ -350,4 +350,33 @@ def kills():
     print(sent, end=" ")
 
 
-parts({each.__name__: each for each in (records, idempotent, codecs, binary, times, commits, groups, static, consumers, topics, list_groups, sign_in, refused, kills)})
+def readers(**settings):
+    """Two members that read and commit until the file says that they end; prints what they read."""
+    settings = settings or {"partition.assignment.strategy": "cooperative-sticky", "heartbeat.interval.ms": 200}
+    both = [consumer("readers", **settings) for _ in range(2)]
+    for each in both:
+        each.subscribe(["read"])
+    while not os.path.exists(os.environ["QUIPU_TEST_STOP"]):
+        for each in both:
+            while (message := each.poll(0.05)) is not None:
+                assert message.error() is None, message.error()
+                print(f"{message.partition()}@{message.offset()}", flush=True)
+            try:
+                each.commit(asynchronous=False)
+            except KafkaException as error:
+                assert error.args[0].retriable() or error.args[0].name() in PASSING, error
+    for each in both:
+        each.close()
+
+
+# Nothing new was read; or it is committed the next time; or, with the server-side protocol, read again.
+PASSING = ("_NO_OFFSET", "_WAIT_COORD", "_TRANSPORT", "_TIMED_OUT", "_ASSIGNMENT_LOST", "UNKNOWN_MEMBER_ID", "STALE_MEMBER_EPOCH")
+
+
+def server_side_readers():
+    readers(**{"group.protocol": "consumer"})
+
+
+parts({each.__name__: each for each in (
+    records, idempotent, codecs, binary, times, commits, groups, static, consumers, topics, list_groups, sign_in, refused, kills, readers,
+    server_side_readers)})

@@ -27,17 +27,21 @@ if not IS_OLD:
     ASSIGNORS |= {"sticky": StickyPartitionAssignor, "cooperative-sticky": CooperativeStickyAssignor}
 
 
+# The old version asks for the broker's version first, and has 2 s for that unless it is told otherwise.
+PROBE = {"api_version_auto_timeout_ms": 60_000} if IS_OLD else {}
+
+
 def producer(**settings):
-    return KafkaProducer(bootstrap_servers=KAFKA, **{"retries": 5, **settings})
+    return KafkaProducer(bootstrap_servers=KAFKA, **{"retries": 5, **PROBE, **settings})
 
 
 def consumer(*topics, **settings):
-    settings = {"auto_offset_reset": "earliest", "enable_auto_commit": False, **settings}
+    settings = {"auto_offset_reset": "earliest", "enable_auto_commit": False, **PROBE, **settings}
     return KafkaConsumer(*topics, bootstrap_servers=KAFKA, **settings)
 
 
 def admin():
-    return KafkaAdminClient(bootstrap_servers=KAFKA)
+    return KafkaAdminClient(bootstrap_servers=KAFKA, **PROBE)
 
 
 def send_all(topic, codec="none", count=COUNT, **settings):
@@ -156,7 +160,7 @@ class Member(threading.Thread):
         super().__init__(daemon=True)
         self.consumer = consumer(
             topic, group_id=group, partition_assignment_strategy=[assignor], heartbeat_interval_ms=200,
-            session_timeout_ms=10_000, metadata_max_age_ms=1000, **settings)
+            session_timeout_ms=45_000, metadata_max_age_ms=1000, **settings)
         self.seen, self.lock, self.ends, self.failure = seen, threading.Lock(), False, None
         self.start()
 
@@ -334,7 +338,7 @@ def refused():
     """A wrong secret; the old version has one word for all that goes wrong with a connection."""
     try:
         wrong = signed_in(os.environ["WRONG"])
-        producer(**wrong) if IS_OLD else KafkaConsumer(bootstrap_servers=KAFKA, bootstrap_timeout_ms=5000, **wrong)
+        producer(**wrong, api_version_auto_timeout_ms=5000) if IS_OLD else KafkaConsumer(bootstrap_servers=KAFKA, bootstrap_timeout_ms=5000, **wrong)
         raise AssertionError("it has signed in")
     except (kafka.errors.NoBrokersAvailable if IS_OLD else kafka.errors.KafkaError):
         pass

@@ -14,7 +14,7 @@ PARTITIONS = 4
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 KAFKA, PREFIX = sys.argv[1:3]
 # Ends a script that hangs, and decides nothing else.
-PATIENCE = 60
+PATIENCE = 240
 
 
 def key(n):
