@@ -62,6 +62,8 @@ pub(crate) enum Hangup {
     NotSignedIn,
     #[error("too many requests are in memory")]
     Overloaded,
+    #[error("a request whose answer would take too much memory")]
+    AnswerTooLarge,
     #[error("a request that wants no answer has failed")]
     Unacknowledged,
 }
@@ -94,6 +96,18 @@ impl Deref for Call {
 }
 
 impl Call {
+    /// Refuses a request that asks for so many rows of an answer that making and writing them could take more than
+    /// [`MAX_ANSWER_BYTES`].
+    ///
+    /// # Errors
+    /// [`Hangup::AnswerTooLarge`].
+    pub(crate) fn check_rows<T>(rows: usize) -> Result<(), Hangup> {
+        match rows.saturating_mul(2 * size_of::<T>()) <= MAX_ANSWER_BYTES {
+            true => Ok(()),
+            false => Err(Hangup::AnswerTooLarge),
+        }
+    }
+
     /// Takes a share of the memory for answers, for one that takes so many bytes while it is made; waits until there is
     /// one. A handler that may make much of a small request calls it before it begins. The share is held until the
     /// answer is sent, but not more of it than the answer takes by then.

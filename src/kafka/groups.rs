@@ -42,6 +42,7 @@ pub(crate) async fn describe(
     call: &Call,
     request: DescribeGroupsRequest,
 ) -> Result<DescribeGroupsResponse, Hangup> {
+    Call::check_rows::<DescribedGroup>(request.groups.len())?;
     let again = repeated(request.groups.iter().cloned());
     let mut room = Room::new(call);
     let mut groups = Vec::with_capacity(request.groups.len());

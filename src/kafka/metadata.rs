@@ -42,20 +42,23 @@ pub(crate) async fn metadata(call: &Call, request: MetadataRequest) -> Result<Me
                     _ => by_id(call, topic.topic_id),
                 });
             }
+            let partitions = found
+                .iter()
+                .map(|found| found.as_ref().map_or(0, |topic| topic.partition_count()));
+            call.reserve(bytes_of(partitions)).await?;
             found
         }
         _ => {
-            let topics = call.broker.log.topics().into_iter();
-            let seen = topics.filter(|topic| call.caller.sees_topic(topic.name()));
-            seen.map(Ok).collect()
+            let seen = || {
+                let topics = call.broker.log.topics().into_iter();
+                topics.filter(|topic| call.caller.sees_topic(topic.name()))
+            };
+            // Before the list is there: many such requests may wait.
+            call.reserve(bytes_of(seen().map(|topic| topic.partition_count())))
+                .await?;
+            seen().map(Ok).collect()
         }
     };
-    let partitions = found
-        .iter()
-        .flatten()
-        .map(|topic| topic.partition_count() as usize);
-    let bytes = partitions.sum::<usize>() * PARTITION_BYTES + found.len() * TOPIC_BYTES;
-    call.reserve(bytes).await?;
     let describe = |found: Found| found.map_or_else(|missing| missing, |topic| described(call, &topic));
     let mut topics: Vec<MetadataTopic> = found.into_iter().map(describe).collect();
     if request.include_topic_authorized_operations {
@@ -85,6 +88,13 @@ pub(crate) async fn metadata(call: &Call, request: MetadataRequest) -> Result<Me
         topics,
         ..MetadataResponse::default()
     })
+}
+
+/// What topics with so many partitions take in memory while they are described.
+fn bytes_of(topics: impl Iterator<Item = u32>) -> usize {
+    topics
+        .map(|partitions| TOPIC_BYTES + partitions as usize * PARTITION_BYTES)
+        .sum()
 }
 
 async fn by_name(call: &Call, name: Text, may_create: bool) -> Found {

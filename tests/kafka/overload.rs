@@ -12,7 +12,9 @@ const DESCRIBE_GROUPS: i16 = 15;
 const CREATE_TOPICS: i16 = 19;
 const DESCRIBE_CONFIGS: i16 = 32;
 const ALTER_CONFIGS: i16 = 33;
+const DESCRIBE_LOG_DIRS: i16 = 35;
 const OFFSET_DELETE: i16 = 47;
+const DESCRIBE_PRODUCERS: i16 = 61;
 const CONSUMER_GROUP_DESCRIBE: i16 = 69;
 /// The most memory of the server whatever they do, without file pages.
 const MAX_ANONYMOUS_BYTES: u64 = 320 << 20;
@@ -194,6 +196,40 @@ fn a_group_that_is_named_twice_is_described_not_at_all() {
         assert_eq!(answer.i32(), 0);
     }
     assert_eq!(codes, [42, 0, 42]);
+}
+
+#[test]
+fn who_asks_for_more_rows_than_an_answer_has_room_for_is_hung_up_on() {
+    let fixture = Fixture::new();
+    fixture.server.create_topic("t", 1);
+    let many = 3_000_000;
+    let numbers = vec![0; 4 * many];
+    let size = i32::try_from(many).expect("a size");
+    let sizes = Out::new().i32(1).text("t").i32(size).raw(&numbers);
+    // Compact: two topics at most, a name of one byte, and one more than so many numbers as a varint.
+    let count = [0xc1, 0x8d, 0xb7, 0x01];
+    let producers = Out::new()
+        .raw(&[0, 2, 2, b't'])
+        .raw(&count)
+        .raw(&numbers)
+        .raw(&[0, 0]);
+    let mut groups = Out::new().i32(500_000);
+    for number in 0..500_000 {
+        groups = groups.text(&number.to_string());
+    }
+    for (key, version, body) in [
+        (DESCRIBE_LOG_DIRS, 1, sizes),
+        (DESCRIBE_PRODUCERS, 0, producers),
+        (DESCRIBE_GROUPS, 0, groups),
+    ] {
+        let mut client = fixture.client();
+        client.send(&body.frame(key, version, 1));
+        client.is_closed();
+        let log = fixture.server.log();
+        assert!(!log.contains("malformed"), "{log}");
+    }
+    let bytes = fixture.server.anonymous_bytes();
+    assert!(bytes < MAX_ANONYMOUS_BYTES, "{bytes}");
 }
 
 #[test]
@@ -383,6 +419,24 @@ fn members_say_so_much_of_themselves_and_no_more() {
     assert_eq!(joined.i16(), 0);
     joined.bytes(4);
     let (_, _, member) = (joined.text(), joined.text(), joined.text());
+    // Names are names.
+    let named = |instance: &str, protocol_type: &str, protocol: &str| {
+        let head = Out::new().text("named").i32(10_000).i32(10_000).text("");
+        let body = head
+            .text(instance)
+            .text(protocol_type)
+            .i32(1)
+            .text(protocol)
+            .bytes(b"");
+        let mut answer = fixture.client().ask(JOIN, 5, body);
+        answer.i32();
+        answer.i16()
+    };
+    let [fits, too_long] = [1000, 1001].map(|length| "n".repeat(length));
+    assert_eq!(named("i", &too_long, "p"), 42);
+    assert_eq!(named("i", "consumer", &too_long), 42);
+    assert_eq!(named(&too_long, "consumer", "p"), 42);
+    assert_eq!(named(&fits, &fits, &fits), 0);
     // As much as is stored of a member, with its names.
     let large = vec![7; (1 << 20) - 2000];
     let all = ["a", "b", "c", "d", "e"].map(|name| (name, &large[..]));

@@ -256,6 +256,38 @@ fn what_is_listed_is_what_may_be_seen() {
 }
 
 #[test]
+fn a_classic_group_is_described_without_topics_that_may_not_be_seen() {
+    let fixture = fixture();
+    let mut admin = fixture.client();
+    assert_eq!(scram(&mut admin, "SCRAM-SHA-256", "admin", ADMIN), Ok(0));
+    let subscription = Out::new().i16(0).i32(1).text(NAME).bytes(b"");
+    let assignment = Out::new().i16(0).i32(1).text(NAME).i32(1).i32(0).bytes(b"");
+    let head = Out::new().text("team").i32(60_000).text("").text("consumer");
+    let mut answer = admin.ask(11, 0, head.i32(1).text("range").bytes(&subscription.0));
+    assert_eq!(answer.i16(), 0);
+    let generation = answer.i32();
+    let (_, _, member) = (answer.text(), answer.text(), answer.text());
+    let head = Out::new().text("team").i32(generation).text(&member).i32(1);
+    assert_eq!(admin.ask(14, 0, head.text(&member).bytes(&assignment.0)).i16(), 0);
+    let groups = json!({"allow": ["describe"], "groups": ["*"]});
+    let topics = json!({"allow": ["describe"], "topics": [NAME]});
+    let without = fixture.token("without", &json!({"rules": [groups]}));
+    let with = fixture.token("with", &json!({"rules": [groups, topics]}));
+    for (name, secret, count) in [
+        ("without", &*without, 0),
+        ("with", &*with, 2),
+        ("admin", ADMIN, 2),
+    ] {
+        let mut client = fixture.client();
+        assert_eq!(scram(&mut client, "SCRAM-SHA-256", name, secret), Ok(0));
+        let found = client.ask(15, 0, Out::new().i32(1).text("team")).rest();
+        let found = String::from_utf8_lossy(&found);
+        assert!(found.contains(&member), "{found}");
+        assert_eq!(found.matches(NAME).count(), count, "{name}");
+    }
+}
+
+#[test]
 fn an_old_fetch_of_offsets_says_that_the_group_is_refused() {
     let fixture = fixture();
     let secret = fixture.token("nothing", &json!({"rules": []}));

@@ -27,7 +27,9 @@ const MAX_PARTITIONS: i32 = 2000;
 
 /// What a partition takes in memory while it is described, in bytes.
 const PARTITION_BYTES: usize = 256;
-/// The same while its size is told.
+/// What a topic's name takes in a list of all of them, in bytes.
+const NAME_BYTES: usize = 128;
+/// What a partition takes in memory while its size is told.
 const SIZE_BYTES: usize = 96;
 
 /// What stands for the data directory: clients see no paths.
@@ -75,6 +77,14 @@ pub(crate) async fn describe_topic_partitions(
     call: &Call,
     request: DescribeTopicPartitionsRequest,
 ) -> Result<DescribeTopicPartitionsResponse, Hangup> {
+    let mut left = request.response_partition_limit.clamp(1, MAX_PARTITIONS) as u32;
+    let all = match request.topics.is_empty() {
+        true => call.broker.log.topics().len(),
+        false => 0,
+    };
+    // Before the names are there: many such requests may wait.
+    call.reserve(left as usize * PARTITION_BYTES + all * NAME_BYTES)
+        .await?;
     let mut names: Vec<Text> = match request.topics.is_empty() {
         true => {
             let topics = call.broker.log.topics().into_iter();
@@ -92,8 +102,6 @@ pub(crate) async fn describe_topic_partitions(
         ),
         None => (Text::default(), 0),
     };
-    let mut left = request.response_partition_limit.clamp(1, MAX_PARTITIONS) as u32;
-    call.reserve(left as usize * PARTITION_BYTES).await?;
     let (mut topics, mut next_cursor) = (Vec::new(), None);
     for name in names.into_iter().filter(|name| *name >= from_name) {
         let first = if name == from_name {
@@ -171,7 +179,11 @@ pub(crate) async fn describe_log_dirs(
     request: DescribeLogDirsRequest,
 ) -> Result<DescribeLogDirsResponse, Hangup> {
     let topics = match request.topics {
-        Some(topics) => topics.iter().filter_map(|asked| sizes_of(call, asked)).collect(),
+        Some(topics) => {
+            let rows = topics.iter().map(|topic| topic.partitions.len());
+            Call::check_rows::<DescribeLogDirsPartition>(rows.sum())?;
+            topics.iter().filter_map(|asked| sizes_of(call, asked)).collect()
+        }
         None => {
             let topics = call.broker.log.topics().into_iter();
             let seen: Vec<Arc<Topic>> = topics

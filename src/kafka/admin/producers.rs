@@ -20,6 +20,8 @@ pub(crate) async fn describe_producers(
     call: &Call,
     request: DescribeProducersRequest,
 ) -> Result<DescribeProducersResponse, Hangup> {
+    let rows = request.topics.iter().map(|topic| topic.partition_indexes.len());
+    Call::check_rows::<DescribeProducersPartition>(rows.sum())?;
     let mut described = Vec::with_capacity(request.topics.len());
     // A partition takes four bytes in a request, and may have many producers: they are named once.
     let mut seen = HashSet::new();

@@ -32,6 +32,11 @@ const MAX_TOPICS: usize = 4000;
 const CREATED_BYTES: usize =
     size_of::<CreatableTopicResult>() + 40 * (size_of::<CreatableTopicConfigs>() + 128);
 
+/// What a topic takes in [`PlainNames`], in bytes.
+const PLAIN_BYTES: usize = 256;
+/// Marks that names of metrics of topics do not tell apart.
+const MARKS: [char; 2] = ['.', '_'];
+
 /// For a topic that a request names more than once.
 fn named_again() -> Failure {
     Failure::new(ErrorCode::InvalidRequest, "the topic is named more than once")
@@ -44,7 +49,13 @@ pub(crate) async fn create_topics(
 ) -> Result<CreateTopicsResponse, Hangup> {
     let again = repeated(request.topics.iter().map(|topic| topic.name.clone()));
     let is_too_many = request.topics.len() > MAX_TOPICS;
-    call.reserve(request.topics.len().min(MAX_TOPICS) * CREATED_BYTES)
+    let has_marks = request.topics.iter().any(|topic| topic.name.contains(MARKS));
+    let compared = if has_marks {
+        call.broker.log.topics().len()
+    } else {
+        0
+    };
+    call.reserve(request.topics.len().min(MAX_TOPICS) * CREATED_BYTES + compared * PLAIN_BYTES)
         .await?;
     let mut answered = HashSet::new();
     let mut plain_names = PlainNames::default();
@@ -253,7 +264,7 @@ impl PlainNames {
     /// Refuses a name that differs from another topic's in `.` and `_` alone: tools that make names of metrics of topics
     /// could not tell them apart.
     fn check(&mut self, call: &Call, name: &str) -> Result<(), Failure> {
-        if !name.contains(['.', '_']) {
+        if !name.contains(MARKS) {
             return Ok(());
         }
         let names = self.0.get_or_insert_with(|| {

@@ -7,6 +7,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Malformed, Reader, Version, Writer};
 
+/// The longest text of a version that is not flexible, in bytes: its length is an i16.
+const MAX_CLASSIC_BYTES: usize = i16::MAX as usize;
+
 /// Something that a message holds.
 pub(crate) trait Field: Sized {
     /// Reads it.
@@ -184,9 +187,14 @@ impl Nullable for Text {
     }
 
     fn write_nullable(value: Option<&Self>, writer: &mut Writer, version: Version) {
-        writer.text_length(value.map(|text| text.0.len()), version);
-        if let Some(text) = value {
-            writer.raw(&text.0);
+        let text = value.map(|text| match version.is_flexible {
+            true => &**text,
+            // What other versions could not say the length of. A part of it is better than an answer that nobody can read.
+            false => &text[..text.floor_char_boundary(MAX_CLASSIC_BYTES)],
+        });
+        writer.text_length(text.map(str::len), version);
+        if let Some(text) = text {
+            writer.raw(text.as_bytes());
         }
     }
 }

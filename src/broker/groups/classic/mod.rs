@@ -48,6 +48,9 @@ pub const MOST_INITIAL_DELAY_MS: Ms = 3_000;
 pub const MAX_PROTOCOLS: usize = 20;
 /// The most bytes of everything that a member says of itself when it joins, and of what a leader assigns in all.
 pub const MAX_MEMBER_BYTES: usize = 4 << 20;
+/// The most bytes of each name that a member gives: its instance, what the members are, a protocol. Kafka's client has at most
+/// 249 for an instance, and names of some words for the rest.
+pub const MAX_WORD_BYTES: usize = 1000;
 /// The most members of a classic or ordered group: a join looks at all of them.
 pub const MAX_GROUP_MEMBERS: usize = 5_000;
 /// The most bytes that members of all groups say of themselves and are assigned, in memory. Members that are there already find
@@ -73,7 +76,7 @@ pub enum Denied {
     SessionTimeout,
     /// There is no room for another member.
     Full,
-    /// It says more than a member may: [`MAX_PROTOCOLS`], [`MAX_MEMBER_BYTES`].
+    /// It says more than a member may: [`MAX_PROTOCOLS`], [`MAX_WORD_BYTES`], [`MAX_MEMBER_BYTES`].
     TooLarge,
     /// The group's name is none.
     InvalidName,
@@ -153,7 +156,10 @@ impl Joining {
     /// # Errors
     /// [`Denied::TooLarge`].
     pub fn check_size(&self) -> Result<(), Denied> {
-        match self.protocols.len() <= MAX_PROTOCOLS && self.said_bytes() <= MAX_MEMBER_BYTES {
+        let names = self.protocols.iter().map(|(name, _)| name);
+        let words = names.chain(&self.instance).chain([&self.protocol_type]);
+        let are_words = words.into_iter().all(|word| word.len() <= MAX_WORD_BYTES);
+        match are_words && self.protocols.len() <= MAX_PROTOCOLS && self.said_bytes() <= MAX_MEMBER_BYTES {
             true => Ok(()),
             false => Err(Denied::TooLarge),
         }

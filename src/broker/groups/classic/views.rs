@@ -54,6 +54,20 @@ pub struct ClassicMember {
     pub assignment: Bytes,
 }
 
+impl ClassicMember {
+    /// Leaves out what names topics that the caller may not describe, or what nobody can read.
+    fn hide(&mut self, caller: &Caller) {
+        let subscribed = subscribed_topics(&self.metadata);
+        if !subscribed.is_some_and(|topics| topics.iter().all(|topic| caller.sees_topic(topic))) {
+            self.metadata = Bytes::new();
+        }
+        let assigned = assigned_topics(&self.assignment);
+        if !assigned.is_some_and(|topics| topics.iter().all(|topic| caller.sees_topic(topic.name))) {
+            self.assignment = Bytes::new();
+        }
+    }
+}
+
 /// A row of a list of groups.
 #[derive(Clone, Debug)]
 pub struct Listed {
@@ -193,7 +207,13 @@ impl Groups {
                 protocol,
             })
         });
-        let live = live.filter(|live| live.phase != Phase::Empty);
+        let mut live = live.filter(|live| live.phase != Phase::Empty);
+        if let Some(live) = &mut live
+            && *live.protocol_type == *CONSUMER
+            && !caller.sees_all()
+        {
+            live.members.iter_mut().for_each(|member| member.hide(caller));
+        }
         Ok(live.or(self.exists(group).then_some(empty)))
     }
 
