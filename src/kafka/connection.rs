@@ -167,7 +167,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
                     }
                     if waits {
                         is_answered = false;
-                        drop(session.take_request());
+                        give_back(session);
                         continue;
                     }
                     answering.await?
@@ -236,7 +236,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite>(
     }
 }
 
-/// Gives back what a request holds that ends its connection. The session itself may stay for a while: answers to requests
+/// Gives back what a request holds that is not answered. The session itself may stay for a while: answers to requests
 /// before it, and records that nobody waits for, may still wait for the disk.
 fn give_back(session: &Session) {
     drop((session.take_request(), session.take_answer()));

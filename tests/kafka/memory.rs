@@ -182,6 +182,48 @@ fn what_a_quota_holds_back_takes_no_memory_from_others() {
 }
 
 #[test]
+fn a_fetch_of_a_client_that_is_gone_takes_no_memory_while_what_is_behind_it_waits_for_a_quota() {
+    let fixture = closed(&[]);
+    fixture.topic("t");
+    // Its description takes more than what never waits.
+    let body = json!({"partitions": 300});
+    fixture.http(ADMIN, "PUT", "/v1/topics/wide", &body);
+    let more = json!({"rules": sasl::all(), "quotas": {"bytes_per_second": 1}});
+    let secret = fixture.token("greedy", &more);
+    let mut gone = fixture.client();
+    assert_eq!(scram(&mut gone, "SCRAM-SHA-256", "greedy", &secret), Ok(0));
+    // As many rows as take all of the memory for answers.
+    let mut many = Out::new().i32(-1).i32(60_000).i32(1).i32(1 << 20).i8(0);
+    many = many.i32(1).text("t").i32(140_000);
+    for _ in 0..140_000 {
+        many = many.i32(0).i64(0).i32(1000);
+    }
+    gone.send(&many.frame(FETCH, 4, 1));
+    gone.send(&produce_request("t", 0, -1, &batch(&["x"])).frame(PRODUCE, 3, 2));
+    // It waits for a second, if nobody is gone.
+    let held = || {
+        let row = fixture.metric("quipu_request_bodies_bytes ");
+        let bytes = row.split(' ').nth(1).and_then(|bytes| bytes.parse().ok());
+        bytes.unwrap_or(0)
+    };
+    let begin = Instant::now();
+    while held() < MIB && begin.elapsed().as_secs() < 3 {
+        std::thread::yield_now();
+    }
+    gone.stream.shutdown(Shutdown::Both).expect("it is open");
+    while held() >= MIB {
+        assert!(begin.elapsed() < PATIENCE, "the request is still held");
+        std::thread::yield_now();
+    }
+    let mut other = fixture.client();
+    assert_eq!(scram(&mut other, "SCRAM-SHA-256", "admin", ADMIN), Ok(0));
+    for _ in 0..20 {
+        let mut answer = other.ask(METADATA, 1, Out::new().i32(1).text("wide"));
+        assert_eq!(answer.i32(), 1, "a broker");
+    }
+}
+
+#[test]
 fn a_connection_does_not_keep_the_buffer_of_its_largest_request() {
     let fixture = Fixture::new();
     let padding = vec![7; 20 * MIB];
