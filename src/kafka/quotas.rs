@@ -1,7 +1,7 @@
 //! What a principal may use, over all its connections and over HTTP.
 //!
 //! A request above it waits, and with it everything behind it on its connection: clients are slowed, and see no error.
-//! What keeps a member of a group alive, and what it commits, never waits for itself; and a fetch does not wait for long,
+//! What keeps a member of a group alive, also when it connects again, and what it commits, never waits for itself; and a fetch does not wait for long,
 //! since some clients send heartbeats behind it: then it is answered without records, and its client asks again.
 //!
 //! It waits before more than its beginning is read, so that what waits takes none of the memory that others need.
@@ -25,8 +25,9 @@ const RETRY_DEBT: Duration = Duration::from_secs(1);
 /// How long a fetch waits: much less than the shortest session of a member, which is 6 s.
 const FETCH_WAIT: Duration = Duration::from_secs(2);
 
-/// APIs whose requests pass: OffsetCommit and OffsetFetch, FindCoordinator, and the calls of members.
-const PASSING: [i16; 8] = [8, 9, 10, 11, 12, 13, 14, 68];
+/// APIs whose requests pass: OffsetCommit and OffsetFetch, FindCoordinator, and the calls of members; and with what every
+/// client begins its connection or goes on with it, SaslHandshake, ApiVersions and SaslAuthenticate.
+const PASSING: [i16; 11] = [8, 9, 10, 11, 12, 13, 14, 17, 18, 36, 68];
 
 /// A request that a quota counts until this is dropped.
 pub(crate) struct InFlight {

@@ -4,8 +4,8 @@ use super::*;
 
 const FIND_COORDINATOR: i16 = 10;
 
-/// A client of a principal that may use a byte a second and has used many.
-fn in_debt(fixture: &Fixture) -> Client {
+/// A client of a principal that may use a byte a second and has used many, and the secret of the principal.
+fn in_debt(fixture: &Fixture) -> (Client, String) {
     fixture.topic("t");
     let more = serde_json::json!({"rules": crate::sasl::all(), "quotas": {"bytes_per_second": 1}});
     let secret = fixture.token("greedy", &more);
@@ -14,25 +14,33 @@ fn in_debt(fixture: &Fixture) -> Client {
     assert_eq!(signed_in, Ok(0));
     let value = "x".repeat(500_000);
     assert_eq!(produce(&mut client, "t", -1, &batch(&[&value])), (0, 0));
-    client
+    (client, secret)
 }
 
 #[test]
 fn a_member_lives_on_while_its_principal_is_in_debt() {
     let fixture = crate::sasl::closed(&[]);
-    let mut client = in_debt(&fixture);
+    let (mut client, secret) = in_debt(&fixture);
     let mut answer = client.ask(FIND_COORDINATOR, 0, Out::new().text("g"));
     assert_eq!((answer.i16(), answer.i32()), (0, 0));
     let joined = join(&mut client, "m");
     assert_eq!(joined.partitions(), [0]);
     assert_eq!(committed(&mut client, Some("m"), joined.epoch, 0), Ok(-1));
     assert_eq!(live(&mut client, "m", joined.epoch).error, 0);
+    // Also on another connection: Java's client asks for the versions again when it has signed in.
+    let mut again = fixture.client();
+    let signed_in = crate::sasl::scram(&mut again, "SCRAM-SHA-256", "greedy", &secret);
+    assert_eq!(signed_in, Ok(0));
+    assert_eq!(again.ask(API_VERSIONS, 0, Out::new()).i16(), 0);
+    assert_eq!(live(&mut again, "m", joined.epoch).error, 0);
+    let signed_in = crate::sasl::scram(&mut again, "SCRAM-SHA-256", "greedy", &secret);
+    assert_eq!(signed_in, Ok(0), "it signs in again in time");
 }
 
 #[test]
 fn a_fetch_in_debt_has_no_records_and_does_not_hold_up_what_keeps_a_member_alive() {
     let fixture = crate::sasl::closed(&[]);
-    let mut client = in_debt(&fixture);
+    let (mut client, _) = in_debt(&fixture);
     for _ in 0..2 {
         let mut frames = fetch_request("t", 0, (0, 1, 1 << 20)).frame(FETCH, 4, 71);
         frames.extend(fetch_request("t", 5, (0, 1, 1 << 20)).frame(FETCH, 4, 72));
