@@ -40,7 +40,7 @@ async function withAdmin(work) {
   }
 }
 
-const CLASSIC = { heartbeatInterval: 200, sessionTimeout: 45_000, rebalanceTimeout: 10_000 }
+const CLASSIC = { heartbeatInterval: 200, sessionTimeout: 45_000, rebalanceTimeout: 45_000 }
 
 class Member {
   constructor(topic, group, seen, settings = CLASSIC) {
