@@ -19,7 +19,7 @@ pub struct Limits {
     pub max_in_flight_bytes: u64,
     /// Partitions of one topic, and those that one request to several topics writes to.
     pub max_partitions: u32,
-    /// Unsettled records that the queues of all groups remember; each takes about 80 bytes of memory.
+    /// Unsettled records that the queues of all groups remember; each takes about 200 bytes of memory.
     pub max_queue_records: usize,
 }
 

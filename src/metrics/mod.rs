@@ -214,7 +214,7 @@ fn disk(out: &mut Text, log: &Log) {
         gauges "quipu_disk_free_bytes", free, "Free space of the data directory's file system";
         gauges "quipu_disk_total_bytes", total, "Size of the data directory's file system";
         gauges "quipu_disk_used_bytes", used,
-            "Bytes of the data directory by use: topics (without indexes), journal, keys (of idempotency), state (checkpoints, and what groups keep)";
+            "Bytes of the data directory by use: topics (without indexes), journal, keys (of idempotency), audit, state (checkpoints, and what groups keep)";
     }
 }
 

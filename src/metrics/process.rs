@@ -35,7 +35,7 @@ pub(super) fn encode(out: &mut Text) {
         gauges "process_resident_memory_bytes", plain("VmRSS:"), "Resident memory, with the pages of mapped files";
         gauges "process_anonymous_memory_bytes", plain("RssAnon:"), "Resident memory without mapped files";
         gauges "quipu_resident_memory_bytes", by_kind,
-            "Resident memory by kind: anon is the server's own, file is mapped files, which the system takes back when it needs memory";
+            "Resident memory by kind: anon is the server's own, file is mapped files, which the system takes back when it needs memory, shared is memory that processes share";
     }
 }
 

@@ -277,7 +277,7 @@ impl Connections {
     /// The place of a connection of another protocol; `None`: all are taken, but a few that are kept for HTTP, so that
     /// an administrator gets in.
     pub(super) fn permit_beside_http(&self) -> Option<OwnedSemaphorePermit> {
-        let kept = (self.max as usize / 100).min(MAX_KEPT_FOR_HTTP);
+        let kept = (self.max as usize / 100).clamp(1, MAX_KEPT_FOR_HTTP);
         let permit = self.permit()?;
         (self.permits.available_permits() >= kept).then_some(permit)
     }

@@ -559,8 +559,14 @@ fn a_batch_is_as_small_as_its_topic_wants_it_in_the_form_that_is_stored() {
 
 #[test]
 fn http_has_places_that_kafka_leaves_free() {
-    let fixture = Fixture::with(&[("QUIPU_MAX_CONNECTIONS", "400")]);
-    let clients: Vec<Client> = (0..500).map(|_| fixture.client()).collect();
+    http_has_a_place("400", 500);
+    // One is kept even of few.
+    http_has_a_place("10", 20);
+}
+
+fn http_has_a_place(limit: &str, count: usize) {
+    let fixture = Fixture::with(&[("QUIPU_MAX_CONNECTIONS", limit)]);
+    let clients: Vec<Client> = (0..count).map(|_| fixture.client()).collect();
     // They are accepted in order: those above the limit are closed.
     for mut client in clients {
         let frame = Out::new().frame(API_VERSIONS, 0, 1);
