@@ -17,7 +17,7 @@ SERVER = os.environ["QUIPU_SERVER"]
 TOKEN = os.environ.get("QUIPU_TOKEN")
 SEED = os.environ.get("SEED", "1")
 # No call takes longer: waits and streams are bounded below, and so is everything that a client waits for.
-MOST_SECONDS = 60
+MOST_SECONDS = 300
 RECORD_BATCH = "application/vnd.apache.kafka.record-batch"
 NDJSON = "application/x-ndjson"
 
