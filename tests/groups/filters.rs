@@ -123,10 +123,11 @@ async fn a_group_gets_only_what_matches_and_its_ack_commits_what_was_looked_at()
 
 #[tokio::test]
 async fn what_does_not_match_is_acknowledged_by_the_next_ack_or_by_itself_within_a_second() {
-    let service = service();
+    let service = still();
     append(&service, 0, &["x"; 10]);
     let polled = poll(&service, "a", wanted(&Value::Null)).await;
     assert_eq!((offsets(&polled), committed(&service, 0).await), (vec![], None));
+    drop(tokio::spawn(service.app.groups.clone().end_sessions()));
     let started = std::time::Instant::now();
     poll(&service, "a", wanted(&polled["poll_id"])).await;
     assert_eq!(committed(&service, 0).await, Some(10));
@@ -166,6 +167,8 @@ async fn a_waiting_poll_looks_at_what_comes_and_waits_on_without_spinning() {
     assert_eq!(offsets(&polled), [0; 0]);
     let polls = polls.load(Ordering::SeqCst);
     assert!(polls < 400, "the poll was woken {polls} times");
+    // On a slow machine the last records come when the poll is over.
+    poll(&service, "a", wanted(&Value::Null)).await;
     has(&lag(&service).await, json!({"lag": 0}));
 }
 

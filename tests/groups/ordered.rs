@@ -1,5 +1,7 @@
 //! Members of ordered groups through the API: joining, polling, acknowledging, committing, leaving.
 
+use std::time::Duration;
+
 use crate::support::{Answer, Service, expect, has, refused};
 use serde_json::{Value, json};
 
@@ -384,19 +386,26 @@ async fn wrong_requests_of_members_are_refused_by_name() {
 
 #[tokio::test]
 async fn a_member_that_is_silent_gives_its_partitions_up_when_its_session_ends() {
-    let service = orders(1, 5).await;
+    let service = Service::start();
+    service.create_topic("orders", 1).await;
+    service.append_numbers("orders", 0, 0, 5);
     let ending = tokio::spawn(service.app.groups.clone().end_sessions());
     let join = |name: &str| json!({"topics": ["orders"], "member_id": name, "session_timeout_ms": 100});
     service.post(MEMBERS, join("a")).await.with_status(201);
     let polled = take(&service, "a", quick(&Value::Null)).await;
     assert_eq!(offsets(&polled).len(), 5);
     service.post(MEMBERS, join("b")).await.with_status(201);
-    // b waits until it gets the records: a's session ends meanwhile.
-    let mut of_b = Value::Null;
-    while of_b["records"].as_array().is_none_or(Vec::is_empty) {
-        let body = json!({"wait_ms": 60_000});
-        of_b = take(&service, "b", body).await;
-    }
+    // b waits until it gets the records: a's session ends meanwhile, and b's does not while it is in a poll.
+    let get = async {
+        let mut of_b = Value::Null;
+        while of_b["records"].as_array().is_none_or(Vec::is_empty) {
+            let body = json!({"wait_ms": 60_000});
+            of_b = take(&service, "b", body).await;
+        }
+        of_b
+    };
+    let pass = service.pass_in_poll("billing", "b", Duration::from_millis(100));
+    let (of_b, ()) = tokio::join!(get, pass);
     assert_eq!(offsets(&of_b), offsets(&polled));
     let answer = ask(&service, "a", quick(&polled["poll_id"])).await;
     answer.problem(404, "unknown-member");

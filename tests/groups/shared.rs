@@ -1,13 +1,15 @@
 //! Shared groups through the API: work queues with leases, retries and dead letters.
 
-use crate::support::{Service, expect, has, refused};
+use std::time::Duration;
+
+use crate::support::{NOW, Service, expect, has, refused};
 use serde_json::{Value, json};
 
 const MEMBERS: &str = "/v1/groups/workers/members";
 const NONE: [u64; 0] = [];
 
 async fn jobs(partitions: u32, records: u64) -> Service {
-    let service = Service::new();
+    let service = Service::start();
     service.create_topic("jobs", partitions).await;
     for index in 0..partitions {
         if records > 0 {
@@ -33,6 +35,14 @@ async fn poll(service: &Service, member: &str, ack: &Value, most: u64) -> Value 
     let body = json!({"ack": ack, "max_records": most, "wait_ms": 0});
     let path = format!("/v1/groups/workers/members/{member}/poll");
     service.post(&path, body).await.ok()
+}
+
+/// A poll that waits until something comes, or until the time has passed: the clock moves while it waits.
+async fn poll_while_time_passes(service: &Service, member: &str, ack: &Value, time: Duration) -> Value {
+    let path = format!("/v1/groups/workers/members/{member}/poll");
+    let poll = service.post(&path, json!({"ack": ack, "wait_ms": 60_000}));
+    let (answer, ()) = tokio::join!(poll, service.pass_in_poll("workers", member, time));
+    answer.ok()
 }
 
 /// The offsets in a list of records, or of places.
@@ -263,8 +273,7 @@ async fn a_lease_that_runs_out_counts_and_its_record_goes_to_another_member() {
     let of_a = poll(&service, "a", &Value::Null, 10).await;
     assert_eq!(offsets(&of_a), [0]);
     // The poll waits until the lease ends.
-    let body = json!({"wait_ms": 60_000});
-    let of_b = service.post("/v1/groups/workers/members/b/poll", body).await.ok();
+    let of_b = poll_while_time_passes(&service, "b", &Value::Null, Duration::from_millis(100)).await;
     assert_eq!(offsets(&of_b), [0]);
     assert_eq!(of_b["records"][0]["delivery_count"], 2);
     let body = json!({"accept": places(&[0]), "extend": places(&[0])});
@@ -300,8 +309,7 @@ async fn a_delayed_release_waits_and_a_lost_answer_comes_back_when_its_leases_en
     assert_eq!(offsets(&poll(&service, "a", &Value::Null, 10).await), [1]);
     // No record is leased twice at once.
     assert_eq!(offsets(&poll(&service, "a", &Value::Null, 10).await), NONE);
-    let body = json!({"wait_ms": 60_000});
-    let again = service.post("/v1/groups/workers/members/a/poll", body).await.ok();
+    let again = poll_while_time_passes(&service, "a", &Value::Null, Duration::from_millis(150)).await;
     assert_eq!(offsets(&again), [1]);
     assert_eq!(again["records"][0]["delivery_count"], 2);
 }
@@ -517,8 +525,7 @@ async fn delays_last_over_a_restart() {
     let service = service.restart().await;
     enter(&service, "w", json!({})).await;
     assert_eq!(offsets(&poll(&service, "w", &Value::Null, 10).await), NONE);
-    let body = json!({"wait_ms": 60_000});
-    let late = service.post("/v1/groups/workers/members/w/poll", body).await.ok();
+    let late = poll_while_time_passes(&service, "w", &Value::Null, Duration::from_millis(300)).await;
     assert_eq!(offsets(&late), [2]);
     assert_eq!(late["records"][0]["delivery_count"], 2);
     has(
@@ -534,7 +541,7 @@ async fn late_work_counts_whatever_became_of_the_lease_and_the_session() {
     enter(&service, "a", settings.clone()).await;
     let polled = poll(&service, "a", &Value::Null, 4).await;
     assert_eq!(offsets(&polled), [0, 1, 2, 3]);
-    tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    service.pass(Duration::from_millis(100));
     refused(
         service.post("/v1/groups/workers/members/a/heartbeat", json!({})),
         404,
@@ -605,7 +612,7 @@ async fn a_heartbeat_that_extends_begins_all_leases_of_a_member_anew() {
     assert_eq!(offsets(&poll(&service, "a", &Value::Null, 2).await), [0, 1]);
     let path = "/v1/groups/workers/members/a/heartbeat";
     for _ in 0..4 {
-        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        service.pass(Duration::from_millis(150));
         service.post(path, json!({"extend": true})).await.ok();
     }
     assert_eq!(offsets(&poll(&service, "b", &Value::Null, 2).await), NONE);
@@ -622,9 +629,7 @@ async fn a_heartbeat_that_extends_begins_all_leases_of_a_member_anew() {
 
 #[tokio::test]
 async fn the_older_process_of_a_member_settles_and_extends_nothing_any_more() {
-    let service = Service::start();
-    service.create_topic("jobs", 1).await;
-    service.append_numbers("jobs", 0, 0, 4);
+    let service = jobs(1, 4).await;
     let polled = async |instance: &str| {
         let body = json!({"topics": ["jobs"], "type": "shared", "instance": instance, "max_records": 1, "wait_ms": 0});
         let path = "/v1/groups/workers/members/a/poll";
@@ -650,7 +655,7 @@ async fn the_older_process_of_a_member_settles_and_extends_nothing_any_more() {
         leases["leases"][0]["lease_expires"].as_i64().unwrap()
     };
     let before = ends().await;
-    service.pass(std::time::Duration::from_secs(5));
+    service.pass(Duration::from_secs(5));
     let heartbeat = "/v1/groups/workers/members/a/heartbeat";
     let body = json!({"instance": "first", "extend": true});
     refused(service.post(heartbeat, body), 409, "member-superseded").await;
@@ -676,11 +681,7 @@ async fn the_older_process_of_a_member_settles_and_extends_nothing_any_more() {
 async fn a_record_for_later_is_leased_when_its_time_has_come_and_seen_at_once_by_others() {
     let service = jobs(1, 0).await;
     enter(&service, "a", json!({})).await;
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap()
-        .as_millis() as u64;
-    let (soon, late) = (now + 700, "2100-01-01T00:00:00Z");
+    let (soon, late) = (NOW + 700, "2100-01-01T00:00:00Z");
     let mut records: Vec<Value> = (0..1200)
         .map(|number| json!({"value": number, "deliver_at": late}))
         .collect();
@@ -694,8 +695,7 @@ async fn a_record_for_later_is_leased_when_its_time_has_come_and_seen_at_once_by
     assert_eq!(offsets(&first), [1201]);
     let seen = fetch(&service, "jobs").await;
     assert_eq!(seen[0]["headers"]["deliver_at"], json!("4102444800000"));
-    let body = json!({"ack": first["poll_id"], "wait_ms": 60_000});
-    let second = service.post("/v1/groups/workers/members/a/poll", body).await.ok();
+    let second = poll_while_time_passes(&service, "a", &first["poll_id"], Duration::from_millis(700)).await;
     assert_eq!(offsets(&second), [1200]);
     assert_eq!(second["records"][0]["delivery_count"], 1);
     has(

@@ -113,6 +113,24 @@ impl Service {
         self.clock.pass(time);
     }
 
+    /// Waits until this member of a group is in a poll, then moves the clock. To be joined with the poll, which waits for
+    /// something whose time comes by that.
+    pub async fn pass_in_poll(&self, group: &str, member: &str, time: Duration) {
+        let path = format!("/v1/groups/{group}");
+        let is_polling = |group: &Value| {
+            let mut members = group["members"].as_array().into_iter().flatten();
+            members.any(|row| row["member_id"] == member && row["polling"] == true)
+        };
+        let wait = async {
+            while !is_polling(&self.get(&path).await.ok()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
+        waited.expect("it polls");
+        self.pass(time);
+    }
+
     pub async fn request(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await;
         let (parts, body) = response.expect("a router does not fail").into_parts();
