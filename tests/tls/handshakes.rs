@@ -97,7 +97,7 @@ fn plain_http_is_answered_with_what_to_use_instead() {
 
 #[test]
 fn a_handshake_that_is_not_finished_is_ended_and_holds_up_nobody() {
-    let secure = Secure::with(|config, _| config.header_read_timeout = Duration::from_millis(200));
+    let secure = Secure::with(|config, _| config.header_read_timeout = Duration::from_secs(3));
     // Nothing at all, the beginning of a record, and what is no handshake.
     let halves: [&[u8]; 3] = [
         b"",
