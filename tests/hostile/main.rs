@@ -52,6 +52,17 @@ impl Fixture {
             .expect(200, "POST", RECORDS, JSON, document.as_bytes());
     }
 
+    /// Appends this JSON document, again as long as the server says that it is overloaded: it may say so while others hold its
+    /// memory, and nothing else.
+    fn post_in_the_end(&self, document: &str) {
+        wait_until("it is accepted", || {
+            let answer = self.upload(JSON, "", document.as_bytes()).answered();
+            let is_refused = answer.status == 503 && answer.json()["code"] == "overloaded";
+            assert!(answer.status == 200 || is_refused, "{}", answer.text());
+            !is_refused
+        });
+    }
+
     /// A connection that has asked for this path, whose answer is unread.
     fn ask(&self, path: &str) -> Connection {
         let mut connection = self.server.connect();

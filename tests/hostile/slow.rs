@@ -25,7 +25,7 @@ fn bodies_that_are_declared_or_begun_and_do_not_come_keep_nobody_out() {
     let mut slow: Vec<Connection> = (0..4).map(|_| fixture.begin(&headers, b"{")).collect();
     for number in 0..4 {
         let key = format!("declared {number}");
-        fixture.post(&large(&key));
+        fixture.post_in_the_end(&large(&key));
         expected.push(key);
     }
     // Each wants a window of 8 MiB, for a line that does not end.
@@ -42,14 +42,7 @@ fn bodies_that_are_declared_or_begun_and_do_not_come_keep_nobody_out() {
     // to come again.
     for number in 0..4 {
         let key = format!("windows {number}");
-        let document = large(&key);
-        wait_until("it is accepted", || {
-            let mut connection = fixture.upload(JSON, "", document.as_bytes());
-            let answer = connection.answered();
-            let is_refused = answer.status == 503 && answer.json()["code"] == "overloaded";
-            assert!(answer.status == 200 || is_refused, "{}", answer.text());
-            !is_refused
-        });
+        fixture.post_in_the_end(&large(&key));
         expected.push(key);
     }
     fixture.check_memory("44 bodies that do not come");
@@ -81,7 +74,7 @@ fn two_slow_uploads_of_much_keep_nobody_out() {
                     format!("{{\"records\":[{{\"key\":\"{number}\"}}]}}"),
                     large(&number.to_string()),
                 ] {
-                    fixture.post(&document);
+                    fixture.post_in_the_end(&document);
                     expected.push(number.to_string());
                 }
                 std::thread::sleep(Duration::from_millis(50));
@@ -110,7 +103,7 @@ fn producers_that_do_not_read_their_long_answers_keep_nobody_out() {
         silent.push(connection);
     }
     for _ in 0..4 {
-        fixture.post(&format!("{{\"records\":[{{\"value\":1}}]}}{}", " ".repeat(MIB)));
+        fixture.post_in_the_end(&format!("{{\"records\":[{{\"value\":1}}]}}{}", " ".repeat(MIB)));
     }
     fixture.check_memory("4 producers that do not read");
 }
@@ -118,9 +111,9 @@ fn producers_that_do_not_read_their_long_answers_keep_nobody_out() {
 #[test]
 fn slow_heads_and_bodies_are_let_go_after_their_time() {
     let fixture = Fixture::new(&[
-        ("QUIPU_HEADER_READ_TIMEOUT_MS", "500"),
-        ("QUIPU_BODY_IDLE_TIMEOUT_MS", "500"),
-        ("QUIPU_IDLE_TIMEOUT_MS", "500"),
+        ("QUIPU_HEADER_READ_TIMEOUT_MS", "3000"),
+        ("QUIPU_BODY_IDLE_TIMEOUT_MS", "3000"),
+        ("QUIPU_IDLE_TIMEOUT_MS", "3000"),
     ]);
     let before = open_files(&fixture.server);
     let mut dripping: Vec<Connection> = (0..100).map(|_| fixture.server.connect()).collect();
@@ -222,7 +215,7 @@ fn clients_that_read_nothing_cost_little_each_and_are_let_go() {
 
 #[test]
 fn clients_that_read_slowly_and_long_polls_live() {
-    let fixture = Fixture::new(&[("QUIPU_WRITE_IDLE_TIMEOUT_MS", "300")]);
+    let fixture = Fixture::new(&[("QUIPU_WRITE_IDLE_TIMEOUT_MS", "2500")]);
     let mut expected = fill(&fixture, "t");
     let end = expected.len();
     let mut poll = fixture.ask(&format!(
@@ -236,9 +229,9 @@ fn clients_that_read_slowly_and_long_polls_live() {
     let length: usize = length.parse().expect("a number");
     let mut read = 0;
     let mut buffer = vec![0; 2 * MIB];
-    // Reading takes a multiple of the time limit, but never pauses for as long as the limit.
+    // Reading takes longer than the time limit, but each pause is a tenth of it.
     while read < length {
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(250));
         let part = buffer.len().min(length - read);
         std::io::Read::read_exact(&mut slow.stream, &mut buffer[..part]).expect("the answer goes on");
         read += part;
