@@ -6,7 +6,7 @@ use super::{Fixture, MIB, read_to_the_end};
 /// Shorter time limits than usual, because some of these requests never end.
 const SHORT: &[(&str, &str)] = &[
     ("QUIPU_HEADER_READ_TIMEOUT_MS", "3000"),
-    ("QUIPU_BODY_IDLE_TIMEOUT_MS", "3000"),
+    ("QUIPU_BODY_IDLE_TIMEOUT_MS", "1000"),
     ("QUIPU_IDLE_TIMEOUT_MS", "3000"),
 ];
 
