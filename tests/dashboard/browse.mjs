@@ -246,6 +246,8 @@ async function single(tools, page, command) {
     let said = "";
     curl.stdout.on("data", (part) => { said += part; });
     await until(page, "two streams, of the page and of curl", () => tools.proxy.streams === 2);
+    // The server's first line: the stream of curl has begun.
+    await until(page, "the beginning of curl's stream", () => said !== "");
     await tools.api("POST", "/v1/topics/events/records", { records: [{ key: "customer-2", value: "not this one" }, { key: "customer-3", value: "this one" }] });
     await page.getByText("this one").waitFor();
     await until(page, `the record from ${text}`, () => /event: record\n(.*\n)*data: .*"this one"/.test(said));

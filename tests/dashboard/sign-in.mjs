@@ -22,6 +22,7 @@ export default async function run(server, screenshots) {
   await page.keyboard.press("Enter");
   // It goes on where it was asked to.
   await page.getByText("Live: waiting for records.").waitFor();
+  await until(page, "a stream", () => tools.proxy.streams === 1);
   await api("POST", "/v1/topics/orders/records", { records: [{ key: "seen", value: 1 }] });
   await page.getByText("seen").waitFor();
   const cookies = await page.context().cookies();
