@@ -76,11 +76,7 @@ impl Exporter {
         let body = otlp::request(batch);
         let request = self.agent.post(&self.url).content_type("application/json");
         let sent = request.send(body.as_bytes());
-        let counter = match sent {
-            Ok(_) => &self.counters.sent_spans,
-            Err(_) => &self.counters.dropped_spans,
-        };
-        counter.fetch_add(batch.len() as u64, Relaxed);
+        // Logged before it is counted: who sees the count finds the line.
         match &sent {
             Ok(_) if was_failing => tracing::info!("the trace collector takes spans again"),
             Err(error) if !was_failing => {
@@ -88,6 +84,11 @@ impl Exporter {
             }
             _ => {}
         }
+        let counter = match sent {
+            Ok(_) => &self.counters.sent_spans,
+            Err(_) => &self.counters.dropped_spans,
+        };
+        counter.fetch_add(batch.len() as u64, Relaxed);
         sent.is_err()
     }
 }

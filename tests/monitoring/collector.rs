@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use serde_json::Value;
 
+use super::support::{PATIENCE, Server};
+
 pub(crate) struct Collector {
     pub(crate) endpoint: String,
     spans: Receiver<Value>,
@@ -29,6 +31,16 @@ impl Collector {
     /// The spans that have come.
     pub(crate) fn spans(&self) -> Vec<Value> {
         self.spans.try_iter().collect()
+    }
+
+    /// Waits for so many spans, stops the server, and returns all: a stop waits only for a short time for those that are not
+    /// sent yet.
+    pub(crate) fn spans_until_stopped(&self, server: Server, count: usize) -> Vec<Value> {
+        let next = || self.spans.recv_timeout(PATIENCE).expect("one more span comes");
+        let mut spans: Vec<Value> = (0..count).map(|_| next()).collect();
+        server.stop();
+        spans.extend(self.spans());
+        spans
     }
 }
 

@@ -58,9 +58,8 @@ fn a_produce_continues_the_callers_trace_and_who_reads_it_links_to_it() {
     call(&mut connection, POLL, Some(CONSUMER), r#"{"topics":["orders"]}"#);
     call(&mut connection, FETCH, None, "");
     call(&mut connection, FETCH, Some(UNSAMPLED), "");
-    server.stop();
 
-    let spans = collector.spans();
+    let spans = collector.spans_until_stopped(server, 3);
     let names = names(&spans);
     let fetch = "GET /v1/topics/{topic}/partitions/{partition}/records";
     let expected = [
@@ -225,9 +224,8 @@ fn every_way_to_store_a_record_over_http_keeps_its_trace_and_every_way_to_read_i
     tail.stream.read_line(&mut size).expect("a chunk");
     tail.stream.read_exact(&mut [0]).expect("a record");
     drop(tail);
-    server.stop();
 
-    let spans = collector.spans();
+    let spans = collector.spans_until_stopped(server, all.len() + expected.len() + 1);
     let (produced, read): (Vec<&Value>, Vec<&Value>) = spans.iter().partition(|span| {
         let name = span["name"].as_str().expect("a name");
         name.starts_with("POST") && !name.ends_with("/poll")
@@ -301,9 +299,8 @@ fn a_trace_goes_from_kafka_clients_to_consumers_over_http_and_back_in_a_header()
         fetched.windows(header.len()).any(|part| part == header),
         "{fetched:?}"
     );
-    server.stop();
 
-    let spans = collector.spans();
+    let spans = collector.spans_until_stopped(server, 2);
     let names = names(&spans);
     // Requests of Kafka's protocol have no context of their own, and no span.
     let expected = [
@@ -312,6 +309,26 @@ fn a_trace_goes_from_kafka_clients_to_consumers_over_http_and_back_in_a_header()
     ];
     assert_eq!(names, expected);
     assert_eq!(spans[0]["links"], json!([link(PRODUCER), link(CONSUMER)]));
+}
+
+#[test]
+fn a_stop_sends_the_spans_that_are_not_sent_yet() {
+    let collector = Collector::start();
+    let begin = Instant::now();
+    // A stop waits for two seconds at most, which a slow machine may exceed once.
+    loop {
+        let dir = TempDir::new().expect("a temporary directory");
+        let server = traced(&collector, &dir);
+        server.create_topic("orders", 1);
+        let record = r#"{"records":[{"value":1}]}"#;
+        call(&mut server.connect(), PRODUCE, Some(PRODUCER), record);
+        server.stop();
+        let spans = collector.spans();
+        if names(&spans) == ["POST /v1/topics/{topic}/records"] {
+            break;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{spans:?}");
+    }
 }
 
 fn attribute<'a>(span: &'a Value, name: &str) -> &'a str {
