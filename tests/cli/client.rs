@@ -169,12 +169,17 @@ fn an_interrupted_file_finishes_its_request_and_says_where_it_stopped() {
     let path = file(&dir, "f", "{\"value\":1}\n".repeat(4_000_000));
     let (fake, arrival, go_on) = holding();
     let mut command = command(&format!("produce t {path} --server {}", fake.url));
-    let running = Running::of(command.env("XDG_STATE_HOME", dir.path()));
+    let mut running = Running::of(command.env("XDG_STATE_HOME", dir.path()));
     arrival.recv().unwrap();
     running.interrupt();
-    // The signal may arrive after this answer, but before the last one.
+    // The command may notice the signal after this answer, but before the last one: further requests wait a while for that.
     go_on.send(()).unwrap();
-    drop(go_on);
+    while running.child.try_wait().unwrap().is_none() {
+        if arrival.recv_timeout(Duration::from_millis(10)).is_ok() {
+            std::thread::sleep(Duration::from_secs(3));
+            go_on.send(()).unwrap();
+        }
+    }
     let ended = running.end();
     let sent: usize = fake.requests().iter().map(|request| request.lines()).sum();
     let line = sent + 1;

@@ -23,6 +23,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use support::PATIENCE;
 use tempfile::TempDir;
 
 /// The words of a command line; text between single quotes is one word.
@@ -69,6 +70,20 @@ pub(crate) fn run_offline(line: &str) -> Ended {
 
 pub(crate) fn ended(command: &mut assert_cmd::Command) -> Ended {
     command.output().unwrap().into()
+}
+
+/// Runs a command until this is all that it prints. For one that waits for the server only for a short time, and prints
+/// something else then: on a slow machine it has to be run again.
+#[track_caller]
+pub(crate) fn in_the_end(expected: &str, run: impl Fn() -> Ended) -> Ended {
+    let begin = std::time::Instant::now();
+    loop {
+        let ended = run();
+        if format!("{}{}", ended.out, ended.err) == expected {
+            return ended;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{ended:?} instead of {expected:?}");
+    }
 }
 
 /// How a command ended, and what it printed.

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::fake::{Fake, fine, problem};
 use crate::support::Server;
-use crate::{Ended, Running, command, ended, file, quipu, run};
+use crate::{Ended, Running, command, ended, file, in_the_end, quipu, run};
 
 /// `quipu serve` on a free port and a fresh data directory; killed when dropped.
 pub(crate) struct Service {
@@ -561,12 +561,14 @@ fn lag_watch_continues_until_it_is_interrupted_or_nobody_reads_it() {
 #[test]
 fn health_ends_with_0_when_the_server_is_ready_and_else_with_1_and_a_line() {
     let service = Service::start();
-    assert_eq!(service.ok("health"), "ready\n");
-    assert_eq!(service.ok("health --for writes"), "ready\n");
-    assert_eq!(
-        service.json("health --for writes"),
-        json!({"status": "ready", "degraded": []})
-    );
+    let ready = r#"{"degraded":[],"status":"ready"}"#;
+    for (line, printed) in [
+        ("health", "ready"),
+        ("health --for writes", "ready"),
+        ("health --for writes --output json", ready),
+    ] {
+        in_the_end(&format!("{printed}\n"), || service.run(line)).ok();
+    }
     let wrong = service.run("health --for reads");
     assert_eq!(wrong.code, Some(2), "{wrong:?}");
 
@@ -577,7 +579,8 @@ fn health_ends_with_0_when_the_server_is_ready_and_else_with_1_and_a_line() {
         "GET /health/ready?for=writes" => problem(503, r#""code":"log-failed","detail":"appends stopped""#),
         other => panic!("{other}"),
     });
-    assert_eq!(run(&fake.url, "health").ok(), "degraded: log-failed\n");
-    run(&fake.url, "health --for writes").fails_as("quipu: log-failed: appends stopped\n");
+    in_the_end("degraded: log-failed\n", || run(&fake.url, "health")).ok();
+    let text = "quipu: log-failed: appends stopped\n";
+    in_the_end(text, || run(&fake.url, "health --for writes")).fails_as(text);
     run("http://127.0.0.1:1", "health").fails_with("cannot reach http://127.0.0.1:1");
 }
