@@ -494,14 +494,19 @@ fn the_end_of_a_token_ends_its_connections() {
     }
 }
 
+/// The wall time, in milliseconds.
+fn now_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.expect("the clock is past 1970").as_millis() as i64
+}
+
 #[test]
 fn a_session_lasts_as_long_as_its_token() {
     let fixture = closed(&[]);
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .expect("a clock")
-        .as_millis() as i64;
-    let lasting = fixture.token("lasting", &json!({"rules": all(), "expires": now + 3_600_000}));
+    let lasting = fixture.token(
+        "lasting",
+        &json!({"rules": all(), "expires": now_ms() + 3_600_000}),
+    );
     let mut client = fixture.client();
     let lifetime = scram(&mut client, "SCRAM-SHA-256", "lasting", &lasting).expect("signed in");
     assert!((1..=3_600_000).contains(&lifetime), "{lifetime}");
@@ -517,7 +522,7 @@ fn a_session_lasts_as_long_as_its_token() {
     assert_eq!(scram(&mut client, "SCRAM-SHA-512", "lasting", &lasting), Err(33));
     client.is_closed();
     // A short one ends by itself.
-    let short = json!({"rules": all(), "expires": now + 10_000});
+    let short = json!({"rules": all(), "expires": now_ms() + 10_000});
     let secret = fixture.token("short", &short);
     let mut client = fixture.client();
     scram(&mut client, "SCRAM-SHA-256", "short", &secret).expect("signed in");
@@ -530,11 +535,7 @@ fn a_session_lasts_as_long_as_its_token() {
 fn a_fetch_that_waits_ends_with_the_token_that_expires() {
     let fixture = closed(&[]);
     fixture.topic("t");
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .expect("a clock")
-        .as_millis() as i64;
-    let secret = fixture.token("short", &json!({"rules": all(), "expires": now + 10_000}));
+    let secret = fixture.token("short", &json!({"rules": all(), "expires": now_ms() + 10_000}));
     let mut client = fixture.client();
     scram(&mut client, "SCRAM-SHA-256", "short", &secret).expect("signed in");
     client.send(&fetch_request("t", 0, (3_600_000, 1, 1 << 20)).frame(FETCH, 4, 7));
