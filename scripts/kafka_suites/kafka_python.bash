@@ -33,7 +33,7 @@ PYTHON
 tests() {
   # The tests want a folder of Kafka's to be there, and do not look into it.
   (cd "$sources" && KAFKA_URI=kafka://$kafka KAFKA_VERSION=$kafka_version KAFKA_ROOT=$sources \
-    "$python" -m pytest -p no:cacheprovider -W ignore --timeout=60 --timeout-method=signal "$@")
+    "$python" -m pytest -p no:cacheprovider -W ignore --timeout=240 --timeout-method=signal "$@")
 }
 
 names() { tests --collect-only -q test/integration | sed -n 's|^test/integration/||p'; }

@@ -46,7 +46,7 @@ run() {
     file=${file%-*}
     mapfile -t tests < <(sed -n "s/^$file:://p" "$1")
     ((${#tests[@]})) || continue
-    timeout --kill-after=5 300 "$binary" --test-threads 1 --exact "${tests[@]}" >"$file.log" 2>&1 || true
+    timeout --kill-after=5 1200 "$binary" --test-threads 1 --exact "${tests[@]}" >"$file.log" 2>&1 || true
     for name in "${tests[@]}"; do
       # Between a test's name and its end there may be lines of the log.
       if sed -n '/^failures:$/,$p' "$file.log" | grep -qxF "    $name" || ! grep -q "^test $name \.\.\." "$file.log" || ! grep -q '^test result: ' "$file.log"; then

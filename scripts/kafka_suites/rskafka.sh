@@ -54,7 +54,7 @@ run() {
   mkdir -p logs
   while read -r name; do
     log=$home/logs/$name
-    if timeout --kill-after=5 120 "$(program "${name%%::*}")" --exact "${name#*::}" >"$log" 2>&1 && grep -q '^test result: ok. 1 passed' "$log"; then
+    if timeout --kill-after=5 480 "$(program "${name%%::*}")" --exact "${name#*::}" >"$log" 2>&1 && grep -q '^test result: ok. 1 passed' "$log"; then
       echo "passed $name"
     else
       echo "failed $name, see $log"

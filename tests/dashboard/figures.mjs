@@ -44,7 +44,7 @@ async function fill(tools) {
   const send = (topic, count, more = {}) => api("POST", `/v1/topics/${topic}/records`, {
     records: Array.from({ length: count }, (_, at) => ({ key: `k-${at}`, value: { at }, ...more })),
   });
-  await send("orders", 600);
+  await send("orders", 1500);
   await send("payments", 120, { timestamp: Date.now() - 3 * HOUR });
   await send("jobs", 20);
   const live = { session_timeout_ms: 600000, start: "earliest" };
@@ -75,7 +75,7 @@ async function fill(tools) {
   // A lag shrinks where somebody reads while nobody has written for ten seconds, and grows where it is the other way round.
   let offset = 0;
   const move = async () => {
-    offset += 3;
+    offset += 1;
     await api("PUT", "/v1/groups/batch/offsets", { offsets: [0, 1, 2].map((partition) => ({ topic: "orders", partition, offset })) });
     await send("busy", 50);
     await api("GET", "/v1/topics/busy/partitions/0/records?offset=0");
@@ -106,7 +106,7 @@ export default async function run(server) {
     const busy = said["/v1/topics"].topics.find(({ name }) => name === "busy");
     return group("batch").produce_rate === 0 && group("batch").drain_ms > 0 && group("slow").produce_rate > 0 && group("slow").drain_ms === null
       && busy.produce_bytes_rate > 0 && busy.fetch_bytes_rate > 0;
-  });
+  }, 240000);
   await waits.close();
   const now = Date.now();
   const ago = (ms) => (ms === null ? "never" : now - ms < 1000 ? "now" : `${format.duration(now - ms).replace(/\.\d/, "")} ago`);
