@@ -180,7 +180,7 @@ class Member(threading.Thread):
         self.start()
     def run(self):
         consumer = KafkaConsumer("t", bootstrap_servers=address, group_id="g", auto_offset_reset="earliest",
-            enable_auto_commit=False, heartbeat_interval_ms=200, session_timeout_ms=10000, max_poll_records=5,
+            enable_auto_commit=False, heartbeat_interval_ms=200, session_timeout_ms=45000, max_poll_records=5,
             retry_backoff_ms=100)
         while self.wish != "leave":
             if self.wish == "poll":
