@@ -139,10 +139,13 @@ fn a_browsers_event_source_goes_on_where_it_was_when_the_server_was_killed_or_st
     let data = dir.path().join("data");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let origin = format!("http://{}", listener.local_addr().expect("it listens"));
-    // A port that is free now; the server uses it for as long as the test lasts.
-    let address = TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a port");
+    // An address of the loopback that only this process takes, and a port that no outgoing connection gets: while the
+    // server is down nobody else must have it.
+    let pid = std::process::id();
+    let host = std::net::Ipv4Addr::new(127, 78, (pid >> 8) as u8, pid as u8);
+    let mut addresses = (20_000..30_000).map(|port| SocketAddr::from((host, port)));
+    let address = addresses.find(|address| TcpListener::bind(address).is_ok());
+    let address = address.expect("a free port");
     let mut server = start(&data, address, &origin);
     server.create_topic("t", 3);
     server.create_topic("s", 2);
