@@ -1,8 +1,9 @@
 //! What a principal may use, over all its connections and over HTTP.
 //!
 //! A request above it waits, and with it everything behind it on its connection: clients are slowed, and see no error.
-//! What keeps a member of a group alive, also when it connects again, and what it commits, never waits for itself; and a fetch does not wait for long,
-//! since some clients send heartbeats behind it: then it is answered without records, and its client asks again.
+//! What keeps a member of a group alive, also when it connects again, and what it commits, never waits for itself; and a
+//! fetch does not wait for long, since some clients send heartbeats behind it: then it is answered without records, and its
+//! client asks again.
 //!
 //! It waits before more than its beginning is read, so that what waits takes none of the memory that others need.
 
