@@ -15,7 +15,8 @@ export function explain(error, what) {
 }
 
 /// Calls `load` now and every `ms` milliseconds while the page is visible, until `signal`; returns a function that calls
-/// it at once, and ends a call under way: its answer would be of an older question. What goes wrong is said in `place`, and taken back when it works again.
+/// it at once, and ends a call under way: its answer would be of an older question. What goes wrong is said in `place`, and
+/// taken back when it works again.
 export function repeat(place, load, ms, signal, what) {
   const note = el("p", { class: "error", role: "status", hidden: true });
   place.prepend(note);
