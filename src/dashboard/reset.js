@@ -75,8 +75,8 @@ export async function reset(context) {
     const looking = el("p", { class: "quiet" }, "Looking…");
     put(out, looking);
     try {
-      const body = request();
       await look();
+      const body = request();
       const answer = await call("POST", path, { body: { ...body, dry_run: true }, signal: context.signal });
       if (looking.isConnected) show(body, answer, isMoving);
     } catch (error) {

@@ -15,7 +15,7 @@ export async function who(restart) {
     // A certificate that the browser presents may have no rules; a token still has.
     const isStranger = error instanceof Problem && (error.status === 401 || error.code === "forbidden");
     if (!(isStranger || (error instanceof Problem && error.isMissing))) throw error;
-    if (isStranger) me = { auth: "tokens", principal: null, why: error.status === 401 ? "" : error.message };
+    if (isStranger) me = { auth: "tokens", principal: null, rules: [], why: error.status === 401 ? "" : error.message };
   }
   setNeedsToken(me.auth === "tokens");
   const place = document.getElementById("who");

@@ -42,6 +42,13 @@ export default async function run(server, screenshots) {
   await page.getByRole("button", { name: "Sign out" }).click();
   await token.waitFor();
   await until(page, "no stream", () => tools.proxy.streams === 0);
+  // Whoever follows a link meanwhile is asked to sign in there.
+  for (const view of ["Topics", "Groups"]) {
+    await page.getByRole("navigation").getByRole("link", { name: view }).click();
+    await until(page, "another address", () => page.url().endsWith(`#/${view.toLowerCase()}`));
+    await token.waitFor();
+    isWell(page);
+  }
   // To whom nothing is shown, an empty list does not mean an empty server.
   const { token: writer } = await api("POST", "/v1/tokens", { name: "writer", rules: [{ allow: ["write"], topics: ["orders"] }] });
   await page.goto(tools.base);
